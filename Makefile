@@ -1,0 +1,88 @@
+# The study from the command line. `make` alone lists what can be made.
+
+PYTHON ?= python3
+SETUP_GB ?= 6
+RUN = .venv/bin/python -m
+
+# Options are passed on where they are set, quoted for the shell.
+quote = '$(subst ','\'',$(1))'
+option = $(if $(2),--$(1) $(call quote,$(2)))
+OPTIONS = $(call option,scale,$(SCALE)) $(call option,seeds,$(SEEDS)) \
+  $(call option,epochs,$(EPOCHS)) $(call option,data,$(DATA)) \
+  $(call option,device,$(DEVICE)) $(call option,jobs,$(JOBS)) \
+  $(call option,out,$(OUT))
+PLACE = $(call option,out,$(OUT)) $(if $(STUDY),$(call quote,$(STUDY)))
+STUDIES = $(if $(STUDY),$(call quote,$(STUDY)),$(patsubst %/study.json,'%',$(STARTED)))
+STARTED = $(wildcard $(or $(OUT),runs)/*/study.json)
+
+# .venv is ready when it holds the lock that it was built from.
+STALE = $(shell test -x .venv/bin/python && cmp -s requirements.lock .venv/requirements.lock \
+  || echo build)
+STOP = sh -c 'echo "make $(@:build=setup): $$0" >&2; exit 2'
+
+# pip's mirror, where there is one, is uv's mirror.
+ifdef PIP_INDEX_URL
+UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+export UV_DEFAULT_INDEX
+endif
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
+	@echo
+	@echo 'Variables: SCALE= SEEDS= EPOCHS= DATA= DEVICE= JOBS= OUT= WANDB_MODE= STUDY= ARGS='
+	@echo 'Example:   make ablation SCALE=small SEEDS=8 ARGS="head=avgpool"'
+
+setup: $(STALE) ## build .venv from requirements.lock, once
+
+test: setup ## run the tests; ARGS="-k page" runs some
+	@$(RUN) pytest $(ARGS)
+
+lint: setup ## check style and format
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+
+lock: setup ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade takes newer versions
+	@.venv/bin/uv pip compile pyproject.toml --extra dev --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --output-file requirements.lock $(ARGS)
+
+ablation: setup ## train, score and report the grid; ARGS="head=avgpool" narrows it
+	@$(RUN) experiments ablation $(OPTIONS) $(ARGS)
+
+report: setup ## build the report of every study in OUT again, or of STUDY
+	@test -n "$(STUDIES)" || $(STOP) "there is no study in $(or $(OUT),runs)"
+	@for study in $(STUDIES); do $(RUN) reports --from "$$study" || exit; done
+
+publish: setup ## copy the records of the newest study, or of STUDY, to reports/published
+	@$(RUN) experiments publish $(PLACE)
+
+dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal dashboard
+	@$(RUN) experiments dashboard $(PLACE)
+
+sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
+	@$(RUN) experiments sync $(PLACE)
+
+.PHONY: help setup test lint lock ablation report publish dashboard sync build
+
+# What set-up needs is checked before anything is made. A .venv with another lock is brought up to
+# date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the
+# lock, and installs the rest.
+FREE = df -Pk $(or $(wildcard .venv),.) | awk 'NR == 2 { printf "%.1f", $$4 / 1048576 }'
+build:
+	@command -v $(PYTHON) >/dev/null || \
+	  $(STOP) "there is no $(PYTHON); name Python 3.11 or newer with PYTHON=..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  $(STOP) "$(PYTHON) is $$($(PYTHON) -V 2>&1 | head -1); name Python 3.11 or newer with PYTHON=..."
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  $(STOP) "$(PYTHON) has no venv module; Debian and Ubuntu have it in the package python3-venv"
+	@test -f .venv/requirements.lock || $(FREE) | awk '{ exit $$1 < $(SETUP_GB) }' || \
+	  $(STOP) "$$($(FREE)) GB of disk are free, $(SETUP_GB) are needed; SETUP_GB=... asks for less"
+	@echo "Building .venv from requirements.lock."
+	@test -x .venv/bin/python && test -f .venv/requirements.lock || $(PYTHON) -m venv --clear .venv
+	@rm -f .venv/requirements.lock
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
+	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	  --require-hashes -r .venv/uv.lock
+	@.venv/bin/uv pip sync $$(test -t 2 || echo --quiet) --python .venv --only-binary :all: \
+	  --require-hashes requirements.lock
+	@cp requirements.lock .venv/requirements.lock

@@ -1,0 +1,294 @@
+"""The environment: the lock, the files that name it, and `make setup` itself, without network."""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from uv import find_uv_bin
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+PLATFORMS = [("linux", "Linux", "x86_64"), ("darwin", "Darwin", "arm64")]
+
+
+def locked() -> list[tuple[Requirement, list[str]]]:
+    """Each requirement of the lock with its hashes."""
+    entries = re.split(r"\n(?=\S)", LOCK.replace("\\\n", "").strip())
+    words = [entry.split(" --hash=") for entry in entries]
+    return [(Requirement(name), [h.strip() for h in hashes]) for name, *hashes in words]
+
+
+def declared() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(text) for text in sum(extras, PROJECT["dependencies"])]
+
+
+# The lock
+
+
+def test_every_requirement_is_pinned_and_hashed() -> None:
+    assert len(locked()) > 50
+    for requirement, hashes in locked():
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
+        assert hashes, requirement
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), requirement
+
+
+def test_no_line_of_the_lock_is_anything_else() -> None:
+    lines = [line for line in LOCK.splitlines() if not line.startswith("    --hash=sha256:")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==\S+( ; [^#]+)? \\", line) for line in lines)
+    assert not re.search(r"://|--(index|extra|find|trusted)|@", LOCK)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform[0])
+def test_the_lock_holds_what_pyproject_asks_for(python: str, platform: tuple[str, ...]) -> None:
+    names = ("sys_platform", "platform_system", "platform_machine")
+    environment = dict(zip(names, platform, strict=True)) | {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+    }
+
+    # Of the entries for this machine there is one for each name.
+    entries = [r for r, _ in locked() if not r.marker or r.marker.evaluate(environment)]
+    versions = {canonicalize_name(r.name): Version(str(r.specifier)[2:]) for r in entries}
+    assert len(versions) == len(entries)
+
+    for requirement in declared():
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement} is not in the lock: make lock"
+        assert requirement.specifier.contains(version, prereleases=True), requirement
+
+
+def test_conda_installs_the_lock() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *packages, pip = environment["dependencies"]
+    assert pip == {"pip": ["-r requirements.lock"]}
+    assert "pip" in packages
+
+    # Its Pythons are those that the project allows and the lock was made for.
+    python = SpecifierSet(next(p for p in packages if p.startswith("python>"))[len("python") :])
+    assert PROJECT["requires-python"] in map(str, python)
+    assert all(version in python for version in PYTHONS)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert citation["authors"] == PROJECT["authors"]
+    assert PROJECT["authors"][0]["name"] in (ROOT / "LICENSE").read_text()
+
+
+# make
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make as a user would: nothing of this process' make or environment reaches it."""
+    clean = {
+        k: v for k, v in os.environ.items() if not re.match("MAKE|MFLAGS|PIP_|UV_|OUT|STUDY", k)
+    }
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env=clean | {"PIP_CONFIG_FILE": os.devnull} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_help_is_the_default_and_lists_every_target() -> None:
+    targets = re.search(r"^\.PHONY: (.*) build$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    result = make(ROOT)
+    assert result.returncode == 0
+    assert re.findall(r"^  make (\w+) +\S", result.stdout, re.MULTILINE) == targets[1].split()
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_variables_become_options() -> None:
+    words = ["SCALE=small", "SEEDS=8", "DATA=it's, a file.zip", "OUT=x", "ARGS=head=avgpool"]
+    command = make(ROOT, "--dry-run", "ablation", *words).stdout.splitlines()[-1]
+    assert shlex.split(command.split("experiments ")[1]) == [
+        *("ablation", "--scale", "small", "--seeds", "8", "--data", "it's, a file.zip"),
+        *("--out", "x", "head=avgpool"),
+    ]
+
+
+@pytest.mark.parametrize("target", ["setup", "test", "ablation"])
+def test_an_old_python_is_named_and_nothing_is_created(tmp_path: Path, target: str) -> None:
+    old = tmp_path / "old-python"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.1 && exit\nexit 1\n')
+    old.chmod(0o755)
+    assert_refused(tmp_path, target, f"{old} is Python 3.9.1", PYTHON=str(old))
+
+
+def test_an_absent_python_is_named_and_nothing_is_created(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "setup", "there is no python0.0", PYTHON="python0.0")
+
+
+def test_a_python_without_venv_is_named_and_nothing_is_created(tmp_path: Path) -> None:
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\ncase "$2" in *venv*) exit 1; esac\nexec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    assert_refused(tmp_path, "setup", f"{bare} has no venv module", PYTHON=str(bare))
+
+
+def test_a_full_disk_is_named_and_nothing_is_created(tmp_path: Path) -> None:
+    message = r"[\d.]+ GB of disk are free, 9999999 are needed"
+    assert_refused(tmp_path, "setup", message, PYTHON=sys.executable, SETUP_GB="9999999")
+
+
+def assert_refused(folder: Path, target: str, message: str, **variables: str) -> None:
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, checkout)
+    result = make(checkout, target, *(f"{k}={v}" for k, v in variables.items()))
+
+    # One line says what is missing; the other one is make's own.
+    line, _ = result.stderr.splitlines()
+    assert re.match(f"make setup: {message}; ", line), line
+    assert (result.returncode, result.stdout) == (2, "")
+    assert sorted(os.listdir(checkout)) == ["Makefile", "requirements.lock"]
+
+
+# make setup, as a whole, on packages made here
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose set-up broke off. Its lock asks for a pebble and a uv, which is this one."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    shutil.copy(ROOT / "Makefile", folder)
+    write_wheel(folder, "uv", "1.0", f'#!/bin/sh\nexec "{find_uv_bin()}" "$@"\n')
+    write_wheel(folder, "pebble", "1.0")
+    write_wheel(folder, "pebble", "2.0")
+    write_lock(folder, uv="1.0", pebble="1.0")
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").symlink_to("gone")
+    (folder / ".venv/lib/half.py").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted: Path) -> Path:
+    """The same checkout after the next set-up."""
+    result = setup(interrupted)
+    assert result.returncode == 0, result.stderr
+    return interrupted
+
+
+@pytest.fixture
+def checkout(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, which a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "checkout", symlinks=True))
+
+
+def test_an_interrupted_setup_is_made_anew(finished: Path) -> None:
+    assert installed(finished) == {"uv": "1.0", "pebble": "1.0"}
+    assert not (finished / ".venv/lib/half.py").exists()
+
+
+def test_setup_is_done_once(checkout: Path) -> None:
+    (checkout / "requirements.lock").touch()
+    result = setup(checkout, PYTHON="python0.0")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_setup_follows_the_lock(checkout: Path) -> None:
+    write_lock(checkout, uv="1.0", pebble="2.0")
+    assert setup(checkout).returncode == 0
+    assert installed(checkout) == {"uv": "1.0", "pebble": "2.0"}
+    assert len(setup(checkout).stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["uv", "pebble"])
+def test_a_tampered_package_is_refused(checkout: Path, name: str) -> None:
+    write_wheel(checkout, name, "3.0")
+    write_lock(checkout, **{"uv": "1.0", "pebble": "1.0", name: "3.0"})
+    with zipfile.ZipFile(wheel_of(checkout, name, "3.0"), "a") as archive:
+        archive.writestr("stowaway.py", "")
+
+    result = setup(checkout)
+    assert result.returncode == 2
+    assert re.search("DO NOT MATCH|Hash mismatch", result.stderr)
+    assert installed(checkout)[name] == "1.0"
+    assert not list(checkout.glob(".venv/lib/*/site-packages/stowaway.py"))
+    assert not (checkout / ".venv/requirements.lock").exists()
+
+
+@pytest.mark.parametrize("name", ["uv", "pebble"])
+def test_an_entry_without_a_hash_is_refused(checkout: Path, name: str) -> None:
+    lock = checkout / "requirements.lock"
+    lock.write_text(re.sub(rf"({name}==1.0).*\n.*\n", r"\1\n", lock.read_text()))
+    result = setup(checkout)
+    assert result.returncode == 2
+    assert re.search(f"hash.*{name}|{name}.*hash", result.stderr, re.IGNORECASE | re.DOTALL)
+    assert not (checkout / ".venv/requirements.lock").exists()
+
+
+def setup(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    wheels = str(checkout / "wheels")
+    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels, "PIP_NO_CACHE_DIR": "1"}
+    environment |= {"UV_NO_INDEX": "1", "UV_FIND_LINKS": wheels, "UV_NO_CACHE": "1"}
+    variables = {"PYTHON": sys.executable, "SETUP_GB": "0"} | variables
+    return make(checkout, "setup", *(f"{k}={v}" for k, v in variables.items()), **environment)
+
+
+def installed(checkout: Path) -> dict[str, str]:
+    folders = checkout.glob(".venv/lib/*/site-packages/*.dist-info")
+    found = dict(folder.stem.split("-") for folder in folders)
+    return {name: found[name] for name in found.keys() & {"uv", "pebble"}}
+
+
+def write_wheel(checkout: Path, name: str, version: str, script: str | None = None) -> None:
+    """The smallest wheel: a module, and a command of the same name if there is a script."""
+    info = f"{name}-{version}.dist-info"
+    tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": tag,
+    }
+    if script:
+        files[f"{name}-{version}.data/scripts/{name}"] = script
+    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+
+    path = wheel_of(checkout, name, version)
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in files.items():
+            entry = zipfile.ZipInfo(file)
+            entry.external_attr = 0o100755 << 16  # a regular file, executable
+            wheel.writestr(entry, text)
+
+
+def wheel_of(checkout: Path, name: str, version: str) -> Path:
+    return checkout / "wheels" / f"{name}-{version}-py3-none-any.whl"
+
+
+def write_lock(checkout: Path, **versions: str) -> None:
+    lines = []
+    for name, version in versions.items():
+        digest = hashlib.sha256(wheel_of(checkout, name, version).read_bytes()).hexdigest()
+        lines.append(f"{name}=={version} \\\n    --hash=sha256:{digest}\n")
+    (checkout / "requirements.lock").write_text("".join(lines))
