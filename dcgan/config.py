@@ -1,0 +1,57 @@
+"""Every value that a result depends on."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Config(BaseModel):
+    """One run: two runs with equal configs on one machine give equal bytes.
+
+    The fields are the words of the command line, the folder names, the W&B config and the tables.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # What the study varies (Sections 1 and 2 of the README).
+    norm: Literal["none", "batch"] = "none"  # BatchNorm on D's output logit
+    head: Literal["conv", "avgpool"] = "conv"  # how D gets from a 4x4 map to one logit
+    batch: int = Field(128, ge=2, le=65536)  # images a step; the last, partial batch is used
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    # The data: a content hash, so that a moved file is the same data and an edited one is not.
+    data: str = Field("shapes", pattern=r"^[A-Za-z0-9_.-]{1,64}$")  # name, for people
+    data_sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")  # of the images, see dcgan.data
+    images: int = Field(10_000, ge=2)  # training images, the first ones in the canonical order
+
+    # The networks.
+    resolution: Literal[16, 32, 64] = 32  # pixels a side
+    width: int = Field(32, ge=1, le=1024)  # channels beside the image, doubled at every halving
+    latent: Literal["normal", "uniform"] = "normal"  # N(0, 1) or U(-1, 1)
+    latent_size: int = Field(100, ge=1, le=4096)
+    stem: Literal["conv", "linear"] = "conv"  # how G gets from z to a 4x4 map
+    init: Literal["paper", "torch", "blog"] = "paper"  # see dcgan.models.initialise
+
+    # The optimisation.
+    epochs: int = Field(8, ge=1, le=100_000)
+    lr_g: float = Field(2e-4, gt=0, le=1)
+    lr_d: float = Field(2e-4, gt=0, le=1)
+    beta1: float = Field(0.5, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of matrix products and convolutions
+
+    # The scoring at the end of each epoch.
+    score_images: int = Field(2_000, ge=2)  # generated
+    reference_images: int = Field(10_000, ge=2)  # real ones, the first in the canonical order
+    inception: Literal["epoch", "last", "never"] = "last"  # when FID is measured, given weights
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch > self.images:
+            raise ValueError(f"batch={self.batch} is larger than images={self.images}")
+        if self.images % self.batch == 1:
+            raise ValueError(
+                f"images={self.images} leaves a last batch of one image at batch={self.batch}, "
+                "on which BatchNorm is undefined"
+            )
+        return self

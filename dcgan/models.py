@@ -1,0 +1,161 @@
+"""G and D of DCGAN (Radford et al., 2015, arXiv 1511.06434): their layers, sizes and weights."""
+
+import hashlib
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dcgan.config import Config
+
+KERNEL, STRIDE, PADDING = 4, 2, 1  # every layer that halves or doubles the side
+MAP = 4  # pixels a side of the smallest feature map
+
+
+def convolved(side: int, kernel: int, stride: int, padding: int) -> int:
+    """Side after a convolution: (W - K + 2P) / S + 1, rounded down."""
+    return (side - kernel + 2 * padding) // stride + 1
+
+
+def transposed(side: int, kernel: int, stride: int, padding: int) -> int:
+    """Side after a transposed convolution: (W - 1) S - 2P + K."""
+    return (side - 1) * stride - 2 * padding + kernel
+
+
+def channels(config: Config) -> list[int]:
+    """Channels of the feature maps from `resolution / 2` down to 4: w, 2w, 4w, ..."""
+    sides = [config.resolution // 2]
+    while sides[-1] > MAP:
+        sides.append(convolved(sides[-1], KERNEL, STRIDE, PADDING))
+    return [config.width * 2**i for i in range(len(sides))]
+
+
+class Generator(nn.Module):
+    """z (N, latent_size) -> images (N, 3, resolution, resolution) in (-1, 1)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        *rest, top = channels(config)
+
+        # From z to a 4x4 map.
+        if config.stem == "linear":
+            self.stem = nn.Sequential(
+                nn.Linear(config.latent_size, top * MAP * MAP, bias=False),
+                nn.BatchNorm1d(top * MAP * MAP),
+                nn.ReLU(),
+                nn.Unflatten(1, (top, MAP, MAP)),
+            )
+        else:
+            self.stem = nn.Sequential(
+                nn.Unflatten(1, (config.latent_size, 1, 1)),
+                nn.ConvTranspose2d(config.latent_size, top, MAP, 1, 0, bias=False),
+                nn.BatchNorm2d(top),
+                nn.ReLU(),
+            )
+
+        # Double the side, halve the channels.
+        self.up = nn.Sequential()
+        for width in reversed(rest):
+            self.up.append(
+                nn.Sequential(
+                    nn.ConvTranspose2d(2 * width, width, KERNEL, STRIDE, PADDING, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                )
+            )
+
+        # To the image, without BatchNorm.
+        self.to_rgb = nn.ConvTranspose2d(config.width, 3, KERNEL, STRIDE, PADDING, bias=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.to_rgb(self.up(self.stem(z))).tanh()
+
+
+class Discriminator(nn.Module):
+    """images (N, 3, resolution, resolution) in [-1, 1] -> logits (N,): how real each one looks."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        first, *rest = channels(config)
+
+        # From the image, without BatchNorm.
+        self.from_rgb = nn.Sequential(
+            nn.Conv2d(3, first, KERNEL, STRIDE, PADDING, bias=False), nn.LeakyReLU(0.2)
+        )
+
+        # Halve the side, double the channels.
+        self.down = nn.Sequential()
+        for width in rest:
+            self.down.append(
+                nn.Sequential(
+                    nn.Conv2d(width // 2, width, KERNEL, STRIDE, PADDING, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.LeakyReLU(0.2),
+                )
+            )
+
+        # From a 4x4 map to one logit, directly or as the mean of a 2x2 map.
+        top = (first, *rest)[-1]
+        stride, padding = (1, 0) if config.head == "conv" else (STRIDE, PADDING)
+        self.head = nn.Conv2d(top, 1, KERNEL, stride, padding, bias=False)
+        self.norm = nn.BatchNorm2d(1) if config.norm == "batch" else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.head(self.down(self.from_rgb(images))))
+        return maps.mean(dim=(1, 2, 3))
+
+
+def build(config: Config) -> tuple[Generator, Discriminator]:
+    """Both networks with their initial weights, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        G, D = Generator(config), Discriminator(config)
+        initialise(G, "G", config)
+        initialise(D, "D", config)
+    return G, D
+
+
+def initialise(net: nn.Module, name: str, config: Config) -> None:
+    """Draw the weights of a network from the global generator, seeded layer by layer.
+
+    `paper`: convolutions and linear layers from N(0, 0.02), BatchNorm's scale from N(1, 0.02) (the
+    paper's authors' own code). `blog`: what the blog's code does when asked to: the same, but only
+    for Conv2d and BatchNorm2d. `torch`: PyTorch's defaults, which is what the blog's code ran.
+
+    Each layer has a stream of its own, so that two configs agree in every layer that they share.
+    """
+    touched: dict[str, tuple[type[nn.Module], ...]] = {
+        "paper": (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d),
+        "blog": (nn.Conv2d, nn.BatchNorm2d),
+        "torch": (),
+    }
+    for path, layer in net.named_modules():
+        if not hasattr(layer, "reset_parameters"):
+            continue
+        torch.manual_seed(seed_of(config.seed, f"weights {name}.{path}"))
+        layer.reset_parameters()
+        if isinstance(layer, touched[config.init]):
+            mean = 1.0 if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) else 0.0
+            nn.init.normal_(layer.weight, mean, 0.02)
+
+
+def seed_of(seed: int, stream: str, epoch: int = 0) -> int:
+    """The seed of one stream of random numbers: a 63-bit hash of its owner, name and epoch."""
+    digest = hashlib.sha256(f"{seed}/{stream}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def dump_generator(G: Generator, config: Config) -> bytes:
+    """A safetensors file that carries its config."""
+    tensors = {name: tensor.contiguous() for name, tensor in G.state_dict().items()}
+    return save(tensors, metadata={"config": config.model_dump_json()})
+
+
+def load_generator(path: str) -> tuple[Generator, Config]:
+    """The generator of a file that `dump_generator` made; nothing in it is executed."""
+    with safe_open(path, framework="pt") as file:
+        config = Config.model_validate_json((file.metadata() or {}).get("config", ""))
+        with torch.device("meta"):
+            G = Generator(config)
+        G.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, assign=True)
+    return G.eval(), config

@@ -1,0 +1,360 @@
+"""Foreign bytes -> uint8 images and labels. What is read, and what is refused by name (BadData):
+
+source   a CIFAR-10 tree or archive with torchvision's MD5s (its pickles are opened after that check
+         only), a folder of images, a zip of images (NVlabs layout), or "shapes"
+labels   dataset.json of a zip, else the sorted names of the folders; -1 outside of any folder
+files    .png .bmp .webp .jpg .jpeg; other image endings are refused, all other files ignored
+format   PNG, BMP, WebP or JPEG, told by content; JPEG and lossy WebP mark the set as lossy
+size     square, 8 to 1024 pixels a side (checked before decoding), one size for all of a set
+colour   8-bit RGB or grey (repeated three times); a palette or an alpha channel only where every
+         pixel is opaque; 16-bit, CMYK, two-level and all other modes are refused
+frames   one; animations, and images with an EXIF rotation, are refused
+damage   truncated files, wrong checksums of PNG and zip (the other formats have none: a flipped bit
+         may decode in silence)
+zip      no encryption, absolute or '..' names, links, repeated names, entries that shrank more than
+         200 times; dataset.json and the zip name the same images
+memory   at most 8 GiB, as unpacked from a zip and as decoded
+"""
+
+import hashlib
+import http.client
+import io
+import json
+import os
+import pickle
+import queue
+import re
+import stat
+import tarfile
+import threading
+import time
+import urllib.request
+import uuid
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+FORMATS = ("PNG", "BMP", "WEBP", "JPEG")
+ENDINGS = (".png", ".bmp", ".webp", ".jpg", ".jpeg")
+OTHER_ENDINGS = (".gif", ".tif", ".tiff", ".apng", ".avif", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
+SIDES = range(8, 1025)  # pixels
+MOST_BYTES = 8 << 30
+MOST_SHRUNK = 200  # bytes of a zip entry for each of its compressed bytes
+
+ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+ANSWER_SECONDS = 5.0  # for each wait of the download; its first answer may take 1.6 times as long
+DOWNLOAD_SECONDS = 1800.0  # for all of it
+
+Labelled = tuple[np.ndarray, np.ndarray, bool]  # pixels (N, H, W, 3) uint8, labels (N,), lossy
+
+
+class BadData(Exception):
+    """A source that cannot be used, in one line."""
+
+
+def find(source: str | None, downloads: Path) -> tuple[str, Path | None]:
+    """The kind of a source (cifar10, folder, zip, shapes) and where it lies; raises BadData.
+
+    None looks in data/, then tries torchvision's download, and ends with shapes.
+    """
+    if source is None:
+        if found := _identify(Path("data")):
+            return found
+        archive = downloads / ARCHIVE
+        if archive.is_file() or download(archive):
+            return "cifar10", archive
+    if source is None or source == "shapes":
+        return "shapes", None
+
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise BadData(f"{path}: no such file or folder")
+    if found := _identify(path):
+        return found
+    if path.is_dir():
+        raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this folder")
+    raise BadData(f"{path}: neither a folder, nor a zip of images, nor {ARCHIVE}")
+
+
+def content_hash(kind: str, path: Path) -> str:
+    """The SHA-256 of what a source holds: the name and the bytes of each of its files."""
+    digest = hashlib.sha256(kind.encode())
+    for name in _contents(kind, path):
+        digest.update(b"\0" + os.fsencode(name) + b"\0")
+        with open(path / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Make a file appear by one rename, with all that `write` puts into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(staged, "wb") as file:
+            write(file)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _identify(path: Path) -> tuple[str, Path] | None:
+    if path.is_file():
+        if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+            return "zip", path
+        return ("cifar10", path) if path.name.lower().endswith((".tar.gz", ".tgz")) else None
+
+    # In a folder, CIFAR-10 comes before images, and images before a zip of them.
+    for candidate in (path / "data_batch_1", path / TREE / "data_batch_1"):
+        if candidate.is_file():
+            return "cifar10", candidate.parent
+    if (path / ARCHIVE).is_file():
+        return "cifar10", path / ARCHIVE
+    if next(_walk(path), None):
+        return "folder", path
+    zips = sorted(path.glob("*.zip"))
+    if len(zips) > 1:
+        raise BadData(f"{path}: holds {len(zips)} zips, name one of them, such as {zips[0]}")
+    return ("zip", zips[0]) if zips else None
+
+
+def _contents(kind: str, path: Path) -> list[str]:
+    """The files of a source, relative to it."""
+    if path.is_file():
+        return [""]
+    return sorted(dict(_cifar10().train_list) if kind == "cifar10" else _walk(path))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if _is_image(name) and not path.is_dir():
+            yield name
+
+
+def _is_image(name: str) -> bool:
+    """By its ending; hidden files and folders, and those that macOS adds to a zip, are none."""
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not hidden and name.lower().endswith(ENDINGS + OTHER_ENDINGS)
+
+
+# --- Images ---------------------------------------------------------------------------------------
+
+
+def read_folder(path: Path) -> Labelled:
+    """The images under a folder; each folder that holds some is a class."""
+    names = _contents("folder", path)
+    pixels, lossy = _decode_all(path, names, lambda name: (path / name).read_bytes())
+    return pixels, _folder_labels(names), lossy
+
+
+def read_zip(path: Path) -> Labelled:
+    """The images of a zip, with the labels of its dataset.json, or else of its folders."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_entries(path, archive.infolist())
+            names = sorted(n for n in archive.namelist() if _is_image(n) and not n.endswith("/"))
+            if not names:
+                raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this zip")
+            labels = _listed_labels(path, archive, names)
+            pixels, lossy = _decode_all(path, names, archive.read)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise BadData(f"{path}: not a whole zip: {error}") from error
+    return pixels, labels, lossy
+
+
+def decode(data: bytes) -> tuple[np.ndarray, bool]:
+    """One encoded image -> (H, W, 3) uint8, and whether its format is lossy."""
+
+    # The header is judged before any pixel is decoded.
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width != height or width not in SIDES:
+        sides = f"{SIDES.start} to {SIDES.stop - 1}"
+        raise BadData(f"{width}x{height} pixels, not a square of {sides} a side")
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise BadData(f"an animation of {frames} frames")
+    if image.format == "PNG":
+        if data[24] == 16:  # the bit depth in IHDR, which Pillow drops for RGB
+            raise BadData("16 bits a channel, not 8")
+        image.verify()  # the checksum of every chunk; it uses the image up
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+
+    # Pixels are taken as they are stored, or not at all.
+    image.load()
+    if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
+        raise BadData(f"EXIF orientation {orientation}, not upright")
+    lossy = image.format == "JPEG" or (image.format == "WEBP" and data[12:16] != b"VP8L")
+    if image.mode in ("P", "PA", "LA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            raise BadData("transparent pixels")
+    elif image.mode not in ("L", "RGB"):
+        raise BadData(f"colour mode {image.mode}, not 8-bit RGB or grey")
+    return np.asarray(image.convert("RGB")), lossy
+
+
+def _decode_all(
+    source: Path, names: list[str], read: Callable[[str], bytes]
+) -> tuple[np.ndarray, bool]:
+    """Named images -> (N, H, W, 3) uint8, and whether any was lossy; raises BadData by name."""
+    pixels, any_lossy = np.empty(0, np.uint8), False
+    for i, name in enumerate(names):
+        try:
+            if name.lower().endswith(OTHER_ENDINGS):
+                raise BadData(f"not one of {' '.join(ENDINGS)}")
+            with warnings.catch_warnings(action="ignore"):  # it is read, or refused, not warned of
+                image, lossy = decode(read(name))
+            if i == 0:
+                side = len(image)
+                if len(names) * image.nbytes > MOST_BYTES:
+                    raise BadData(f"{len(names)} images of {side}x{side} are over 8 GiB")
+                pixels = np.empty((len(names), *image.shape), np.uint8)
+            if len(image) != side:
+                raise BadData(f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}")
+        except UnidentifiedImageError as error:
+            raise BadData(f"{name!r} in {source}: not a PNG, BMP, WebP or JPEG image") from error
+        except BadData as error:
+            raise BadData(f"{name!r} in {source}: {error}") from error
+        except Exception as error:  # decoders raise anything on foreign bytes
+            reason = " ".join(str(error).split())
+            raise BadData(f"{name!r} in {source}: truncated or corrupt: {reason}") from error
+        pixels[i] = image
+        any_lossy |= lossy
+    return pixels, any_lossy
+
+
+def _folder_labels(names: list[str]) -> np.ndarray:
+    folders = [PurePosixPath(name).parent.as_posix() for name in names]
+    classes = {folder: i for i, folder in enumerate(sorted(set(folders) - {"."}))}
+    return np.array([classes.get(folder, -1) for folder in folders], dtype=np.int64)
+
+
+def _listed_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> np.ndarray:
+    """The labels in dataset.json, {"labels": [[name, class], ...]} as StyleGAN's tools write it."""
+    if "dataset.json" not in archive.namelist():
+        return _folder_labels(names)
+    where = f"'dataset.json' in {path}"
+    try:
+        pairs = json.loads(archive.read("dataset.json"))["labels"]
+        if pairs is None:
+            return _folder_labels(names)
+        listed = {str(name): label for name, label in pairs}
+    except Exception as error:  # of the zip, of JSON, of what is in it
+        raise BadData(f"{where}: no list of [name, label] pairs under 'labels'") from error
+
+    for name, label in pairs:
+        if type(label) is not int or not 0 <= label < 1 << 31:
+            raise BadData(f"{where}: label {label!r} of {name!r} is not a whole number from 0")
+    if len(listed) < len(pairs):
+        raise BadData(f"{where}: {len(pairs) - len(listed)} images are named twice")
+    if absent := sorted(listed.keys() - set(names)):
+        raise BadData(f"{where}: {absent[0]!r} is not an image in the zip")
+    if absent := sorted(set(names) - listed.keys()):
+        raise BadData(f"{where}: no label for {absent[0]!r}")
+    return np.array([listed[name] for name in names], dtype=np.int64)
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip by its table of contents."""
+    names: set[str] = set()
+    for entry in entries:
+        name = entry.filename
+        problems = {
+            "is encrypted": entry.flag_bits & 1,
+            "is an absolute name": re.match(r"[/\\]|[A-Za-z]:", name),
+            "climbs out of the zip": ".." in re.split(r"[/\\]", name),
+            "is a link": stat.S_ISLNK(entry.external_attr >> 16),
+            "is there twice": name in names,
+            f"shrank more than {MOST_SHRUNK} times": (
+                entry.file_size > MOST_SHRUNK * max(entry.compress_size, 1)
+            ),
+        }
+        for problem, found in problems.items():
+            if found:
+                raise BadData(f"{name!r} in {path}: {problem}")
+        names.add(name)
+    if (size := sum(entry.file_size for entry in entries)) > MOST_BYTES:
+        raise BadData(f"{path}: {size:,} bytes unpacked, over 8 GiB")
+
+
+# --- CIFAR-10 -------------------------------------------------------------------------------------
+
+
+def read_cifar10(path: Path) -> Labelled:
+    """CIFAR-10's training images, from torchvision's folder or archive."""
+    expected = dict(_cifar10().train_list)
+    if path.is_dir():
+        batches = {name: (path / name).read_bytes() for name in expected}
+    else:
+        _check_md5(path, path.read_bytes(), _cifar10().tgz_md5)
+        with tarfile.open(path) as archive:
+            batches = {name: archive.extractfile(f"{TREE}/{name}").read() for name in expected}
+
+    # A pickle runs what it holds: only the bytes that torchvision knows are opened.
+    pixels, labels = [], []
+    for name, data in batches.items():
+        _check_md5(path / name, data, expected[name])
+        with warnings.catch_warnings(action="ignore"):  # an old numpy wrote them
+            batch = pickle.loads(data, encoding="latin1")
+        pixels.append(np.reshape(batch["data"], (-1, 3, 32, 32)).transpose(0, 2, 3, 1))
+        labels.append(batch["labels"])
+    return np.concatenate(pixels), np.concatenate(labels), False
+
+
+def download(target: Path) -> bool:
+    """Fetch torchvision's CIFAR-10 archive; where that fails, leave nothing and say False."""
+
+    # The first answer is awaited in a thread, for looking up a name knows no time limit.
+    answers: queue.Queue = queue.Queue()
+    threading.Thread(target=_ask, args=(_cifar10().url, answers), daemon=True).start()
+    try:
+        response = answers.get(timeout=1.6 * ANSWER_SECONDS)
+    except queue.Empty:
+        return False
+    if response is None:
+        return False
+
+    def receive(file: IO[bytes]) -> None:
+        md5, deadline = hashlib.md5(usedforsecurity=False), time.monotonic() + DOWNLOAD_SECONDS
+        while block := response.read1(1 << 16):
+            md5.update(block)
+            file.write(block)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        if md5.hexdigest() != _cifar10().tgz_md5:
+            raise ValueError
+
+    try:
+        with response:
+            write_file(target, receive)
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
+
+
+def _ask(url: str, answers: queue.Queue) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
+    try:
+        answers.put(urllib.request.urlopen(request, timeout=ANSWER_SECONDS))
+    except (OSError, ValueError, http.client.HTTPException):
+        answers.put(None)
+
+
+def _check_md5(path: Path, data: bytes, expected: str) -> None:
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise BadData(f"{path}: MD5 {found} is not that of CIFAR-10, {expected}")
+
+
+def _cifar10() -> type:
+    """torchvision's class: where the archive is, and the MD5s of it and of its files."""
+    from torchvision.datasets import CIFAR10  # about a second, and only needed here
+
+    return CIFAR10

@@ -1,0 +1,142 @@
+"""State, and one epoch of training."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from dcgan.config import Config
+from dcgan.data import signed_batch
+from dcgan.models import Discriminator, Generator, build, seed_of
+
+
+@dataclass
+class State:
+    """All that the next epoch depends on, beside the config and the images."""
+
+    G: Generator
+    D: Discriminator
+    adam_g: torch.optim.Adam
+    adam_d: torch.optim.Adam
+    epoch: int = 0  # epochs done
+
+
+@dataclass(frozen=True)
+class Log:
+    """What one epoch showed: a value a step."""
+
+    images: list[int]  # shown to D in this epoch, up to and including the step
+    d_loss: list[float]  # mean of D's two halves, nats
+    g_loss: list[float]  # nats
+    d_real: list[float]  # mean probability that D gives to real images
+    d_fake: list[float]  # and to generated ones
+
+
+def start(config: Config, device: str = "cpu") -> State:
+    """The state before the first epoch."""
+    G, D = (net.to(device, memory_format=torch.channels_last) for net in build(config))
+    return State(G, D, _adam(G, config.lr_g, config), _adam(D, config.lr_d, config))
+
+
+def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
+    """Show every image to D once: pixels (N, H, W, 3) uint8, on the device of the networks."""
+    G, D, adam_g, adam_d = state.G.train(), state.D.train(), state.adam_g, state.adam_d
+    device = pixels.device
+    rows = []
+
+    # The order of the images and the noise of the whole epoch belong to (seed, epoch) alone.
+    stream = torch.Generator().manual_seed(seed_of(config.seed, "order", state.epoch + 1))
+    order = torch.randperm(len(pixels), generator=stream).to(device)
+    noise = draw_latent(config, "train", state.epoch + 1, len(pixels)).to(device)
+
+    for index, z in zip(order.split(config.batch), noise.split(config.batch), strict=True):
+        # Take a batch of real images (B, 3, H, W).
+        real = signed_batch(pixels, index)
+
+        # One pass of G serves both networks.
+        with precision(config, device):
+            fake = G(z)
+
+        # D learns to tell them apart, in separate passes: the mean of the two halves of its loss.
+        with precision(config, device):
+            real_logits, fake_logits = D(real).float(), D(fake.detach()).float()
+        d_loss = (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()) / 2
+        adam_d.zero_grad()
+        d_loss.backward()
+        adam_d.step()
+
+        # G learns to be taken for real (the non-saturating loss) by a D that stands still.
+        D.requires_grad_(False)
+        with precision(config, device):
+            g_loss = F.softplus(-D(fake).float()).mean()
+        adam_g.zero_grad()
+        g_loss.backward()
+        adam_g.step()
+        D.requires_grad_(True)
+
+        # Keep the numbers on the device until the epoch ends.
+        probabilities = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
+        rows.append(torch.stack([d_loss, g_loss, *probabilities]).detach())
+
+    state.epoch += 1
+    images = torch.tensor([len(index) for index in order.split(config.batch)]).cumsum(0)
+    return Log(images.tolist(), *torch.stack(rows).T.tolist())
+
+
+def draw_latent(config: Config, stream: str, epoch: int, count: int) -> Tensor:
+    """z (count, latent_size) of one stream, the same on every device."""
+    generator = torch.Generator().manual_seed(seed_of(config.seed, f"z {stream}", epoch))
+    shape = (count, config.latent_size)
+    if config.latent == "normal":
+        return torch.randn(shape, generator=generator)
+    return torch.rand(shape, generator=generator) * 2 - 1
+
+
+def precision(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
+    """Where a network runs: bf16 is cast in here, tf32 is a setting of the process."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def dump_state(state: State) -> bytes:
+    """The whole state as one safetensors file: equal states give equal bytes."""
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(state).items()}
+    return save(tensors | {"epoch": torch.tensor(state.epoch)})
+
+
+def load_state(data: bytes, config: Config, device: str = "cpu") -> State:
+    """The state that `dump_state` wrote; ValueError where a tensor is missing or misshapen."""
+    state, saved = start(config, device), load(data)
+    state.epoch = int(saved.pop("epoch"))
+    tensors = _tensors(state)
+    if {name: t.shape for name, t in saved.items()} != {
+        name: t.shape for name, t in tensors.items()
+    }:
+        raise ValueError("the state does not belong to this config")
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[name])
+    return state
+
+
+def _adam(net: nn.Module, lr: float, config: Config) -> torch.optim.Adam:
+    """Adam with its moments in place, so that a state has the same tensors from the start."""
+    adam = torch.optim.Adam(net.parameters(), lr, (config.beta1, config.beta2), fused=True)
+    for p in net.parameters():
+        adam.state[p] = {
+            "step": torch.zeros((), device=p.device),
+            "exp_avg": torch.zeros_like(p, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(p, requires_grad=False),
+        }
+    return adam
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """Every tensor of a state by name, not copied."""
+    tensors = {}
+    for name, net, adam in ("G", state.G, state.adam_g), ("D", state.D, state.adam_d):
+        tensors |= {f"{name}.{key}": tensor for key, tensor in net.state_dict().items()}
+        for key, p in net.named_parameters():
+            tensors |= {f"{name}.{key}.{moment}": t for moment, t in adam.state[p].items()}
+    return tensors

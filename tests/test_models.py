@@ -1,0 +1,153 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dcgan.config import Config
+from dcgan.models import (
+    Discriminator,
+    build,
+    convolved,
+    dump_generator,
+    load_generator,
+    seed_of,
+    transposed,
+)
+
+BLOG = Config(resolution=64, width=128, stem="linear", init="torch")
+TINY = Config(resolution=16, width=4)
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_the_blogs_networks_have_the_blogs_size():
+    G, D = build(BLOG)
+    assert (count(G), count(D)) == (12_689_152, 11_036_160)
+
+
+def test_the_blogs_networks_have_the_blogs_layers():
+    G, D = build(BLOG)
+    kinds = (nn.Linear, nn.ConvTranspose2d, nn.Conv2d)
+    widths = [
+        [(m.weight.shape[0], m.weight.shape[1]) for m in net.modules() if isinstance(m, kinds)]
+        for net in (G, D)
+    ]
+    assert widths[0] == [(16384, 100), (1024, 512), (512, 256), (256, 128), (128, 3)]
+    assert widths[1] == [(128, 3), (256, 128), (512, 256), (1024, 512), (1, 1024)]
+    assert not any(
+        isinstance(m, kinds) and m.bias is not None for m in [*G.modules(), *D.modules()]
+    )
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_size_formulas_are_pytorchs(kernel, stride, padding):
+    for side in range(5, 20):
+        image = torch.zeros(1, 1, side, side)
+        down = nn.Conv2d(1, 1, kernel, stride, padding)(image).shape[-1]
+        assert convolved(side, kernel, stride, padding) == down
+        up = transposed(side, kernel, stride, padding)
+        if up > 0:
+            assert nn.ConvTranspose2d(1, 1, kernel, stride, padding)(image).shape[-1] == up
+
+
+@pytest.mark.parametrize("resolution", [16, 32, 64])
+@pytest.mark.parametrize("stem", ["conv", "linear"])
+@pytest.mark.parametrize("head", ["conv", "avgpool"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_shapes_and_ranges(resolution, stem, head, norm):
+    config = Config(resolution=resolution, width=2, stem=stem, head=head, norm=norm)
+    G, D = build(config)
+    images = G(torch.randn(5, 100))
+    assert images.shape == (5, 3, resolution, resolution)
+    assert images.abs().max() < 1
+    assert D(images).shape == (5,)
+
+
+def test_batchnorm_is_off_gs_output_and_ds_input():
+    G, D = build(TINY)
+    assert isinstance(list(G.children())[-1], nn.ConvTranspose2d)
+    assert [type(m) for m in D.from_rgb] == [nn.Conv2d, nn.LeakyReLU]
+
+
+@pytest.mark.parametrize("head", ["conv", "avgpool"])
+@pytest.mark.parametrize("batch", [2, 7, 64])
+def test_batchnorm_on_ds_output_keeps_ds_loss_above_chance(head, batch):
+    # Real and fake logits then share their mean, and softplus is convex.
+    torch.manual_seed(0)
+    config = TINY.model_copy(update={"norm": "batch", "head": head})
+    for _ in range(20):
+        D = Discriminator(config)
+        for p in D.parameters():
+            nn.init.normal_(p, std=3.0)
+        real, fake = torch.rand(2, batch, 3, 16, 16) * 2 - 1
+        d_loss = (F.softplus(-D(real)).mean() + F.softplus(D(fake)).mean()) / 2
+        assert d_loss.item() >= math.log(2) - 1e-6
+
+
+def test_without_that_batchnorm_d_can_beat_chance():
+    D = Discriminator(TINY)
+    D.head.weight.data.fill_(1.0)
+    real, fake = torch.ones(2, 3, 16, 16), -torch.ones(2, 3, 16, 16)
+    D.from_rgb[0].weight.data.fill_(1.0)
+    gap = (D.eval()(real) - D(fake)).mean().item()
+    assert gap > 0
+
+
+def test_initial_weights_are_shared_where_layers_agree():
+    one = build(TINY.model_copy(update={"norm": "none", "head": "conv", "batch": 128}))
+    two = build(TINY.model_copy(update={"norm": "batch", "head": "avgpool", "batch": 512}))
+    for a, b in zip(one, two, strict=True):
+        shared = a.state_dict().keys() & b.state_dict().keys()
+        assert len(shared) == len(a.state_dict())
+        assert all(torch.equal(a.state_dict()[key], b.state_dict()[key]) for key in shared)
+
+
+def test_another_seed_has_other_weights():
+    one, two = build(TINY), build(TINY.model_copy(update={"seed": 1}))
+    assert not torch.equal(one[0].to_rgb.weight, two[0].to_rgb.weight)
+
+
+def test_building_leaves_the_global_stream_alone():
+    before = torch.random.get_rng_state()
+    build(TINY)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("init", "up", "down", "scale"),
+    [("paper", 0.02, 0.02, 0.02), ("blog", None, 0.02, 0.02), ("torch", None, None, 0.0)],
+)
+def test_initialisers(init, up, down, scale):
+    G, D = build(Config(resolution=64, width=32, init=init))
+    wanted = {G.up[0][0]: up, D.down[-1][0]: down}
+    for layer, std in wanted.items():
+        measured = layer.weight.std().item()
+        if std is None:  # PyTorch's default: uniform, bounded by 1 / sqrt(fan in)
+            fan = layer.weight[0].numel()
+            std = 1 / math.sqrt(3 * fan)
+        assert measured == pytest.approx(std, rel=0.02)
+    gamma = D.down[-1][1].weight
+    assert gamma.std().item() == pytest.approx(scale, rel=0.2)
+    assert gamma.mean().item() == pytest.approx(1.0, abs=0.005)
+
+
+def test_streams_differ_in_seed_name_and_epoch():
+    seeds = {seed_of(s, n, e) for s in range(3) for n in ("order", "z train") for e in range(3)}
+    assert len(seeds) == 18
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_a_generator_file_rebuilds_its_generator(tmp_path):
+    G = build(TINY)[0].to(memory_format=torch.channels_last)
+    path = tmp_path / "generator.safetensors"
+    path.write_bytes(dump_generator(G, TINY))
+    loaded, config = load_generator(str(path))
+    assert config == TINY
+    z = torch.randn(4, 100)
+    assert torch.equal(loaded(z), G.eval()(z))

@@ -1,0 +1,149 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+
+from dcgan.config import Config
+from dcgan.models import seed_of
+from dcgan.train import draw_latent, dump_state, load_state, start, train_epoch
+
+TINY = Config(resolution=16, width=4, images=50, batch=20, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    stream = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (50, 16, 16, 3), dtype=torch.uint8, generator=stream)
+
+
+def train(config, pixels, epochs):
+    state = start(config)
+    for _ in range(epochs):
+        train_epoch(state, config, pixels)
+    return dump_state(state)
+
+
+def test_equal_seeds_agree_and_different_seeds_do_not(pixels):
+    one, same = train(TINY, pixels, 2), train(TINY, pixels, 2)
+    other = train(TINY.model_copy(update={"seed": 1}), pixels, 2)
+    assert one == same
+    assert one != other
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_resuming_gives_the_whole_state_bit_for_bit(pixels, epoch, norm):
+    config = TINY.model_copy(update={"norm": norm})
+    straight = train(config, pixels, 3)
+    state = load_state(train(config, pixels, epoch), config)
+    for _ in range(3 - epoch):
+        train_epoch(state, config, pixels)
+    assert dump_state(state) == straight
+
+
+def test_every_tensor_of_the_state_matters(pixels):
+    saved = load(train(TINY, pixels, 1))
+    state = load_state(save(saved), TINY)
+    train_epoch(state, TINY, pixels)
+    straight = dump_state(state)
+    for name, tensor in saved.items():
+        if name == "epoch":
+            continue
+        spoiled = save(saved | {name: tensor + 1})
+        state = load_state(spoiled, TINY)
+        train_epoch(state, TINY, pixels)
+        assert dump_state(state) != straight, name
+
+
+def test_a_state_of_another_network_is_refused(pixels):
+    data = train(TINY, pixels, 1)
+    with pytest.raises(ValueError, match="does not belong"):
+        load_state(data, TINY.model_copy(update={"norm": "batch"}))
+
+
+def test_the_global_stream_neither_matters_nor_moves(pixels):
+    torch.manual_seed(1)
+    one = train(TINY, pixels, 1)
+    before = torch.random.get_rng_state()
+    two = train(TINY, pixels, 1)
+    assert one == two
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_last_partial_batch_is_used(pixels):
+    log = train_epoch(start(TINY), TINY, pixels)
+    assert log.images == [20, 40, 50]
+    assert all(len(values) == 3 for values in dataclasses.asdict(log).values())
+
+
+def test_the_first_losses_are_the_blogs_objective(pixels):
+    # One step at a vanishing learning rate, beside the objective written out with BCE on a sigmoid.
+    config = TINY.model_copy(update={"batch": 50, "lr_g": 1e-12, "lr_d": 1e-12})
+    state = start(config)
+    log = train_epoch(state, config, pixels)
+
+    fresh = start(config)
+    real = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    fake = fresh.G(draw_latent(config, "train", 1, 50)).detach()
+    bce = torch.nn.BCELoss()
+    ones, zeros = torch.ones(50), torch.zeros(50)
+    p_real, p_fake = fresh.D(real).sigmoid(), fresh.D(fake).sigmoid()
+    halves = bce(p_real, ones), bce(p_fake, zeros)
+    assert log.d_loss[0] == pytest.approx((halves[0] + halves[1]).item() / 2, rel=1e-5)
+    assert log.g_loss[0] == pytest.approx(bce(p_fake, ones).item(), rel=1e-4)
+    assert log.d_real[0] == pytest.approx(p_real.mean().item(), rel=1e-5)
+    assert log.d_fake[0] == pytest.approx(p_fake.mean().item(), rel=1e-5)
+
+
+def test_gs_step_leaves_no_gradient_in_d(pixels):
+    config = TINY.model_copy(update={"batch": 50})
+    state = start(config)
+    train_epoch(state, config, pixels)
+    after = [p.grad.clone() for p in state.D.parameters()]
+
+    # D's gradient is that of its own loss alone.
+    fresh = start(config)
+    stream = torch.Generator().manual_seed(seed_of(config.seed, "order", 1))
+    order = torch.randperm(50, generator=stream)
+    real = pixels[order].permute(0, 3, 1, 2).float() / 127.5 - 1
+    fake = fresh.G(draw_latent(config, "train", 1, 50)).detach()
+    d_loss = (F.softplus(-fresh.D(real)).mean() + F.softplus(fresh.D(fake)).mean()) / 2
+    d_loss.backward()
+    for got, p in zip(after, fresh.D.parameters(), strict=True):
+        torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_d_learns_what_is_easy(pixels):
+    config = TINY.model_copy(update={"width": 8, "epochs": 20, "lr_g": 1e-12})
+    state = start(config)
+    losses = [sum(train_epoch(state, config, pixels).d_loss) / 3 for _ in range(20)]
+    assert losses[0] > 0.3
+    assert losses[-1] < losses[0] / 2
+
+
+def test_with_batchnorm_on_its_output_d_never_beats_chance(pixels):
+    config = TINY.model_copy(update={"norm": "batch", "lr_g": 1e-12})
+    state = start(config)
+    for _ in range(10):
+        assert min(train_epoch(state, config, pixels).d_loss) >= math.log(2) - 1e-6
+
+
+@pytest.mark.parametrize("latent", ["normal", "uniform"])
+def test_latent_noise(latent):
+    config = TINY.model_copy(update={"latent": latent})
+    z = draw_latent(config, "train", 1, 2000)
+    wanted = 1.0 if latent == "normal" else 1 / math.sqrt(3)
+    assert z.shape == (2000, 100)
+    assert z.std().item() == pytest.approx(wanted, rel=0.01)
+    assert z.mean().item() == pytest.approx(0, abs=0.01)
+    assert not torch.equal(z, draw_latent(config, "train", 2, 2000))
+    assert not torch.equal(z, draw_latent(config, "score", 1, 2000))
+    # Batch 128 and batch 512 see the same noise.
+    assert torch.equal(z, draw_latent(config.model_copy(update={"batch": 10}), "train", 1, 2000))
+
+
+def test_bf16_runs_and_differs(pixels):
+    assert train(TINY, pixels, 1) != train(TINY.model_copy(update={"precision": "bf16"}), pixels, 1)
