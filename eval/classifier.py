@@ -1,0 +1,164 @@
+"""The bundled CIFAR-10 classifier: its network, and how it was trained."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dcgan.data import Images, to_signed
+
+NAME = "cifar10-resnet"
+FEATURES = 192
+BATCH = 250
+EPOCHS = 28
+PEAK_LR = 0.2
+WEIGHT_DECAY = 5e-4
+PADDING = 4  # pixels by which a training image is shifted at most
+
+
+class Block(nn.Module):
+    """Double the channels, halve the side; then one residual pair of convolutions."""
+
+    def __init__(self, channels_in: int, channels_out: int, downsample: str) -> None:
+        super().__init__()
+        stride = 2 if downsample == "stride" else 1
+        self.pool = nn.MaxPool2d(2) if downsample == "maxpool" else nn.Identity()
+        self.enter = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.enter_norm = nn.BatchNorm2d(channels_out)
+        self.first = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels_out)
+        self.second = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.enter_norm(self.pool(self.enter(x))))
+        y = F.relu(self.first_norm(self.first(x)))
+        return x + F.relu(self.second_norm(self.second(y)))
+
+
+class Classifier(nn.Module):
+    """A ResNet of ten convolutions, 1.1 million parameters, for 32x32 images of ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, 1, 1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(24)
+        self.blocks = nn.Sequential(
+            Block(24, 48, "stride"),  # 32x32 -> 16x16
+            Block(48, 96, "maxpool"),  # 16x16 -> 8x8
+            Block(96, FEATURES, "maxpool"),  # 8x8 -> 4x4
+        )
+        self.linear = nn.Linear(FEATURES, 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images (N, 3, 32, 32) -> features (N, 192), logits (N, 10)."""
+        x = F.relu(self.stem_norm(self.stem(to_signed(images))))
+        features = self.blocks(x).mean(dim=(2, 3))
+        return features, self.linear(features)
+
+
+def train_classifier(
+    train: Images, test: Images, seed: int, report: Callable[[str], None] = print
+) -> tuple[Classifier, float]:
+    """Train on flipped and shifted images; return the network and its accuracy on `test`."""
+
+    # The weights and the augmentation each have their own stream.
+    torch.manual_seed(seed)
+    net = Classifier().to(memory_format=torch.channels_last)
+    rng = np.random.default_rng(seed)
+    padding = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
+    padded = np.pad(train.pixels, padding, mode="reflect")
+
+    # SGD with Nesterov momentum; the rate climbs for a fifth of the steps and falls to zero.
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others}]
+    optimiser = torch.optim.SGD(groups, lr=PEAK_LR, momentum=0.9, nesterov=True)
+    steps = EPOCHS * (len(train.pixels) // BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: np.interp(step, [0, steps / 5, steps], [0.1, 1, 0]).item()
+    )
+
+    for epoch in range(1, EPOCHS + 1):
+        start = time.perf_counter()
+        net.train()
+        order = rng.permutation(len(train.pixels))
+        for i in range(len(order) // BATCH):
+            batch = order[i * BATCH : (i + 1) * BATCH]
+            images = torch.from_numpy(_augment(padded, batch, rng)).permute(0, 3, 1, 2)
+            loss = F.cross_entropy(net(images)[1], torch.from_numpy(train.labels[batch]))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        accuracy = measure_accuracy(net, test)
+        seconds = time.perf_counter() - start
+        report(f"epoch {epoch}/{EPOCHS}  test accuracy {accuracy:.4f}  {seconds:.0f} s")
+    return net, accuracy
+
+
+def measure_accuracy(net: Classifier, images: Images) -> float:
+    """The share of images whose most probable class is their label."""
+    net.eval()
+    with torch.no_grad():
+        right = [
+            net(torch.from_numpy(images.pixels[i : i + 500]).permute(0, 3, 1, 2))[1].argmax(1)
+            == torch.from_numpy(images.labels[i : i + 500])
+            for i in range(0, len(images.pixels), 500)
+        ]
+    return torch.cat(right).double().mean().item()
+
+
+def write_card(
+    folder: Path,
+    weights: dict[str, Tensor],
+    accuracy: float,
+    *,
+    train_sha256: str,
+    test_sha256: str,
+    test_images: int,
+    seed: int,
+    threads: int,
+    command: str,
+) -> None:
+    """Write the weights as safetensors, and beside them the card that says where they come from.
+
+    Both belong together: the card holds the SHA-256 of the weights file, which every reader checks.
+    """
+    data = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    card = {
+        "network": NAME,
+        "parameters": sum(p.numel() for p in Classifier().parameters()),
+        "features": FEATURES,
+        "accuracy": accuracy,
+        "test_images": test_images,
+        "command": command,
+        "seed": seed,
+        "threads": threads,
+        "train_sha256": train_sha256,
+        "test_sha256": test_sha256,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{NAME}.safetensors").write_bytes(data)
+    (folder / f"{NAME}.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _augment(padded: np.ndarray, batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cut a window at a random place out of each padded image, and mirror every other one."""
+    side = padded.shape[1] - 2 * PADDING
+    top, left = rng.integers(0, 2 * PADDING + 1, (2, len(batch), 1))
+    rows = top + np.arange(side)  # (n, side)
+    columns = left + np.arange(side)
+    mirrored = rng.random(len(batch)) < 0.5
+    columns[mirrored] = columns[mirrored, ::-1]
+    return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]

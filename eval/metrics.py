@@ -1,0 +1,158 @@
+"""Scores as pure functions of feature arrays, in float64. Files and devices stay outside."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import entr, log_softmax
+
+IMPLEMENTATION = "eval.metrics 1"  # part of a metric's identity; raise it when a number changes
+BLOCK = 1024  # rows of a distance or kernel matrix that are in memory at a time
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of a feature array, all that the Fréchet distance needs of it."""
+
+    mean: np.ndarray  # (D,) float64
+    factor: np.ndarray  # (R, D) float64 with R <= D; factor.T @ factor is the covariance
+
+
+def moments(features: np.ndarray) -> Moments:
+    """Mean and factored covariance (with N - 1) of features (N, D); NaN where one is not finite.
+
+    The factor is the R of a QR decomposition of the centred rows over sqrt(N - 1), taken block by
+    block, so that a covariance is never formed and its rank may be below D. Two rows are enough
+    for a number, not for a meaning: the distance is biased upwards by about 1 / N. ValueError on
+    fewer.
+    """
+    count, size = features.shape
+    if count < 2:
+        raise ValueError(f"a covariance needs two rows of features at least, not {count}")
+    if not np.isfinite(features).all():
+        return Moments(np.full(size, np.nan), np.full((1, size), np.nan))
+    mean = features.mean(axis=0, dtype=np.float64)
+    factor = np.empty((0, size))
+    step = max(4 * size, BLOCK)
+    for i in range(0, count, step):
+        rows = features[i : i + step].astype(np.float64) - mean
+        factor = np.linalg.qr(np.concatenate([factor, rows]), mode="r")
+    return Moments(mean, np.ascontiguousarray(factor) / np.sqrt(count - 1))
+
+
+def frechet_distance(x: Moments, y: Moments) -> float:
+    """Squared Wasserstein-2 distance of two Gaussians: |m - n|^2 + tr(C + D - 2 (C D)^(1/2)).
+
+    With C = A'A and D = B'B the trace of the root is the sum of the singular values of A B', which
+    needs no matrix root and is exact for covariances of any rank. Rounding below zero is cut off
+    at 0. NaN where one of the moments is. Dowson and Landau, 1982; as a score of images: Heusel et
+    al., 2017, arXiv 1706.08500.
+    """
+    offset = x.mean - y.mean
+    if not np.isfinite(offset).all():
+        return float("nan")
+    root = np.linalg.svd(x.factor @ y.factor.T, compute_uv=False).sum()
+    spread = np.square(x.factor).sum() + np.square(y.factor).sum()
+    return max(0.0, float(offset @ offset + spread - 2 * root))
+
+
+def score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
+    """exp of the mean KL(p(y|x) || p(y)) over logits (N, K): mean and SD (over n) of the splits.
+
+    From 1 (every image alike) to K (certain and balanced). The rows are split in their order into
+    parts of N / splits; p(y) is each part's own. NaN where a logit is not finite; ValueError on
+    more splits than rows. Salimans et al., 2016, arXiv 1606.03498.
+    """
+    count = len(logits)
+    if not 1 <= splits <= count:
+        raise ValueError(f"{count} rows cannot be split into {splits} parts")
+    if not np.isfinite(logits).all():
+        return float("nan"), float("nan")
+    p = np.exp(log_softmax(logits.astype(np.float64), axis=1))
+    parts = [p[i * count // splits : (i + 1) * count // splits] for i in range(splits)]
+
+    # The mean divergence is the entropy of the mean less the mean entropy.
+    scores = [
+        np.exp(entr(part.mean(axis=0)).sum() - entr(part).sum(axis=1).mean()) for part in parts
+    ]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def kid(
+    x: np.ndarray,
+    y: np.ndarray,
+    subsets: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+) -> float:
+    """Unbiased squared MMD of features (N, D) and (M, D) with the kernel (x.y / D + 1)^3.
+
+    Over all rows, or the mean over `subsets`, pairs of row indices into x and y. Unbiased, so it
+    may fall below zero. NaN where a feature is not finite; ValueError on fewer than two rows.
+    Binkowski et al., 2018, arXiv 1801.01401, equations 3 and 4.
+    """
+    if subsets is not None:
+        return float(np.mean([kid(x[rows], y[columns]) for rows, columns in subsets]))
+    if min(len(x), len(y)) < 2:
+        raise ValueError("the unbiased MMD needs two rows of features on each side at least")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return float("nan")
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    n, m = len(x), len(y)
+    within_x = (_kernel_sum(x, x) - _cubed(np.square(x).sum(axis=1), x).sum()) / (n * (n - 1))
+    within_y = (_kernel_sum(y, y) - _cubed(np.square(y).sum(axis=1), y).sum()) / (m * (m - 1))
+    return float(within_x + within_y - 2 * _kernel_sum(x, y) / (n * m))
+
+
+def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
+    """Precision, recall, density and coverage of features (N, D) and (M, D).
+
+    A ball around each point reaches to its k-th nearest neighbour on its own side, rim included.
+    Precision: the share of fakes in a real ball; recall: of reals in a fake ball; density: real
+    balls that a fake lies in, over k; coverage: the share of real balls with a fake in them. NaN
+    where a feature is not finite; ValueError where a side has not more than k rows. Kynkäänniemi
+    et al., 2019, arXiv 1904.06991; Naeem et al., 2020, arXiv 2002.09797.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"neighbour {k} needs more rows than {min(len(real), len(fake))}")
+    names = ("precision", "recall", "density", "coverage")
+    if not (np.isfinite(real).all() and np.isfinite(fake).all()):
+        return dict.fromkeys(names, float("nan"))
+    real, fake = real.astype(np.float64), fake.astype(np.float64)
+    real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
+
+    # One pass over the distances between the sides, a block of reals at a time.
+    balls = np.zeros(len(fake), dtype=np.int64)  # real balls that each fake lies in
+    covered = recalled = 0
+    for rows, squared in _squared_distances(real, fake):
+        inside = squared <= real_radii[rows, None]
+        balls += inside.sum(axis=0)
+        covered += int(inside.any(axis=1).sum())
+        recalled += int((squared <= fake_radii).any(axis=1).sum())
+
+    values = (balls > 0).mean(), recalled / len(real), balls.mean() / k, covered / len(real)
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
+    """Sum of the kernel over all pairs of rows."""
+    return sum(_cubed(x[i : i + BLOCK] @ y.T, x).sum() for i in range(0, len(x), BLOCK))
+
+
+def _cubed(products: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The kernel of inner products of rows of x: (p / D + 1)^3."""
+    base = products / x.shape[1] + 1
+    return base * base * base
+
+
+def _squared_radii(x: np.ndarray, k: int) -> np.ndarray:
+    """Squared distance of each row to its k-th nearest other row, (N,)."""
+    blocks = [np.partition(squared, k, axis=1)[:, k] for _, squared in _squared_distances(x, x)]
+    return np.concatenate(blocks)  # place 0 is the row itself
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of rows of the (N, M) matrix of squared distances."""
+    y_norms = np.square(y).sum(axis=1)
+    for i in range(0, len(x), BLOCK):
+        rows = x[i : i + BLOCK]
+        squared = np.square(rows).sum(axis=1)[:, None] + y_norms - 2 * (rows @ y.T)
+        yield slice(i, i + BLOCK), np.maximum(squared, 0)

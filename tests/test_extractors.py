@@ -1,0 +1,343 @@
+"""The feature networks, built from made-up weights: what they compute, and what they refuse."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from eval import extractors
+from eval.classifier import FEATURES, NAME, Classifier, write_card
+from eval.extractors import INCEPTION_FILES, INCEPTION_SHA256, NoWeights, classifier, inception
+
+
+def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+def made_up(net: nn.Module) -> nn.Module:
+    """Random weights under which a signal lives on, and random running statistics."""
+    for name, value in net.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif value.ndim > 1:
+            value.normal_(0, (2 / value[0].numel()) ** 0.5)
+        elif value.is_floating_point():
+            value.normal_(1.0 if name.endswith("weight") else 0.0, 0.2)
+    return net.eval()
+
+
+# --- The CIFAR-10 classifier ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network() -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return made_up(Classifier())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, network: Classifier) -> Path:
+    write_card(
+        tmp_path,
+        network.state_dict(),
+        0.5,
+        train_sha256="1" * 64,
+        test_sha256="2" * 64,
+        test_images=10,
+        seed=3,
+        threads=1,
+        command="python -m eval train-extractor",
+    )
+    return tmp_path
+
+
+def test_card_describes_the_weights_file(folder: Path, network: Classifier) -> None:
+    card = json.loads((folder / f"{NAME}.json").read_text())
+    weights = (folder / f"{NAME}.safetensors").read_bytes()
+    assert card.pop("sha256") == hashlib.sha256(weights).hexdigest()
+    assert set(card.pop("versions")) == {"python", "torch"}
+    assert card == {
+        "network": NAME,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "features": FEATURES,
+        "accuracy": 0.5,
+        "test_images": 10,
+        "command": "python -m eval train-extractor",
+        "seed": 3,
+        "threads": 1,
+        "train_sha256": "1" * 64,
+        "test_sha256": "2" * 64,
+    }
+    assert 1.0e6 < sum(p.numel() for p in network.parameters()) < 1.25e6
+    assert len(weights) < 5_000_000
+
+
+def test_classifier_gives_the_networks_own_features(folder: Path, network: Classifier) -> None:
+    images = pictures(extractors.BATCH + 7, 32)
+    extractor = classifier(folder=folder)
+    features, logits = extractor.extract(images)
+    with torch.no_grad():
+        expected = network(images)
+    assert features.shape == (len(images), extractor.features)
+    assert logits.shape == (len(images), 10)
+    assert features.dtype == logits.dtype == torch.float32
+    torch.testing.assert_close(features, expected[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-4)
+    assert features.std(dim=0).mean() > 0.01  # they tell images apart
+    assert (extractor.name, extractor.resolution, extractor.suffix) == (NAME, 32, "_cifar")
+
+
+def test_classifier_is_repeatable_whatever_the_memory_layout(folder: Path) -> None:
+    images = pictures(5, 32)
+    last = images.contiguous(memory_format=torch.channels_last)
+    one, two = classifier(folder=folder), classifier(folder=folder)
+    assert torch.equal(one.extract(images)[0], two.extract(last)[0])
+
+
+def test_classifier_draws_nothing_from_the_global_generator(folder: Path) -> None:
+    before = torch.get_rng_state()
+    classifier(folder=folder).extract(pictures(2, 32))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_other_sides_are_resized_without_rounding(folder: Path, network: Classifier) -> None:
+    extract = classifier(folder=folder).extract
+    small = pictures(4, 32)
+
+    # An image of twice the side whose 2x2 blocks are one colour each.
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    expected = torch.nn.functional.interpolate(
+        large.float(), (32, 32), mode="bilinear", antialias=True
+    )
+    assert not torch.equal(expected, expected.round())
+    with torch.no_grad():
+        torch.testing.assert_close(extract(large)[0], network(expected)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        extract(torch.full((1, 3, 64, 64), 77, dtype=torch.uint8))[0],
+        extract(torch.full((1, 3, 32, 32), 77, dtype=torch.uint8))[0],
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_only_uint8_images_are_taken(folder: Path) -> None:
+    extract = classifier(folder=folder).extract
+    for wrong in (pictures(2, 32).float(), pictures(2, 32)[0], pictures(2, 32)[:, :1]):
+        with pytest.raises(ValueError, match=r"images are uint8 \(N, 3, H, W\), not torch\."):
+            extract(wrong)
+
+
+def test_classifier_refuses_weights_that_are_not_the_cards(folder: Path, tmp_path: Path) -> None:
+    path = folder / f"{NAME}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        NoWeights, match=rf"{NAME}\.safetensors: its SHA-256 is [0-9a-f]{{12}}\.\.\."
+    ):
+        classifier(folder=folder)
+    path.unlink()
+    with pytest.raises(NoWeights, match=rf"{NAME}\.safetensors: No such file or directory"):
+        classifier(folder=folder)
+    with pytest.raises(NoWeights, match=rf"{NAME}\.json: No such file or directory"):
+        classifier(folder=tmp_path / "nowhere")
+
+
+def test_committed_weights_are_those_of_their_card() -> None:
+    card = json.loads((extractors.WEIGHTS / f"{NAME}.json").read_text())
+    extractor = classifier()
+    assert extractor.sha256 == card["sha256"]
+    assert card["parameters"] == sum(p.numel() for p in Classifier().parameters())
+    assert 0.91 <= card["accuracy"] < 1
+    assert card["test_images"] == 10_000
+    assert (extractors.WEIGHTS / f"{NAME}.safetensors").stat().st_size < 5_000_000
+    logits = extractor.extract(pictures(3, 32))[1]
+    assert logits.isfinite().all()
+
+
+# --- Inception ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real architecture with made-up weights, as a state dict that torch saved."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Unloaded(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state: object, *args: object) -> None:
+            """Keep what the constructor drew."""
+
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = made_up(Unloaded("made-up", ["2048"], nothing))
+    path = tmp_path_factory.mktemp("inception") / "made-up.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_weights_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_inception_gives_what_torch_fidelity_gives(weights: Path) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    before = torch.get_rng_state()
+    extractor = inception(weights, sha256=sha256_of(weights))
+    images = pictures(3, 32)
+    features, logits = extractor.extract(images)
+    assert torch.equal(before, torch.get_rng_state())
+    assert (features.shape, logits.shape) == ((3, 2048), (3, 1008))
+
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], str(weights))
+    expected = theirs(images)
+    torch.testing.assert_close(features, expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, expected[1], rtol=1e-5, atol=1e-5)
+    assert features.std(dim=0).mean() > 0.001  # they tell images apart
+
+
+def test_only_published_weights_may_name_their_metrics_fid(weights: Path) -> None:
+    extractor = inception(weights, sha256=sha256_of(weights))
+    assert (extractor.suffix, extractor.sha256) == ("_unpublished", sha256_of(weights))
+    assert extractor.name == "inception-2015-12-05"
+    assert INCEPTION_SHA256[:8] in INCEPTION_FILES[0]  # as torch-fidelity's file name has it
+
+
+def test_weights_are_hashed_before_anything_is_unpickled(tmp_path: Path) -> None:
+    """A pickle that writes a file when it is opened: it stays shut, whatever its name."""
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    path = tmp_path / INCEPTION_FILES[0]
+    torch.save({"a": Trap()}, path)
+    with pytest.raises(NoWeights, match=rf"its SHA-256 is .*, not {INCEPTION_SHA256[:12]}"):
+        inception(path)
+
+    # With the hash of the trap itself the restricted unpickler still refuses.
+    with pytest.raises(Exception, match="Weights only load failed"):
+        inception(path, sha256=sha256_of(path))
+    assert not (tmp_path / "sprung").exists()
+
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "sprung").exists()  # the trap works
+
+
+def test_one_flipped_bit_is_refused(weights: Path, tmp_path: Path) -> None:
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    path = tmp_path / "flipped.pth"
+    path.write_bytes(data)
+    with pytest.raises(NoWeights, match=r"flipped\.pth: its SHA-256 is"):
+        inception(path, sha256=sha256_of(weights))
+
+
+def test_where_weights_are_looked_for(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, expected = weights.read_bytes(), sha256_of(weights)
+    hub, cache = tmp_path / "hub" / "checkpoints", tmp_path / "cache"
+
+    def find(**options: Path) -> bytes:
+        return extractors._find_inception(options.get("path"), options.get("cache"), expected)
+
+    # Nowhere: one line that names every place.
+    with pytest.raises(NoWeights) as nowhere:
+        find()
+    assert "\n" not in str(nowhere.value)
+    assert "INCEPTION_WEIGHTS is not set" in str(nowhere.value)
+    assert all(str(hub / name) in str(nowhere.value) for name in INCEPTION_FILES)
+
+    # In torch hub's folder, under either name, and in the cache.
+    for place in [*(hub / name for name in INCEPTION_FILES), cache / INCEPTION_FILES[0]]:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+        assert find(cache=cache) == data
+        place.unlink()
+
+    # A file that the user names is taken or refused; nothing else is tried.
+    place.write_bytes(data)
+    monkeypatch.setenv("INCEPTION_WEIGHTS", str(weights))
+    assert find() == data
+    monkeypatch.setenv("INCEPTION_WEIGHTS", str(tmp_path / "absent.pth"))
+    with pytest.raises(NoWeights, match=r"absent\.pth: No such file or directory$"):
+        find(cache=cache)
+    assert find(path=weights) == data
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """A server of this machine in the place of torch-fidelity's; the test sets what it answers."""
+    from torch_fidelity import feature_extractor_inceptionv3
+
+    content: dict[str, bytes] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if "data" in content else 404)
+            self.end_headers()
+            self.wfile.write(content.get("data", b""))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/weights.pth"
+        monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", url)
+        yield content
+        server.shutdown()
+
+
+def test_download_is_checked_and_kept(served: dict[str, bytes], tmp_path: Path) -> None:
+    cache, data = tmp_path / "cache", b"not really weights"
+    expected = hashlib.sha256(data).hexdigest()
+
+    with pytest.raises(NoWeights, match=r"weights\.pth: Not Found"):
+        extractors._find_inception(None, cache, expected)
+    served["data"] = b"something else"
+    with pytest.raises(NoWeights, match=r"weights\.pth: its SHA-256 is"):
+        extractors._find_inception(None, cache, expected)
+    assert not cache.exists()
+
+    served["data"] = data
+    assert extractors._find_inception(None, cache, expected) == data
+    assert [path.name for path in cache.iterdir()] == [INCEPTION_FILES[0]]
+    del served["data"]
+    assert extractors._find_inception(None, cache, expected) == data  # from the cache
+
+
+def test_a_server_that_does_not_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import socket
+
+    from torch_fidelity import feature_extractor_inceptionv3
+
+    assert extractors.PATIENCE <= 10
+    monkeypatch.setattr(extractors, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth"
+        monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", url)
+        with pytest.raises(NoWeights, match=r"weights\.pth: timed out"):
+            extractors._find_inception(None, tmp_path / "cache", "0" * 64)

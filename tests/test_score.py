@@ -1,0 +1,484 @@
+"""From a generator and real images to numbers with identities, and the command line."""
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dcgan.config import Config
+from dcgan.data import keep, load, load_cached
+from dcgan.models import build, dump_generator
+from dcgan.train import draw_latent
+from eval import metrics
+from eval.__main__ import main
+from eval.classifier import Classifier, write_card
+from eval.extractors import INCEPTION, INCEPTION_SHA256, Extractor, classifier
+from eval.score import BATCH, Reference, generate, identities, names, reference, score
+from experiments import journal
+
+FD_NAMES = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
+CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
+ROOT = Path(__file__).parent.parent
+
+
+def pictures(count: int, side: int, seed: int) -> np.ndarray:
+    """Real images (N, side, side, 3) uint8: a colour each, and noise."""
+    rng = np.random.default_rng(seed)
+    colour = rng.integers(0, 192, (count, 1, 1, 3))
+    return (colour + rng.integers(0, 64, (count, side, side, 3))).astype(np.uint8)
+
+
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def mean_colours(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features one can compute by hand: the mean and the SD of each channel; twice as logits."""
+    channels = images.float().flatten(2)
+    features = torch.cat([channels.mean(dim=2), channels.std(dim=2)], dim=1)
+    return features, features / 100
+
+
+@pytest.fixture
+def colours() -> Extractor:
+    return Extractor(
+        "colours", "5" * 64, 6, 32, "antialiased bilinear", "_cifar", "cpu", mean_colours
+    )
+
+
+# --- Generating -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def generator() -> nn.Module:
+    G = build(CONFIG)[0].train()
+    with torch.no_grad():
+        for _ in range(3):  # so that the running statistics are not the initial ones
+            G(draw_latent(CONFIG, "warm-up", 0, 20))
+    return G
+
+
+def test_images_are_what_the_generator_says_in_eval_mode(generator: nn.Module) -> None:
+    z = draw_latent(CONFIG, "test", 0, BATCH + 3)
+    images = generate(generator, z)
+    with torch.no_grad():
+        signed = generator.eval()(z)
+    assert (images.shape, images.dtype) == ((BATCH + 3, 3, 16, 16), torch.uint8)
+    assert (images.float() - (signed + 1) * 127.5).abs().max() <= 0.5 + 1e-3  # nearest level
+    assert images.float().std() > 0.1
+
+    with torch.no_grad():
+        trained = ((generator.train()(z) + 1) * 127.5).round()
+    assert (images.float() - trained).abs().max() >= 1  # BatchNorm's two modes differ
+
+
+def test_generating_leaves_no_trace(generator: nn.Module) -> None:
+    generator.up[0].eval()  # a mixture of modes has to come back as it was
+    modes = [module.training for module in generator.modules()]
+    state = {name: value.clone() for name, value in generator.state_dict().items()}
+    random = torch.get_rng_state()
+    generate(generator, draw_latent(CONFIG, "test", 0, 30))
+    assert [module.training for module in generator.modules()] == modes
+    assert {True, False} == set(modes)
+    for name, value in generator.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not any(p.grad is not None for p in generator.parameters())
+
+
+def test_images_that_are_not_finite_are_refused(generator: nn.Module) -> None:
+    with torch.no_grad():
+        generator.to_rgb.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="the generator's images are not finite"):
+        generate(generator, draw_latent(CONFIG, "test", 0, 4))
+    assert generator.training
+
+
+# --- References -----------------------------------------------------------------------------------
+
+
+def test_reference_holds_features_and_moments(colours: Extractor, tmp_path: Path) -> None:
+    pixels = pictures(30, 32, 0)
+    found = reference(colours, pixels, "a" * 64, tmp_path)
+    np.testing.assert_allclose(found.features[:, :3], pixels.mean(axis=(1, 2)), rtol=1e-5)
+    assert (found.count, found.resolution, found.sha256, found.split) == (30, 32, "a" * 64, "train")
+    expected = metrics.moments(found.features)
+    assert np.array_equal(found.moments.mean, expected.mean)
+    assert np.array_equal(found.moments.factor, expected.factor)
+
+
+def test_reference_is_computed_once_for_one_content(colours: Extractor, tmp_path: Path) -> None:
+    passes = []
+
+    def counted(images: Tensor) -> tuple[Tensor, Tensor]:
+        passes.append(len(images))
+        return mean_colours(images)
+
+    counting, pixels = replace(colours, extract=counted), pictures(30, 32, 0)
+    first = reference(counting, pixels, "a" * 64, tmp_path)
+    again = reference(counting, pixels.copy(), "a" * 64, tmp_path)
+    assert passes == [30]
+    assert np.array_equal(first.features, again.features)
+    assert np.array_equal(first.moments.factor, again.moments.factor)
+    score_of = [score(as_tensor(pictures(20, 32, 1)), [each]) for each in (first, again)]
+    assert score_of[0] == score_of[1]
+    passes.clear()
+
+    # The content decides, not the name that the caller has for it.
+    assert reference(counting, pixels, "b" * 64, tmp_path).sha256 == "b" * 64
+    assert passes == []
+
+    # Anything else is another file: fewer images, one changed pixel, another side or network.
+    changed = pixels.copy()
+    changed[7, 0, 0, 0] ^= 1
+    for other in (pixels[:20], changed, pixels[:, :16, :16]):
+        reference(counting, other, "a" * 64, tmp_path)
+    reference(replace(counting, sha256="6" * 64), pixels, "a" * 64, tmp_path)
+    assert passes == [20, 30, 30, 30]
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_damaged_reference_is_made_again(colours: Extractor, tmp_path: Path) -> None:
+    pixels = pictures(30, 32, 0)
+    first = reference(colours, pixels, "a" * 64, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-100] ^= 1
+    for damaged in (bytes(flipped), whole[:-10], b""):
+        path.write_bytes(damaged)
+        again = reference(colours, pixels, "a" * 64, tmp_path)
+        assert np.array_equal(again.features, first.features)
+        assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- Scores ---------------------------------------------------------------------------------------
+
+
+def test_scores_are_the_metrics_of_the_features(colours: Extractor, tmp_path: Path) -> None:
+    real, fake = pictures(50, 32, 0), as_tensor(pictures(20, 32, 1) // 2)
+    against = reference(colours, real, "a" * 64, tmp_path)
+    features, logits = (x.numpy() for x in mean_colours(fake))
+    near = against.features[:20]
+    neighbours = metrics.prdc(near, features, 5)
+    distance = metrics.frechet_distance(
+        metrics.moments(features), metrics.moments(against.features)
+    )
+    assert score(fake, [against]) == {
+        "fd_cifar": pytest.approx(distance, rel=1e-12),
+        "cs_cifar": metrics.score(logits, splits=1)[0],
+        "kd_cifar": metrics.kid(features, near),
+        **{f"{name}_cifar": value for name, value in neighbours.items()},
+    }
+    assert distance > 100
+    assert neighbours["recall"] < neighbours["precision"] or neighbours["coverage"] < 1
+
+
+def test_more_generated_images_than_real_ones(colours: Extractor, tmp_path: Path) -> None:
+    against = reference(colours, pictures(20, 32, 0), "a" * 64, tmp_path)
+    assert None not in score(as_tensor(pictures(50, 32, 1)), [against]).values()
+    assert identities(against, 50, 32)["kd_cifar"]["reference"] == 20
+
+
+def test_fid_is_the_name_for_published_weights_only(colours: Extractor, tmp_path: Path) -> None:
+    published = replace(colours, name=INCEPTION, sha256=INCEPTION_SHA256, suffix="")
+    made_up = replace(published, sha256="7" * 64, suffix="_unpublished")
+    real, fake = pictures(50, 32, 0), as_tensor(pictures(40, 32, 1))
+    passes = []
+
+    def counted(images: Tensor) -> tuple[Tensor, Tensor]:
+        passes.append(len(images))
+        return mean_colours(images)
+
+    networks = [replace(each, extract=counted) for each in (colours, published, made_up)]
+    references = [reference(each, real, "a" * 64, tmp_path) for each in networks]
+    passes.clear()
+    scores = score(fake, references)
+    assert passes == [40, 40, 40]  # one pass a network
+    assert list(scores) == [
+        *(f"{name}_cifar" for name in FD_NAMES),
+        *("fid", "is", "kid"),
+        *(f"{name}_unpublished" for name in FD_NAMES),
+    ]
+    assert [name for each in networks for name in names(each)] == list(scores)
+
+    # The same features give the same distance; the Inception score is a mean of ten splits.
+    assert scores["fid"] == scores["fd_cifar"]
+    assert scores["kid"] == scores["kd_cifar"]
+    assert scores["is"] == metrics.score(mean_colours(fake)[1].numpy(), splits=10)[0]
+    assert scores["is"] != scores["cs_cifar"]
+
+
+def test_what_is_not_finite_is_none(colours: Extractor, tmp_path: Path) -> None:
+    def broken(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = mean_colours(images)
+        features[0, 0] = float("nan")
+        return features, logits
+
+    against = reference(colours, pictures(30, 32, 0), "a" * 64, tmp_path)
+    against = replace(against, extractor=replace(colours, extract=broken))
+    scores = score(as_tensor(pictures(20, 32, 1)), [against])
+    assert {name for name, value in scores.items() if value is not None} == {"cs_cifar"}
+    assert list(scores) == names(colours)
+
+
+def test_real_images_are_never_enlarged_for_larger_generated_ones(
+    colours: Extractor, tmp_path: Path
+) -> None:
+    """A network that would enlarge small real images sees generated ones reduced to their side."""
+    seen = []
+
+    def noted(images: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(images)
+        return mean_colours(images)
+
+    real, fake = pictures(30, 32, 0), as_tensor(pictures(20, 64, 1))
+    inception = replace(colours, resolution=299, extract=noted)
+    score(fake, [reference(inception, real, "a" * 64, tmp_path)])
+    expected = torch.nn.functional.interpolate(
+        fake.float(), (32, 32), mode="bilinear", antialias=True
+    )
+    assert [images.shape[-1] for images in seen] == [32, 32]
+    assert seen[1].dtype == torch.uint8
+    assert (seen[1].float() - expected).abs().max() <= 0.5 + 1e-3
+
+    # The classifier takes them as they are, and resizes once, without rounding.
+    seen.clear()
+    score(fake, [reference(replace(colours, extract=noted), real, "a" * 64, tmp_path)])
+    assert torch.equal(seen[-1], fake)
+
+
+# --- Identities -----------------------------------------------------------------------------------
+
+
+def at(extractor: Extractor, side: int, count: int = 10_000) -> Reference:
+    nothing = metrics.Moments(np.zeros(6), np.zeros((6, 6)))
+    return Reference(extractor, np.zeros((0, 6)), nothing, count, side, "a" * 64, "train")
+
+
+def test_identity_has_every_field(colours: Extractor) -> None:
+    found = identities(at(colours, 32), 2000, 32)
+    assert list(found) == names(colours)
+    assert found["fd_cifar"] == {
+        "metric": "fd_cifar",
+        "network": "colours",
+        "network_sha256": "5" * 64,
+        "generated": 2000,
+        "reference": 10_000,
+        "split": "train",
+        "reference_sha256": "a" * 64,
+        "resolution": 32,
+        "resizer": "none",
+        "quantiser": "round to nearest uint8",
+        "batchnorm": "running",
+        "implementation": "eval.metrics 1",
+    }
+    assert all(each.keys() == found["fd_cifar"].keys() for each in found.values())
+    assert (
+        {name: each["reference"] for name, each in found.items()}
+        == {
+            "fd_cifar": 10_000,
+            "cs_cifar": 0,  # a score needs no real images
+            **{f"{name}_cifar": 2000 for name in FD_NAMES[2:]},
+        }
+    )
+    assert (found["cs_cifar"]["split"], found["cs_cifar"]["reference_sha256"]) == ("none", "")
+    assert identities(at(colours, 16), 20, 16)["cs_cifar"]["resizer"].endswith("16 -> 32")
+    assert found["cs_cifar"]["implementation"] == "eval.metrics 1, splits = 1"
+    assert found["recall_cifar"]["implementation"] == "eval.metrics 1, k = 5"
+    inception = identities(at(replace(colours, suffix=""), 32), 2000, 32)
+    assert inception["is"]["implementation"] == "eval.metrics 1, splits = 10"
+    assert inception["kid"]["implementation"] == "eval.metrics 1"
+
+
+def test_identity_says_how_pixels_got_to_the_network(colours: Extractor) -> None:
+    inception = replace(colours, resolution=299, resizer="TensorFlow 1 bilinear")
+    resizers = {
+        (network.resolution, real, generated): identities(at(network, real), 10, generated)[
+            "fd_cifar"
+        ]["resizer"]
+        for network in (colours, inception)
+        for real, generated in [(32, 32), (32, 64), (64, 64), (16, 16)]
+    }
+    assert resizers == {
+        (32, 32, 32): "none",
+        (32, 32, 64): "antialiased bilinear 64 -> 32",
+        (32, 64, 64): "antialiased bilinear 64 -> 32, reference too",
+        (32, 16, 16): "antialiased bilinear 16 -> 32, reference too",
+        (299, 32, 32): "TensorFlow 1 bilinear 32 -> 299, reference too",
+        (299, 32, 64): "antialiased bilinear 64 -> 32, rounded, "
+        "TensorFlow 1 bilinear 32 -> 299, reference too",
+        (299, 64, 64): "TensorFlow 1 bilinear 64 -> 299, reference too",
+        (299, 16, 16): "TensorFlow 1 bilinear 16 -> 299, reference too",
+    }
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two runs over 40 images, whose epochs 1 and 2 have kept their generators."""
+    out = tmp_path_factory.mktemp("out")
+    with zipfile.ZipFile(out / "real.zip", "w") as archive:
+        for i, image in enumerate(pictures(40, 16, 0)):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            archive.writestr(f"{i}.png", png.getvalue())
+        labels = [[f"{i}.png", i % 10] for i in range(40)]
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    images = load(str(out / "real.zip"), out / "cache")
+    keep(images, out / "cache", 16)
+
+    folder = out / "ablation-smoke-real"
+    journal.replace(folder / "study.json", journal.to_json({"data": {"resolution": 16}}))
+    for seed in (0, 1):
+        config = CONFIG.model_copy(update={"seed": seed, "data_sha256": images.sha256})
+        run = folder / "norm=none" / f"seed={seed}"
+        journal.replace(run / "run.json", journal.to_json({"config": config.model_dump()}))
+        for epoch in (1, 2):
+            G = build(config.model_copy(update={"seed": 10 * seed + epoch}))[0]
+            journal.commit(run, epoch, {journal.GENERATOR: dump_generator(G, config)})
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        facts = {"train_sha256": "", "test_sha256": "", "test_images": 0, "seed": 0, "threads": 1}
+        write_card(out / "weights", Classifier().state_dict(), 0.1, **facts, command="")
+    return folder
+
+
+def load_config(study: Path) -> Config:
+    """What both runs of the study were trained on."""
+    (run, *_) = sorted(study.rglob("run.json"))
+    return Config(**json.loads(run.read_text())["config"])
+
+
+@pytest.fixture
+def run_eval(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: words -> exit code, stdout, stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_rescoring_gives_the_same_numbers_as_scoring(study: Path, run_eval: Callable) -> None:
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    weights = study.parent / "weights"
+    options = ("--n", 20, "--weights", weights, "--device", "cpu", "--json")
+    code, shown, progress = run_eval("score", study, *options)
+    rows = json.loads(shown)
+    assert code == 0
+    assert [line[:13] for line in progress.splitlines()] == ["scored 1 of 2", "scored 2 of 2"]
+    assert [row["epoch"] for row in rows] == [2, 2]
+    assert [Path(row["run"]).name for row in rows] == ["seed=0", "seed=1"]
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+
+    # By hand, from the first run's generator.
+    config = load_config(study)
+    G = build(config.model_copy(update={"seed": 2}))[0]
+    pixels = load(str(study.parent / "real.zip"), study.parent / "cache").pixels
+    extractor = classifier(folder=weights)
+    against = reference(extractor, pixels, config.data_sha256, study.parent / "cache")
+    expected = score(generate(G, draw_latent(config, "rescore", 2, 20)), [against])
+    assert rows[0]["scores"] == expected
+    assert rows[0]["identities"] == identities(against, 20, 16)
+    assert rows[0]["scores"] != rows[1]["scores"]
+
+    # A single run at an earlier epoch, as a table, with the data named.
+    run = study / "norm=none" / "seed=1"
+    words = ("--epoch", 1, "--data", study.parent / "real.zip", *options[:-1])
+    code, shown, _ = run_eval("score", run, *words)
+    assert code == 0
+    head, row, *rest = shown.splitlines()
+    assert head.split() == ["run", "epoch", *names(extractor)]
+    assert row.split()[:2] == [str(run), "1"]
+    assert f"{'network_sha256':20}{extractor.sha256}" in rest
+    distance = next(line for line in rest if line.startswith("fd_cifar"))
+    assert "reference 40, split train" in distance
+    assert "resizer antialiased bilinear 16 -> 32, reference too" in distance
+
+
+def test_bad_input_is_one_line_and_exit_code_2(
+    study: Path, tmp_path: Path, run_eval: Callable
+) -> None:
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(study.parent / "real.zip") as source, zipfile.ZipFile(other, "w") as copy:
+        for name in source.namelist()[:30]:
+            copy.writestr(name, source.read(name))
+    damaged = study.parent / "damaged" / "seed=0"
+    journal.replace(damaged / "study.json", b'{"data": {"resolution": 16}}')
+    journal.replace(damaged / "run.json", b"{}")
+    journal.commit(damaged, 1, {journal.GENERATOR: b"whole"})
+    (damaged / "epochs" / "0001" / journal.GENERATOR).write_bytes(b"other")
+    good = ("--weights", study.parent / "weights", "--device", "cpu", "--n", 20)
+
+    refused = {
+        ("score",): "RUN_OR_STUDY",
+        ("score", tmp_path / "nowhere"): "nowhere: no such folder",
+        ("score", tmp_path): "no study here or above",
+        ("score", study, "--n", 3): "--n 3: every metric needs 10 images at least",
+        ("score", study, "--epoch", "best"): "'best' is neither `last` nor a number",
+        ("score", study, "--epoch", 7): "epoch 7 kept no generator, only 1, 2 did",
+        ("score", study, "--extractor", "vgg"): "'vgg'",
+        ("score", study, "--device", "cuda:99"): "--device cuda:99: there is only cpu",
+        ("score", study, "--weights", tmp_path): "cifar10-resnet.json: No such file",
+        ("score", damaged): "generator.safetensors: its SHA-256 is not the committed one",
+        ("score", study, *good, "--cache", tmp_path / "empty"): "--data SOURCE",
+        ("train-extractor", "--train", tmp_path / "a.zip", "--test", other): "a.zip: no such file",
+    }
+    for words, reason in refused.items():
+        code, shown, complaint = run_eval(*words)
+        assert (code, shown) == (2, ""), words
+        assert reason in complaint
+        assert len(complaint.splitlines()) == 1, complaint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.zip"]
+
+
+def test_other_and_lossy_data_are_refused(study: Path, tmp_path: Path, run_eval: Callable) -> None:
+    words = ("score", study, "--weights", study.parent / "weights", "--device", "cpu", "--n", 10)
+    picture = Image.fromarray(pictures(1, 16, 9)[0])
+    picture.save(tmp_path / "a.png")
+    code, _, complaint = run_eval(*words, "--data", tmp_path)
+    assert (code, len(complaint.splitlines())) == (2, 1)
+    assert "its SHA-256 is" in complaint
+
+    # The same pixels, known to have been through JPEG.
+    lossy = study.parent / "lossy"
+    images = load_cached(study.parent / "cache", load_config(study).data_sha256, 16)
+    keep(replace(images, lossy=True), lossy, 16)
+    code, _, complaint = run_eval(*words, "--cache", lossy)
+    assert (code, len(complaint.splitlines())) == (2, 1)
+    assert "stored with loss, so no reference for generated images" in complaint
+
+
+def test_help_reads_like_documentation(run_eval: Callable) -> None:
+    for words in ([], ["score"], ["train-extractor"]):
+        code, shown, complaint = run_eval(*words, "--help")
+        assert (code, complaint) == (0, "")
+        assert max(map(len, shown.splitlines())) <= 100
+    assert "    python -m eval score runs/ablation-small" in run_eval("--help")[1]
+
+
+def test_module_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "eval", "score", "nowhere"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == f"eval: {ROOT / 'nowhere'}: no such folder\n"
