@@ -1,0 +1,320 @@
+"""From a study to its finished runs: plan, then start what is missing."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from dcgan.config import Config
+from dcgan.data import Images
+from dcgan.models import build
+from dcgan.train import start, train_epoch
+from eval.extractors import NoWeights, inception
+from experiments import grid, journal, progress, tracking
+from experiments.grid import Run, Study
+from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone, png_grid
+from experiments.run import run as run_job
+
+PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study still needs."""
+
+    study: Study
+    folder: Path
+    runs: list[Run]
+    jobs: list[Job]  # one for each run
+    places: int  # runs at a time
+    committed: list[int]  # epochs that each run has
+    missing: list[bool]  # whether a run has something to do: epochs, or its W&B mirror
+    seconds: float  # an estimate of what is left
+    bytes: int  # on disk, at most
+
+
+def make_plan(
+    study: Study, images: Images, out: Path, device: str, places: int, threads: int, mode: str
+) -> Plan:
+    """Look at what is there; `mode` is W&B's.
+
+    Raises grid.BadStudy, and journal.Differs where a stored run is not the one that is planned.
+    """
+    study = grid.fit(study, images.name, images.sha256, len(images.pixels))
+    runs, folder = grid.runs(study), out / study.folder
+    here = fingerprint(device, threads)
+    committed = []
+    for run in runs:
+        path = folder / run.folder
+        epochs = len(journal.committed(path))
+        wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
+        if epochs < run.config.epochs:
+            wanted["fingerprint"] = here  # a finished run may come from another machine
+        if differences := journal.compare(path, wanted):
+            raise journal.Differs(f"{path}: {'; '.join(differences)}")
+        committed.append(epochs)
+
+    left = sum(r.config.epochs - done for r, done in zip(runs, committed, strict=True))
+    seconds = left * _epoch_seconds(runs[0].config, device, threads) / places if left else 0.0
+    side = min(images.pixels.shape[1], runs[0].config.resolution)
+    weights = runs[0].config.inception != "never" and _has_inception(device, out / "cache")
+    jobs = [
+        Job(
+            run.config,
+            folder,
+            folder / run.folder,
+            out / "cache",
+            side,
+            device,
+            threads,
+            weights,
+            mode,
+        )
+        for run in runs
+    ]
+    missing = [
+        done < job.config.epochs or not _is_mirrored(study, job)
+        for job, done in zip(jobs, committed, strict=True)
+    ]
+    disk = sum(map(_disk, runs))
+    return Plan(study, folder, runs, jobs, places, committed, missing, seconds, disk)
+
+
+def write_study(plan: Plan, images: Images) -> None:
+    """study.json and real.png: what the report needs to know beside the runs.
+
+    What an earlier start had planned or used is kept: levels, seeds, commits.
+    """
+    job = plan.jobs[0]
+    factors, seeds, commits = plan.study.factors, plan.study.seeds, [_commit()]
+    if (plan.folder / "study.json").exists():
+        stored = json.loads((plan.folder / "study.json").read_bytes())
+        whole = grid.define(plan.study.name, plan.study.scale).factors
+        factors = {
+            key: [level for level in levels if level in stored["factors"][key] + factors[key]]
+            for key, levels in whole.items()
+        }
+        seeds = sorted({*stored["seeds"], *seeds})
+        commits = list(dict.fromkeys([*stored["commit"].split(", "), *commits]))
+    shared = {
+        key: value
+        for key, value in job.config.model_dump().items()
+        if key not in plan.study.factors and key != "seed"
+    }
+    info = {
+        "study": plan.study.name,
+        "scale": plan.study.scale,
+        "data": {
+            "name": images.name,
+            "kind": images.kind,
+            "sha256": images.sha256,
+            "images": len(images.pixels),
+            "resolution": images.pixels.shape[1],
+        },
+        "factors": factors,
+        "seeds": seeds,
+        "settings": shared,
+        "commit": ", ".join(commits),
+        "hardware": {
+            "device": fingerprint(job.device, job.threads)["device"],
+            "processor": _processor(),
+            "cores": cores(),
+            "jobs": plan.places,
+            "threads": job.threads,
+        },
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+    }
+    journal.replace(plan.folder / "study.json", journal.to_json(info))
+    count = SAMPLE_ROWS * SAMPLE_COLUMNS
+    chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
+    journal.replace(plan.folder / "real.png", png_grid(chosen))
+
+
+def execute(plan: Plan, console: Console) -> dict[str, str]:
+    """Run what is missing; returns why runs failed, by name.
+
+    A failed or killed run does not stop the others. Leaving through an exception (Ctrl-C, SIGTERM)
+    ends the workers; what they had not committed is computed again next time.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.run"])
+    waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))
+    at_work: dict[Connection, tuple[Run, BaseProcess]] = {}
+    state = progress.Progress(
+        runs=len(plan.runs),
+        epochs=sum(run.config.epochs for run in plan.runs),
+        runs_done=len(plan.runs) - len(waiting),
+        epochs_done=sum(plan.committed),
+        epochs_before=sum(plan.committed),
+    )
+    waiting.reverse()
+    with progress.shown(state, console) as show:
+        try:
+            while waiting or at_work:
+                # Fill the free places.
+                while waiting and len(at_work) < plan.places:
+                    run, job = waiting.pop()
+                    receiver, sender = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(job, sender), name=str(run))
+                    process.start()
+                    sender.close()
+                    at_work[receiver] = run, process
+                    state.rows[str(run)] = {"epoch": "starting", "numbers": ""}
+
+                # Hear from the workers; a closed pipe is the end of one.
+                for receiver in wait(list(at_work)):
+                    run, process = at_work[receiver]
+                    try:
+                        message = receiver.recv()
+                    except EOFError:
+                        del at_work[receiver]
+                        process.join()
+                        _end(state, run, process.exitcode, show)
+                    else:
+                        _hear(state, run, message, show)
+        finally:
+            for _, process in at_work.values():
+                process.terminate()
+            for _, process in at_work.values():
+                process.join(5)
+                process.kill()
+    return state.failed
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _work(job: Job, sender: Connection) -> None:
+    """The body of a worker: one run, its messages sent to the launcher."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    threading.Thread(target=_die_with, args=(launcher,), daemon=True).start()
+    try:
+        run_job(job, sender.send)
+    except BaseException as error:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / "error.txt").write_text(traceback.format_exc())
+        sender.send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+        raise SystemExit(1) from None
+
+
+def _die_with(launcher: BaseProcess) -> None:
+    """End this process as soon as the launcher has gone, however it went."""
+    wait([launcher.sentinel])
+    os._exit(1)
+
+
+def _hear(
+    state: progress.Progress,
+    run: Run,
+    message: dict[str, Any],
+    show: Callable[[Run | None, str], None],
+) -> None:
+    if "failed" in message:
+        state.failed[str(run)] = message["failed"]
+        return
+    state.epochs_done += 1
+    epoch = f"epoch {message['record']['epoch']}/{run.config.epochs}"
+    state.rows[str(run)] = {"epoch": epoch, "numbers": progress.numbers(message)}
+    show(run, f"{epoch}  {progress.numbers(message)}")
+
+
+def _end(
+    state: progress.Progress,
+    run: Run,
+    exitcode: int | None,
+    show: Callable[[Run | None, str], None],
+) -> None:
+    state.rows.pop(str(run), None)
+    if exitcode == 0:
+        state.runs_done += 1
+        return
+    if str(run) not in state.failed:
+        state.failed[str(run)] = f"ended by signal {-exitcode}" if exitcode else "ended early"
+    show(run, f"failed: {state.failed[str(run)]}")
+
+
+def _is_mirrored(study: Study, job: Job) -> bool:
+    """Whether W&B has all of a finished run, as far as it is wanted."""
+    info = {"study": study.name, "scale": study.scale}
+    config = job.config.model_dump()
+    return job.wandb_mode == "disabled" or tracking.whole(
+        job.study, info, config, job.config.epochs
+    )
+
+
+def _has_inception(device: str, cache: Path) -> bool:
+    try:
+        inception(None, device, cache=cache)
+    except NoWeights:
+        return False
+    return True
+
+
+def _epoch_seconds(config: Config, device: str, threads: int) -> float:
+    """Seconds of one epoch, from a short one on this machine and a sixth more for scoring."""
+    torch.set_num_threads(threads)
+    batch = min(config.batch, 64)
+    probe = config.model_copy(update={"images": batch, "batch": batch})
+    shape = (batch, config.resolution, config.resolution, 3)
+    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
+    state = start(probe, device)
+    train_epoch(state, probe, pixels)  # the first one also warms up
+    began = time.perf_counter()
+    train_epoch(state, probe, pixels)
+    return (time.perf_counter() - began) * config.images / batch * 7 / 6
+
+
+def _disk(run: Run) -> int:
+    """Bytes that a run takes at most: states with Adam's two moments, generators, records."""
+    G, D = (4 * sum(p.numel() for p in net.parameters()) for net in build(run.config))
+    milestones = sum(is_milestone(run.config, e + 1) for e in range(run.config.epochs))
+    samples = SAMPLE_ROWS * SAMPLE_COLUMNS * 3 * run.config.resolution**2
+    states = (journal.STATES_KEPT + 1) * 3 * (G + D)
+    return states + milestones * G + run.config.epochs * (samples + 4000)
+
+
+def _commit() -> str:
+    """The checkout's commit, with a mark where files differ from it."""
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,229 @@
+"""One run: for each epoch train, score, commit, mirror."""
+
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dcgan.config import Config
+from dcgan.data import load_cached
+from dcgan.models import dump_generator
+from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
+from eval.extractors import Extractor, classifier, inception
+from eval.score import Reference, generate, identities, names, reference, score
+from experiments import journal, tracking
+
+CURVE_POINTS = 20  # points of the loss curves that an epoch's record keeps
+SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process needs to know to make or to finish a run."""
+
+    config: Config
+    study: Path  # the study's folder
+    folder: Path  # the run's folder inside it
+    cache: Path
+    side: int  # pixels a side of the real images that scores are taken against
+    device: str
+    threads: int
+    inception: bool  # whether its weights are here
+    wandb_mode: str
+
+
+def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
+    """Make the epochs of a run that are not committed yet; `notify` hears of each one."""
+    config = job.config
+    prepare(config, job.threads)
+    with journal.owned(job.folder):
+        # The images to train on, and the real features to be scored against.
+        images = load_cached(job.cache, config.data_sha256, config.resolution)
+        pixels = torch.from_numpy(images.pixels[: config.images]).to(job.device)
+        each_epoch, at_the_end = references(job)
+
+        # Go on from the last whole state.
+        found = journal.last_state(job.folder)
+        state = load_state(found[1], config, job.device) if found else start(config, job.device)
+        journal.rewind(job.folder, state.epoch)
+        journal.describe(job.folder, describe(job, each_epoch + at_the_end))
+        info = json.loads((job.study / "study.json").read_bytes())
+        mirror = tracking.start(job.study, job.folder, info, config.model_dump(), job.wandb_mode)
+
+        while state.epoch < config.epochs:
+            # Train.
+            began = time.perf_counter()
+            log = train_epoch(state, config, pixels)
+            trained = time.perf_counter()
+
+            # Score, on noise and in a mode of G that training does not notice.
+            last = state.epoch == config.epochs
+            scores = measure(state, config, each_epoch + (at_the_end if last else []))
+            scored = time.perf_counter()
+
+            # Commit.
+            record = summarise(state, log, scores)
+            timing = {
+                "train_seconds": trained - began,
+                "score_seconds": scored - trained,
+                "images_per_second": config.images / (trained - began),
+            }
+            journal.commit(job.folder, state.epoch, files(config, state, record, timing))
+            journal.prune(job.folder, state.epoch)
+
+            # Tell W&B and the launcher.
+            mirror.log(state.epoch)
+            notify({"record": record, "timing": timing})
+        mirror.finish()
+
+
+def prepare(config: Config, threads: int) -> None:
+    """Set what results depend on in this process: threads, algorithms, precision."""
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    tf32 = config.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def references(job: Job) -> tuple[list[Reference], list[Reference]]:
+    """What generated images are compared with at every epoch, and what only at the last one."""
+    real = load_cached(job.cache, job.config.data_sha256, job.side)
+    pixels = real.pixels[: job.config.reference_images]
+
+    def seen_by(extractor: Extractor) -> Reference:
+        return reference(extractor, pixels, real.sha256, job.cache)
+
+    always = [seen_by(classifier(job.device))]
+    if job.config.inception == "never" or not job.inception:
+        return always, []
+    fid = [seen_by(inception(None, job.device, cache=job.cache))]
+    return (always + fid, []) if job.config.inception == "epoch" else (always, fid)
+
+
+def measure(state: State, config: Config, references: list[Reference]) -> dict[str, float | None]:
+    """The scores of the generator after this epoch; None where it does not make images any more."""
+    z = draw_latent(config, "score", state.epoch, config.score_images)
+    try:
+        images = generate(state.G, z.to(next(state.G.parameters()).device))
+    except FloatingPointError:
+        return {name: None for each in references for name in names(each.extractor)}
+    return score(images, references)
+
+
+def fingerprint(device: str, threads: int) -> dict[str, str | int]:
+    """What bits depend on beside the config. Runs that differ in it are never mixed in silence."""
+    on_gpu = device.startswith("cuda")
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+    }
+
+
+def describe(job: Job, references: list[Reference]) -> dict[str, dict[str, Any]]:
+    """run.json: what this run is, on what it runs, and what its numbers mean."""
+    measured: dict[str, Any] = {}
+    for each in references:
+        measured |= identities(each, job.config.score_images, job.config.resolution)
+    return {
+        "config": job.config.model_dump(),
+        "fingerprint": fingerprint(job.device, job.threads),
+        "identities": measured,
+    }
+
+
+def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[str, Any]:
+    """The record of an epoch: a function of the config alone, with null for what is not finite."""
+    losses = {
+        "d_loss": _mean(log.d_loss),
+        "g_loss": _mean(log.g_loss),
+        "d_loss_min": min(log.d_loss),
+        "d_real": _mean(log.d_real),
+        "d_fake": _mean(log.d_fake),
+    }
+    before, shown = log.images[-1] * (state.epoch - 1), log.images[-1] * state.epoch
+    curve = [
+        {
+            "images": before + log.images[part.stop - 1],
+            "d_loss": _finite(_mean(log.d_loss[part])),
+            "g_loss": _finite(_mean(log.g_loss[part])),
+        }
+        for part in _parts(len(log.images), CURVE_POINTS)
+    ]
+    whole = all(map(math.isfinite, losses.values())) and None not in scores.values()
+    return {
+        "epoch": state.epoch,
+        "images": shown,
+        "steps": len(log.images) * state.epoch,
+        "status": "ok" if whole else "diverged",
+        "losses": {name: _finite(value) for name, value in losses.items()},
+        "curve": curve,
+        "scores": scores,
+    }
+
+
+def files(
+    config: Config, state: State, record: dict[str, Any], timing: dict[str, float]
+) -> dict[str, bytes]:
+    """The content of a committed epoch."""
+    content = {
+        journal.RECORD: journal.to_json(record),
+        journal.TIMING: journal.to_json(timing),
+        journal.SAMPLES: draw_samples(config, state),
+        journal.STATE: dump_state(state),
+    }
+    if is_milestone(config, state.epoch):
+        content[journal.GENERATOR] = dump_generator(state.G, config)
+    return content
+
+
+def is_milestone(config: Config, epoch: int) -> bool:
+    """The first epoch, the last one, and about eight between keep their generator."""
+    return epoch in (1, config.epochs) or epoch % max(1, config.epochs // 8) == 0
+
+
+def draw_samples(config: Config, state: State) -> bytes:
+    """A PNG of the images that G makes of the noise which all epochs and arms of a seed share."""
+    z = draw_latent(config, "samples", 0, SAMPLE_ROWS * SAMPLE_COLUMNS)
+    try:
+        images = generate(state.G, z.to(next(state.G.parameters()).device))
+    except FloatingPointError:
+        images = torch.zeros((len(z), 3, config.resolution, config.resolution), dtype=torch.uint8)
+    return png_grid(images.permute(0, 2, 3, 1).numpy())
+
+
+def png_grid(images: np.ndarray) -> bytes:
+    """uint8 images (rows * columns, H, W, 3) -> one PNG without gaps."""
+    side = images.shape[1]
+    grid = images.reshape(SAMPLE_ROWS, SAMPLE_COLUMNS, side, side, 3).transpose(0, 2, 1, 3, 4)
+    image = Image.fromarray(grid.reshape(SAMPLE_ROWS * side, SAMPLE_COLUMNS * side, 3))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _parts(count: int, most: int) -> list[slice]:
+    """Cut `count` steps into at most `most` runs of about equal length."""
+    parts = min(count, most)
+    return [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,316 @@
+"""The W&B mirror of a run: a projection of its committed epochs, rebuilt whenever that is easier.
+
+    train/d_loss, train/g_loss                    against images   about twenty rows an epoch
+    eval/<score>, losses/<loss>, time/*, samples  against epoch    one row an epoch
+
+All of W&B's files lie in <study>/wandb. W&B is only ever called in a process of its own, which
+reads what is committed: no epoch waits for it, neither at the start nor when it hangs or dies.
+"""
+
+import fcntl
+import hashlib
+import json
+import netrc
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from experiments import journal
+
+MODES = ("online", "offline", "disabled")
+PROJECT = "dcgan-study"  # unless WANDB_PROJECT is set
+LOWER_IS_BETTER = ("fd", "kd", "fid", "kid")  # of a score's name, before the first underscore
+PATIENCE = 30.0  # seconds that a finished run waits for its mirror
+RECEIPT = "finished"  # the file that says after which epoch a mirror was finished
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """What the training loop holds of one run's mirror. None of its methods raises."""
+
+    run: Path
+    process: subprocess.Popen | None  # None when W&B is disabled
+
+    def log(self, epoch: int) -> None:
+        """Mirror a committed epoch. Returns at once: W&B's process reads the files itself."""
+        self._tell(str(epoch))
+
+    def finish(self) -> None:
+        """Wait until W&B has everything, but at most PATIENCE seconds."""
+        if self.process is None:
+            return
+        self._tell("finish")
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            _warn(self.run, TimeoutError(f"no answer within {PATIENCE:g} s"))
+        else:
+            if code < 0:
+                _warn(self.run, ChildProcessError(f"ended by signal {-code}"))
+
+    def _tell(self, word: str) -> None:
+        if self.process and self.process.stdin:
+            with suppress(OSError):  # it has ended, and said why
+                self.process.stdin.write(f"{word}\n".encode())
+
+
+def choose_mode(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The W&B mode, and why in a few words; raises ValueError with one line."""
+    word = environ.get("WANDB_MODE", "")
+    credential = _credential(environ)
+    if word and word not in MODES:
+        raise ValueError(f"WANDB_MODE={word} is not one of {', '.join(MODES)}")
+    if word == "online" and not credential:
+        raise ValueError("WANDB_MODE=online needs WANDB_API_KEY or a key stored by `wandb login`")
+
+    if word:
+        return word, f"WANDB_MODE={word}"
+    if credential:
+        return "online", f"credential in {credential}"
+    return "offline", "no credential"
+
+
+def run_id(info: dict, config: dict) -> str:
+    """W&B's id of a run: ten hex digits, a function of the study, the scale and the config."""
+    text = json.dumps([info["study"], info["scale"], config], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def whole(study: Path, info: dict, config: dict, epoch: int) -> bool:
+    """Whether the mirror of this run was finished after this epoch."""
+    try:
+        return (_desk(study, info, config) / RECEIPT).read_text() == f"{epoch}\n"
+    except OSError:
+        return False
+
+
+def start(study: Path, run: Path, info: dict, config: dict, mode: str) -> Mirror:
+    """Begin to mirror a run: first its committed epochs, then those given to Mirror.log.
+
+    info is the content of study.json, mode one of MODES. A failure of W&B is one line on stderr.
+    """
+    if mode == "disabled":
+        return Mirror(run, None)
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environ = {**_folders(study.absolute()), "WANDB_SILENT": "true", "WANDB_MODE": mode}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.tracking"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **environ, "PYTHONPATH": path},
+        bufsize=0,
+        start_new_session=True,  # Ctrl-C is for the training process
+    )
+    mirror = Mirror(run, process)
+    mirror._tell(json.dumps([str(study.absolute()), str(run.absolute()), info, config]))
+    return mirror
+
+
+def dashboard(study: Path) -> int:
+    """W&B's terminal dashboard on the runs of a study; needs no account. Returns an exit code."""
+    return _command(study, "leet")
+
+
+def sync(study: Path) -> int:
+    """Upload the offline runs of a study that W&B's server does not have. Returns an exit code."""
+    if not _credential(os.environ):
+        print("sync needs WANDB_API_KEY or a key stored by `wandb login`", file=sys.stderr)
+        return 2
+    return _command(study, "sync", "--yes")
+
+
+def _command(study: Path, *words: str) -> int:
+    """Run W&B's own command line on the runs of a study."""
+    home = study.absolute() / "wandb"
+    if not any(home.glob("*run-*")):
+        print(f"{study} has no W&B runs", file=sys.stderr)
+        return 2
+    command = [sys.executable, "-m", "wandb", *words, str(home)]
+    try:
+        return subprocess.run(command, env={**os.environ, **_folders(study.absolute())}).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
+    """Mirror what is committed, then go on at each word on stdin, in this process."""
+    # Nothing is asked at a prompt, and nothing is written outside the study's folder.
+    choose_mode(os.environ)
+    desk = _desk(study, info, config)
+    desk.mkdir(parents=True, exist_ok=True)
+    if not os.access(study / "wandb", os.W_OK):
+        raise PermissionError(f"{study / 'wandb'} is not writable")
+
+    # Wait until the mirror of an earlier, killed process has ended, and withdraw its receipt.
+    lock = os.open(desk / "lock", os.O_CREAT | os.O_RDWR)  # until this process ends
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (desk / RECEIPT).unlink(missing_ok=True)
+
+    # W&B cannot resume an offline run: drop what that process left of it.
+    temporary = desk / "tmp"
+    for fragment in [temporary, *(study / "wandb").glob(f"offline-run-*-{desk.name}*")]:
+        if fragment.exists():
+            shutil.rmtree(fragment)
+    temporary.mkdir()
+    tempfile.tempdir = str(temporary)  # W&B makes temporary folders when it is imported
+
+    # Go on where the server is, which is at the beginning for an offline run.
+    wandb_run = _open(study, run, info, config, desk.name)
+    images = wandb_run.summary.get("images") or 0
+    epoch = wandb_run.summary.get("epoch") or 0
+    summary: dict[str, dict] = {}
+    last = 0
+    for word in chain([str(len(journal.committed(run)))], map(str.strip, sys.stdin)):
+        if word == "finish":
+            break
+        for number in range(last + 1, int(word) + 1):
+            record = journal.read_json(run, number, journal.RECORD)
+            _send(wandb_run, run, record, images, epoch)
+            _summarise(summary, record["scores"])
+            wandb_run.summary.update(summary)
+            last = number
+    else:
+        os._exit(0)  # the run was stopped: the next process begins anew
+
+    # Close the run, then note that the mirror is whole.
+    wandb_run.finish()
+    shutil.rmtree(temporary)
+    journal.replace(desk / RECEIPT, f"{last}\n".encode())
+
+
+def _open(study: Path, run: Path, info: dict, config: dict, name: str) -> Any:
+    import wandb  # takes about a second, and only this process needs it
+
+    arm, seed = run.parent.name, run.name
+    facts = {"study": info["study"], "scale": info["scale"], "commit": info["commit"]}
+    tags = [info["study"], info["scale"], info["data"]["name"], *arm.split(",")]
+    wandb_run = wandb.init(
+        dir=str(study),
+        id=name,
+        resume="allow" if os.environ["WANDB_MODE"] == "online" else None,
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
+        name=f"{arm} {seed}",
+        group=arm,
+        job_type="train",
+        tags=list(dict.fromkeys(tags)),
+        config={**config, **facts, "device": info["hardware"]["device"]},
+        settings=wandb.Settings(
+            allow_val_change=True,
+            silent=True,
+            console="off",
+            symlink=False,
+            disable_git=True,
+            program="experiments",
+            save_code=False,
+            label_disable=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            x_transaction_log_flush_interval=1.0,
+            init_timeout=PATIENCE,
+            finish_timeout=PATIENCE / 2,
+        ),
+    )
+
+    # Training is drawn against the images shown, all else against the epoch.
+    wandb_run.define_metric("images")
+    wandb_run.define_metric("epoch")
+    wandb_run.define_metric("train/*", step_metric="images")
+    for name in ("losses/*", "time/*", "samples"):
+        wandb_run.define_metric(name, step_metric="epoch")
+    wandb_run.define_metric("eval/*", step_metric="epoch", summary="none")
+    return wandb_run
+
+
+def _send(wandb_run: Any, run: Path, record: dict, images: int, epoch: int) -> None:
+    """Log the rows of one committed epoch that lie after the given images and epoch."""
+    import wandb
+
+    for point in record["curve"]:
+        losses = {f"train/{name}": value for name, value in point.items() if name != "images"}
+        if point["images"] > images:
+            wandb_run.log(_measured({"images": point["images"], **losses}))
+
+    timing = journal.read_json(run, record["epoch"], journal.TIMING)
+    samples = journal.epoch_folder(run, record["epoch"]) / journal.SAMPLES
+    row = {"epoch": record["epoch"], "images": record["images"]}
+    row |= {f"eval/{name}": value for name, value in record["scores"].items()}
+    row |= {f"losses/{name}": value for name, value in record["losses"].items()}
+    row |= {"time/images_per_second": timing["images_per_second"]}
+    if record["epoch"] > epoch:
+        wandb_run.log({**_measured(row), "samples": wandb.Image(str(samples))})
+
+
+def _summarise(summary: dict[str, dict], scores: dict) -> None:
+    """Keep the best and the last of each score. W&B's own forget the best when a run is resumed."""
+    for name, value in _measured(scores).items():
+        word, best = ("min", min) if name.split("_")[0] in LOWER_IS_BETTER else ("max", max)
+        former = summary.get(f"eval/{name}", {word: value})
+        summary[f"eval/{name}"] = {word: best(former[word], value), "last": value}
+
+
+def _measured(row: dict) -> dict:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _folders(study: Path) -> dict[str, str]:
+    """The environment in which W&B writes inside the study only, and reports no errors home."""
+    names = ("DATA", "CACHE", "CONFIG", "ARTIFACT")
+    folders = {f"WANDB_{name}_DIR": str(study / "wandb" / name.lower()) for name in names}
+    return {**folders, "WANDB_DIR": str(study), "WANDB_ERROR_REPORTING": "false"}
+
+
+def _credential(environ: Mapping[str, str]) -> str | None:
+    """Where W&B would find a credential: the same places in the same order."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if environ.get(name):
+            return name
+
+    home = Path(environ.get("HOME") or Path.home())
+    path = next((path for path in (home / ".netrc", home / "_netrc") if path.exists()), None)
+    if environ.get("NETRC"):
+        path = Path(environ["NETRC"]).expanduser()
+    host = urlsplit(environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        entry = path and netrc.netrc(path).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return str(path) if entry and entry[2] else None
+
+
+def _desk(study: Path, info: dict, config: dict) -> Path:
+    """The folder in which the mirror of one run keeps its lock, its receipt and temporary files."""
+    return study / "wandb" / "mirrors" / run_id(info, config)
+
+
+def _warn(run: Path, error: Exception) -> None:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    line = f"W&B: {run.parent.name} {run.name} goes on without its mirror ({reason[:300]})"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _main() -> None:
+    study, run, info, config = json.loads(sys.stdin.readline() or "[null, null, null, null]")
+    try:
+        if study:
+            _mirror(Path(study), Path(run), info, config)
+    except Exception as error:
+        _warn(Path(run), error)
+    os._exit(0)  # without W&B's exit hook, which would wait for a service that may be gone
+
+
+if __name__ == "__main__":
+    _main()

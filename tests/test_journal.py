@@ -1,0 +1,176 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments import journal
+from experiments.journal import (
+    GENERATOR,
+    RECORD,
+    SAMPLES,
+    STATE,
+    SUMS,
+    TIMING,
+    Busy,
+    Damaged,
+    Differs,
+    commit,
+    committed,
+    compare,
+    describe,
+    epoch_folder,
+    last_state,
+    owned,
+    prune,
+    read,
+    rewind,
+)
+
+
+def content(epoch):
+    return {
+        RECORD: f'{{"epoch": {epoch}}}'.encode(),
+        TIMING: b"{}",
+        SAMPLES: b"png",
+        GENERATOR: b"weights",
+        STATE: f"state {epoch}".encode(),
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    for epoch in (1, 2, 3, 4):
+        commit(tmp_path, epoch, content(epoch))
+        prune(tmp_path, epoch)
+    return tmp_path
+
+
+def flip(path, bit=5):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def test_what_is_committed_is_read_back(run):
+    assert committed(run) == [1, 2, 3, 4]
+    assert read(run, 2, RECORD) == b'{"epoch": 2}'
+    assert last_state(run) == (4, b"state 4")
+
+
+def test_only_the_last_states_are_kept_and_every_record(run):
+    states = [epoch for epoch in (1, 2, 3, 4) if (epoch_folder(run, epoch) / STATE).exists()]
+    assert states == [3, 4]
+    assert all((epoch_folder(run, epoch) / RECORD).exists() for epoch in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("name", [RECORD, TIMING, SAMPLES])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_damaged_record_ends_the_run_there(run, name, harm):
+    path = epoch_folder(run, 3) / name
+    if harm == "flip":
+        flip(path)
+    elif harm == "truncate":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    assert committed(run) == [1, 2]
+    with pytest.raises(Damaged, match=name):
+        read(run, 3, name)
+
+
+@pytest.mark.parametrize("harm", [flip, lambda path: path.write_bytes(b""), os.unlink])
+def test_a_damaged_state_falls_back_to_the_one_before(run, harm):
+    harm(epoch_folder(run, 4) / STATE)
+    assert committed(run) == [1, 2, 3, 4]
+    assert last_state(run) == (3, b"state 3")
+
+
+def test_damaged_sums_are_a_damaged_epoch(run):
+    (epoch_folder(run, 4) / SUMS).write_bytes(b"\xff\xfe")
+    assert committed(run) == [1, 2, 3]
+    (epoch_folder(run, 4) / SUMS).unlink()
+    assert committed(run) == [1, 2, 3]
+
+
+def test_the_sums_are_what_coreutils_checks(run):
+    result = subprocess.run(
+        ["sha256sum", "--check", SUMS], cwd=epoch_folder(run, 4), capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_rewinding_forgets_later_and_staged_epochs(run):
+    (run / "epochs" / ".0005").mkdir()
+    rewind(run, 2)
+    assert sorted(path.name for path in (run / "epochs").iterdir()) == ["0001", "0002"]
+
+
+def test_what_was_staged_and_not_renamed_is_not_there(run):
+    staged = run / "epochs" / ".0005"
+    staged.mkdir()
+    (staged / RECORD).write_bytes(b"{}")
+    assert committed(run) == [1, 2, 3, 4]
+    commit(run, 5, content(5))
+    assert committed(run) == [1, 2, 3, 4, 5]
+    assert not staged.exists()
+
+
+def test_an_epoch_is_never_committed_twice(run):
+    with pytest.raises(OSError, match="not empty"):
+        commit(run, 4, content(99))
+    assert read(run, 4, RECORD) == b'{"epoch": 4}'
+
+
+@pytest.mark.parametrize("call", ["write", "rename"])
+def test_a_failing_disk_leaves_the_committed_epochs(run, monkeypatch, call):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        if call == "write":
+            patched.setattr(os, "fsync", fail)
+        else:
+            patched.setattr("pathlib.Path.rename", fail)
+        with pytest.raises(OSError, match="No space left"):
+            commit(run, 5, content(5))
+    assert committed(run) == [1, 2, 3, 4]
+    commit(run, 5, content(5))
+    assert committed(run) == [1, 2, 3, 4, 5]
+
+
+def test_another_config_is_an_error_that_names_the_key(tmp_path):
+    describe(tmp_path, {"config": {"width": 32, "seed": 0}})
+    describe(tmp_path, {"config": {"width": 32, "seed": 0}})
+    assert compare(tmp_path, {"config": {"width": 32, "seed": 0}}) == []
+    with pytest.raises(Differs, match="width=32 is stored, width=64 is asked for"):
+        describe(tmp_path, {"config": {"width": 64, "seed": 0}})
+    assert json.loads((tmp_path / "run.json").read_bytes()) == {"config": {"width": 32, "seed": 0}}
+
+
+def test_a_folder_has_one_owner_who_is_named(tmp_path):
+    other = (
+        "import sys; from pathlib import Path; from experiments.journal import owned\n"
+        "with owned(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", other, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"mine\n"
+    with pytest.raises(Busy, match=f"process {process.pid} on "), owned(tmp_path):
+        pass
+
+    # A killed owner leaves no lock behind.
+    process.kill()
+    process.wait()
+    with owned(tmp_path):
+        pass
+
+
+def test_json_keeps_full_precision_and_refuses_nan():
+    value = [0.1, 1 / 3, 5e-324, 1e308, 2**53 + 1]
+    assert json.loads(journal.to_json(value)) == value
+    with pytest.raises(ValueError, match="JSON"):
+        journal.to_json(math.nan)

@@ -1,0 +1,320 @@
+"""Whole studies from the command line, as a user starts them: nothing is imitated."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import journal
+
+ROOT = Path(__file__).resolve().parents[1]
+EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR)
+PAIR = ("head=conv", "batch=512")  # narrows the grid to two runs
+
+
+def command(out, *words, data="shapes"):
+    options = ["--scale", "smoke", "--data", str(data), "--out", str(out)]
+    return [sys.executable, "-m", "experiments", "ablation", *words, *options]
+
+
+def environment(**changed):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
+    return kept | {"COLUMNS": "200"} | changed
+
+
+def study(out, *words, data="shapes", **environ):
+    return subprocess.run(
+        command(out, *words, data=data),
+        cwd=ROOT,
+        env=environment(**environ),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def contents(folder):
+    """Every byte of a study that must not depend on when and how it was run."""
+    found = {}
+    for path in sorted(folder.glob("*/seed=*/epochs/*/*")):
+        if path.name in EXACT:
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The whole grid at `smoke`, mirrored offline: its output, and the study's folder."""
+    out = tmp_path_factory.mktemp("finished")
+    done = study(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done, out / "ablation-smoke-shapes"
+
+
+def test_one_command_makes_every_run_and_the_report(finished):
+    done, folder = finished
+    runs = sorted(folder.glob("*/seed=*"))
+    assert len(runs) == 8
+    assert all(journal.committed(run) == [1, 2] for run in runs)
+    assert (folder / "report" / "index.html").stat().st_size > 10_000
+    assert "index.html" in done.stdout
+    assert "make dashboard" in done.stdout
+    assert done.stderr == ""
+
+
+def test_output_that_is_no_terminal_is_plain_lines(finished):
+    done, _ = finished
+    assert "\x1b" not in done.stdout
+    assert sum(" epoch 1/2 " in line for line in done.stdout.splitlines()) == 8
+    assert "[16/16 epochs, 0 s left]" in done.stdout
+
+
+def test_wandbs_history_of_every_run_is_its_records(finished, wandb_history, expected_history):
+    _, folder = finished
+    mirrors = sorted(folder.glob("wandb/offline-run-*"))
+    assert len(mirrors) == 8
+    wanted = [expected_history(run) for run in folder.glob("*/seed=*")]
+    for mirror in mirrors:
+        rows = [
+            {name: value for name, value in row.items() if not name.startswith(("_", "samples"))}
+            for row in wandb_history(folder, mirror)
+        ]
+        assert rows in wanted
+    assert len({json.dumps(rows) for rows in wanted}) == 8
+
+
+def test_nothing_is_written_outside_out(finished):
+    _, folder = finished
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "cache"}
+
+
+def test_every_number_has_its_identity(finished):
+    _, folder = finished
+    for run in folder.glob("*/seed=*"):
+        identities = json.loads((run / "run.json").read_bytes())["identities"]
+        scores = journal.read_json(run, 2, journal.RECORD)["scores"]
+        assert identities.keys() == scores.keys()
+        assert not {"fid", "is", "kid"} & scores.keys()
+        assert identities["fd_cifar"]["generated"] == 200
+        assert identities["fd_cifar"]["reference"] == 400
+
+
+def test_arms_are_paired(finished):
+    # Before any training the arms agree; the first epoch's samples then differ with the batch.
+    _, folder = finished
+    images = {
+        tuple(point["images"] for point in journal.read_json(run, 1, journal.RECORD)["curve"])
+        for run in folder.glob("*batch=128/seed=0")
+    }
+    assert len(images) == 1
+    assert (
+        journal.read_json(folder / "norm=none,head=conv,batch=512/seed=0", 1, journal.RECORD)[
+            "images"
+        ]
+        == images.pop()[-1]
+    )
+
+
+def test_a_second_start_starts_nothing(finished):
+    _, folder = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed=*/**/*")}
+    mirrors = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    written = [path.stat().st_mtime_ns for path in mirrors]
+    done = study(folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert "8 are done" in done.stdout
+    assert " epoch " not in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/seed=*/**/*")} == before
+    assert [path.stat().st_mtime_ns for path in mirrors] == written
+
+
+def start_and_strike(out, words, after, number):
+    """Send a study a signal once `after` epochs are committed; its exit code, output, seconds."""
+    process = subprocess.Popen(
+        command(out, *words),
+        cwd=ROOT,
+        env=environment(WANDB_MODE="disabled"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while len(list(out.glob("*/*/seed=*/epochs/[0-9]*"))) < after and process.poll() is None:
+        assert time.monotonic() < end, "no epoch came"
+        time.sleep(0.01)
+    began = time.monotonic()
+    if number == signal.SIGINT:  # as a terminal does: to the whole group
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output, time.monotonic() - began
+
+
+def test_interrupted_studies_end_with_the_same_bytes(finished, tmp_path):
+    _, folder = finished
+    shutil.copytree(folder.parent / "cache", tmp_path / "cache")
+    words = ("head=conv", "--jobs", "2")
+
+    code, output, seconds = start_and_strike(tmp_path, words, 1, signal.SIGINT)
+    assert code == 130, output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    assert seconds < 10
+
+    code, _, _ = start_and_strike(tmp_path, words, 2, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    code, output, seconds = start_and_strike(tmp_path, words, 4, signal.SIGTERM)
+    assert code in (143, 0), output  # 0: it was done before the signal came
+    assert seconds < 10
+
+    # Other JOBS, too, are the same bytes.
+    done = study(tmp_path, "head=conv", "--jobs", "1", WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stderr
+    got = contents(tmp_path / folder.name)
+    wanted = {name: data for name, data in contents(folder).items() if "head=conv" in name}
+    assert got.keys() == wanted.keys()
+    assert [name for name in wanted if got[name] != wanted[name]] == []
+
+
+def test_damage_is_found_and_the_same_bytes_come_again(finished, tmp_path):
+    _, folder = finished
+    shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
+    copy = tmp_path / folder.name
+    runs = [copy / f"norm={norm},head=conv,batch=512" / "seed=0" for norm in ("none", "batch")]
+    for run, (epoch, name) in zip(runs, [(2, journal.RECORD), (1, journal.SAMPLES)], strict=True):
+        path = journal.epoch_folder(run, epoch) / name
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    done = study(tmp_path, *PAIR)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(copy) == contents(folder)
+
+
+def test_one_failed_run_does_not_stop_the_others(finished, tmp_path):
+    _, folder = finished
+    shutil.copytree(folder.parent / "cache", tmp_path / "cache")
+    broken = tmp_path / folder.name / "norm=none,head=conv,batch=512" / "seed=0"
+    broken.mkdir(parents=True)
+    (broken / "epochs").write_text("a file where a folder should be")
+    done = study(tmp_path, *PAIR, WANDB_MODE="disabled")
+    assert done.returncode == 1
+    assert "failed: norm=none,head=conv,batch=512 seed=0" in done.stdout
+    other = tmp_path / folder.name / "norm=batch,head=conv,batch=512" / "seed=0"
+    assert journal.committed(other) == [1, 2]
+
+    # Once the cause is gone, the same command finishes it.
+    (broken / "epochs").unlink()
+    done = study(tmp_path, *PAIR, WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stdout
+    assert journal.committed(broken) == [1, 2]
+
+
+def test_a_narrowed_start_keeps_the_rest_of_the_study(finished, tmp_path):
+    _, folder = finished
+    shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
+    copy = tmp_path / folder.name
+    run = copy / "norm=none,head=conv,batch=512" / "seed=0"
+    shutil.rmtree(journal.epoch_folder(run, 2))
+    assert study(tmp_path, *PAIR, WANDB_MODE="disabled").returncode == 0
+    factors = [json.loads((f / "study.json").read_bytes())["factors"] for f in (copy, folder)]
+    assert factors[0] == factors[1]
+
+
+def test_two_starts_on_one_study_are_refused_by_the_owners_name(finished, tmp_path):
+    _, folder = finished
+    shutil.copytree(folder.parent / "cache", tmp_path / "cache")
+    with journal.owned(tmp_path / folder.name):
+        done = study(tmp_path, *PAIR)
+    assert done.returncode == 2
+    assert f"in use by process {os.getpid()} on " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory):
+    """Sources that cannot be used."""
+    folder = tmp_path_factory.mktemp("poor")
+    (folder / "empty").mkdir()
+    (folder / "text.zip").write_text("no zip")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "said"),
+    [
+        (["hed=conv"], "shapes", "'hed=conv'"),
+        (["head=linear"], "shapes", "head=linear"),
+        (["width=wide"], "shapes", "width=wide"),
+        (["--scale", "smal"], "shapes", "'smal'"),
+        (["--seeds", "0"], "shapes", "seeds=0"),
+        (["--jobs", "0"], "shapes", "'0'"),
+        (["--epochs", "3x"], "shapes", "3x"),
+        (["--nonsense"], "shapes", "--nonsense"),
+        (["--device", "cuda:9"], "shapes", "'cuda:9'"),
+        (["--device", "tpu"], "shapes", "'tpu'"),
+        (["images=300"], "shapes", "batch=512 is larger than images=300"),
+        ([], "absent.zip", "absent.zip"),
+        ([], "empty", "empty"),
+        ([], "text.zip", "text.zip"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(poor, tmp_path, words, data, said):
+    out = tmp_path / "out"
+    source = data if data == "shapes" else poor / data
+    line = command(out, data=source)
+    done = subprocess.run(
+        [*line, *words], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not out.exists()
+
+
+def test_a_wrong_wandb_mode_is_refused(tmp_path):
+    done = study(tmp_path / "out", WANDB_MODE="of-line")
+    assert done.returncode == 2
+    assert "WANDB_MODE=of-line" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_config_in_the_same_place_is_refused_by_key(finished):
+    _, folder = finished
+    done = study(folder.parent, "--epochs", "3")
+    assert done.returncode == 2
+    assert "epochs=2 is stored, epochs=3 is asked for" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_plan_alone_starts_nothing(tmp_path):
+    out = tmp_path / "out"
+    done = study(out, "--plan")
+    assert done.returncode == 0
+    assert "8: norm=none,batch x head=conv,avgpool x batch=128,512" in done.stdout
+    assert not out.exists()
+
+
+def test_publishing_copies_records_and_rebuilds_the_report(finished, tmp_path):
+    _, folder = finished
+    for name in ("experiments", "reports", "dcgan"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("published"))
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "publish", str(folder)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    target = tmp_path / "reports" / "published" / folder.name
+    names = {path.name for path in target.glob("*/seed=*/epochs/*/*")}
+    assert names == {journal.RECORD, journal.TIMING, journal.SAMPLES, journal.SUMS}
+    for part in ("tables/fid.csv", "tables/tables.tex", "figures/fd_cifar.svg"):
+        assert (target / "report" / part).read_bytes() == (folder / "report" / part).read_bytes()
