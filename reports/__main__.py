@@ -1,0 +1,79 @@
+"""Build the report of a study: page, tables, figures and records.
+
+    python -m reports --from runs/ablation-small
+    python -m reports --from runs/ablation-small --to out/
+
+Reads what the study has committed so far, trains and measures nothing, and writes the same bytes
+each time:
+
+    index.html          the page, one file that needs nothing beside it and loads nothing
+    tables/             every table as Markdown, LaTeX (booktabs) and CSV
+    figures/            every figure as SVG, PNG and PDF
+    records.csv         every epoch of every run in full precision, and as records.parquet
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from experiments.journal import Damaged
+from reports import figures, page, records, tables
+
+
+def main() -> None:
+    """Build one report; leaves with 2 and one line where the input is bad."""
+    arguments = _parser().parse_args()
+    folder = Path(arguments.folder)
+    out = Path(arguments.to) if arguments.to else folder / "report"
+
+    # Whatever can be wrong with the study shows before the first file is written.
+    try:
+        study = records.load(folder)
+        if study.frame.empty:
+            raise records.NoStudy(f"{folder}: no epoch has been committed yet")
+        drawn = figures.draw(study)
+        out.mkdir(parents=True, exist_ok=True)
+        files = records.write(study, out) + tables.write(study, out / "tables")
+        offered = {
+            path.name: path.read_bytes() for path in files if path.suffix in (".csv", ".tex")
+        }
+        offered["study.bib"] = page.bibtex(study).encode()
+        figures.save(drawn, out / "figures")
+        inline = {
+            name: ((out / "figures" / f"{name}.svg").read_text(encoding="utf-8"), caption)
+            for name, (_, caption) in drawn.items()
+        }
+        text = page.render(study, inline, offered)
+        (out / "index.html").write_text(text, encoding="utf-8")
+    except (records.NoStudy, records.Mixed, Damaged, OSError) as error:
+        _refuse(str(error))
+
+    unfinished = f", {len(study.missing)} of them not finished" if study.missing else ""
+    print(f"Report on {len(study.plan)} runs{unfinished}: {len(study.frame)} committed epochs.")
+    print(f"Open {out / 'index.html'} in a browser.")
+    print(f"Tables, figures and records are beside it in {out}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m reports",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--from", dest="folder", metavar="STUDY", required=True, help="the folder of a study"
+    )
+    parser.add_argument("--to", metavar="FOLDER", help="of the report; by default STUDY/report")
+    parser.error = _refuse
+    return parser
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"reports: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

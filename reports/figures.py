@@ -1,0 +1,457 @@
+"""The figures. One factor, one visual channel, the same in all of them, set here and only here."""
+
+import io
+import math
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib.colors
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
+
+from experiments import journal
+from reports.records import LOWER_IS_BETTER, PRIMARY, Study, last_epochs
+from reports.tables import INCEPTION, LN2
+
+# norm = hue, batch = lightness (smallest darkest), head = line style and marker. The lightnesses
+# of the two hues interleave, so that four arms stay apart in greyscale; on white and on #111 each
+# has a contrast of at least 2.2.
+HUES = {"none": ("#1c5fa8", "#4a98dc"), "batch": ("#c4551a", "#eb9a45")}
+LINES = {"conv": "-", "avgpool": (0, (2.4, 1.2))}
+MARKERS = {"conv": "o", "avgpool": "^"}
+GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
+
+WIDTH = 7.0  # inches
+CURVE_POINTS = 64  # of one run's loss curve, at most; each the mean of its neighbours
+MARKED = 16  # epochs; beyond these a marker on each would hide the line
+KINDS = {  # how each kind of file is written: no dates, no versions
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "png": {"metadata": {"Software": None}, "facecolor": "white", "dpi": 160},
+    "pdf": {"metadata": {"CreationDate": None}, "facecolor": "white"},
+}
+STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10.5,
+    "text.color": GREY,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": GREY,
+    "axes.titlecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "dcgan-ablation",
+    "pdf.fonttype": 42,
+}
+
+
+def draw(study: Study) -> dict[str, tuple[Figure, str]]:
+    """Every figure that the records allow, with its caption, in reading order."""
+    with _style():
+        shown = [x for x in ("fid", PRIMARY, "cs_cifar") if _epochs_with(study, x) > 1]
+        figures = {metric: metric_by_epoch(study, metric) for metric in shown}
+        if len(study.frame):
+            figures["samples"] = samples(study)
+        if PRIMARY in shown and len(_changes(study, PRIMARY)):
+            figures["change"] = epoch_change(study, PRIMARY)
+        if len(study.frame):
+            figures["losses"] = losses(study)
+            figures["throughput"] = throughput(study)
+
+        # A layout that is laid out again at every rendering is not quite the same each time.
+        for figure, _ in figures.values():
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+    return figures
+
+
+def save(figures: dict[str, tuple[Figure, str]], out: Path) -> list[Path]:
+    """Write each figure as SVG, PNG and PDF; the same study gives the same bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, (figure, _) in figures.items():
+        for kind in KINDS:
+            paths.append(out / f"{name}.{kind}")
+            paths[-1].write_bytes(_render(figure, kind))
+    return paths
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG on a transparent ground, readable on white and on near-black."""
+    return _render(figure, "svg").decode()
+
+
+def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
+    """A metric against the epoch: a panel for each batch, a line for each run."""
+    batches = sorted(set(study.frame["batch"]))
+    rows, columns = math.ceil(len(batches) / 2), min(2, len(batches))
+    figure = Figure(figsize=(WIDTH, 0.5 + 3.1 * rows), layout="constrained")
+    for axis, batch in zip(_panels(figure, rows, columns, len(batches)), batches, strict=True):
+        _lines(study, axis, study.frame[study.frame["batch"] == batch], "epoch", metric)
+        axis.set_title(f"batch={batch}", loc="left")
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(
+            MaxNLocator(5, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+        )
+        axis.grid(axis="y")
+
+    # One scale for all panels.
+    first = figure.axes[0]
+    first.set_ylabel(_label(metric))
+    _scale(first, study.frame[metric], metric)
+    _legend(study, figure)
+    better = "lower" if LOWER_IS_BETTER[metric] else "higher"
+    return figure, (
+        f"{_label(metric)} after each epoch; {better} is better. {_seeds(study)} {_channels(study)}"
+        f"{_crosses(study, metric)}"
+    )
+
+
+def epoch_change(study: Study, metric: str) -> tuple[Figure, str]:
+    """The factor by which a metric changes from one epoch to the next, a panel for each arm."""
+    frame = _changes(study, metric)
+    keys = ["norm", "head", "batch"]
+    arms = list(dict.fromkeys(arm[:3] for arm in study.arms))
+    there = set(frame[keys].itertuples(index=False, name=None))
+    panels = [arm for arm in arms if arm in there]
+    columns = min(2, len({batch for _, _, batch in panels}))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(WIDTH, 0.4 + 1.45 * rows), layout="constrained")
+
+    for axis, arm in zip(_panels(figure, rows, columns, len(panels)), panels, strict=True):
+        axis.axhline(1, color=GREY, linewidth=0.8)
+        _lines(study, axis, frame[(frame[keys] == list(arm)).all(axis=1)], "epoch", "change", True)
+        axis.set_title("norm={}, head={}, batch={}".format(*arm), loc="left", fontsize=10)
+        axis.grid(axis="y")
+
+    names = ["norm={}, head={}, batch={}".format(*arm) for arm in arms if arm not in there]
+
+    # The factor 2 and the factor 1/2 lie equally far from 1.
+    _scale(figure.axes[0], frame["change"], "change", logarithmic=True)
+    first = figure.axes[0]
+    first.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    figure.supxlabel("epoch", fontsize=11, color=GREY)
+    figure.supylabel(f"{_label(metric)}, relative to the epoch before", fontsize=11, color=GREY)
+    return figure, (
+        f"{_label(metric)} of each epoch divided by that of the epoch before, on a logarithmic "
+        f"axis; above 1 is worse. {_seeds(study, 'geometric mean')} {_channels(study)}"
+        + (f" Without two finite epochs: {'; '.join(names)}." if names else "")
+    )
+
+
+def losses(study: Study) -> tuple[Figure, str]:
+    """D's loss, G's loss and the metric on one clock, a row for each norm and batch."""
+    kinds = [
+        (norm, batch)
+        for norm in dict.fromkeys(study.frame["norm"])
+        for batch in sorted(set(study.frame["batch"]))
+    ]
+    scored = _epochs_with(study, PRIMARY) > 0
+    columns = ["d_loss", "g_loss"] + ([PRIMARY] if scored else [])
+    figure = Figure(figsize=(WIDTH, 0.8 + 1.6 * len(kinds)), layout="constrained")
+    grid = figure.subplots(len(kinds), len(columns), sharex=True, sharey="col", squeeze=False)
+    curves = _thinned(study.curves)
+    curves, frame = (
+        table.assign(thousands=table["images"] / 1000) for table in (curves, study.frame)
+    )
+
+    for row, (norm, batch) in zip(grid, kinds, strict=True):
+        for axis, column in zip(row, columns, strict=True):
+            table = frame if column == PRIMARY else curves
+            here = table[(table["norm"] == norm) & (table["batch"] == batch)]
+            _lines(study, axis, here, "thousands", column, marked=column == PRIMARY)
+            axis.grid(axis="y")
+        row[0].set_ylabel(f"norm={norm}\nbatch={batch}", fontsize=10)
+        if norm == "batch":
+            row[0].axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
+            row[0].annotate(
+                "ln 2", (1, LN2), (0, -2), row[0].get_yaxis_transform(), "offset points",
+                ha="right", va="top", fontsize=10,
+            )  # fmt: skip
+
+    # Titles on top, the clock below.
+    for axis, name in zip(grid[0], ["D loss", "G loss", _label(PRIMARY)], strict=False):
+        axis.set_title(name, loc="left")
+    for column, axis in zip(columns, grid[0], strict=True):
+        if column == PRIMARY:
+            _scale(axis, frame[PRIMARY], PRIMARY)
+        else:
+            axis.yaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+    figure.supxlabel("real images shown to D, thousands", fontsize=11, color=GREY)
+    _legend(study, figure)
+    bound = (
+        " Dotted: ln 2, below which D's loss cannot fall with norm=batch."
+        if "batch" in set(study.frame["norm"])
+        else ""
+    )
+    return figure, (
+        "The losses of both networks, averaged over neighbouring steps, beside "
+        f"{_label(PRIMARY)}.{bound} {_seeds(study)} {_channels(study)}"
+    )
+
+
+def throughput(study: Study) -> tuple[Figure, str]:
+    """Training images a second of every run, a row for each batch and norm."""
+    keys = ["run", *study.factors, "seed"]
+    speeds = study.frame.groupby(keys, sort=False)["images_per_second"].median().reset_index()
+    heads = [head for head in LINES if head in set(speeds["head"])]
+    kinds = [
+        (batch, norm)
+        for batch in sorted(set(speeds["batch"]))
+        for norm in dict.fromkeys(speeds["norm"])
+    ]
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.6 * len(kinds)), layout="constrained")
+    axis = figure.subplots()
+    for y, (batch, norm) in enumerate(kinds):
+        for head in heads:
+            here = (speeds["batch"] == batch) & (speeds["norm"] == norm) & (speeds["head"] == head)
+            values = speeds.loc[here, "images_per_second"]
+            level = y + 0.4 * (heads.index(head) - (len(heads) - 1) / 2)
+            look = {"color": colour(study, norm, batch), "marker": MARKERS[head], "linestyle": ""}
+            axis.plot(
+                values, [level] * len(values), markersize=4.5, alpha=0.5, markeredgewidth=0, **look
+            )
+            axis.plot(values.median(), level, markersize=8.5, **look)
+
+    # The rows read from top to bottom.
+    axis.set_yticks(range(len(kinds)), [f"batch={batch}, norm={norm}" for batch, norm in kinds])
+    axis.set_ylim(len(kinds) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.margins(x=0.06)
+    axis.set_xlabel("training images a second, without scoring")
+    axis.grid(axis="x")
+    _legend(study, figure, factors=["head"])
+    seeds = (
+        "the median over epochs of one run each"
+        if study.frame["seed"].nunique() == 1
+        else "small markers: the median over epochs of one run; large: the median over seeds"
+    )
+    return figure, (f"Training speed, {seeds}. The axis does not begin at zero. {_channels(study)}")
+
+
+def samples(study: Study) -> tuple[Figure, str]:
+    """Real images above the last samples of every arm at the lowest seed."""
+    rows = study.frame.sort_values("epoch").groupby("run", sort=False).tail(1)
+    rows = rows.sort_values("seed").drop_duplicates(study.factors)
+    by_arm = {tuple(row[x] for x in study.factors): row for row in rows.to_dict("records")}
+    real = study.folder / "real.png"
+    lines = math.ceil(len(study.arms) / 2)
+    top = int(real.is_file())
+    figure = Figure(figsize=(WIDTH, 1.15 * top + 2.05 * lines), layout="constrained")
+    layout = figure.add_gridspec(top + lines, 2, height_ratios=[1.05] * top + [2] * lines)
+
+    # The 4x8 real images in two rows over the full width, so that all images are of one size.
+    if top:
+        pixels = np.asarray(Image.open(real).convert("RGB"))
+        half = len(pixels) // 2
+        axis = figure.add_subplot(layout[0, :])
+        axis.set_title("real", loc="left", fontsize=10)
+        axis.imshow(np.hstack([pixels[:half], pixels[half:]]), interpolation="none")
+        axis.set_axis_off()
+
+    # Each arm keeps its place, whether it has begun or not.
+    last = set(last_epochs(study)["run"])
+    for i, arm in enumerate(study.arms):
+        axis = figure.add_subplot(layout[top + i // 2, i % 2])
+        axis.set_axis_off()
+        title = ", ".join(f"{factor}={x}" for factor, x in zip(study.factors, arm, strict=True))
+        row = by_arm.get(arm)
+        if row is None:
+            axis.text(0.5, 0.5, "not yet", ha="center", va="center", transform=axis.transAxes)
+        else:
+            data = journal.read(study.folder / row["run"], row["epoch"], journal.SAMPLES)
+            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            axis.imshow(pixels, interpolation="none")
+            title += "" if row["run"] in last else f" (epoch {row['epoch']})"
+        axis.set_title(title, loc="left", fontsize=10)
+
+    seeds = sorted({row["seed"] for row in by_arm.values()})
+    return figure, (
+        ("Real images, then s" if top else "S")
+        + "amples of every arm after its last epoch, not selected: seed "
+        + ", ".join(map(str, seeds))
+        + ", the same noise for every arm."
+    )
+
+
+def colour(study: Study, norm: str, batch: int) -> str:
+    """The hue of a norm in the lightness of a batch: the smallest of the study is the darkest."""
+    batches = sorted(set(study.plan["batch"]))
+    share = batches.index(batch) / max(1, len(batches) - 1)
+    dark, light = (matplotlib.colors.to_rgb(end) for end in HUES[norm])
+    mixed = [(1 - share) * a + share * b for a, b in zip(dark, light, strict=True)]
+    return matplotlib.colors.to_hex(mixed)
+
+
+def _lines(
+    study: Study,
+    axis: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    geometric: bool = False,
+    marked: bool = True,
+) -> None:
+    """Every seed thin, and over them the mean of each arm, as far as all of its seeds go.
+
+    The only seed of an arm is its mean, and is drawn once.
+    """
+    for arm, runs in table.groupby(study.factors, sort=False):
+        norm, head, batch = arm[:3]
+        look = {"color": colour(study, norm, batch), "linestyle": LINES[head]}
+        each_run = [run for _, run in runs.groupby("run", sort=False)]
+        if len(each_run) > 1:
+            for run in each_run:
+                axis.plot(run[x], run[y], linewidth=0.8 if marked else 0.6, alpha=0.45, **look)
+        if "status" in runs:
+            for run in each_run:
+                if (run["status"] == "diverged").any():
+                    end = run.dropna(subset=[y]).tail(1)
+                    axis.plot(end[x], end[y], marker="x", markersize=9, markeredgewidth=2.5, **look)
+
+        # The mean, on the logarithm where a ratio is drawn.
+        values = np.log(runs[y]) if geometric else runs[y]
+        each = values.groupby(runs[x])
+        mean = each.mean()[each.count() == len(each_run)]
+        every = marked and len(mean) <= MARKED
+        look |= {
+            "marker": MARKERS[head] if every else "",
+            "markersize": 5,
+            "linewidth": 2 if marked else 1.4,
+        }
+        axis.plot(mean.index, np.exp(mean) if geometric else mean, **look)
+
+
+def _changes(study: Study, metric: str) -> pd.DataFrame:
+    """The rows that have an epoch before them, and by what factor the metric differs from it."""
+    frame = study.frame.sort_values(["run", "epoch"])
+    frame = frame.assign(change=frame[metric] / frame.groupby("run")[metric].shift())
+    return frame.dropna(subset=["change"])
+
+
+def _thinned(curves: pd.DataFrame) -> pd.DataFrame:
+    """At most CURVE_POINTS points a run, each the mean of its neighbours."""
+    position = curves.groupby("run").cumcount()
+    length = curves.groupby("run")["images"].transform("size")
+    block = position // np.ceil(length / CURVE_POINTS).astype(int)
+    keys = [name for name in curves.columns if name not in ("images", "d_loss", "g_loss")]
+    return curves.groupby([*keys, block.rename("block")], sort=False).mean().reset_index()
+
+
+def _scale(axis: Axes, values: pd.Series, name: str, logarithmic: bool | None = None) -> None:
+    """A logarithmic axis with plain numbers where a distance spans more than a factor of four."""
+    values = values.dropna()
+    positive = len(values) > 0 and values.min() > 0
+    if logarithmic is None:
+        logarithmic = positive and LOWER_IS_BETTER[name] and values.max() > 4 * values.min()
+    if not logarithmic:
+        axis.yaxis.set_major_locator(MaxNLocator(5))
+        return
+
+    # Three ticks a decade, or finer ones where there is less than a decade.
+    axis.set_yscale("log")
+    wide = values.max() > 10 * values.min()
+    steps = [1, 2, 5] if wide else [1, 1.5, 2, 3, 5, 7]
+    if name == "change":
+        ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10] if wide else [0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4]
+        axis.yaxis.set_major_locator(FixedLocator(ticks))
+    else:
+        axis.yaxis.set_major_locator(LogLocator(10, steps))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_minor_locator(FixedLocator([]))
+
+
+def _panels(figure: Figure, rows: int, columns: int, number: int) -> list[Axes]:
+    """So many panels with common axes; the lowest of each column names its ticks."""
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axis in axes[number:]:
+        axis.remove()
+    for axis in axes[max(0, number - columns) : number]:
+        axis.tick_params(labelbottom=True)
+    return axes[:number]
+
+
+def _legend(study: Study, figure: Figure, factors: list[str] | None = None) -> None:
+    """What hue and line style mean; lightness is named by the panels."""
+    factors = ["norm", "head"] if factors is None else factors
+    handles = []
+    if "norm" in factors:
+        smallest = min(study.plan["batch"])
+        for norm in dict.fromkeys(study.plan["norm"]):
+            look = {"color": colour(study, norm, smallest), "linewidth": 3}
+            handles.append(Line2D([], [], label=f"norm={norm}", **look))
+    if "head" in factors:
+        for head in dict.fromkeys(study.plan["head"]):
+            style = LINES[head] if "norm" in factors else ""
+            look = {"color": GREY, "linestyle": style, "marker": MARKERS[head]}
+            handles.append(Line2D([], [], label=f"head={head}", **look))
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=4, frameon=False, handlelength=2.6,
+        columnspacing=1.4, borderpad=0.1,
+    )  # fmt: skip
+
+
+def _seeds(study: Study, mean: str = "mean") -> str:
+    seeds = study.frame["seed"].nunique()
+    if seeds == 1:
+        return "One seed; no band is drawn."
+    return f"Thin: each of {seeds} seeds; thick: their {mean}; no band is drawn."
+
+
+def _channels(study: Study) -> str:
+    """What hue, style and lightness stand for; and the factors that share all three."""
+    others = [factor for factor in study.factors if factor not in ("norm", "head", "batch")]
+    shared = f" Arms that differ only in {', '.join(others)} look alike." if others else ""
+    return "Hue: norm; line and marker: head; lightness: batch, darkest the smallest." + shared
+
+
+def _crosses(study: Study, metric: str) -> str:
+    diverged = (study.frame["status"] == "diverged").any()
+    return (
+        f" A cross marks the last finite {_label(metric)} of a run that diverged."
+        if diverged
+        else ""
+    )
+
+
+def _label(metric: str) -> str:
+    return INCEPTION.get(metric, metric)
+
+
+def _epochs_with(study: Study, metric: str) -> int:
+    if metric not in study.frame:
+        return 0
+    return study.frame.loc[study.frame[metric].notna(), "epoch"].nunique()
+
+
+def _style() -> AbstractContextManager[None]:
+    """The defaults of matplotlib, whatever the user's own are, and ours on top."""
+    return matplotlib.style.context(["default", STYLE])
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    with _style():
+        figure.savefig(file, format=kind, **KINDS[kind])
+    return file.getvalue()

@@ -1,0 +1,224 @@
+"""The page: a study as one HTML file that loads nothing."""
+
+import base64
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from dcgan.config import Config
+from experiments import grid, journal
+from reports import figures, tables
+from reports.records import PRIMARY, Study
+
+PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
+MOST_PICTURES = (24, 18, 12, 8, 6, 4)  # an arm; the first number whose pictures fit
+READOUT = {PRIMARY: PRIMARY, "FID": "fid", "D loss": "d_loss", "G loss": "g_loss"}
+TITLE = "What BatchNorm, the head and the batch size do to DCGAN"
+
+
+def render(study: Study, drawn: dict[str, tuple[str, str]], files: dict[str, bytes]) -> str:
+    """The page as text; `drawn`: name -> (SVG, caption), `files`: what it offers to download."""
+    pictures = [(name, inline_svg(svg, name), text) for name, (svg, text) in drawn.items()]
+    downloads = [(name, data_uri(data, "text/plain")) for name, data in files.items()]
+    spent = sum(len(text) for _, text, _ in pictures) + sum(len(uri) for _, uri in downloads)
+    film = filmstrip(study, PAGE_BYTES - 200_000 - spent)
+
+    sheets = tables.sheets(study)
+    scores = [s for s in sheets if s.name in ("last", "best") or s.name.startswith("epochs-")]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=TITLE,
+        info=study.info,
+        study=study,
+        config=Config.model_construct(**study.info["settings"]),  # with every default
+        findings=tables.findings(study),
+        notes=tables.caption(study),
+        missing=tables.missing_lines(study),
+        scores=scores,
+        others=[sheet for sheet in sheets if sheet not in scores],
+        film=film,
+        film_json=json.dumps(film).replace("<", "\\u003c"),
+        figures=pictures,
+        identities=identities(study),
+        command=command(study),
+        downloads=downloads,
+    )
+
+
+def command(study: Study) -> str:
+    """The line that runs this study again; where the data lie is for the reader to say."""
+    info = study.info
+    data, settings = info["data"], info["settings"]
+    usual = grid.define(info["study"], info["scale"])
+    fields = Config.model_construct(**usual.settings).model_dump()
+    for key in "images", "reference_images":
+        fields[key] = min(fields[key], data["images"])
+
+    # What differs from the scale and the study as they come.
+    words = [
+        f"{factor}={','.join(map(str, levels))}"
+        for factor, levels in info["factors"].items()
+        if levels != usual.factors.get(factor)
+    ]
+    words += [
+        f"{key}={value}"
+        for key, value in settings.items()
+        if key not in ("data", "data_sha256") and value != fields.get(key)
+    ]
+    source = {"shapes": "shapes", "zip": f"{data['name']}.zip"}.get(data["kind"], data["name"])
+    line = f"make ablation SCALE={info['scale']} SEEDS={len(info['seeds'])} DATA={source}"
+    return line + (f' ARGS="{" ".join(words)}"' if words else "")
+
+
+def bibtex(study: Study) -> str:
+    """The study and the paper that it is about, to be cited."""
+    info, data = study.info, study.info["data"]
+    return f"""@misc{{{info["study"]}-{info["scale"]}-{data["name"]},
+  title = {{{TITLE}}},
+  note = {{Scale {info["scale"]}, seeds: {len(info["seeds"])}, commit {info["commit"]},
+          data {data["name"]} with SHA-256 {data["sha256"]}}}
+}}
+
+@inproceedings{{radford2016dcgan,
+  title = {{Unsupervised Representation Learning with Deep Convolutional
+           Generative Adversarial Networks}},
+  author = {{Radford, Alec and Metz, Luke and Chintala, Soumith}},
+  booktitle = {{International Conference on Learning Representations}},
+  year = {{2016}},
+  eprint = {{1511.06434}},
+  archiveprefix = {{arXiv}}
+}}
+"""
+
+
+def identities(study: Study) -> dict[str, Any]:
+    """How the metrics were measured: one column for all that agree in every field."""
+    columns: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for metric, identity in study.identities.items():
+        if metric in study.frame:
+            fields = {key: value for key, value in identity.items() if key != "metric"}
+            columns.setdefault(json.dumps(fields), (fields, []))[1].append(metric)
+    keys = dict.fromkeys(key for fields, _ in columns.values() for key in fields)
+    rows = [(key, [fields.get(key, "") for fields, _ in columns.values()]) for key in keys]
+    return {"heads": [", ".join(metrics) for _, metrics in columns.values()], "rows": rows}
+
+
+def filmstrip(study: Study, budget: int) -> dict[str, Any]:
+    """The lowest seed of every arm: its numbers, its line in the chart, pictures in `budget` bytes.
+
+    The chart is a unit square: x the epoch, y the logarithm of the primary metric, the best below.
+    """
+    seed = int(study.frame["seed"].min())
+    frame = study.frame[study.frame["seed"] == seed]
+    last = int(study.plan["planned"].max())
+    logs = frame[PRIMARY].where(frame[PRIMARY] > 0).map(math.log)
+    low, high = logs.min(), logs.max()
+    x = ((frame["epoch"] - 1) / max(1, last - 1)).round(4)
+    y = ((high - logs) / ((high - low) or 1)).round(4)
+    texts = {name: _texts(frame, column) for name, column in READOUT.items()}
+
+    # What each arm says at each epoch.
+    arms: dict[str, dict[str, Any]] = {}
+    for run, rows in frame.groupby("run", sort=False):
+        there = logs[rows.index].dropna()
+        epochs = rows["epoch"].astype(int)
+        norm, head, batch = rows[["norm", "head", "batch"]].iloc[0]
+        arms[run.rpartition("/")[0]] = {
+            "colour": figures.colour(study, norm, batch),
+            "dashed": head != "conv",
+            "last": int(epochs.max()),
+            "best": int(epochs[there.idxmin()]) if len(there) else None,
+            "worst": int(epochs[there.idxmax()]) if len(there) else None,
+            "points": {int(epochs[i]): [float(x[i]), float(y[i])] for i in there.index},
+            "scores": {
+                int(epochs[i]): {name: text[i] for name, text in texts.items()} for i in rows.index
+            },
+        }
+
+    # As many pictures as the budget allows.
+    pictures: dict[tuple[str, int], str] = {}
+    for most in MOST_PICTURES:
+        for name, arm in arms.items():
+            arm["frames"] = {}
+            for epoch in chosen_epochs(list(arm["scores"]), {arm["best"], arm["worst"]}, most):
+                if (name, epoch) not in pictures:
+                    run = study.folder / name / f"seed={seed}"
+                    pictures[name, epoch] = _webp_uri(journal.read(run, epoch, journal.SAMPLES))
+                arm["frames"][epoch] = pictures[name, epoch]
+        if sum(len(uri) for arm in arms.values() for uri in arm["frames"].values()) <= budget:
+            break
+
+    # The arm with the best epoch of all comes first.
+    first = min(arms, key=lambda name: -max([p[1] for p in arms[name]["points"].values()] or [0]))
+    cells = {name: dict(word.split("=") for word in name.split(",")) for name in arms}
+    return {
+        "arm": first,
+        "factors": {
+            factor: list(dict.fromkeys(cell[factor] for cell in cells.values()))
+            for factor in cells[first]
+        },
+        "chosen": cells[first],
+        "seed": seed,
+        "last": last,
+        "metric": PRIMARY,
+        "most": None
+        if all(arm["frames"].keys() == arm["scores"].keys() for arm in arms.values())
+        else most,
+        "levels": [
+            {"text": f"{level:g}", "y": round((high - math.log(level)) / (high - low), 4)}
+            for level in (m * 10**k for k in range(-4, 7) for m in (1, 2, 5))
+            if low < math.log(level) < high
+        ],
+        "arms": arms,
+    }
+
+
+def chosen_epochs(epochs: list[int], wanted: set[int | None], most: int) -> list[int]:
+    """At most `most` of the epochs: the first, the last and the wanted ones, the others evenly."""
+    if len(epochs) <= most:
+        return epochs
+    even = max(2, most - len(wanted))
+    evenly = {epochs[i * (len(epochs) - 1) // (even - 1)] for i in range(even)}
+    return [epoch for epoch in epochs if epoch in evenly | wanted]
+
+
+def inline_svg(svg: str, name: str) -> str:
+    """A figure as a part of the page, its ids apart from others', its text in the page's colour."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' id="image\w+"', "", svg)  # equal pictures have equal ones
+    svg = svg.replace(figures.GREY, "currentColor")
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _webp_uri(png: bytes) -> str:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.save(buffer, "WEBP", quality=85, method=6)
+    return data_uri(buffer.getvalue(), "image/webp")
+
+
+def _texts(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A number of every row as the tables round it, or why there is none."""
+    if column not in frame:
+        return pd.Series("not measured", frame.index)
+    decimals = tables.decimals_of(column, frame[column])
+    absent = frame["status"].map({"ok": "not measured", "diverged": "diverged"})
+    shown = frame[column].map(lambda value: tables.rounded(value, decimals))
+    return shown.where(frame[column].notna(), absent)

@@ -1,0 +1,256 @@
+"""Committed epochs -> one DataFrame. Everything that a reader sees is made from it."""
+
+import io
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from experiments import journal
+from experiments.journal import Damaged
+
+ARM = ["norm", "head", "batch"]
+PRIMARY = "fd_cifar"  # always measured; chooses the best epoch
+LOWER_IS_BETTER = {
+    "fid": True,
+    "is": False,
+    "kid": True,
+    "fd_cifar": True,
+    "cs_cifar": False,
+    "kd_cifar": True,
+    "precision_cifar": False,
+    "recall_cifar": False,
+    "density_cifar": False,
+    "coverage_cifar": False,
+}
+LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
+TIMES = ["images_per_second", "train_seconds", "score_seconds"]
+CURVE = ["images", "d_loss", "g_loss"]
+
+
+class NoStudy(Exception):
+    """The folder holds no study."""
+
+
+class Mixed(Exception):
+    """Two runs measured the same metric in different ways."""
+
+
+class Missing(NamedTuple):
+    """A planned run whose last epoch has not been committed."""
+
+    run: str  # its folder, relative to the study's
+    committed: int  # epochs
+    planned: int
+    status: str  # "not begun", "unfinished" or "diverged"
+
+
+@dataclass(frozen=True)
+class Study:
+    """All committed epochs of one study.
+
+    `frame` has one row per epoch: `run`, the factors, `seed`, `epoch`, `images` (real ones shown to
+    D), `steps`, `status`, losses, scores, times. A score that was not finite, or not measured at
+    that epoch, is NaN; a metric that was never measured has no column. `curves` has about 20 rows
+    per epoch: `run`, the factors, `seed`, `images`, `d_loss`, `g_loss`.
+    """
+
+    folder: Path
+    info: dict[str, Any]  # study.json
+    frame: pd.DataFrame
+    curves: pd.DataFrame
+    identities: dict[str, dict[str, Any]]  # metric -> how it was measured
+    runs: list[Path]  # with at least a run.json
+    missing: list[Missing]
+    factors: list[str]  # columns that tell the arms apart; norm, head and batch come first
+    arms: list[tuple]  # the levels of these, of every arm that was begun or planned
+    plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
+    machines: list[dict[str, Any]]  # the different fingerprints, usually one
+
+
+def load(folder: Path) -> Study:
+    """Read a study folder; raises NoStudy, Mixed or Damaged with one line that says where."""
+    if not (folder / "study.json").is_file():
+        raise NoStudy(f"{folder}: no study here (study.json is missing)")
+    info = _read_json(folder / "study.json")
+
+    # Every run that is there or should be, in the order of the plan.
+    there = {path.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/run.json")}
+    try:
+        cells = _cells(info)
+        names = [name for name in cells if name in there] + sorted(there - cells.keys())
+        begun = {name: _read_json(folder / name / "run.json") for name in names}
+        configs = {name: run["config"] for name, run in begun.items()}
+        identities = _one_identity_each({name: run["identities"] for name, run in begun.items()})
+        machines = [run["fingerprint"] for run in begun.values()]
+        varying = _varying(list(configs.values()), info["factors"])
+        keys = {name: _key(name, cell, varying) for name, cell in (cells | configs).items()}
+        planned = {name: cell["epochs"] for name, cell in (cells | configs).items()}
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{folder}: its study.json or a run.json lacks {error}") from error
+
+    # One row per committed epoch, and the points of the loss curves.
+    rows, points, plan = [], [], []
+    for name, length in planned.items():
+        epochs = _epochs(folder / name) if name in begun else []
+        status = "unfinished" if name in begun else "not begun"
+        for epoch in epochs:
+            record = journal.read_json(folder / name, epoch, journal.RECORD)
+            timing = journal.read_json(folder / name, epoch, journal.TIMING)
+            try:
+                status = "diverged" if record["status"] == "diverged" else status
+                rows.append(keys[name] | _row(record, timing))
+                points += [keys[name] | {x: point[x] for x in CURVE} for point in record["curve"]]
+            except (KeyError, TypeError) as error:
+                path = journal.epoch_folder(folder / name, epoch) / journal.RECORD
+                raise Damaged(f"{path}: lacks {error}") from error
+        if len(epochs) == length and status == "unfinished":
+            status = "finished"
+        plan.append(keys[name] | {"planned": length, "committed": len(epochs), "status": status})
+
+    factors = ARM + [_column(key) for key in varying]
+    return Study(
+        folder=folder,
+        info=info,
+        frame=_frame(rows, factors),
+        curves=_curves(points, factors),
+        identities=identities,
+        runs=[folder / name for name in names],
+        missing=[
+            Missing(run["run"], run["committed"], run["planned"], run["status"])
+            for run in plan
+            if run["committed"] < run["planned"]
+        ],
+        factors=factors,
+        arms=list(dict.fromkeys(tuple(key[x] for x in factors) for key in keys.values())),
+        plan=pd.DataFrame(
+            plan, columns=["run", *factors, "seed", "planned", "committed", "status"]
+        ),
+        machines=[one for i, one in enumerate(machines) if one not in machines[:i]],
+    )
+
+
+def write(study: Study, out: Path) -> list[Path]:
+    """Write the frame as records.csv and records.parquet, in full precision; returns the paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    parquet = io.BytesIO()
+    study.frame.to_parquet(parquet, index=False, engine="pyarrow")
+    files = {
+        out / "records.csv": study.frame.to_csv(index=False, lineterminator="\n").encode(),
+        out / "records.parquet": parquet.getvalue(),
+    }
+    for path, data in files.items():
+        path.write_bytes(data)
+    return list(files)
+
+
+def measured(study: Study, metrics: list[str] | None = None) -> list[str]:
+    """The metrics that have at least one finite number, in the order of the tables."""
+    names = list(LOWER_IS_BETTER) if metrics is None else metrics
+    return [name for name in names if name in study.frame and study.frame[name].notna().any()]
+
+
+def best_epochs(study: Study, metric: str = PRIMARY) -> pd.DataFrame:
+    """For each run the row at which the metric is best; runs without a finite number are absent."""
+    if metric not in measured(study):
+        return study.frame.iloc[:0]
+    runs = study.frame.dropna(subset=[metric]).groupby("run", sort=False)[metric]
+    return study.frame.loc[runs.idxmin() if LOWER_IS_BETTER[metric] else runs.idxmax()]
+
+
+def last_epochs(study: Study) -> pd.DataFrame:
+    """For each run the row of its last planned epoch; a run that has not got there is absent."""
+    planned = study.plan.set_index("run")["planned"]
+    return study.frame[study.frame["epoch"] == study.frame["run"].map(planned)]
+
+
+def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Run folder -> the config fields that study.json knows, for every planned run."""
+    factors = info["factors"] | {"seed": info["seeds"]}
+    levels = itertools.product(*factors.values())
+    cells = [dict(zip(factors, values, strict=True)) for values in levels]
+    return {_folder(cell): info["settings"] | cell for cell in cells}
+
+
+def _folder(cell: dict[str, Any]) -> str:
+    arm = ",".join(f"{key}={value}" for key, value in cell.items() if key != "seed")
+    return f"{arm}/seed={cell['seed']}"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path}: {error}") from error
+
+
+def _epochs(run: Path) -> list[int]:
+    """The committed epochs of a run; raises Damaged where one is not as it was committed."""
+    there = [path.name for path in (run / "epochs").glob("[0-9]*")]
+    epochs = journal.committed(run)
+    if len(epochs) < len(there):
+        epoch = len(epochs) + 1
+        for name in (journal.RECORD, journal.TIMING, journal.SAMPLES):
+            journal.read(run, epoch, name)
+        raise Damaged(f"{journal.epoch_folder(run, epoch)}: is not as it was committed")
+    return epochs
+
+
+def _one_identity_each(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, Any]]:
+    """The identity of each metric; raises Mixed where two runs disagree on one."""
+    identities: dict[str, dict[str, Any]] = {}
+    first: dict[str, str] = {}
+    for run, metrics in runs.items():
+        for metric, identity in metrics.items():
+            known = identities.setdefault(metric, identity)
+            seen = first.setdefault(metric, run)
+            for key in {**known, **identity}:
+                if known.get(key) != identity.get(key):
+                    raise Mixed(
+                        f"{metric} is not one number: {key} is {known.get(key)!r} in {seen} "
+                        f"and {identity.get(key)!r} in {run}"
+                    )
+    order = [*LOWER_IS_BETTER, *identities]
+    return {metric: identities[metric] for metric in dict.fromkeys(order) if metric in identities}
+
+
+def _varying(configs: list[dict[str, Any]], factors: dict[str, list]) -> list[str]:
+    """The config fields beside norm, head, batch and seed that differ between runs."""
+    fields = dict.fromkeys(key for config in configs for key in config)
+    differ = {key for key in fields if len({repr(config.get(key)) for config in configs}) > 1}
+    differ |= {key for key, levels in factors.items() if len(levels) > 1}
+    return [key for key in {**factors, **fields} if key in differ - {*ARM, "seed"}]
+
+
+def _key(name: str, config: dict[str, Any], varying: list[str]) -> dict[str, Any]:
+    """The columns that name a run; the config's `images` would clash with the images shown."""
+    others = {_column(key): config.get(key) for key in varying}
+    return {"run": name} | {key: config[key] for key in ARM} | others | {"seed": config["seed"]}
+
+
+def _column(key: str) -> str:
+    return "training_images" if key == "images" else key
+
+
+def _row(record: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
+    clock = {key: record[key] for key in ("epoch", "images", "steps", "status")}
+    times = {key: timing[key] for key in TIMES}
+    return clock | {key: record["losses"][key] for key in LOSSES} | record["scores"] | times
+
+
+def _frame(rows: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:
+    """All rows with the columns in one fixed order, and the numbers as float64."""
+    names = dict.fromkeys(key for row in rows for key in row)
+    keys = ["run", *factors, "seed", "epoch", "images", "steps", "status"]
+    known = [name for name in LOWER_IS_BETTER if name in names]
+    scores = known + [name for name in names if name not in {*keys, *LOSSES, *known, *TIMES}]
+    numbers = [*LOSSES, *scores, *TIMES]
+    return pd.DataFrame(rows, columns=[*keys, *numbers]).astype(dict.fromkeys(numbers, "float64"))
+
+
+def _curves(points: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:
+    columns = ["run", *factors, "seed", *CURVE]
+    return pd.DataFrame(points, columns=columns).astype({"d_loss": "float64", "g_loss": "float64"})

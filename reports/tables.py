@@ -1,0 +1,713 @@
+"""Tables and sentences. Numbers are rounded here and nowhere else."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from reports.records import PRIMARY, Study, best_epochs, last_epochs, measured
+
+FID_METRICS = ["fid", "is", "kid", "fd_cifar", "cs_cifar", "kd_cifar"]
+FIDELITY_METRICS = ["precision_cifar", "recall_cifar", "density_cifar", "coverage_cifar"]
+INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
+DECIMALS = {  # least and most; the others have three
+    "fid": (1, 2),
+    "is": (2, 2),
+    "kid": (3, 5),
+    "fd_cifar": (1, 4),
+    "cs_cifar": (2, 2),
+    "kd_cifar": (3, 5),
+}
+LN2 = math.log(2)
+ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
+SPREAD = "Mean ± standard deviation over seeds."
+VERDICT_SEEDS = 6  # the least at which a two-sided sign-flip test can reach p < 0.05
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table as a reader sees it: every cell is a rounded string."""
+
+    name: str  # a word, for file names and anchors
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    metrics: list[str]  # whose identities belong under it
+
+
+def fid_table(study: Study) -> pd.DataFrame:
+    """Scores of every arm, in full precision; see `score_table`."""
+    return score_table(study, FID_METRICS)
+
+
+def fidelity_table(study: Study) -> pd.DataFrame:
+    """Precision, recall, density and coverage of every arm; see `score_table`."""
+    return score_table(study, FIDELITY_METRICS)
+
+
+def score_table(study: Study, metrics: list[str]) -> pd.DataFrame:
+    """One row per (`at`, arm), where `at` is "last", "best" or a fixed epoch as a word.
+
+    Columns: the factors, `at`, `epochs` (of each seed), `seeds` (runs that got there), `diverged`
+    (of these), and for each metric its mean, `<metric>_sd` (NaN below two) and `<metric>_n`, the
+    number of seeds with a finite value. A metric that was never measured is NaN with n = 0; so is,
+    at "best", one that was not measured at the best epoch of every seed.
+    """
+    points = {"last": _reached(study, None), "best": _best(study)}
+    points |= {str(epoch): _reached(study, epoch) for epoch in fixed_epochs(study)}
+    rows = []
+    for at, frame in points.items():
+        for arm in study.arms:
+            runs = _of_arm(study, frame, arm)
+            row = dict(zip(study.factors, arm, strict=True)) | {
+                "at": at,
+                "epochs": " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int)),
+                "seeds": len(runs),
+                "diverged": int((runs["status"] == "diverged").sum()),
+            }
+            for metric in metrics:
+                values = runs[metric].dropna() if metric in runs else pd.Series(dtype="float64")
+                if at == "best" and len(values) < row["seeds"] - row["diverged"]:
+                    values = values.iloc[:0]
+                row |= {metric: values.mean(), f"{metric}_sd": values.std(ddof=1)}
+                row[f"{metric}_n"] = len(values)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def losses_table(study: Study) -> pd.DataFrame:
+    """One row per arm: losses at the last epoch (mean, SD over seeds), lowest D loss of any step.
+
+    `bound` is ln 2 where norm=batch: there the logits of the real and of the fake batch have the
+    same mean, so that by Jensen's inequality D's loss, the mean of two softplus terms, is no lower.
+    """
+    rows = []
+    for arm in study.arms:
+        named = dict(zip(study.factors, arm, strict=True))
+        runs = _of_arm(study, _reached(study, None), arm)
+        steps = _of_arm(study, study.frame, arm)["d_loss_min"]
+        row = named | {"seeds": len(runs)}
+        for loss in ("d_loss", "g_loss"):
+            row |= {loss: runs[loss].mean(), f"{loss}_sd": runs[loss].std(ddof=1)}
+        rows.append(
+            row | {"lowest": steps.min(), "bound": LN2 if named["norm"] == "batch" else math.nan}
+        )
+    return pd.DataFrame(rows)
+
+
+def throughput_table(study: Study) -> pd.DataFrame:
+    """One row per batch size: training images a second of both heads, and avgpool over conv.
+
+    `conv` and `avgpool` are medians over the runs, each of them the median over its epochs. The
+    ratio is the geometric mean over pairs of runs that differ in the head alone.
+    """
+    speeds = _speeds(study)
+    ratios = _pairs(study, speeds, "head", "conv", "avgpool", "images_per_second").dropna()
+    rows = []
+    for batch in sorted(set(study.plan["batch"])):
+        here = speeds[speeds["batch"] == batch]
+        pairs = ratios[ratios.index.get_level_values("batch") == batch]
+        medians = here.groupby("head")["images_per_second"].median()
+        rows.append(
+            {
+                "batch": batch,
+                "conv": medians.get("conv", math.nan),
+                "avgpool": medians.get("avgpool", math.nan),
+                "pairs": len(pairs),
+                "ratio": _geometric_mean(pairs),
+                "ratio_lowest": pairs.min(),
+                "ratio_highest": pairs.max(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def fixed_epochs(study: Study) -> list[int]:
+    """The epochs that every table shows: 1, a quarter, half, all; the blog's from 50 on."""
+    epochs = int(study.plan["planned"].max())
+    blog = [1, 20, 30, 40, 50, epochs]
+    return blog if epochs > 50 else sorted({max(1, epochs // x) for x in (epochs, 4, 2, 1)})
+
+
+def sheets(study: Study) -> list[Sheet]:
+    """Every table in reading order, rounded."""
+    fid, fidelity = fid_table(study), fidelity_table(study)
+    chosen = (
+        f"The best epoch is chosen for each run by {PRIMARY}, on the very samples that are scored: "
+        "an optimistic number."
+    )
+    result = [
+        _score_sheet(study, fid, "last", FID_METRICS, "last", "Scores at the last epoch", [SPREAD]),
+        _score_sheet(
+            study, fid, "best", FID_METRICS, "best", "Scores at the best epoch", [SPREAD, chosen]
+        ),
+    ]
+    trajectories = [name for name in ("fid", PRIMARY) if _epochs_measured(study, name) > 1]
+    result += [_epochs_sheet(study, fid, metric, [SPREAD]) for metric in trajectories]
+    if measured(study, FIDELITY_METRICS):
+        for at, notes in (("last", [SPREAD]), ("best", [SPREAD, chosen])):
+            title = f"Precision, recall, density, coverage at the {at} epoch"
+            result.append(
+                _score_sheet(study, fidelity, at, FIDELITY_METRICS, f"fidelity-{at}", title, notes)
+            )
+    return [*result, _losses_sheet(study), _throughput_sheet(study)]
+
+
+def caption(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
+    """What stands under every table: data, runs, identities, code, hardware; a line for each.
+
+    `metrics` are those whose identities are wanted; None: all.
+    """
+    metrics = [*FID_METRICS, *study.identities] if metrics is None else list(metrics)
+    info, data = study.info, study.info["data"]
+    drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
+    training = info["settings"].get("images", data["images"])
+    seeds = sorted(set(study.plan["seed"]))
+    finished = len(study.plan) - len(study.missing)
+    lines = [
+        f"Data: {data['name']}{drawn}; {training:,} of {data['images']:,} images for training, "
+        f"{data['resolution']}×{data['resolution']} (SHA-256 {data['sha256'][:12]}).",
+        f"Study: {info['study']}, scale {info['scale']}; {_count(len(study.arms), 'arm')}, "
+        f"{_count(len(seeds), 'seed')} ({_ranges(seeds)}), "
+        f"{_count(study.plan['planned'].max(), 'epoch')}; "
+        f"{finished} of {_count(len(study.plan), 'run')} finished.",
+        *missing_lines(study),
+        *_identity_lines(study, metrics),
+    ]
+
+    # Where and with what the numbers were made.
+    hardware = info["hardware"]
+    lines.append(
+        f"Code: commit {info['commit']}. Hardware: {hardware['processor']}, {hardware['device']}, "
+        f"{_count(hardware['cores'], 'core')}, {_count(hardware['jobs'], 'run')} at a time, "
+        f"{_count(hardware['threads'], 'thread')} each. Versions: "
+        + ", ".join(f"{name} {version}" for name, version in info["versions"].items())
+        + "."
+    )
+    if len(study.machines) > 1:
+        keys = dict.fromkeys(key for one in study.machines for key in one)
+        values = {key: dict.fromkeys(str(one.get(key)) for one in study.machines) for key in keys}
+        differing = [f"{key}: {' or '.join(v)}" for key, v in values.items() if len(v) > 1]
+        lines.append(f"The runs were not all made alike ({'; '.join(differing)}).")
+    return lines
+
+
+def missing_lines(study: Study) -> list[str]:
+    """One sentence for each group of seeds of an arm that are not finished."""
+    groups: dict[tuple, list[int]] = {}
+    for run in study.missing:
+        arm, seed = run.run.rsplit("/seed=", 1)
+        groups.setdefault((arm, run.committed, run.planned, run.status), []).append(int(seed))
+    return [
+        f"Missing: {arm}, {'seed' if len(seeds) == 1 else 'seeds'} {_ranges(seeds)}: {status}"
+        + (f", {done} of {planned} epochs." if done else ".")
+        for (arm, done, planned, status), seeds in groups.items()
+    ]
+
+
+def findings(study: Study) -> list[str]:
+    """What the numbers say, in at most six sentences or so; counts and ratios, no verdicts."""
+    if PRIMARY not in measured(study):
+        return [f"No epoch with a finite {PRIMARY} has been committed yet."]
+    levels = sorted(set(study.plan["batch"]))
+    sentences = [
+        *_norm_finding(study),
+        *_head_finding(study),
+        *(_batch_finding(study, levels[0], levels[-1]) if len(levels) > 1 else []),
+        *_fluctuation_finding(study),
+        *_diverged_finding(study),
+    ]
+    seeds = study.frame["seed"].nunique()
+    if seeds < VERDICT_SEEDS:
+        sentences.append(
+            f"These are counts from {_count(seeds, 'seed')}: below {_words(VERDICT_SEEDS)} seeds "
+            "no verdict is given."
+        )
+    return sentences
+
+
+def to_markdown(sheet: Sheet, caption: Iterable[str] = ()) -> str:
+    """One table in GitHub's Markdown; every column but the factors is set right."""
+    cells = [[_escape_markdown(cell) for cell in row] for row in [sheet.columns, *sheet.rows]]
+    rule = ["---:" if _is_number_column(sheet, i) else "---" for i in range(len(sheet.columns))]
+    lines = ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]
+    text = [_escape_markdown(line) for line in (*sheet.notes, *caption)]
+    return "\n".join([f"**{_escape_markdown(sheet.title)}**", "", *lines, "", *_paragraphs(text)])
+
+
+def to_latex(sheet: Sheet, caption: Iterable[str] = ()) -> str:
+    """One table environment; the document needs \\usepackage{booktabs}."""
+    alignment = "".join(
+        "r" if _is_number_column(sheet, i) else "l" for i in range(len(sheet.columns))
+    )
+    rows = [" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in sheet.rows]
+    text = " ".join([f"{sheet.title}.", *sheet.notes, *caption])
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{_escape_latex(text)}}}",
+        rf"\label{{tab:{sheet.name}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(_escape_latex(name) for name in sheet.columns) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table of full-precision numbers with six significant digits; NaN is an empty cell."""
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def write(study: Study, out: Path) -> list[Path]:
+    """Write tables.md, tables.tex and one CSV file per table; returns the paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    under = _paragraphs(map(_escape_markdown, caption(study)))
+    shown = sheets(study)
+    files = {
+        "tables.md": "\n".join([*(to_markdown(sheet) for sheet in shown), *under]),
+        "tables.tex": "\n".join(
+            ["% Needs \\usepackage{booktabs}.\n"]
+            + [to_latex(sheet, caption(study, sheet.metrics)) for sheet in shown]
+        ),
+        "fid.csv": to_csv(fid_table(study)),
+        "fidelity.csv": to_csv(fidelity_table(study)),
+        "losses.csv": to_csv(losses_table(study)),
+        "throughput.csv": to_csv(throughput_table(study)),
+    }
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return [out / name for name in files]
+
+
+def _reached(study: Study, epoch: int | None) -> pd.DataFrame:
+    """The row of every run at an epoch (None: its last planned one).
+
+    A run that diverged and stopped before is there too, without numbers, so that the runs which
+    survived do not pass for all.
+    """
+    frame = study.frame
+    there = last_epochs(study) if epoch is None else frame[frame["epoch"] == epoch]
+    final = frame.groupby("run", sort=False).tail(1)
+    planned = study.plan.set_index("run")["planned"]
+    goal = final["run"].map(planned) if epoch is None else epoch
+    stopped = final[(final["status"] == "diverged") & (final["epoch"] < goal)].copy()
+    numbers = stopped.columns[stopped.columns.get_loc("status") + 1 :]
+    stopped[numbers] = math.nan
+    return pd.concat([there, stopped]).sort_index() if len(stopped) else there
+
+
+def _best(study: Study) -> pd.DataFrame:
+    """The row of every run at its best epoch; a run without one is there too if it diverged."""
+    best = best_epochs(study)
+    others = study.frame[~study.frame["run"].isin(best["run"])]
+    lost = others.groupby("run", sort=False).tail(1).query("status == 'diverged'")
+    return pd.concat([best, lost.assign(epoch=math.nan)]).sort_index() if len(lost) else best
+
+
+def _of_arm(study: Study, frame: pd.DataFrame, arm: tuple) -> pd.DataFrame:
+    chosen = np.ones(len(frame), dtype=bool)
+    for factor, level in zip(study.factors, arm, strict=True):
+        chosen &= (frame[factor] == level).to_numpy(dtype=bool)
+    return frame[chosen]
+
+
+def _speeds(study: Study) -> pd.DataFrame:
+    """One row per run: its median training images a second."""
+    keys = ["run", *study.factors, "seed"]
+    return study.frame.groupby(keys, sort=False)["images_per_second"].median().reset_index()
+
+
+def _pairs(
+    study: Study, rows: pd.DataFrame, factor: str, low: object, high: object, column: str
+) -> pd.Series:
+    """Ratios high / low over all planned pairs of runs that differ in one factor alone.
+
+    `rows` holds at most one row per run. A pair of which one number is not there is NaN.
+    """
+    plan = study.plan[study.plan[factor].isin([low, high])].copy()
+    plan["value"] = plan["run"].map(rows.set_index("run")[column])
+    plan["side"] = np.where(plan[factor] == low, "low", "high")
+    shared = [name for name in [*study.factors, "seed"] if name != factor]
+    low_side, high_side = (plan[plan["side"] == side].set_index(shared) for side in ("low", "high"))
+    both = low_side.index.intersection(high_side.index, sort=False)
+    return high_side["value"].reindex(both) / low_side["value"].reindex(both)
+
+
+def _geometric_mean(ratios: pd.Series) -> float:
+    return float(np.exp(np.log(ratios.dropna()).mean()))
+
+
+def _norm_finding(study: Study) -> list[str]:
+    """Paired cells of norm, and the lowest step of D's loss against ln 2."""
+    if "batch" not in set(study.plan["norm"]):
+        return []
+    steps = study.frame[study.frame["norm"] == "batch"].groupby("run")["d_loss_min"].min().dropna()
+    below = int((steps < LN2 * (1 - ROUNDING)).sum())
+    sentences = []
+    if "none" in set(study.plan["norm"]):
+        ratios = _pairs(study, last_epochs(study), "norm", "none", "batch", PRIMARY)
+        sentences.append(_contrast("norm=batch", "norm=none", ratios))
+    if len(steps):
+        reach = _span(steps.min(), steps.max(), 4)
+        side = f"below the bound of ln 2 = {LN2:.4f}"
+        runs = _count(len(steps), "norm=batch run")
+        sentences.append(
+            f"The lowest step of D's loss is {reach} in the {runs}, "
+            + (f"{side} in {below} of them." if below else f"never {side}.")
+        )
+    return [" ".join(sentences)] if sentences else []
+
+
+def _head_finding(study: Study) -> list[str]:
+    """Paired cells of head, and the speed of the two."""
+    if not {"conv", "avgpool"} <= set(study.plan["head"]):
+        return []
+    ratios = _pairs(study, last_epochs(study), "head", "conv", "avgpool", PRIMARY)
+    speed = _pairs(study, _speeds(study), "head", "conv", "avgpool", "images_per_second").dropna()
+    sentence = _contrast("head=avgpool", "head=conv", ratios, split=_by_norm(study))
+    if len(speed):
+        sentence += (
+            f" It trains {_digits(_geometric_mean(speed))} times as many images a second "
+            f"({_span(speed.min(), speed.max(), 2)} in {_count(len(speed), 'pair')})."
+        )
+    return [sentence]
+
+
+def _batch_finding(study: Study, low: int, high: int) -> list[str]:
+    """The largest against the smallest batch, at equal epochs."""
+    ratios = _pairs(study, last_epochs(study), "batch", low, high, PRIMARY)
+    steps = study.frame.assign(per=study.frame["steps"] / study.frame["epoch"])
+    updates = [steps.loc[steps["batch"] == batch, "per"].median() for batch in (low, high)]
+    sentence = _contrast(f"batch={high}", f"batch={low}", ratios, split=_by_norm(study))
+    if np.isfinite(updates).all():
+        sentence += (
+            f" This is at equal epochs, not at equal updates: an epoch is {updates[1]:.0f} updates "
+            f"at batch={high} and {updates[0]:.0f} at batch={low}."
+        )
+    return [sentence]
+
+
+def _fluctuation_finding(study: Study) -> list[str]:
+    """Best against last epoch, and the largest rise between two epochs."""
+    last = last_epochs(study).dropna(subset=[PRIMARY])
+    best = best_epochs(study).set_index("run")["epoch"]
+    sentences = []
+    if len(last):
+        earlier = int((last["run"].map(best) < last["epoch"]).sum())
+        sentences.append(
+            f"The epoch with the best {PRIMARY} is not the last one in {earlier} of "
+            f"{_count(len(last), 'run')}."
+        )
+
+    # Changes between neighbouring epochs of one run; across a gap there is none.
+    frame = study.frame.sort_values(["run", "epoch"])
+    rises = frame[PRIMARY] / frame.groupby("run")[PRIMARY].shift()
+    if rises.notna().any() and rises.max() > 1:
+        row = frame.loc[rises.idxmax()]
+        factor, after = rises.max(), row[PRIMARY]
+        sentences.append(
+            f"The largest rise from one epoch to the next is by a factor of {_digits(factor)}, "
+            f"from {_digits(after / factor)} to {_digits(after)} between epochs "
+            f"{row['epoch'] - 1} and {row['epoch']} of {row['run']}."
+        )
+    elif rises.notna().any():
+        sentences.append(f"{PRIMARY} rises from one epoch to the next in no run.")
+    return [" ".join(sentences)] if sentences else []
+
+
+def _diverged_finding(study: Study) -> list[str]:
+    count = int((study.plan["status"] == "diverged").sum())
+    runs = _count(len(study.plan), "run")
+    return [f"{count} of {runs} diverged; what is not finite enters no mean."] if count else []
+
+
+def _by_norm(study: Study) -> list[str]:
+    return ["none", "batch"] if {"none", "batch"} <= set(study.plan["norm"]) else []
+
+
+def _contrast(high: str, low: str, ratios: pd.Series, split: Iterable[str] = ()) -> str:
+    """One sentence: in how many pairs `high` is worse than `low` in the primary metric."""
+    pairs = ratios.dropna()
+    absent = len(ratios) - len(pairs)
+    gap = (
+        f" ({absent} of {len(ratios)} planned pairs are not complete or not finite)"
+        if absent
+        else ""
+    )
+    if pairs.empty:
+        return f"{high} against {low}: no pair is complete at the last epoch{gap}."
+
+    # Counts first, then the size, over all pairs and apart for the two levels of norm.
+    worse, better = int((pairs > 1).sum()), int((pairs < 1).sum())
+    equal = len(pairs) - worse - better
+    counts = [f"worse in {worse}", f"better in {better}", f"equal in {equal}"]
+    said = [x for x, n in zip(counts, (worse, better, equal), strict=True) if n]
+    text = (
+        f"With {high}, {PRIMARY} at the last epoch is {_join(said)} of "
+        f"{_count(len(pairs), 'pair')} with {low}, {_digits(_geometric_mean(pairs))} times as high "
+        "in the geometric mean"
+    )
+    parts = []
+    for norm in split:
+        some = pairs[pairs.index.get_level_values("norm") == norm]
+        if len(some):
+            parts.append(
+                f"{_digits(_geometric_mean(some))} times, worse in {int((some > 1).sum())} of "
+                f"{len(some)}, with norm={norm}"
+            )
+    return text + (f" ({'; '.join(parts)})" if parts else "") + gap + "."
+
+
+def _score_sheet(
+    study: Study,
+    table: pd.DataFrame,
+    at: str,
+    metrics: list[str],
+    name: str,
+    title: str,
+    notes: list[str],
+) -> Sheet:
+    """The rows of one point of a score table, a column for each metric."""
+    rows = table[table["at"] == at]
+    decimals = {metric: decimals_of(metric, rows[metric]) for metric in metrics}
+    best = at == "best"
+    body = [
+        [
+            *_levels(study, row),
+            str(row["seeds"]),
+            *([row["epochs"].replace(" ", ", ") or DASH] if best else []),
+            *(_score(study, row, metric, decimals[metric]) for metric in metrics),
+        ]
+        for row in rows.to_dict("records")
+    ]
+    columns = [*study.factors, "seeds", *(["epoch"] if best else []), *map(_label, metrics)]
+    return Sheet(name, title, columns, body, _score_notes(rows, metrics, notes), metrics)
+
+
+def _epochs_sheet(study: Study, table: pd.DataFrame, metric: str, notes: list[str]) -> Sheet:
+    """One metric at the fixed epochs, a column for each."""
+    points = [str(epoch) for epoch in fixed_epochs(study)]
+    rows = table[table["at"].isin(points)]
+    decimals = decimals_of(metric, rows[metric])
+    cells = {
+        (tuple(row[x] for x in study.factors), row["at"]): row for row in rows.to_dict("records")
+    }
+    body = [
+        [
+            *map(str, arm),
+            *(_score(study, cells[arm, point], metric, decimals) for point in points),
+        ]
+        for arm in study.arms
+    ]
+    columns = [*study.factors, *(f"epoch {point}" for point in points)]
+    title = f"{_label(metric)} at fixed epochs"
+    notes = _score_notes(rows, [metric], notes)
+    return Sheet(f"epochs-{metric}", title, columns, body, notes, [metric])
+
+
+def _losses_sheet(study: Study) -> Sheet:
+    table = losses_table(study)
+    body = [
+        [
+            *_levels(study, row),
+            str(row["seeds"]),
+            *(_spread(row[loss], row[f"{loss}_sd"], 4) for loss in ("d_loss", "g_loss")),
+            rounded(row["lowest"], 4),
+            rounded(row["bound"], 4),
+        ]
+        for row in table.to_dict("records")
+    ]
+    notes = [
+        "D and G: mean over the steps of the last epoch, mean ± standard deviation over seeds.",
+        "Lowest D step: over all steps of all epochs and seeds.",
+    ]
+    if table["bound"].notna().any():
+        notes.append(
+            "Bound: with norm=batch the real and the fake logits have the same mean, so that D's "
+            f"loss cannot fall below ln 2 = {LN2:.4f}, the loss of chance (Jensen's inequality)."
+        )
+    columns = [*study.factors, "seeds", "D loss", "G loss", "lowest D step", "bound"]
+    return Sheet("losses", "Losses", columns, body, notes, [])
+
+
+def _throughput_sheet(study: Study) -> Sheet:
+    body = []
+    for row in throughput_table(study).to_dict("records"):
+        ratio = rounded(row["ratio"], 3)
+        if row["pairs"] > 1:
+            ratio += f" ({_span(row['ratio_lowest'], row['ratio_highest'], 3)})"
+        speeds = [rounded(row[head], 0) for head in ("conv", "avgpool")]
+        body.append([str(row["batch"]), *speeds, str(row["pairs"]), ratio])
+    notes = [
+        "Training images a second, without scoring: median over runs of the median over epochs.",
+        "Ratio: geometric mean (lowest to highest) over pairs that differ in the head alone.",
+    ]
+    columns = ["batch", "conv", "avgpool", "pairs", "avgpool / conv"]
+    return Sheet("throughput", "Throughput of the heads", columns, body, notes, [])
+
+
+def _score_notes(rows: pd.DataFrame, metrics: list[str], notes: list[str]) -> list[str]:
+    """The notes of a sheet, with those that its cells call for."""
+    notes = list(notes)
+    if (rows["seeds"] < 2).all():
+        notes = [note for note in notes if note != SPREAD]
+        notes.append("One seed: there is no standard deviation.")
+    if any(metric in INCEPTION and rows[f"{metric}_n"].sum() == 0 for metric in metrics):
+        notes.append("FID, IS and KID come from Inception alone; nothing else stands in for them.")
+    counts = rows[[f"{metric}_n" for metric in metrics]]
+    if (counts.gt(0) & counts.lt(rows["seeds"], axis=0)).any(axis=None):
+        notes.append(
+            "(k of n): k of n seeds have a number; the others diverged or were not scored by it."
+        )
+    return notes
+
+
+def _score(study: Study, row: dict, metric: str, decimals: int) -> str:
+    """One cell: a number with its spread, or why there is none."""
+    finite, seeds = row[f"{metric}_n"], row["seeds"]
+    if finite == 0:
+        if metric not in study.frame:
+            return "not measured"
+        if row["diverged"]:
+            return "diverged"
+        return "not measured" if seeds else "not yet"
+    text = _spread(row[metric], row[f"{metric}_sd"], decimals)
+    return text if finite == seeds else f"{text} ({finite} of {seeds})"
+
+
+def _epochs_measured(study: Study, metric: str) -> int:
+    if metric not in study.frame:
+        return 0
+    return study.frame.loc[study.frame[metric].notna(), "epoch"].nunique()
+
+
+def _identity_lines(study: Study, metrics: list[str]) -> list[str]:
+    """One line for all metrics that share an identity, and one for what was not measured."""
+    groups: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(metrics):
+        if metric in study.frame and metric in study.identities:
+            groups.setdefault(_identity(study.identities[metric]), []).append(_label(metric))
+    lines = [f"{', '.join(names)}: {identity}." for identity, names in groups.items()]
+    absent = [INCEPTION[x] for x in metrics if x in INCEPTION and x not in study.frame]
+    if absent:
+        lines.append(f"{', '.join(absent)}: not measured (without Inception's published weights).")
+    return lines
+
+
+def _identity(identity: dict) -> str:
+    side, batchnorm = identity["resolution"], identity["batchnorm"]
+    return (
+        f"{identity['network']} (SHA-256 {identity['network_sha256'][:12]}), "
+        f"{identity['generated']:,} generated against {identity['reference']:,} real images "
+        f"({identity['split']} split, SHA-256 {identity['reference_sha256'][:12]}), {side}×{side}, "
+        f"resizer: {identity['resizer']}, quantiser: {identity['quantiser']}, "
+        f"BatchNorm of G: {batchnorm}, {identity['implementation']}"
+    )
+
+
+def _label(metric: str) -> str:
+    return INCEPTION.get(metric, metric)
+
+
+def _levels(study: Study, row: dict) -> list[str]:
+    return [str(row[factor]) for factor in study.factors]
+
+
+def _is_number_column(sheet: Sheet, column: int) -> bool:
+    return sheet.columns[column] not in ("norm", "head") and column > 0
+
+
+def decimals_of(metric: str, values: pd.Series) -> int:
+    """Decimals for a whole column: three digits of its smallest number, within the usual range."""
+    least, most = DECIMALS.get(metric, (3, 3))
+    sizes = values[values.notna() & (values != 0)].abs()
+    wanted = 2 - math.floor(math.log10(sizes.min())) if len(sizes) else 0
+    return min(most, max(least, wanted))
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, trailing zeros kept."""
+    return f"{value:#.3g}".rstrip(".")
+
+
+def rounded(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else DASH
+
+
+def _spread(mean: float, sd: float, decimals: int) -> str:
+    """`12.3 ± 0.4`, or `12.3` where one seed has no standard deviation."""
+    spread = f" ± {rounded(sd, decimals)}" if math.isfinite(sd) else ""
+    return rounded(mean, decimals) + spread
+
+
+def _span(low: float, high: float, decimals: int) -> str:
+    ends = [rounded(low, decimals), rounded(high, decimals)]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _words(number: int) -> str:
+    return {6: "six"}.get(number, str(number))
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "0 to 2, 5"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    spans = [[str(run[0])] if len(run) == 1 else [str(run[0]), str(run[-1])] for run in runs]
+    return ", ".join(" to ".join(span) for span in spans)
+
+
+def _paragraphs(lines: Iterable[str]) -> list[str]:
+    return [part for line in lines for part in (line, "")]
+
+
+def _escape_markdown(text: str) -> str:
+    """What Markdown would read as a command; an underscore within a word is none."""
+    return "".join("\\" + character if character in "\\`*|<>" else character for character in text)
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    DASH: "--",
+}
+
+
+def _escape_latex(text: str) -> str:
+    """Every character that LaTeX would read as a command, and those beyond ASCII that we use."""
+    return "".join(LATEX.get(character, character) for character in text)

@@ -1,0 +1,271 @@
+"""Fixtures shared by the test files."""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan.config import Config
+from experiments import journal
+
+LN2 = float(np.log(2))
+FACTORS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
+
+
+@pytest.fixture(scope="session")
+def make_study() -> Callable[..., Path]:
+    """The function `write_study` below, for tests that need a study of their own."""
+    return write_study
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default study, finished: eight arms, one seed, eight epochs. Read only."""
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def wandb_command() -> Callable[..., str]:
+    """W&B's own command line on a study's folder; its output."""
+    return run_wandb
+
+
+@pytest.fixture(scope="session")
+def wandb_history() -> Callable[[Path, Path], list[dict]]:
+    """The rows that W&B's own reader finds in a run's folder; nested values have dotted names."""
+
+    def read(study: Path, run_folder: Path) -> list[dict]:
+        lines = run_wandb(study, "leet", "inspect", "--json", str(run_folder)).splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def expected_history() -> Callable[[Path], list[dict]]:
+    """The rows that the committed epochs of a run should have become, samples apart."""
+    return rows_of_records
+
+
+def run_wandb(study: Path, *arguments: str) -> str:
+    folders = {f"WANDB_{name}_DIR": str(study / "wandb" / "cli") for name in ("CONFIG", "CACHE")}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("wandb"), *arguments],
+        env={**os.environ, "HOME": str(study), "WANDB_DIR": str(study), **folders},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def rows_of_records(run: Path) -> list[dict]:
+    rows = []
+    for epoch in journal.committed(run):
+        record = journal.read_json(run, epoch, journal.RECORD)
+        for point in record["curve"]:
+            row = {"images": point["images"], "train/d_loss": point["d_loss"]}
+            rows.append({**row, "train/g_loss": point["g_loss"]})
+        timing = journal.read_json(run, epoch, journal.TIMING)
+        row = {"epoch": epoch, "images": record["images"]}
+        row["time/images_per_second"] = timing["images_per_second"]
+        row.update({f"eval/{name}": value for name, value in record["scores"].items()})
+        row.update({f"losses/{name}": value for name, value in record["losses"].items()})
+        rows.append(row)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def write_study(
+    parent: Path,
+    seeds: Sequence[int] = (0,),
+    epochs: int = 8,
+    factors: dict[str, list] | None = None,
+    inception: str = "never",
+    diverged: dict[str, int] | None = None,
+    committed: dict[str, int] | None = None,
+    data: str = "shapes",
+    resolution: int = 32,
+    points: int = 20,
+) -> Path:
+    """Write a made-up study through the journal; returns its folder. Same arguments, same bytes.
+
+    `inception`: "never", "last" or "epoch", when fid, is and kid exist. `diverged`: run -> first
+    epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A run is
+    named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
+    """
+    factors = FACTORS if factors is None else factors
+    folder = parent / ("ablation-small" if data == "cifar10" else f"ablation-small-{data}")
+    hashed = {
+        name: hashlib.sha256(name.encode()).hexdigest() for name in (data, "net", "inception")
+    }
+    given = {
+        "data": data,
+        "data_sha256": hashed[data],
+        "resolution": resolution,
+        "epochs": epochs,
+        "inception": inception,
+    }
+    shared = Config(**given).model_dump()
+    shared = {key: value for key, value in shared.items() if key not in (*factors, "seed")}
+    identities = _identities(hashed, data, resolution, inception)
+
+    for levels in itertools.product(*factors.values()):
+        arm = dict(zip(factors, levels, strict=True))
+        for seed in seeds:
+            name = ",".join(f"{key}={value}" for key, value in arm.items()) + f"/seed={seed}"
+            done = (committed or {}).get(name, epochs)
+            if done == 0:
+                continue
+            config = Config(**shared | arm, seed=seed)
+            run = {
+                "config": config.model_dump(),
+                "fingerprint": {"torch": "2.15.0", "device": "cpu", "threads": 1},
+                "identities": identities,
+            }
+            journal.replace(folder / name / "run.json", journal.to_json(run))
+            _commit_run(folder / name, config, done, (diverged or {}).get(name, epochs + 1), points)
+
+    info = {
+        "study": "ablation",
+        "scale": "small",
+        "data": {
+            "name": data,
+            "sha256": hashed[data],
+            "images": 10_000,
+            "resolution": resolution,
+            "kind": "shapes" if data == "shapes" else "zip",
+        },
+        "factors": factors,
+        "seeds": list(seeds),
+        "settings": shared,
+        "commit": "abc1234",
+        "hardware": {
+            "device": "cpu",
+            "processor": "Example CPU @ 2.00GHz",
+            "cores": 2,
+            "jobs": 2,
+            "threads": 1,
+        },
+        "versions": {"python": "3.11.7", "torch": "2.15.0"},
+    }
+    journal.replace(folder / "study.json", journal.to_json(info))
+    journal.replace(folder / "real.png", sample_grid(np.random.default_rng(0), resolution, 1.0))
+    return folder
+
+
+def sample_grid(rng: np.random.Generator, resolution: int, quality: float) -> bytes:
+    """A PNG of 4 rows x 8 columns of images: discs on a plain ground, less noisy with quality."""
+    y, x = np.mgrid[:resolution, :resolution] / resolution
+    grid = np.empty((4, resolution, 8, resolution, 3))
+    for row, column in itertools.product(range(4), range(8)):
+        disc = (x - rng.uniform(0.3, 0.7)) ** 2 + (y - rng.uniform(0.3, 0.7)) ** 2 < 0.06
+        colours = rng.uniform(0, 1, (2, 3))
+        grid[row, :, column] = np.where(disc[..., None], colours[0], colours[1])
+    noise = rng.uniform(0, 1, grid.shape)
+    pixels = (quality * grid + (1 - quality) * noise).reshape(4 * resolution, 8 * resolution, 3)
+    file = io.BytesIO()
+    Image.fromarray((pixels * 255).astype(np.uint8)).save(file, "png")
+    return file.getvalue()
+
+
+def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: int) -> None:
+    """Invent the numbers of one run: worse with norm=batch, never below ln 2 there."""
+    digest = hashlib.sha256(
+        json.dumps([config.norm, config.head, config.batch, config.seed]).encode()
+    )
+    rng = np.random.default_rng(list(digest.digest()))
+    broken = config.norm == "batch"
+    steps = -(-config.images // config.batch)
+
+    for epoch in range(1, epochs + 1):
+        quality = (0.15 if broken else 0.9) * (
+            1 - np.exp(-epoch * (0.5 if config.batch < 256 else 0.3))
+        )
+        fd = 20 + 200 * (1 - quality) * np.exp(rng.normal(0, 0.12))
+        d_curve = (LN2 + 0.07 if broken else 0.45) * np.exp(rng.normal(0, 0.02, points))
+        g_curve = (0.75 if broken else 1.5 + 0.1 * epoch) * np.exp(rng.normal(0, 0.1, points))
+        if broken:
+            d_curve = np.maximum(d_curve, LN2 + 0.004)
+        losses = {
+            "d_loss": d_curve.mean(),
+            "g_loss": g_curve.mean(),
+            "d_loss_min": d_curve.min() - (0.002 if broken else 0.1),
+            "d_real": 0.5 if broken else 0.7,
+            "d_fake": 0.5 if broken else 0.3,
+        }
+        scores = {
+            "fd_cifar": fd,
+            "cs_cifar": 1 + 4 * quality,
+            "kd_cifar": fd / 300,
+            "precision_cifar": 0.6 * quality,
+            "recall_cifar": 0.5 * quality,
+            "density_cifar": 0.7 * quality,
+            "coverage_cifar": 0.6 * quality,
+        }
+        if config.inception == "epoch" or (config.inception == "last" and epoch == config.epochs):
+            scores |= {"fid": 3 * fd, "is": 1 + 6 * quality, "kid": fd / 1000}
+        position = (epoch - 1 + np.arange(1, points + 1) / points) * config.images
+        curve = [
+            {"images": round(x), "d_loss": float(d), "g_loss": float(g)}
+            for x, d, g in zip(position, d_curve, g_curve, strict=True)
+        ]
+        ok = epoch < diverged
+        speed = (820 if config.head == "conv" else 860) * rng.uniform(0.97, 1.03)
+        record = {
+            "epoch": epoch,
+            "images": epoch * config.images,
+            "steps": epoch * steps,
+            "status": "ok" if ok else "diverged",
+            "losses": {key: float(value) if ok else None for key, value in losses.items()},
+            "curve": curve if ok else [point | {"d_loss": None, "g_loss": None} for point in curve],
+            "scores": {key: float(value) if ok else None for key, value in scores.items()},
+        }
+        timing = {
+            "train_seconds": config.images / speed,
+            "score_seconds": 1.9,
+            "images_per_second": float(speed),
+        }
+        noise = np.random.default_rng(config.seed)  # the same for every arm and epoch
+        files = {
+            journal.RECORD: journal.to_json(record),
+            journal.TIMING: journal.to_json(timing),
+            journal.SAMPLES: sample_grid(noise, config.resolution, float(quality)),
+        }
+        journal.commit(run, epoch, files)
+
+
+def _identities(hashed: dict[str, str], data: str, resolution: int, inception: str) -> dict:
+    """One identity for each metric that the study measures."""
+    suffixed = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
+    metrics = {f"{name}_cifar": ("cifar10-resnet", hashed["net"]) for name in suffixed}
+    if inception != "never":
+        weights = ("inception-2015-12-05", hashed["inception"])
+        metrics |= dict.fromkeys(["fid", "is", "kid"], weights)
+    return {
+        metric: {
+            "metric": metric,
+            "network": network,
+            "network_sha256": sha256,
+            "generated": 2000,
+            "reference": 10_000,
+            "split": "train",
+            "reference_sha256": hashed[data],
+            "resolution": resolution,
+            "resizer": "none",
+            "quantiser": "round to nearest uint8",
+            "batchnorm": "running",
+            "implementation": "eval.metrics 1",
+        }
+        for metric, (network, sha256) in metrics.items()
+    }

@@ -1,0 +1,204 @@
+"""The shape of the code: which module may know which, read from the sources."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import cache
+from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = ("dcgan", "eval", "experiments", "reports")
+NOT_OURS = {"build", "data", "dist", "out", "runs", "wandb"}
+
+# What a module may import of ours; the longest name that fits it counts.
+MAY_IMPORT = {
+    "dcgan": ("dcgan",),
+    "dcgan.config": (),
+    "eval": ("dcgan", "eval"),
+    "experiments": ("dcgan", "eval", "experiments"),
+    "experiments.grid": ("dcgan.config",),
+    "experiments.journal": (),
+    "experiments.progress": ("experiments.grid", "experiments.journal"),
+    "experiments.tracking": ("experiments.grid", "experiments.journal"),
+    "reports": ("dcgan.config", "experiments.grid", "experiments.journal", "reports"),
+}
+
+# What reads records works without PyTorch, and so on any laptop in seconds.
+WITHOUT_TORCH = ("dcgan.config", "experiments.grid", "experiments.journal", "reports")
+TORCH = ("torch", "torchvision", "torchmetrics", "torch_fidelity", "safetensors.torch")
+
+
+def within(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the four packages by its dotted name."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
+
+
+MODULES = modules()
+CODE = [*MODULES.values(), *sorted((ROOT / "tests").glob("*.py"))]
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """What a file imports, wherever in the file: `from a import b` gives both a and a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno} is a relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+def our_imports(module: str) -> set[str]:
+    """Which of our modules a module imports; a.b imports a first."""
+    names = imports(MODULES[module])
+    return {name for name in names if name in MODULES} | {
+        name.partition(".")[0] for name in names if within(name, PACKAGES)
+    }
+
+
+def reach(module: str) -> set[str]:
+    """The module, what it imports of ours, and so on."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += our_imports(name)
+    return found
+
+
+def project_files() -> Iterator[Path]:
+    """Every file of the project, and none that a tool or a study has made."""
+    for path in sorted(ROOT.iterdir()):
+        hidden = path.name.startswith(".") and path.name not in (".ci", ".gitignore")
+        if not hidden and path.name not in NOT_OURS:
+            yield from [path] if path.is_file() else path.rglob("*.*")
+    yield from (path for path in (ROOT / ".ci").iterdir() if not path.suffix)
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path: Path) -> None:
+    source = "import a.b as c\nfrom d import e\ndef f():\n    import g\n    from h.i import j, k\n"
+    (tmp_path / "form.py").write_text(source)
+    assert imports(tmp_path / "form.py") == {"a.b", "d", "d.e", "g", "h.i", "h.i.j", "h.i.k"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    rule = max((name for name in MAY_IMPORT if within(module, (name,))), key=len)
+    ours = {name for name in imports(MODULES[module]) if within(name, PACKAGES)}
+
+    # `from experiments import grid` is an import of experiments.grid, not of all experiments.
+    for name in ours - {name.partition(".")[0] for name in ours if "." in name}:
+        assert within(name, MAY_IMPORT[rule]), f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_in_the_end() -> None:
+    order = TopologicalSorter({module: our_imports(module) for module in MODULES})
+    assert set(order.static_order()) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if within(name, WITHOUT_TORCH)])
+def test_what_reads_records_never_imports_torch(module: str) -> None:
+    for name in reach(module):
+        heavy = {imported for imported in imports(MODULES[name]) if within(imported, TORCH)}
+        assert not heavy, f"{module} needs {name}, which imports {heavy}"
+
+
+def test_what_reads_records_never_loads_torch() -> None:
+    light = [name for name in MODULES if within(name, WITHOUT_TORCH)]
+    assert len(light) > len(WITHOUT_TORCH)
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    code += "print(sorted(name for name in sys.modules if name.startswith('torch')))"
+    command = [sys.executable, "-c", code, *light]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
+def test_eval_stays_the_builtin(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(within(alias.name, ("eval",)) for alias in node.names), node.lineno
+
+
+def test_every_imported_library_is_declared() -> None:
+    project = PYPROJECT["project"]
+    run = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    extra = project["optional-dependencies"]["dev"]
+    dev = {canonicalize_name(Requirement(text).name) for text in extra}
+    providers = packages_distributions()
+    files = [(path, run) for path in MODULES.values()]
+    files += [(path, run | dev) for path in (ROOT / "tests").glob("*.py")]
+    for path, declared in files:
+        roots = {name.partition(".")[0] for name in imports(path)}
+        for root in roots - sys.stdlib_module_names - set(PACKAGES):
+            found = {canonicalize_name(name) for name in providers.get(root, [])}
+            assert found & declared, f"{path.name} imports {root}, which pyproject does not name"
+
+
+def test_pyproject_names_the_packages_and_their_files() -> None:
+    assert tuple(PYPROJECT["tool"]["setuptools"]["packages"]) == PACKAGES
+    globs = PYPROJECT["tool"]["setuptools"]["package-data"]
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.*"):
+            name = path.relative_to(ROOT / package).as_posix()
+            code = path.suffix in (".py", ".pyc") or path.is_dir()
+            if not code and not name.startswith("published/"):
+                assert any(fnmatch(name, glob) for glob in globs[package]), path
+
+
+def test_names_say_what_a_file_is_about() -> None:
+    names = {path.name for path in project_files()}
+    assert not names & {"utils.py", "util.py", "helpers.py", "base.py", "common.py", "misc.py"}
+
+    # A top-level package `tests` comes with torch-fidelity: ours must not be one.
+    assert not (ROOT / "tests/__init__.py").exists()
+
+
+def test_the_training_loop_is_read_at_one_glance() -> None:
+    tree = ast.parse((ROOT / "dcgan/train.py").read_text())
+    (loop,) = (node for node in tree.body if getattr(node, "name", None) == "train_epoch")
+    assert isinstance(loop, ast.FunctionDef)
+    assert loop.end_lineno - loop.lineno + 1 < 60
+
+
+def test_no_file_names_a_place_of_one_machine() -> None:
+    machine = r"/(work|root)/"
+    registry = r"\b(pypi|pythonhosted|npmjs|debian|anaconda)\.(org|com|net)\b|download\.pytorch"
+    for path in project_files():
+        text = path.read_bytes() if path.is_file() else b""
+        found = re.search(rf"{machine}|{registry}".encode(), text)
+        assert not found or b"\0" in text, f"{path.relative_to(ROOT)} names {found[0].decode()}"
+
+
+YAML = [path for path in project_files() if path.suffix in (".yaml", ".yml")]
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: path.name)
+def test_every_yaml_file_is_a_mapping(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize("kind", ["scales", "studies"])
+def test_there_are_scales_and_studies(kind: str) -> None:
+    assert list((ROOT / "experiments" / kind).glob("*.yaml"))

@@ -1,0 +1,185 @@
+"""What the figures show, and that they are the same bytes every time."""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from reports import figures, records
+
+ARMS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
+TINY = {"epochs": 2, "resolution": 16, "points": 3}
+BATCH = "norm=batch,head=conv,batch=128/seed=0"
+
+
+@pytest.fixture(scope="module")
+def study(make_study, tmp_path_factory):
+    """Eight arms, three seeds, two epochs."""
+    return records.load(make_study(tmp_path_factory.mktemp("figures"), seeds=(0, 1, 2), **TINY))
+
+
+@pytest.fixture(scope="module")
+def drawn(study):
+    return figures.draw(study)
+
+
+def test_the_reading_order(drawn):
+    assert list(drawn) == ["fd_cifar", "cs_cifar", "samples", "change", "losses", "throughput"]
+    for figure, caption in drawn.values():
+        assert figure.get_figwidth() == 7
+        assert caption.endswith(".")
+        assert "\n" not in caption
+
+
+def test_every_arm_and_every_seed_is_drawn(study, drawn):
+    for name in ("fd_cifar", "cs_cifar", "change"):
+        lines = [line for axis in drawn[name][0].axes for line in axis.lines]
+        widths = [line.get_linewidth() for line in lines]
+        assert widths.count(0.8) - len(_references(lines)) == 8 * 3  # arms x seeds
+        assert widths.count(2) == 8
+
+    thin, thick = [
+        [
+            line
+            for axis in drawn["losses"][0].axes
+            for line in axis.lines
+            if line.get_linewidth() in x
+        ]
+        for x in ((0.6, 0.8), (1.4, 2))
+    ]
+    assert len(thin) == 3 * 8 * 3
+    assert len(thick) == 3 * 8
+    markers = list(drawn["throughput"][0].axes[0].lines)
+    assert sum(len(line.get_xdata()) for line in markers if line.get_markersize() == 4.5) == 8 * 3
+
+
+def test_the_lines_are_the_records(study, drawn):
+    frame = study.frame
+    axis = next(a for a in drawn["fd_cifar"][0].axes if a.get_title(loc="left") == "batch=512")
+    thin = sorted(tuple(line.get_ydata()) for line in axis.lines if line.get_linewidth() == 0.8)
+    runs = frame[frame["batch"] == 512].groupby("run")["fd_cifar"]
+    assert thin == sorted(tuple(values) for _, values in runs)
+
+    thick = sorted(tuple(line.get_ydata()) for line in axis.lines if line.get_linewidth() == 2)
+    means = frame[frame["batch"] == 512].groupby(["norm", "head", "epoch"])["fd_cifar"].mean()
+    assert np.allclose(thick, sorted(tuple(v) for _, v in means.groupby(["norm", "head"])))
+
+
+def test_one_factor_one_channel(study):
+    lightness = {
+        (norm, batch): np.dot(to_rgb(figures.colour(study, norm, batch)), (0.21, 0.72, 0.07))
+        for norm in ("none", "batch")
+        for batch in (128, 512)
+    }
+    for norm in ("none", "batch"):
+        assert lightness[norm, 128] < lightness[norm, 512]  # the smallest is the darkest
+    values = sorted(lightness.values())
+    assert min(np.diff(values)) > 0.05  # apart in greyscale
+    for norm, leads in (("none", 2), ("batch", 0)):
+        for batch in (128, 512):
+            assert np.argmax(to_rgb(figures.colour(study, norm, batch))) == leads
+
+
+def test_ln_2_stands_where_norm_is_batch_and_nowhere_else(drawn):
+    axes = drawn["losses"][0].axes
+    marked = [
+        axis.get_ylabel().split("\n")[0]
+        for axis in axes
+        if any(np.allclose(line.get_ydata(), np.log(2), atol=1e-12) for line in axis.lines)
+    ]
+    assert marked == ["norm=batch", "norm=batch"]
+
+
+def test_the_samples_are_the_pictures_of_the_lowest_seed(study, drawn):
+    axes = drawn["samples"][0].axes
+    titles = [axis.get_title(loc="left") for axis in axes]
+    assert titles[0] == "real"
+    assert len(titles) == 1 + 8
+    picture = axes[titles.index("norm=batch, head=conv, batch=128")].images[0].get_array()
+    path = study.folder / BATCH / "epochs" / "0002" / "samples.png"
+    assert np.array_equal(picture, np.asarray(Image.open(path)))
+
+
+def test_a_cross_marks_a_run_that_diverged_and_a_missing_arm_keeps_its_place(make_study, tmp_path):
+    folder = make_study(
+        tmp_path,
+        factors=ARMS | {"batch": [128]},
+        diverged={BATCH: 2},
+        committed={"norm=none,head=conv,batch=128/seed=0": 0},
+        **TINY,
+    )
+    drawn = figures.draw(records.load(folder))
+
+    lines = drawn["fd_cifar"][0].axes[0].lines
+    assert [line.get_marker() for line in lines].count("x") == 1
+    assert "cross" in drawn["fd_cifar"][1]
+    texts = [text.get_text() for axis in drawn["samples"][0].axes for text in axis.texts]
+    assert texts == ["not yet"]
+    assert "norm=batch, head=conv, batch=128" in drawn["change"][1]
+
+
+def test_a_narrow_study_of_one_epoch_and_one_that_has_not_begun(make_study, tmp_path):
+    one = {"norm": ["none"], "head": ["conv"], "batch": [128]}
+    narrow = make_study(tmp_path / "narrow", factors=one, **TINY | {"epochs": 1})
+    empty = make_study(
+        tmp_path / "empty", factors=one, committed={"norm=none,head=conv,batch=128/seed=0": 0}
+    )
+
+    assert list(figures.draw(records.load(narrow))) == ["samples", "losses", "throughput"]
+    assert figures.draw(records.load(empty)) == {}
+
+
+def test_two_processes_write_the_same_bytes(make_study, tmp_path):
+    factors = ARMS | {"head": ["conv"], "batch": [128]}
+    folder = make_study(tmp_path, seeds=(0, 1), factors=factors, **TINY)
+    code = (
+        "import sys, pathlib; from reports import figures, records; "
+        "figures.save(figures.draw(records.load(pathlib.Path(sys.argv[1]))), "
+        "pathlib.Path(sys.argv[2]))"
+    )
+    for name, seed in (("a", "1"), ("b", "2")):
+        subprocess.run(
+            [sys.executable, "-c", code, folder, tmp_path / name],
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
+
+    a, b = (
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        for folder in (tmp_path / "a", tmp_path / "b")
+    )
+    assert a == b
+    assert len(a) == 3 * 6
+    svg = (tmp_path / "a" / "fd_cifar.svg").read_text()
+    assert "<dc:date>" not in svg
+    assert "matplotlib.org/" not in svg.split("<defs>")[0]
+    with Image.open(tmp_path / "a" / "fd_cifar.png") as image:
+        assert image.width == 7 * 160
+        assert "Software" not in image.info
+
+
+def test_the_settings_of_the_user_change_nothing(study, drawn):
+    before = figures.to_svg(drawn["throughput"][0])
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "x"}):
+        again = figures.draw(study)["throughput"][0]
+        assert figures.to_svg(again) == before
+
+
+def test_the_ground_is_transparent_in_svg_and_white_in_png(drawn, tmp_path):
+    paths = figures.save({"throughput": drawn["throughput"]}, tmp_path)
+    assert [path.suffix for path in paths] == [".svg", ".png", ".pdf"]
+    with Image.open(io.BytesIO(paths[1].read_bytes())) as image:
+        assert image.convert("RGBA").getpixel((1, 1)) == (255, 255, 255, 255)
+    assert "fill: #ffffff" not in paths[0].read_text()
+
+
+def _references(lines):
+    """The lines of epoch_change at a factor of 1."""
+    return [line for line in lines if list(line.get_ydata()) == [1, 1]]

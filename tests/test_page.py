@@ -1,0 +1,391 @@
+"""The page is one file: whole, still the next time, loading nothing, and it works in a browser."""
+
+import itertools
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websocket
+
+from reports import page, records, tables
+
+VOID = {"meta", "link", "input", "img", "br", "hr"}
+LIMIT = 8_000_000  # bytes
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+]
+
+
+class Outline(HTMLParser):
+    """Collects the elements of a page, the text of each table cell, and what is not balanced."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.table: list[list[str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.table = self.tables.setdefault(dict(attributes).get("id") or "", [])
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(f"</{tag}> at {self.getpos()}")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.table[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def built(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the default study."""
+    out = tmp_path_factory.mktemp("report")
+    build("--from", study_folder, "--to", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def html(built: Path) -> str:
+    return (built / "index.html").read_text()
+
+
+def build(*words: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["reports", *map(str, words)])
+        runpy.run_module("reports", run_name="__main__")
+
+
+def film_of(html: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="film">(.*?)</script>', html)
+    assert found
+    return json.loads(found[1])
+
+
+def test_report_is_complete(built: Path) -> None:
+    names = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
+    figures = {Path(name).stem for name in names if name.startswith("figures/")}
+    assert figures
+    assert names == {"index.html", "records.csv", "records.parquet"} | {
+        f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png", "pdf")
+    } | {name for name in names if re.fullmatch(r"tables/[a-z-]+\.(md|tex|csv)", name)}
+    assert {"tables/tables.md", "tables/tables.tex", "tables/fid.csv"} <= names
+
+
+def test_second_build_gives_the_same_bytes_without_torch(
+    built: Path, study_folder: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import runpy, sys; runpy.run_module('reports', run_name='__main__'); "
+        "assert 'torch' not in sys.modules"
+    )
+    words = ["--from", study_folder, "--to", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(tmp_path / "out" / "index.html") in done.stdout
+    first, second = (
+        {path.relative_to(top): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+        for top in (built, tmp_path / "out")
+    )
+    assert first == second
+
+
+def test_html_is_balanced_and_its_ids_are_unique(html: str) -> None:
+    outline = Outline(html)
+    assert (outline.wrong, outline.open) == ([], [])
+    ids = [a["id"] for _, a in outline.elements if "id" in a]
+    assert sorted(set(ids)) == sorted(ids)
+    targets = {a[k] for _, a in outline.elements for k in ("href", "xlink:href") if k in a}
+    anchors = {target[1:] for target in targets if target and target.startswith("#")}
+    assert anchors <= set(ids)
+
+
+def test_page_loads_nothing(html: str) -> None:
+    assert len(html.encode()) < LIMIT
+    for tag, attributes in Outline(html).elements:
+        for key in ("src", "srcset", "href", "xlink:href", "poster", "action", "data"):
+            value = attributes.get(key) or "#"
+            citation = tag == "a" and value.startswith("https://")
+            assert citation or value.startswith(("#", "data:")), (tag, key, value[:80])
+    assert all(url.startswith(("#", "data:")) for url in re.findall(r"url\([\"']?([^)]*)", html))
+    assert "@import" not in html
+
+
+def test_numbers_are_those_of_the_tables(html: str, study_folder: Path) -> None:
+    study = records.load(study_folder)
+    shown = Outline(html).tables
+    for sheet in tables.sheets(study):
+        assert shown[f"table-{sheet.name}"] == [sheet.columns, *sheet.rows]
+
+    # The filmstrip rounds the same numbers.
+    film = film_of(html)
+    for row in study.frame.to_dict("records"):
+        scores = film["arms"][row["run"].rpartition("/")[0]]["scores"][str(row["epoch"])]
+        for name, column in (("fd_cifar", "fd_cifar"), ("D loss", "d_loss"), ("G loss", "g_loss")):
+            unit = 10.0 ** -len(scores[name].partition(".")[2])
+            assert abs(float(scores[name]) - row[column]) <= 0.5001 * unit
+        assert scores["FID"] == "not measured"
+
+
+def test_filmstrip_has_every_arm_and_epoch(html: str, study_folder: Path) -> None:
+    study, film = records.load(study_folder), film_of(html)
+    arms = {
+        ",".join(f"{k}={v}" for k, v in zip(study.factors, arm, strict=True)) for arm in study.arms
+    }
+    cells = itertools.product(*([(k, v) for v in vs] for k, vs in film["factors"].items()))
+    assert set(film["arms"]) == arms == {",".join(map("=".join, cell)) for cell in cells}
+    for arm, rows in film["arms"].items():
+        epochs = [str(epoch) for epoch in range(1, film["last"] + 1)]
+        assert list(rows["frames"]) == list(rows["scores"]) == list(rows["points"]) == epochs
+        assert all(uri.startswith("data:image/webp;base64,") for uri in rows["frames"].values())
+        numbers = study.frame[study.frame["run"] == f"{arm}/seed=0"].set_index("epoch")["fd_cifar"]
+        assert (rows["best"], rows["worst"]) == (numbers.idxmin(), numbers.idxmax())
+
+    # Without a script the last epoch of one arm is there.
+    first = film["arms"][film["arm"]]
+    assert f'src="{first["frames"][str(first["last"])]}"' in html
+
+
+@pytest.mark.parametrize("most", [4, 5, 24])
+def test_a_long_run_keeps_the_epochs_that_matter(most: int) -> None:
+    epochs = list(range(1, 81))
+    chosen = page.chosen_epochs(epochs, {37, 2}, most)
+    assert {1, 2, 37, 80} <= set(chosen) <= set(epochs)
+    assert chosen == sorted(chosen)
+    assert len(chosen) <= most
+    assert page.chosen_epochs(epochs[:most], {1, 2}, most) == epochs[:most]
+
+
+def test_pictures_stay_within_the_budget(study_folder: Path) -> None:
+    study = records.load(study_folder)
+    whole = page.filmstrip(study, 10**9)
+    size = sum(len(uri) for arm in whole["arms"].values() for uri in arm["frames"].values())
+    tight = page.filmstrip(study, size * 4 // 5)
+    less = sum(len(uri) for arm in tight["arms"].values() for uri in arm["frames"].values())
+    assert whole["most"] is None
+    assert less <= size * 4 // 5
+    for arm in tight["arms"].values():
+        assert {1, 8, arm["best"], arm["worst"]} <= set(arm["frames"])
+        assert len(arm["frames"]) < 8
+
+
+def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path: Path) -> None:
+    real = page.render(records.load(make_study(tmp_path, epochs=2, data="cifar10")), {}, {})
+    notice = "They are\n  not CIFAR-10"
+    assert (notice in html, notice in real) == (True, False)
+    assert ("DATA=shapes" in html, "DATA=cifar10.zip" in real) == (True, True)
+
+
+def test_what_is_missing_is_listed(make_study: Callable, tmp_path: Path) -> None:
+    absent, short, broken = (
+        f"norm=batch,head=conv,batch={batch}/seed=0" for batch in (64, 128, 512)
+    )
+    study = records.load(
+        make_study(
+            tmp_path,
+            epochs=3,
+            factors={"norm": ["batch"], "head": ["conv"], "batch": [64, 128, 512]},
+            committed={absent: 0, short: 1},
+            diverged={broken: 1},
+        )
+    )
+    text = page.render(study, {}, {})
+    for line in tables.missing_lines(study):
+        assert line in text
+    film = film_of(text)
+    assert absent.rpartition("/")[0] not in film["arms"]
+    diverged = film["arms"][broken.rpartition("/")[0]]
+    assert (diverged["best"], diverged["points"]) == (None, {})
+    assert diverged["scores"]["3"]["fd_cifar"] == "diverged"
+    assert Outline(text).wrong == []
+
+
+def test_downloads_hold_the_files(html: str, built: Path) -> None:
+    links = {a["download"]: a["href"] for _, a in Outline(html).elements if "download" in a}
+    for name, uri in links.items():
+        with urllib.request.urlopen(uri) as answer:
+            data = answer.read()
+        found = list(built.rglob(name))
+        assert data == found[0].read_bytes() if found else name == "study.bib"
+    assert {"records.csv", "tables.tex", "fid.csv", "study.bib"} <= set(links)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--from", "absent"], "absent"),
+        (["--from", "empty"], "study.json"),
+        (["--from", "unbegun"], "no epoch"),
+        (["--from", "unbegun", "--form", "x"], "--form"),
+        (["--fro", "unbegun"], "--from"),
+        ([], "--from"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str],
+    named: str,
+    study_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unbegun").mkdir()
+    shutil.copy(study_folder / "study.json", tmp_path / "unbegun")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as left:
+        build(*words)
+    said = capsys.readouterr()
+    assert left.value.code == 2
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert named in said.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[websocket.WebSocket]:
+    """A page of a headless Chromium, spoken to through the DevTools protocol."""
+    if not CHROMIUM:
+        pytest.skip("there is no chromium here: the page was not opened in a browser")
+    log = open(tmp_path / "log", "w")  # noqa: SIM115
+    process = subprocess.Popen(
+        [CHROMIUM, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "about:blank"],
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        said = tmp_path / "profile" / "DevToolsActivePort"
+        deadline = time.monotonic() + 60
+        while not (said.exists() and "\n" in said.read_text()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail("Chromium did not start: " + (tmp_path / "log").read_text())
+            time.sleep(0.1)
+        port = said.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            pages = [target for target in json.load(answer) if target["type"] == "page"]
+        socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
+        yield socket
+        socket.close()
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
+    events: list[dict[str, Any]] = []
+    numbers = itertools.count(1)
+
+    def call(method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(numbers)
+        browser.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(browser.recv())
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            events.append(message)
+
+    def ask(expression: str) -> Any:
+        return call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get(
+            "value"
+        )
+
+    def seen() -> list[str]:
+        return ask(
+            "[document.getElementById('picture').src, document.getElementById('epoch').textContent,"
+            " document.querySelector('[data-score=fd_cifar]').textContent]"
+        )
+
+    film = film_of((built / "index.html").read_text())
+    arm = film["arms"][film["arm"]]
+
+    def at(arm: dict[str, Any], epoch: int) -> list[str]:
+        key, last = str(epoch), film["last"]
+        return [arm["frames"][key], f"{epoch} of {last}", arm["scores"][key]["fd_cifar"]]
+
+    for domain in ("Page", "Runtime", "Log", "Network"):
+        call(f"{domain}.enable")
+    for width, height in ((1280, 900), (390, 844)):
+        phone = width < 500
+        call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=phone,
+        )
+        call("Page.navigate", url=(built / "index.html").as_uri())
+        while ask("document.readyState + document.documentElement.className") != "completelive":
+            time.sleep(0.1)
+        assert ask("document.documentElement.scrollWidth <= innerWidth")
+
+        # The slider, the marks and the choice of an arm change picture and score.
+        assert seen() == at(arm, 8)
+        ask("slider.value = 3; slider.dispatchEvent(new Event('input'))")
+        assert seen() == at(arm, 3)
+        ask("document.getElementById('to-worst').click()")
+        assert seen() == at(arm, arm["worst"])
+        ask("document.querySelector('[name=norm][value=batch]').click()")
+        other = film["arm"].replace("norm=none", "norm=batch")
+        assert seen() == at(film["arms"][other], arm["worst"])
+        ask("play(); clearInterval(timer)")
+        assert ask("document.getElementById('play').textContent") == "pause"
+
+        # Every section open, still nothing is wider than the window.
+        ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert ask("document.documentElement.scrollWidth <= innerWidth")
+
+        # Without scripts: the last epoch, and no control that does nothing.
+        call("Emulation.setScriptExecutionDisabled", value=True)
+        call("Page.navigate", url=(built / "index.html").as_uri())
+        while ask("document.readyState + document.documentElement.className") != "complete":
+            time.sleep(0.1)
+        assert seen() == at(arm, 8)
+        assert ask("document.documentElement.scrollWidth <= innerWidth")
+        assert ask("document.querySelector('.picker').offsetHeight + slider.offsetHeight") == 0
+        call("Emulation.setScriptExecutionDisabled", value=False)
+
+    # Nothing was asked of the network, and nothing went wrong.
+    urls = [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
+    assert {url.partition(":")[0] for url in urls} == {"file", "data"}
+    kinds = {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"}
+    assert [event for event in events if event["method"] in kinds] == []

@@ -1,0 +1,167 @@
+"""What reports.records reads, and what it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from experiments import journal
+from reports import records
+
+ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
+NONE, BATCH = "norm=none,head=conv,batch=128/seed=0", "norm=batch,head=conv,batch=128/seed=0"
+SMALL = {"factors": ARMS, "epochs": 2, "resolution": 16, "points": 3}
+
+
+def test_the_frame_holds_every_committed_epoch_in_full_precision(make_study, tmp_path):
+    folder = make_study(tmp_path, seeds=(0, 3), **SMALL)
+    study = records.load(folder)
+
+    assert len(study.frame) == 2 * 2 * 2
+    assert len(study.curves) == 2 * 2 * 2 * 3
+    assert study.missing == []
+    assert set(study.plan["status"]) == {"finished"}
+    for row in study.frame.to_dict("records"):
+        record = journal.read_json(folder / row["run"], row["epoch"], journal.RECORD)
+        timing = journal.read_json(folder / row["run"], row["epoch"], journal.TIMING)
+        assert row["run"] == f"norm={row['norm']},head=conv,batch=128/seed={row['seed']}"
+        assert row["images"] == record["images"] == 10_000 * row["epoch"]
+        for name, value in {**record["losses"], **record["scores"], **timing}.items():
+            assert row[name] == value
+
+
+def test_a_metric_that_was_never_measured_has_no_column(make_study, tmp_path):
+    never = records.load(make_study(tmp_path / "never", **SMALL))
+    last = records.load(make_study(tmp_path / "last", inception="last", **SMALL))
+
+    assert "fid" not in never.frame
+    assert "fid" not in records.measured(never)
+    there = last.frame.groupby("epoch")["fid"].count()
+    assert (there.loc[1], there.loc[2]) == (0, 2)
+    assert last.identities["fid"]["network"] == "inception-2015-12-05"
+
+
+def test_fields_that_differ_tell_the_arms_apart(make_study, tmp_path):
+    factors = ARMS | {"latent": ["normal", "uniform"], "images": [1000, 2000]}
+    study = records.load(make_study(tmp_path, **SMALL | {"factors": factors, "epochs": 1}))
+
+    assert study.factors == ["norm", "head", "batch", "latent", "training_images"]
+    assert len(study.arms) == 8
+    assert ("none", "conv", 128, "uniform", 2000) in study.arms
+    shown = study.frame.set_index("training_images")["images"]
+    assert (shown.loc[1000] == 1000).all()
+    assert (shown.loc[2000] == 2000).all()
+
+
+def test_no_missing_run_vanishes(make_study, tmp_path):
+    committed = {NONE: 0, BATCH: 1, NONE.replace("=0", "=1"): 1}
+    diverged = {NONE.replace("=0", "=1"): 1}
+    study = records.load(
+        make_study(tmp_path, seeds=(0, 1), committed=committed, diverged=diverged, **SMALL)
+    )
+
+    assert study.missing == [
+        (NONE, 0, 2, "not begun"),
+        (NONE.replace("=0", "=1"), 1, 2, "diverged"),
+        (BATCH, 1, 2, "unfinished"),
+    ]
+    assert len(study.plan) == 4
+    assert len(study.runs) == 3
+    assert list(records.last_epochs(study)["run"]) == [BATCH.replace("=0", "=1")]
+    assert study.frame.loc[study.frame["status"] == "diverged", "fd_cifar"].isna().all()
+
+
+def test_a_study_that_has_not_begun_is_empty(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, committed={NONE: 0, BATCH: 0}, **SMALL))
+
+    assert len(study.frame) == len(study.curves) == 0
+    assert [run.status for run in study.missing] == ["not begun"] * 2
+    assert study.arms == [("none", "conv", 128), ("batch", "conv", 128)]
+
+
+def test_runs_outside_the_plan_are_read_too(make_study, tmp_path):
+    folder = make_study(tmp_path, **SMALL)
+    info = json.loads((folder / "study.json").read_text())
+    info["factors"]["norm"] = ["none"]
+    (folder / "study.json").write_text(json.dumps(info))
+
+    assert set(records.load(folder).frame["norm"]) == {"none", "batch"}
+
+
+def test_two_identities_of_one_metric_are_refused(make_study, tmp_path):
+    folder = make_study(tmp_path, **SMALL)
+    run = json.loads((folder / BATCH / "run.json").read_text())
+    run["identities"]["fd_cifar"]["generated"] = 500
+    (folder / BATCH / "run.json").write_text(json.dumps(run))
+
+    with pytest.raises(records.Mixed) as error:
+        records.load(folder)
+    for word in ("fd_cifar", "generated", "2000", "500", NONE, BATCH):
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["record.json", "timing.json", "samples.png", "SHA256SUMS"])
+def test_a_damaged_file_is_one_error_even_in_the_middle_of_a_run(make_study, tmp_path, name):
+    folder = make_study(tmp_path, **SMALL)
+    path = journal.epoch_folder(folder / NONE, 1) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(journal.Damaged, match="0001") as error:
+        records.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_an_epoch_that_is_gone_is_an_error(make_study, tmp_path):
+    folder = make_study(tmp_path, **SMALL)
+    epoch = journal.epoch_folder(folder / NONE, 1)
+    epoch.rename(tmp_path / "gone")
+
+    with pytest.raises(journal.Damaged, match="0001"):
+        records.load(folder)
+
+
+def test_what_is_no_study_is_refused(make_study, tmp_path):
+    with pytest.raises(records.NoStudy, match=r"study\.json"):
+        records.load(tmp_path / "nowhere")
+
+    folder = make_study(tmp_path, **SMALL)
+    (folder / NONE / "run.json").write_text("{")
+    with pytest.raises(journal.Damaged, match=r"run\.json"):
+        records.load(folder)
+
+
+def test_states_are_pruned_without_a_word(make_study, tmp_path):
+    folder = make_study(tmp_path, **SMALL)
+    journal.commit(folder / NONE, 3, {journal.STATE: b"state", **_files(folder)})
+    (journal.epoch_folder(folder / NONE, 3) / journal.STATE).unlink()
+
+    assert records.load(folder).frame["run"].value_counts()[NONE] == 3
+
+
+def test_csv_and_parquet_give_the_frame_back(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, inception="last", **SMALL))
+    first, second = (records.write(study, tmp_path / name) for name in ("a", "b"))
+
+    assert [path.name for path in first] == ["records.csv", "records.parquet"]
+    assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
+    csv = pd.read_csv(first[0], keep_default_na=False, na_values="")
+    pd.testing.assert_frame_equal(csv, study.frame, check_exact=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(first[1]), study.frame, check_exact=True)
+
+
+def test_reports_do_without_torch():
+    code = (
+        "import sys; import reports.records, reports.tables, reports.figures; "
+        "print([x for x in ('torch', 'matplotlib.pyplot') if x in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _files(folder):
+    names = (journal.RECORD, journal.TIMING, journal.SAMPLES)
+    return {name: journal.read(folder / NONE, 2, name) for name in names}

@@ -1,0 +1,358 @@
+"""The tables against numbers worked out by hand, and the sentences against the numbers."""
+
+import dataclasses
+import io
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import records, tables
+
+ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
+GRID = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
+TINY = {"resolution": 16, "points": 2}
+
+
+@pytest.fixture(scope="module")
+def pair(make_study, tmp_path_factory):
+    """Two arms, two seeds, four epochs, with the numbers below in place of the invented ones."""
+    study = records.load(
+        make_study(tmp_path_factory.mktemp("pair"), seeds=(0, 1), factors=ARMS, epochs=4, **TINY)
+    )
+    values = {
+        ("none", 0): [40.0, 30.0, 10.0, 20.0],
+        ("none", 1): [50.0, 20.0, 25.0, 30.0],
+        ("batch", 0): [90.0, 80.0, 70.0, 60.0],
+        ("batch", 1): [80.0, 90.0, 85.0, 90.0],
+    }
+    return with_values(study, "fd_cifar", values)
+
+
+def with_values(study, column, values):
+    """The study with a column given by (norm, seed) -> its epochs."""
+    frame = study.frame.copy()
+    for (norm, seed), numbers in values.items():
+        here = (frame["norm"] == norm) & (frame["seed"] == seed)
+        frame.loc[here, column] = numbers
+    return dataclasses.replace(study, frame=frame)
+
+
+def row(table, **wanted):
+    """The one row of a table with these values."""
+    chosen = np.logical_and.reduce([table[key] == value for key, value in wanted.items()])
+    (found,) = table[chosen].to_dict("records")
+    return found
+
+
+def test_last_best_and_fixed_epochs_by_hand(pair):
+    table = tables.fid_table(pair)
+
+    last = row(table, at="last", norm="none")
+    assert last["fd_cifar"] == 25.0
+    assert last["fd_cifar_n"] == last["seeds"] == 2
+    assert last["fd_cifar_sd"] == pytest.approx(math.sqrt(50), rel=1e-12)
+    assert last["epochs"] == "4 4"
+    best = row(table, at="best", norm="none")
+    assert best["fd_cifar"] == 15.0
+    assert best["epochs"] == "3 2"
+    assert row(table, at="best", norm="batch")["epochs"] == "4 1"
+    assert row(table, at="2", norm="batch")["fd_cifar"] == 85.0
+    assert list(dict.fromkeys(table["at"])) == ["last", "best", "1", "2", "4"]
+    assert table["fid"].isna().all()
+    assert (table["fid_n"] == 0).all()
+
+
+def test_the_best_epoch_gives_the_other_metrics_their_epoch(pair):
+    frame = pair.frame
+    chosen = frame[(frame["norm"] == "none") & (frame["epoch"] == np.where(frame["seed"], 2, 3))]
+    best = row(tables.fid_table(pair), at="best", norm="none")
+    assert best["cs_cifar"] == pytest.approx(chosen["cs_cifar"].mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 3]),
+        (8, [1, 2, 4, 8]),
+        (20, [1, 5, 10, 20]),
+        (80, [1, 20, 30, 40, 50, 80]),
+    ],
+)
+def test_fixed_epochs(pair, epochs, expected):
+    study = dataclasses.replace(pair, plan=pair.plan.assign(planned=epochs))
+    assert tables.fixed_epochs(study) == expected
+
+
+def test_what_a_reader_sees(pair):
+    shown = {sheet.name: sheet for sheet in tables.sheets(pair)}
+
+    assert list(shown) == [
+        "last", "best", "epochs-fd_cifar", "fidelity-last", "fidelity-best", "losses", "throughput",
+    ]  # fmt: skip
+    assert shown["last"].columns[:8] == [
+        "norm", "head", "batch", "seeds", "FID", "IS", "KID", "fd_cifar",
+    ]  # fmt: skip
+    assert shown["last"].rows[0][:8] == [
+        "none", "conv", "128", "2", "not measured", "not measured", "not measured", "25.0 ± 7.1",
+    ]  # fmt: skip
+    assert shown["best"].rows[0][4] == "3, 2"
+    assert any("optimistic" in note for note in shown["best"].notes)
+    assert not any("optimistic" in note for note in shown["last"].notes)
+    assert shown["epochs-fd_cifar"].rows[1][3:] == ["85.0 ± 7.1", "85.0 ± 7.1", "75.0 ± 21.2"]
+
+
+def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, factors=ARMS, epochs=1, inception="last", **TINY))
+    table = tables.fid_table(study)
+    sheet = tables.sheets(study)[0]
+
+    assert table["fd_cifar_sd"].isna().all()
+    assert (table["fd_cifar_n"] == 1).all()
+    assert not any("±" in cell for line in sheet.rows for cell in line[4:])
+    assert "not measured" not in str(sheet.rows)
+    assert not any("not measured" in line for line in tables.caption(study))
+
+
+def test_fid_at_the_last_epoch_alone(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, factors=ARMS, epochs=2, inception="last", **TINY))
+    shown = {sheet.name: sheet for sheet in tables.sheets(study)}
+    table = tables.fid_table(study)
+
+    assert "epochs-fid" not in shown
+    assert row(table, at="1", norm="none")["fid_n"] == 0
+    last = row(table, at="last", norm="none")
+    assert last["fid"] == pytest.approx(3 * last["fd_cifar"], rel=1e-12)
+    assert last["fid_n"] == 1
+
+
+def test_diverged_unfinished_and_missing_are_told_apart(make_study, tmp_path):
+    none, batch = (f"norm={norm},head=conv,batch=128/seed=" for norm in ("none", "batch"))
+    study = records.load(
+        make_study(
+            tmp_path,
+            seeds=(0, 1, 2),
+            factors=ARMS | {"batch": [128, 512]},
+            epochs=3,
+            diverged={f"{none}0": 2, f"{batch}0": 1, f"{batch}1": 1, f"{batch}2": 1},
+            committed={f"{none}1": 1, f"{batch}0": 2}
+            | {f"norm=none,head=conv,batch=512/seed={seed}": 0 for seed in range(3)},
+            **TINY,
+        )
+    )
+    table = tables.fid_table(study)
+    shown = {sheet.name: sheet for sheet in tables.sheets(study)}
+
+    # One of two finite; nothing yet; all diverged, one of them before its last epoch.
+    cells = {tuple(line[:3]): line[7] for line in shown["last"].rows}
+    assert re.fullmatch(r"\d+\.\d \(1 of 2\)", cells["none", "conv", "128"])
+    assert cells["none", "conv", "512"] == "not yet"
+    assert cells["batch", "conv", "128"] == "diverged"
+    assert row(table, at="last", norm="batch", batch=128)["seeds"] == 3
+    assert row(table, at="last", norm="batch", batch=128)["diverged"] == 3
+    assert row(table, at="best", norm="none", batch=128)["seeds"] == 3
+
+    # Every run that is not finished is named, in the captions too.
+    lines = tables.missing_lines(study)
+    assert lines == [
+        "Missing: norm=none,head=conv,batch=128, seed 1: unfinished, 1 of 3 epochs.",
+        "Missing: norm=none,head=conv,batch=512, seeds 0 to 2: not begun.",
+        "Missing: norm=batch,head=conv,batch=128, seed 0: diverged, 2 of 3 epochs.",
+    ]
+    assert set(lines) <= set(tables.caption(study))
+    assert any("4 of 12 runs diverged" in sentence for sentence in tables.findings(study))
+
+
+def test_the_caption_spells_out_identity_data_code_and_hardware(study_folder):
+    text = "\n".join(tables.caption(records.load(study_folder)))
+    for words in (
+        "shapes, images drawn by the code itself, not photographs",
+        "8 arms, 1 seed (0), 8 epochs; 8 of 8 runs finished",
+        "fd_cifar, cs_cifar, kd_cifar",
+        "cifar10-resnet (SHA-256 ",
+        "2,000 generated against 10,000 real images (train split",
+        "round to nearest uint8",
+        "BatchNorm of G: running",
+        "eval.metrics 1",
+        "FID, IS, KID: not measured",
+        "commit abc1234",
+        "Example CPU @ 2.00GHz",
+        "torch 2.15.0",
+    ):
+        assert words in text
+
+
+def test_machines_that_differ_are_named(pair):
+    machines = [{"torch": "2.15.0", "threads": 1}, {"torch": "2.15.0", "threads": 2}]
+    lines = tables.caption(dataclasses.replace(pair, machines=machines))
+    assert lines[-1] == "The runs were not all made alike (threads: 1 or 2)."
+
+
+def test_losses_by_hand(pair):
+    study = with_values(
+        with_values(
+            pair, "d_loss", {("batch", 0): [0.9, 0.8, 0.7, 0.72], ("batch", 1): [0.76] * 4}
+        ),
+        "d_loss_min",
+        {("batch", 0): [0.71, 0.7, 0.699, 0.7], ("batch", 1): [0.6945, 0.72, 0.72, 0.72]},
+    )
+    table = tables.losses_table(study)
+
+    assert row(table, norm="batch")["d_loss"] == pytest.approx(0.74, rel=1e-12)
+    assert row(table, norm="batch")["lowest"] == 0.6945
+    assert row(table, norm="batch")["bound"] == math.log(2)
+    assert math.isnan(row(table, norm="none")["bound"])
+    cells = {sheet.name: sheet for sheet in tables.sheets(study)}["losses"].rows
+    assert cells[1][-2:] == ["0.6945", "0.6931"]
+    assert cells[0][-1] == "–"
+
+
+def test_throughput_by_hand(make_study, tmp_path):
+    factors = GRID | {"norm": ["none"], "batch": [128]}
+    study = records.load(make_study(tmp_path, seeds=(0, 1), factors=factors, epochs=3, **TINY))
+    speeds = {
+        ("conv", 0): [100.0, 200.0, 900.0],
+        ("conv", 1): [300.0, 400.0, 350.0],
+        ("avgpool", 0): [400.0, 400.0, 1.0],
+        ("avgpool", 1): [175.0, 175.0, 175.0],
+    }
+    frame = study.frame.copy()
+    for (head, seed), numbers in speeds.items():
+        here = (frame["head"] == head) & (frame["seed"] == seed)
+        frame.loc[here, "images_per_second"] = numbers
+    (found,) = tables.throughput_table(dataclasses.replace(study, frame=frame)).to_dict("records")
+
+    assert found["conv"] == 275.0
+    assert found["avgpool"] == 287.5
+    assert found["pairs"] == 2
+    assert (found["ratio_lowest"], found["ratio_highest"]) == (0.5, 2.0)
+    assert found["ratio"] == pytest.approx(1.0, rel=1e-12)
+
+
+def test_findings_by_hand(pair):
+    sentences = tables.findings(pair)
+
+    # 60 / 20 and 90 / 30 at the last epoch: both worse, three times as high.
+    assert "worse in 2 of 2 pairs with norm=none, 3.00 times as high" in sentences[0]
+    assert "never below the bound of ln 2 = 0.6931" in sentences[0]
+    # The best epochs are 3, 2, 4 and 1 of 4; the largest rise is from 10 to 20.
+    assert "not the last one in 3 of 4 runs" in sentences[1]
+    assert "by a factor of 2.00, from 10.0 to 20.0 between epochs 3 and 4" in sentences[1]
+    assert "norm=none,head=conv,batch=128/seed=0" in sentences[1]
+    assert sentences[2:] == ["These are counts from 2 seeds: below six seeds no verdict is given."]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([10.0, 10.0], "better in 2 of 2 pairs with norm=none, 0.408 times as high"),
+        ([20.0, 30.0], "equal in 2 of 2 pairs with norm=none, 1.00 times as high"),
+        ([10.0, 60.0], "worse in 1 and better in 1 of 2 pairs with norm=none, 1.00 times as high"),
+        ([math.nan, 60.0], "worse in 1 of 1 pair with norm=none, 2.00 times as high"),
+        ([math.nan, math.nan], "norm=batch against norm=none: no pair is complete"),
+    ],
+)
+def test_the_wording_follows_the_numbers(pair, values, words):
+    given = {("batch", seed): [99.0, 99.0, 99.0, value] for seed, value in enumerate(values)}
+    sentence = tables.findings(with_values(pair, "fd_cifar", given))[0]
+
+    assert words in sentence
+    absent = sum(map(math.isnan, values))
+    assert (f"{absent} of 2 planned pairs are not complete" in sentence) == (absent > 0)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "words"),
+    [
+        (0.69314718, "never below the bound"),  # ln 2, as a float32 rounds it
+        (0.6931, "below the bound of ln 2 = 0.6931 in 1 of them"),
+        (0.5, "below the bound of ln 2 = 0.6931 in 1 of them"),
+    ],
+)
+def test_a_step_below_ln_2_is_not_hidden(pair, lowest, words):
+    study = with_values(pair, "d_loss_min", {("batch", 0): [0.9, lowest, 0.9, 0.9]})
+    assert words in tables.findings(study)[0]
+
+
+def test_findings_of_the_whole_grid(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, seeds=range(6), factors=GRID, epochs=2, **TINY))
+    norm, head, batch, fluctuation = tables.findings(study)  # six seeds: no closing sentence
+
+    frame = study.frame[study.frame["epoch"] == 2]
+    wide = frame.pivot_table("fd_cifar", ["head", "batch", "seed"], "norm")
+    worse = int((wide["batch"] > wide["none"]).sum())
+    assert f"worse in {worse}" in norm
+    assert "of 24 pairs" in norm
+    assert "of 24 pairs with head=conv" in head
+    assert "in 24 pairs)." in head
+    assert "of 24 pairs with batch=128" in batch
+    assert "an epoch is 20 updates at batch=512 and 79 at batch=128" in batch
+    assert "of 48 runs" in fluctuation
+    assert not any("verdict" in sentence for sentence in tables.findings(study))
+
+
+def test_a_study_of_one_arm_makes_no_contrast(make_study, tmp_path):
+    factors = {"norm": ["none"], "head": ["conv"], "batch": [128]}
+    sentences = tables.findings(
+        records.load(make_study(tmp_path, factors=factors, epochs=2, **TINY))
+    )
+    assert not any(word in " ".join(sentences) for word in ("pair", "ln 2", "head=", "updates"))
+    assert sentences[-1].startswith("These are counts from 1 seed")
+
+
+def test_a_study_without_an_epoch(make_study, tmp_path):
+    committed = {f"norm={norm},head=conv,batch=128/seed=0": 0 for norm in ("none", "batch")}
+    study = records.load(make_study(tmp_path, factors=ARMS, committed=committed, **TINY))
+    assert tables.findings(study) == ["No epoch with a finite fd_cifar has been committed yet."]
+    assert tables.sheets(study)[0].rows[0][3:5] == ["0", "not measured"]
+    assert tables.sheets(study)[0].columns[4] == "FID"
+
+
+def test_markdown_is_one_table_of_equal_rows(pair):
+    sheet = tables.sheets(pair)[0]
+    lines = tables.to_markdown(sheet, ["a | b * c"]).splitlines()
+
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + 2
+    assert {line.count("|") for line in rows} == {len(sheet.columns) + 1}
+    assert r"a \| b \* c" in lines
+
+
+def test_latex_is_balanced_and_escaped(pair):
+    awkward = r"50 % of a_b & c # $ ~ ^ \ {x} <y> 32×32 ± –"
+    text = tables.to_latex(tables.sheets(pair)[0], [awkward])
+
+    begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", text) for word in ("begin", "end"))
+    assert begun == ["table", "tabular"]
+    assert ended == begun[::-1]
+    assert all(text.count(rf"\{rule}") == 1 for rule in ("toprule", "midrule", "bottomrule"))
+    bare = re.sub(r"\\[_%&#${}]", "", text)  # without what is escaped
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert not re.search(r"[%#~^<>]", bare)
+    assert "_" not in re.sub(r"\\label{[^}]*}", "", bare)
+    body = bare.split(r"\toprule")[1].split(r"\bottomrule")[0]
+    assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {9}
+    assert text.isascii()
+
+
+def test_every_file_is_written_and_the_same_twice(pair, tmp_path):
+    first, second = (tables.write(pair, tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == [
+        "tables.md", "tables.tex", "fid.csv", "fidelity.csv", "losses.csv", "throughput.csv",
+    ]  # fmt: skip
+    assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
+    assert first[1].read_text().isascii()
+
+
+def test_csv_keeps_six_digits(pair):
+    table = tables.fid_table(pair)
+    back = pd.read_csv(io.StringIO(tables.to_csv(table)))
+    assert list(back.columns) == list(table.columns)
+    assert np.allclose(back["kd_cifar"], table["kd_cifar"], rtol=1e-5, atol=0)
+    assert "7.07107" in tables.to_csv(table)
+    assert "7.071067" not in tables.to_csv(table)
