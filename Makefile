@@ -35,7 +35,7 @@ help: ## list what can be made
 setup: $(STALE) ## build .venv from requirements.lock, once
 
 test: setup ## run the tests; ARGS="-k page" runs some
-	@$(RUN) pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup ## check style and format
 	@$(RUN) ruff check .

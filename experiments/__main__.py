@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,7 +75,7 @@ def train_study(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         return 0
 
-    failed: dict[str, str] = {}
+    began, failed = time.monotonic(), {}
     try:
         with journal.owned(plan.folder):
             if any(plan.missing):
@@ -85,6 +86,9 @@ def train_study(arguments: argparse.Namespace) -> int:
                 failed = launch.execute(plan, console)
     except journal.Busy as error:
         raise BadInput(error) from error
+    done = len(plan.runs) - len(failed)
+    took = progress.duration(time.monotonic() - began)
+    console.print(f"{done} of {len(plan.runs)} runs are done, in {took}.")
     return _finish(console, plan.folder, failed)
 
 
@@ -139,9 +143,8 @@ def _finish(console: Console, study: Path, failed: dict[str, str]) -> int:
         console.print(f"failed: {run}: {why}", style="bold red", markup=False, soft_wrap=True)
     if failed:
         console.print("Each failed run left an error.txt; the same command tries them again.")
-    console.print(
-        "Next:\n  make dashboard   the runs in W&B's terminal dashboard, no account needed"
-    )
+    console.print("Next:")
+    console.print("  make dashboard   the runs in W&B's terminal dashboard, no account needed")
     console.print("  make sync        the runs in W&B, with an account")
     return 1 if failed or code else 0
 
@@ -164,12 +167,10 @@ def _device(wanted: str | None, gpus: int) -> str:
     """`cpu`, `cuda` or `cuda:N`; without a wish the first GPU where there is one."""
     if wanted is None:
         return "cuda" if gpus else "cpu"
-    kind, _, index = wanted.partition(":")
-    if wanted == "cpu" or (kind == "cuda" and int(index or 0) < gpus):
-        return wanted
-    raise BadInput(
-        f"device {wanted!r} is not here: cpu" + "".join(f", cuda:{i}" for i in range(gpus))
-    )
+    here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if wanted not in here:
+        raise BadInput(f"device {wanted!r} is not one of {', '.join(here)}")
+    return wanted
 
 
 def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
@@ -193,7 +194,9 @@ def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
         console.print(f"{name:<8}{text}", soft_wrap=True, markup=False)
     if images.kind == "shapes":
         console.print("These images are shapes drawn by the code; DATA= names real ones.")
-    if not job.inception:
+    if job.config.inception == "never":
+        console.print("FID is not measured at this scale: ARGS=inception=last would, at the end.")
+    elif not job.inception:
         console.print("FID is not measured: there are no Inception weights (INCEPTION_WEIGHTS=).")
 
 

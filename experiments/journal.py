@@ -88,6 +88,8 @@ def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
         stored = json.loads((run / "run.json").read_bytes())
     except FileNotFoundError:
         return []
+    except ValueError:
+        return ["run.json is damaged; remove the run to make it again"]
     return [
         f"{key}={old} is stored, {key}={new} is asked for"
         for part, wanted in description.items()

@@ -32,6 +32,7 @@ from experiments.grid import Run, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone, png_grid
 from experiments.run import run as run_job
 
+START_SECONDS = 3  # of a run, before its first epoch
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
 
@@ -71,8 +72,10 @@ def make_plan(
             raise journal.Differs(f"{path}: {'; '.join(differences)}")
         committed.append(epochs)
 
-    left = sum(r.config.epochs - done for r, done in zip(runs, committed, strict=True))
-    seconds = left * _epoch_seconds(runs[0].config, device, threads) / places if left else 0.0
+    left = [run.config.epochs - done for run, done in zip(runs, committed, strict=True)]
+    seconds = START_SECONDS * np.count_nonzero(left) / places
+    if any(left):
+        seconds += sum(left) * _epoch_seconds(runs[0].config, device, threads) / places
     side = min(images.pixels.shape[1], runs[0].config.resolution)
     weights = runs[0].config.inception != "never" and _has_inception(device, out / "cache")
     jobs = [

@@ -14,6 +14,7 @@ each time:
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,8 +50,10 @@ def main() -> None:
     except (records.NoStudy, records.Mixed, Damaged, OSError) as error:
         _refuse(str(error))
 
+    for sentence in tables.findings(study):
+        print(f"\n{textwrap.fill(sentence, 88, break_on_hyphens=False)}")
     unfinished = f", {len(study.missing)} of them not finished" if study.missing else ""
-    print(f"Report on {len(study.plan)} runs{unfinished}: {len(study.frame)} committed epochs.")
+    print(f"\nReport on {len(study.plan)} runs{unfinished}: {len(study.frame)} committed epochs.")
     print(f"Open {out / 'index.html'} in a browser.")
     print(f"Tables, figures and records are beside it in {out}.")
 

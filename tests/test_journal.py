@@ -150,6 +150,12 @@ def test_another_config_is_an_error_that_names_the_key(tmp_path):
     assert json.loads((tmp_path / "run.json").read_bytes()) == {"config": {"width": 32, "seed": 0}}
 
 
+def test_a_damaged_description_is_named(tmp_path):
+    (tmp_path / "run.json").write_bytes(b'{"config": ')
+    with pytest.raises(Differs, match=r"run\.json is damaged"):
+        describe(tmp_path, {"config": {}})
+
+
 def test_a_folder_has_one_owner_who_is_named(tmp_path):
     other = (
         "import sys; from pathlib import Path; from experiments.journal import owned\n"

@@ -35,7 +35,7 @@ def study(out, *words, data="shapes", **environ):
         env=environment(**environ),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 
@@ -129,7 +129,7 @@ def test_a_second_start_starts_nothing(finished):
     done = study(folder.parent)
     assert done.returncode == 0, done.stderr
     assert "8 are done" in done.stdout
-    assert " epoch " not in done.stdout
+    assert "images/s" not in done.stdout
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/seed=*/**/*")} == before
     assert [path.stat().st_mtime_ns for path in mirrors] == written
 
@@ -145,10 +145,10 @@ def start_and_strike(out, words, after, number):
         text=True,
         start_new_session=True,
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while len(list(out.glob("*/*/seed=*/epochs/[0-9]*"))) < after and process.poll() is None:
         assert time.monotonic() < end, "no epoch came"
-        time.sleep(0.01)
+        time.sleep(0.05)
     began = time.monotonic()
     if number == signal.SIGINT:  # as a terminal does: to the whole group
         os.killpg(process.pid, number)

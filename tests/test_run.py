@@ -1,0 +1,119 @@
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan.config import Config
+from dcgan.train import Log, dump_state, start
+from experiments import journal
+from experiments.run import (
+    draw_samples,
+    files,
+    is_milestone,
+    measure,
+    png_grid,
+    summarise,
+)
+
+TINY = Config(resolution=16, width=4, images=50, batch=20, epochs=4)
+
+
+def log(steps=100, **changed):
+    values = {
+        "images": [20 * (i + 1) for i in range(steps)],
+        "d_loss": [0.5 + i / steps for i in range(steps)],
+        "g_loss": [1.0] * steps,
+        "d_real": [0.6] * steps,
+        "d_fake": [0.4] * steps,
+    }
+    return Log(**values | changed)
+
+
+def state_after(epoch):
+    state = start(TINY)
+    state.epoch = epoch
+    return state
+
+
+def test_a_record_sums_up_its_epoch():
+    record = summarise(state_after(3), log(), {"fd_cifar": 1.5})
+    assert (record["epoch"], record["images"], record["steps"]) == (3, 6000, 300)
+    assert record["status"] == "ok"
+    assert record["losses"]["d_loss"] == pytest.approx(0.995, rel=1e-12)
+    assert record["losses"]["d_loss_min"] == 0.5
+    assert record["scores"] == {"fd_cifar": 1.5}
+
+
+def test_the_curve_covers_every_step_once():
+    record = summarise(state_after(2), log(97), {})
+    assert len(record["curve"]) == 20
+    assert record["curve"][-1]["images"] == record["images"] == 2 * 97 * 20
+    assert record["curve"][0]["images"] > 97 * 20
+    few = summarise(state_after(1), log(3), {})["curve"]
+    assert [point["d_loss"] for point in few] == log(3).d_loss
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_null_and_marked(bad):
+    broken = log(g_loss=[1.0] * 99 + [bad])
+    record = summarise(state_after(1), broken, {"fd_cifar": 1.5})
+    assert record["status"] == "diverged"
+    assert record["losses"]["g_loss"] is None
+    assert record["curve"][-1]["g_loss"] is None
+    assert record["curve"][0]["g_loss"] == 1.0
+    assert b"NaN" not in journal.to_json(record)
+    assert summarise(state_after(1), log(), {"fd_cifar": None})["status"] == "diverged"
+
+
+def test_a_generator_that_broke_has_no_scores_but_an_epoch():
+    state = state_after(1)
+    state.G.to_rgb.weight.data.fill_(math.nan)
+    assert measure(state, TINY, []) == {}
+    grid = np.asarray(Image.open(io.BytesIO(draw_samples(TINY, state))))
+    assert grid.shape == (64, 128, 3)
+    assert (grid == 0).all()
+
+
+def test_the_same_noise_is_drawn_at_every_epoch_and_in_every_arm():
+    one = draw_samples(TINY, state_after(1))
+    assert draw_samples(TINY, state_after(3)) == one
+    other = TINY.model_copy(update={"norm": "batch", "head": "avgpool", "batch": 50})
+    assert draw_samples(other, start(other)) == one
+    assert draw_samples(TINY.model_copy(update={"seed": 1}), state_after(1)) != one
+
+
+def test_drawing_and_scoring_leave_the_state_alone():
+    state = state_after(1)
+    state.G.train()
+    before = dump_state(state)
+    draw_samples(TINY, state)
+    measure(state, TINY, [])
+    assert dump_state(state) == before
+    assert all(module.training for module in state.G.modules())
+
+
+def test_an_epoch_holds_its_state_and_at_milestones_its_generator():
+    record = summarise(state_after(4), log(), {})
+    content = files(TINY, state_after(4), record, {})
+    assert list(content) == [
+        journal.RECORD,
+        journal.TIMING,
+        journal.SAMPLES,
+        journal.STATE,
+        journal.GENERATOR,
+    ]
+    assert json.loads(content[journal.RECORD]) == record
+    eighty = TINY.model_copy(update={"epochs": 80})
+    assert [e for e in range(1, 81) if is_milestone(eighty, e)] == [1, *range(10, 81, 10)]
+    assert all(is_milestone(TINY, e) for e in range(1, 5))
+
+
+def test_a_grid_is_read_row_by_row():
+    images = np.arange(32, dtype=np.uint8).repeat(2 * 2 * 3).reshape(32, 2, 2, 3)
+    grid = np.asarray(Image.open(io.BytesIO(png_grid(images))))
+    assert grid.shape == (8, 16, 3)
+    assert grid[::2, ::2, 0].ravel().tolist() == list(range(32))
+    assert (grid[2:4, 2:4] == 9).all()
