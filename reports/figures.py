@@ -30,11 +30,11 @@ GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 WIDTH = 7.0  # inches
 CURVE_POINTS = 64  # of one run's loss curve, at most; each the mean of its neighbours
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
-CHANGES = [  # ticks above 1 where no change is larger than the first number
-    (1.1, [1.02, 1.05, 1.08]),
-    (1.6, [1.1, 1.25, 1.5]),
-    (4, [1.5, 2, 3]),
-    (math.inf, [2, 5, 10, 100]),
+CHANGES = [  # the ticks where no change is by a larger factor than the first number
+    (1.1, [0.92, 0.95, 0.98, 1, 1.02, 1.05, 1.08]),
+    (1.6, [0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.4]),
+    (5, [0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4]),
+    (math.inf, [0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100]),
 ]
 KINDS = {  # how each kind of file is written: no dates, no versions
     "svg": {"metadata": {"Date": None, "Creator": None}},
@@ -380,12 +380,11 @@ def _scale(axis: Axes, values: pd.Series, name: str, logarithmic: bool | None = 
     steps = [1, 2, 5] if wide else [1, 1.5, 2, 3, 5, 7]
     if name == "change":
         spread = max(values.max(), 1 / values.min())
-        above = next((ticks for most, ticks in CHANGES if spread <= most), CHANGES[-1][1])
-        ticks = [*(1 / tick for tick in above), 1, *above]
+        ticks = next(ticks for most, ticks in CHANGES if spread <= most)
         axis.yaxis.set_major_locator(FixedLocator(ticks))
     else:
         axis.yaxis.set_major_locator(LogLocator(10, steps))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_minor_locator(FixedLocator([]))
 
