@@ -83,10 +83,8 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
             figures["losses"] = losses(study)
             figures["throughput"] = throughput(study)
 
-        # A layout that is laid out again at every rendering is not quite the same each time.
         for figure, _ in figures.values():
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
+            _settle(figure)
     return figures
 
 
@@ -104,6 +102,16 @@ def save(figures: dict[str, tuple[Figure, str]], out: Path) -> list[Path]:
 def to_svg(figure: Figure) -> str:
     """The figure as SVG on a transparent ground, readable on white and on near-black."""
     return _render(figure, "svg").decode()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay a figure out once, in round numbers: the solver's last digits differ from run to run."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        axis.set_position(np.round(axis.get_position(original=True).bounds, 4))
+    for text in figure.texts:
+        text.set_position(np.round(text.get_position(), 4))
 
 
 def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:

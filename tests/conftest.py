@@ -17,6 +17,7 @@ from PIL import Image
 from dcgan.config import Config
 from experiments import journal
 
+ROOT = Path(__file__).resolve().parents[1]
 LN2 = float(np.log(2))
 FACTORS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
 
@@ -55,6 +56,46 @@ def wandb_history() -> Callable[[Path, Path], list[dict]]:
 def expected_history() -> Callable[[Path], list[dict]]:
     """The rows that the committed epochs of a run should have become, samples apart."""
     return rows_of_records
+
+
+@pytest.fixture(scope="session")
+def run_study() -> Callable[..., subprocess.CompletedProcess]:
+    """`make ablation` at `smoke` with more words, to its end: (out, *words, data=, **environ)."""
+
+    def run(out: Path, *words: str, **options: str) -> subprocess.CompletedProcess:
+        process = start_ablation(out, *words, **options)
+        stdout, stderr = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_study() -> Callable[..., subprocess.Popen]:
+    """The same, started and not waited for, in a process group of its own."""
+    return start_ablation
+
+
+def start_ablation(
+    out: Path, *words: str, data: str | Path = "shapes", **environ: str
+) -> subprocess.Popen:
+    options = ["--scale", "smoke", "--data", str(data), "--out", str(out), *words]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", "ablation", *options],
+        cwd=ROOT,
+        env={**kept, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that two workers end at about the same time."""
+    longest = ("test_study.py", "test_bad_input.py", "test_tracking.py", "test_page.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 def run_wandb(study: Path, *arguments: str) -> str:

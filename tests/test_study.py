@@ -18,27 +18,6 @@ EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR)
 PAIR = ("head=conv", "batch=512")  # narrows the grid to two runs
 
 
-def command(out, *words, data="shapes"):
-    options = ["--scale", "smoke", "--data", str(data), "--out", str(out)]
-    return [sys.executable, "-m", "experiments", "ablation", *words, *options]
-
-
-def environment(**changed):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
-    return kept | {"COLUMNS": "200"} | changed
-
-
-def study(out, *words, data="shapes", **environ):
-    return subprocess.run(
-        command(out, *words, data=data),
-        cwd=ROOT,
-        env=environment(**environ),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def contents(folder):
     """Every byte of a study that must not depend on when and how it was run."""
     found = {}
@@ -49,10 +28,10 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(run_study, tmp_path_factory):
     """The whole grid at `smoke`, mirrored offline: its output, and the study's folder."""
     out = tmp_path_factory.mktemp("finished")
-    done = study(out)
+    done = run_study(out)
     assert done.returncode == 0, done.stdout + done.stderr
     return done, out / "ablation-smoke-shapes"
 
@@ -121,12 +100,12 @@ def test_arms_are_paired(finished):
     )
 
 
-def test_a_second_start_starts_nothing(finished):
+def test_a_second_start_starts_nothing(finished, run_study):
     _, folder = finished
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed=*/**/*")}
     mirrors = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     written = [path.stat().st_mtime_ns for path in mirrors]
-    done = study(folder.parent)
+    done = run_study(folder.parent)
     assert done.returncode == 0, done.stderr
     assert "8 are done" in done.stdout
     assert "images/s" not in done.stdout
@@ -134,17 +113,8 @@ def test_a_second_start_starts_nothing(finished):
     assert [path.stat().st_mtime_ns for path in mirrors] == written
 
 
-def start_and_strike(out, words, after, number):
+def strike(process, out, after, number):
     """Send a study a signal once `after` epochs are committed; its exit code, output, seconds."""
-    process = subprocess.Popen(
-        command(out, *words),
-        cwd=ROOT,
-        env=environment(WANDB_MODE="disabled"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
     end = time.monotonic() + 600
     while len(list(out.glob("*/*/seed=*/epochs/[0-9]*"))) < after and process.poll() is None:
         assert time.monotonic() < end, "no epoch came"
@@ -154,29 +124,32 @@ def start_and_strike(out, words, after, number):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    return process.returncode, output, time.monotonic() - began
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout + stderr, time.monotonic() - began
 
 
-def test_interrupted_studies_end_with_the_same_bytes(finished, tmp_path):
+def test_interrupted_studies_end_with_the_same_bytes(finished, run_study, start_study, tmp_path):
     _, folder = finished
     shutil.copytree(folder.parent / "cache", tmp_path / "cache")
-    words = ("head=conv", "--jobs", "2")
 
-    code, output, seconds = start_and_strike(tmp_path, words, 1, signal.SIGINT)
+    def stop(after, number):
+        process = start_study(tmp_path, "head=conv", "--jobs", "2", WANDB_MODE="disabled")
+        return strike(process, tmp_path, after, number)
+
+    code, output, seconds = stop(1, signal.SIGINT)
     assert code == 130, output
     assert "the same command goes on" in output
     assert "Traceback" not in output
     assert seconds < 10
 
-    code, _, _ = start_and_strike(tmp_path, words, 2, signal.SIGKILL)
+    code, _, _ = stop(2, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, output, seconds = start_and_strike(tmp_path, words, 4, signal.SIGTERM)
+    code, output, seconds = stop(4, signal.SIGTERM)
     assert code in (143, 0), output  # 0: it was done before the signal came
     assert seconds < 10
 
     # Other JOBS, too, are the same bytes.
-    done = study(tmp_path, "head=conv", "--jobs", "1", WANDB_MODE="disabled")
+    done = run_study(tmp_path, "head=conv", "--jobs", "1", WANDB_MODE="disabled")
     assert done.returncode == 0, done.stderr
     got = contents(tmp_path / folder.name)
     wanted = {name: data for name, data in contents(folder).items() if "head=conv" in name}
@@ -184,7 +157,7 @@ def test_interrupted_studies_end_with_the_same_bytes(finished, tmp_path):
     assert [name for name in wanted if got[name] != wanted[name]] == []
 
 
-def test_damage_is_found_and_the_same_bytes_come_again(finished, tmp_path):
+def test_damage_is_found_and_the_same_bytes_come_again(finished, run_study, tmp_path):
     _, folder = finished
     shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
     copy = tmp_path / folder.name
@@ -192,18 +165,18 @@ def test_damage_is_found_and_the_same_bytes_come_again(finished, tmp_path):
     for run, (epoch, name) in zip(runs, [(2, journal.RECORD), (1, journal.SAMPLES)], strict=True):
         path = journal.epoch_folder(run, epoch) / name
         path.write_bytes(path.read_bytes()[:-1] + b"?")
-    done = study(tmp_path, *PAIR)
+    done = run_study(tmp_path, *PAIR)
     assert done.returncode == 0, done.stdout + done.stderr
     assert contents(copy) == contents(folder)
 
 
-def test_one_failed_run_does_not_stop_the_others(finished, tmp_path):
+def test_one_failed_run_does_not_stop_the_others(finished, run_study, tmp_path):
     _, folder = finished
     shutil.copytree(folder.parent / "cache", tmp_path / "cache")
     broken = tmp_path / folder.name / "norm=none,head=conv,batch=512" / "seed=0"
     broken.mkdir(parents=True)
     (broken / "epochs").write_text("a file where a folder should be")
-    done = study(tmp_path, *PAIR, WANDB_MODE="disabled")
+    done = run_study(tmp_path, *PAIR, WANDB_MODE="disabled")
     assert done.returncode == 1
     assert "failed: norm=none,head=conv,batch=512 seed=0" in done.stdout
     other = tmp_path / folder.name / "norm=batch,head=conv,batch=512" / "seed=0"
@@ -211,95 +184,38 @@ def test_one_failed_run_does_not_stop_the_others(finished, tmp_path):
 
     # Once the cause is gone, the same command finishes it.
     (broken / "epochs").unlink()
-    done = study(tmp_path, *PAIR, WANDB_MODE="disabled")
+    done = run_study(tmp_path, *PAIR, WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout
     assert journal.committed(broken) == [1, 2]
 
 
-def test_a_narrowed_start_keeps_the_rest_of_the_study(finished, tmp_path):
+def test_a_narrowed_start_keeps_the_rest_of_the_study(finished, run_study, tmp_path):
     _, folder = finished
     shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
     copy = tmp_path / folder.name
     run = copy / "norm=none,head=conv,batch=512" / "seed=0"
     shutil.rmtree(journal.epoch_folder(run, 2))
-    assert study(tmp_path, *PAIR, WANDB_MODE="disabled").returncode == 0
+    assert run_study(tmp_path, *PAIR, WANDB_MODE="disabled").returncode == 0
     factors = [json.loads((f / "study.json").read_bytes())["factors"] for f in (copy, folder)]
     assert factors[0] == factors[1]
 
 
-def test_two_starts_on_one_study_are_refused_by_the_owners_name(finished, tmp_path):
+def test_two_starts_on_one_study_are_refused_by_the_owners_name(finished, run_study, tmp_path):
     _, folder = finished
     shutil.copytree(folder.parent / "cache", tmp_path / "cache")
     with journal.owned(tmp_path / folder.name):
-        done = study(tmp_path, *PAIR)
+        done = run_study(tmp_path, *PAIR)
     assert done.returncode == 2
     assert f"in use by process {os.getpid()} on " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.fixture(scope="module")
-def poor(tmp_path_factory):
-    """Sources that cannot be used."""
-    folder = tmp_path_factory.mktemp("poor")
-    (folder / "empty").mkdir()
-    (folder / "text.zip").write_text("no zip")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("words", "data", "said"),
-    [
-        (["hed=conv"], "shapes", "'hed=conv'"),
-        (["head=linear"], "shapes", "head=linear"),
-        (["width=wide"], "shapes", "width=wide"),
-        (["--scale", "smal"], "shapes", "'smal'"),
-        (["--seeds", "0"], "shapes", "seeds=0"),
-        (["--jobs", "0"], "shapes", "'0'"),
-        (["--epochs", "3x"], "shapes", "3x"),
-        (["--nonsense"], "shapes", "--nonsense"),
-        (["--device", "cuda:9"], "shapes", "'cuda:9'"),
-        (["--device", "tpu"], "shapes", "'tpu'"),
-        (["images=300"], "shapes", "batch=512 is larger than images=300"),
-        ([], "absent.zip", "absent.zip"),
-        ([], "empty", "empty"),
-        ([], "text.zip", "text.zip"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(poor, tmp_path, words, data, said):
-    out = tmp_path / "out"
-    source = data if data == "shapes" else poor / data
-    line = command(out, data=source)
-    done = subprocess.run(
-        [*line, *words], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
-    assert not out.exists()
-
-
-def test_a_wrong_wandb_mode_is_refused(tmp_path):
-    done = study(tmp_path / "out", WANDB_MODE="of-line")
-    assert done.returncode == 2
-    assert "WANDB_MODE=of-line" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_another_config_in_the_same_place_is_refused_by_key(finished):
+def test_another_config_in_the_same_place_is_refused_by_key(finished, run_study):
     _, folder = finished
-    done = study(folder.parent, "--epochs", "3")
+    done = run_study(folder.parent, "--epochs", "3")
     assert done.returncode == 2
     assert "epochs=2 is stored, epochs=3 is asked for" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_the_plan_alone_starts_nothing(tmp_path):
-    out = tmp_path / "out"
-    done = study(out, "--plan")
-    assert done.returncode == 0
-    assert "8: norm=none,batch x head=conv,avgpool x batch=128,512" in done.stdout
-    assert not out.exists()
 
 
 def test_publishing_copies_records_and_rebuilds_the_report(finished, tmp_path):
