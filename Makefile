@@ -4,6 +4,9 @@ PYTHON ?= python3
 SETUP_GB ?= 6
 RUN = .venv/bin/python -m
 
+# Modules stay compiled in .venv: PyTorch is imported many times, and takes three times as long else.
+export PYTHONDONTWRITEBYTECODE =
+
 # Options are passed on where they are set, quoted for the shell.
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2),--$(1) $(call quote,$(2)))

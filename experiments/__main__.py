@@ -81,7 +81,7 @@ def train_study(arguments: argparse.Namespace) -> int:
             if any(plan.missing):
                 keep(images, out / "cache", plan.study.settings["resolution"])
                 launch.write_study(plan, images)
-                prepare(plan.runs[0].config, arguments.threads)
+                prepare(plan.runs[0].config, device, arguments.threads)
                 references(plan.jobs[0])  # once, before the workers need it
                 failed = launch.execute(plan, console)
     except journal.Busy as error:

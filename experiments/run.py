@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # which every optimiser imports: once, before workers are forked
 from PIL import Image
 
 from dcgan.config import Config
@@ -44,7 +45,7 @@ class Job:
 def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
     """Make the epochs of a run that are not committed yet; `notify` hears of each one."""
     config = job.config
-    prepare(config, job.threads)
+    prepare(config, job.device, job.threads)
     with journal.owned(job.folder):
         # The images to train on, and the real features to be scored against.
         images = load_cached(job.cache, config.data_sha256, config.resolution)
@@ -86,9 +87,11 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
         mirror.finish()
 
 
-def prepare(config: Config, threads: int) -> None:
+def prepare(config: Config, device: str, threads: int) -> None:
     """Set what results depend on in this process: threads, algorithms, precision."""
     torch.set_num_threads(threads)
+    if device == "cpu":
+        return  # whose algorithms are deterministic as they are
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
