@@ -137,14 +137,17 @@ def fixed_epochs(study: Study) -> list[int]:
 def sheets(study: Study) -> list[Sheet]:
     """Every table in reading order, rounded."""
     fid, fidelity = fid_table(study), fidelity_table(study)
+    scores = FID_METRICS
+    if not measured(study, INCEPTION):  # FID alone then says so, behind what was measured
+        scores = [metric for metric in FID_METRICS if metric not in INCEPTION] + ["fid"]
     chosen = (
         f"The best epoch is chosen for each run by {PRIMARY}, on the very samples that are scored: "
         "an optimistic number."
     )
     result = [
-        _score_sheet(study, fid, "last", FID_METRICS, "last", "Scores at the last epoch", [SPREAD]),
+        _score_sheet(study, fid, "last", scores, "last", "Scores at the last epoch", [SPREAD]),
         _score_sheet(
-            study, fid, "best", FID_METRICS, "best", "Scores at the best epoch", [SPREAD, chosen]
+            study, fid, "best", scores, "best", "Scores at the best epoch", [SPREAD, chosen]
         ),
     ]
     trajectories = [name for name in ("fid", PRIMARY) if _epochs_measured(study, name) > 1]
