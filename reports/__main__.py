@@ -49,6 +49,8 @@ def main() -> None:
         (out / "index.html").write_text(text, encoding="utf-8")
     except (records.NoStudy, records.Mixed, Damaged, OSError) as error:
         _refuse(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     for sentence in tables.findings(study):
         print(f"\n{textwrap.fill(sentence, 88, break_on_hyphens=False)}")

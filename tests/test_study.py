@@ -130,11 +130,14 @@ def strike(process, out, after, number):
 
 def test_interrupted_studies_end_with_the_same_bytes(finished, run_study, start_study, tmp_path):
     _, folder = finished
-    shutil.copytree(folder.parent / "cache", tmp_path / "cache")
+    words = ("head=conv", "batch=128", "--epochs", "20")
+    struck, twin = tmp_path / "struck", tmp_path / "twin"
+    for out in (struck, twin):
+        shutil.copytree(folder.parent / "cache", out / "cache")
 
     def stop(after, number):
-        process = start_study(tmp_path, "head=conv", "--jobs", "2", WANDB_MODE="disabled")
-        return strike(process, tmp_path, after, number)
+        process = start_study(struck, *words, "--jobs", "2", WANDB_MODE="disabled")
+        return strike(process, struck, after, number)
 
     code, output, seconds = stop(1, signal.SIGINT)
     assert code == 130, output
@@ -142,17 +145,19 @@ def test_interrupted_studies_end_with_the_same_bytes(finished, run_study, start_
     assert "Traceback" not in output
     assert seconds < 10
 
-    code, _, _ = stop(2, signal.SIGKILL)
+    code, _, _ = stop(8, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, output, seconds = stop(4, signal.SIGTERM)
-    assert code in (143, 0), output  # 0: it was done before the signal came
+    code, output, seconds = stop(16, signal.SIGTERM)
+    assert code == 143, output
+    assert "Traceback" not in output
     assert seconds < 10
 
     # Other JOBS, too, are the same bytes.
-    done = run_study(tmp_path, "head=conv", "--jobs", "1", WANDB_MODE="disabled")
-    assert done.returncode == 0, done.stderr
-    got = contents(tmp_path / folder.name)
-    wanted = {name: data for name, data in contents(folder).items() if "head=conv" in name}
+    for out, jobs in ((struck, "1"), (twin, "2")):
+        done = run_study(out, *words, "--jobs", jobs, WANDB_MODE="disabled")
+        assert done.returncode == 0, done.stderr
+    got, wanted = (contents(out / folder.name) for out in (struck, twin))
+    assert len(wanted) > 80
     assert got.keys() == wanted.keys()
     assert [name for name in wanted if got[name] != wanted[name]] == []
 
