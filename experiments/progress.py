@@ -87,4 +87,6 @@ def _table(progress: Progress) -> Group:
     if progress.failed:
         counts += f", {len(progress.failed)} failed"
     left = Text(f"{counts}   {duration(progress.seconds_left())} left", style="bold")
-    return Group(table, Text(), bar, left)
+    foot = Table.grid(padding=(0, 2))
+    foot.add_row(bar, left)
+    return Group(Text(), table, Text(), foot)
