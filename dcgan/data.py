@@ -137,11 +137,6 @@ def read(kind: str, path: Path) -> Images:
     return canonical(path.stem, pixels, labels, kind, lossy)
 
 
-def read_zip(path: Path) -> Images:
-    """The images of a zip, past the cache."""
-    return read("zip", path)
-
-
 def canonical(
     name: str, pixels: np.ndarray, labels: np.ndarray, kind: str = "array", lossy: bool = False
 ) -> Images:
