@@ -1,0 +1,248 @@
+"""Finished runs, scored again on further evaluation banks: the same generators, other noise.
+
+How much of a score is the noise that it was taken on shows where one generator has several. Bank 0
+is the run's own scoring and stays in its records. Every bank k >= 1 draws new noise at each epoch,
+which the arms of a seed share as they share bank 0; images, reference, networks and the machine's
+arithmetic are the run's own, and only what the run scored at every epoch is scored here.
+
+<run>/banks/scores.json     {"banks": 3, "epochs": {"1": [{"fd_cifar": 61.2, ...}, {...}], ...}}
+                            for each kept generator banks 1, 2, ...; null for what is not finite
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import statistics
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+
+from dcgan.config import Config
+from dcgan.models import Generator, load_generator
+from eval.score import Reference, identities
+from experiments import journal, progress
+from experiments.run import Job, fingerprint, measure, prepare, references
+
+
+@dataclass(frozen=True)
+class Task:
+    """One finished run, and how many banks it shall have, its own included."""
+
+    job: Job
+    banks: int
+    epochs: list[int]  # that kept their generator
+
+    @property
+    def scorings(self) -> int:
+        return len(self.epochs) * (self.banks - 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study still lacks; the runs that cannot be scored are counted."""
+
+    tasks: dict[str, Task]  # by run
+    done: int  # runs that have their banks
+    unfinished: int
+    without: int  # finished runs that kept no generator
+    seconds: float  # of one scoring, as the runs themselves took
+
+
+def make_plan(study: Path, banks: int, device: str, threads: int) -> Plan:
+    """Look at every run of a study.
+
+    Raises journal.Differs where this machine is not the one that a run was scored on, and
+    journal.Damaged where a run.json cannot be read.
+    """
+    native = journal.unseal(study / "study.json")["data"]["resolution"]
+    found: dict[str, Task] = {}
+    done = unfinished = without = 0
+    seconds: list[float] = []
+    for folder in (path.parent for path in study.glob("*/*/run.json")):
+        config, stored = _described(folder)
+        if len(journal.committed(folder)) < config.epochs:
+            unfinished += 1
+            continue
+        if _stored(folder) >= banks:
+            done += 1
+            continue
+        epochs = kept(folder, config)
+        if not epochs:
+            without += 1
+            continue
+
+        # A run of a time before there was `arithmetic` is compared in what it says of itself.
+        here = fingerprint(config, device, threads)
+        wanted = {"fingerprint": {key: here.get(key) for key in stored["fingerprint"]}}
+        if differences := journal.compare(folder, wanted):
+            raise journal.Differs(f"{folder}: {'; '.join(differences)}")
+        job = Job(
+            config=config,
+            study=study,
+            folder=folder,
+            cache=study.parent / "cache",
+            side=min(native, config.resolution),
+            device=device,
+            threads=threads,
+            inception=config.inception == "epoch" and "fid" in stored["identities"],
+            wandb_mode="disabled",
+        )
+        found[folder.relative_to(study).as_posix()] = Task(job, banks, epochs)
+        timings = (journal.read_json(folder, epoch, journal.TIMING) for epoch in epochs)
+        seconds += [timing["score_seconds"] for timing in timings]
+
+    # All arms of a seed before the next seed, as they were trained.
+    ordered = sorted(found.items(), key=lambda item: (item[1].job.config.seed, item[0]))
+    each = statistics.median(seconds) if seconds else 0.0
+    return Plan(dict(ordered), done, unfinished, without, each)
+
+
+def execute(plan: Plan, places: int, console: Console) -> dict[str, str]:
+    """Score what is missing; returns why runs failed, by name. Each run is one commit.
+
+    A run that fails does not stop the others. Where this process is stopped or killed, the runs
+    that were being scored are scored again next time.
+    """
+    failed: dict[str, str] = {}
+    total = sum(task.scorings for task in plan.tasks.values())
+    scored = 0
+    context = _workers()
+    began = time.monotonic()
+    with ProcessPoolExecutor(places, context, initializer=_begin) as pool:
+        futures = {pool.submit(score_run, task): name for name, task in plan.tasks.items()}
+        for ended, future in enumerate(as_completed(futures), 1):
+            name = futures[future]
+            scored += plan.tasks[name].scorings
+            left = progress.duration((time.monotonic() - began) / scored * (total - scored))
+            if error := future.exception():
+                failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            event = f"failed: {failed[name]}" if name in failed else _in_words(plan.tasks[name])
+            line = f"{name}  {event}  [{ended}/{len(futures)} runs, {left} left]"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return failed
+
+
+def score_run(task: Task) -> None:
+    """Score every kept generator of a run on its banks, and commit them.
+
+    Raises journal.Differs where this machine does not give the scores that the run recorded, and
+    journal.Damaged where a generator is not the one that was committed.
+    """
+    job, config = task.job, task.job.config
+    prepare(config, job.device, job.threads)
+    with journal.owned(job.folder):
+        # What is measured here is what the run measured at every epoch, bit for bit.
+        compared, _ = references(job)
+        _check(task, compared)
+
+        # Score each epoch on noise of its own.
+        epochs: dict[str, list[dict[str, float | None]]] = {}
+        for epoch in task.epochs:
+            G = load_kept(job, epoch)
+            streams = [f"bank {bank}" for bank in range(1, task.banks)]
+            epochs[str(epoch)] = [measure(G, config, epoch, compared, each) for each in streams]
+
+        # Commit; banks that were fewer, or damaged, make way.
+        target = job.folder / journal.BANKS
+        shutil.rmtree(target, ignore_errors=True)
+        content = {"banks": task.banks, "epochs": epochs}
+        journal.commit_to(target, {journal.BANK_SCORES: journal.to_json(content)})
+
+
+def kept(folder: Path, config: Config) -> list[int]:
+    """The epochs of a run that kept their generator."""
+    epochs = range(1, config.epochs + 1)
+    return [e for e in epochs if (journal.epoch_folder(folder, e) / journal.GENERATOR).exists()]
+
+
+def load_kept(job: Job, epoch: int) -> Generator:
+    """The generator of an epoch as it was in training, its layout in memory included."""
+    journal.read(job.folder, epoch, journal.GENERATOR)  # compares it with its sum
+    path = journal.epoch_folder(job.folder, epoch) / journal.GENERATOR
+    return load_generator(str(path))[0].to(job.device, memory_format=torch.channels_last)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The banks of a run; raises journal.Damaged where they are missing or not as committed."""
+    return json.loads(journal.read_from(folder / journal.BANKS, journal.BANK_SCORES))
+
+
+def _stored(folder: Path) -> int:
+    """How many banks a run has, its own included."""
+    try:
+        return load(folder)["banks"]
+    except journal.Damaged:
+        return 1
+
+
+def _described(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """The config of a run, and all of its run.json."""
+    stored = journal.unseal(folder / "run.json")
+    try:
+        return Config.model_validate(stored["config"]), stored
+    except (KeyError, ValidationError) as error:
+        raise journal.Damaged(f"{folder / 'run.json'}: holds no config of a run") from error
+
+
+def _check(task: Task, compared: list[Reference]) -> None:
+    """Compare the metrics' identities, and the scores of the last kept epoch on the run's noise."""
+    job, config, epoch = task.job, task.job.config, task.epochs[-1]
+    _, stored = _described(job.folder)
+    for each in compared:
+        for name, here in identities(each, config.score_images, config.resolution).items():
+            there = stored["identities"].get(name, {})
+            if keys := [key for key in here if here[key] != there.get(key)]:
+                old, new = there.get(keys[0]), here[keys[0]]
+                raise journal.Differs(
+                    f"{job.folder}: {name} with {keys[0]}={old} is stored, {keys[0]}={new} is here"
+                )
+    record = journal.read_json(job.folder, epoch, journal.RECORD)["scores"]
+    for name, here in measure(load_kept(job, epoch), config, epoch, compared).items():
+        if here != record[name]:
+            raise journal.Differs(
+                f"{job.folder}: {name} at epoch {epoch} is {record[name]} in its record, "
+                f"{here} on this machine"
+            )
+
+
+def _workers() -> ForkServerContext:
+    """Where workers come from; Ctrl-C is not for it, while it imports what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.banks"])
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new process takes over
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, handler)
+    return context
+
+
+def _begin() -> None:
+    """Before a worker's first run: Ctrl-C is for the process that started it, and so is dying."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def die_with_it() -> None:
+        wait([starter.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=die_with_it, daemon=True).start()
+
+
+def _in_words(task: Task) -> str:
+    """The first metric at the last kept epoch, on every new bank."""
+    last = load(task.job.folder)["epochs"][str(task.epochs[-1])]
+    name = next(iter(last[0]))
+    values = ["not finite" if s[name] is None else f"{s[name]:.4g}" for s in last]
+    return f"epoch {task.epochs[-1]}: {name} {', '.join(values)}"

@@ -1,0 +1,498 @@
+"""The audit of the scorer: each of its questions on data whose answer is known."""
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import t as student
+from torch import nn
+
+from dcgan.config import Config
+from dcgan.data import Images, canonical, load, resize, shapes
+from dcgan.models import build, dump_generator, load_generator
+from dcgan.train import draw_latent
+from eval import audit, metrics
+from eval.__main__ import main
+from eval.audit import (
+    BATCHNORM,
+    Constant,
+    add_noise,
+    blur,
+    constants_tables,
+    degraded_tables,
+    extrapolate,
+    parity_table,
+    quantise,
+    rises,
+    signed_images,
+    size_tables,
+)
+from eval.extractors import Extractor, classifier, inception
+from eval.score import Reference, generate, reference, score
+from experiments import journal
+
+CONFIG = Config(resolution=16, width=4, latent_size=8, images=120, batch=20, epochs=2)
+
+
+def mean_colours(images):
+    """Features one can compute by hand: the mean and the SD of each channel; twice as logits."""
+    channels = images.float().flatten(2)
+    features = torch.cat([channels.mean(dim=2), channels.std(dim=2)], dim=1)
+    return features, features / 100
+
+
+COLOURS = Extractor("colours", "5" * 64, 6, 32, "bilinear", "_cifar", "cpu", mean_colours)
+
+
+def compared_with(images: Images, extractor: Extractor) -> Reference:
+    pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2)
+    features = extractor.extract(pixels)[0].numpy()
+    moments = metrics.moments(features)
+    side = images.pixels.shape[1]
+    return Reference(extractor, features, moments, len(features), side, images.sha256, "train")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Drawings: 600 to compare with, and 300 others."""
+    images = shapes(900)
+    halves = np.arange(900) % 3 == 0
+    return [
+        canonical("drawn", images.pixels[part], images.labels[part]) for part in (~halves, halves)
+    ]
+
+
+@pytest.fixture
+def G():
+    net = build(CONFIG)[0].train()
+    with torch.no_grad():
+        net.to_rgb.weight.mul_(20)  # so that the images have contrast
+        for _ in range(3):  # so that the running statistics are not the initial ones
+            net(draw_latent(CONFIG, "warm-up", 0, 20))
+    return net.eval()
+
+
+# --- How G's images are made ----------------------------------------------------------------------
+
+
+def test_running_and_rounded_is_what_the_study_scores(G):
+    z = draw_latent(CONFIG, "test", 0, 70)
+    assert torch.equal(quantise(signed_images(G, z, "running", CONFIG)), generate(G, z))
+
+
+def test_batch_statistics_are_those_of_training_batches(G):
+    z = draw_latent(CONFIG, "test", 0, 50)  # two batches, and half of one
+    images = signed_images(G, z, "batch", CONFIG)
+    assert images.shape == (50, 3, 16, 16)
+    with torch.no_grad():
+        G.train()
+        for i in (0, 20):
+            assert torch.equal(images[i : i + 20], G(z[i : i + 20]))
+        filled = G(torch.cat([z[40:], z[:10]]))
+        assert torch.equal(images[40:], filled[:10])
+
+
+def test_re_estimated_statistics_are_averages_over_new_noise(G):
+    z = draw_latent(CONFIG, "test", 0, 40)
+    images = signed_images(G, z, "re-estimated", CONFIG)
+
+    # By hand: layer after layer gets the mean, and the mean of the variances, of ten batches.
+    noise = draw_latent(CONFIG, "audit statistics", 0, 10 * CONFIG.batch).split(CONFIG.batch)
+    layers = [m for m in G.modules() if isinstance(m, nn.BatchNorm2d)]
+    seen = {layer: [] for layer in layers}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, x: seen[layer].append(x[0]))
+        for layer in layers
+    ]
+    G.train()
+    with torch.no_grad():
+        for part in noise:
+            G(part)
+        for hook in hooks:
+            hook.remove()
+        for layer in layers:
+            means = [x.mean(dim=(0, 2, 3)) for x in seen[layer]]
+            variances = [x.transpose(0, 1).flatten(1).var(dim=1) for x in seen[layer]]
+            layer.running_mean.copy_(torch.stack(means).mean(dim=0))
+            layer.running_var.copy_(torch.stack(variances).mean(dim=0))
+        expected = G.eval()(z)
+    torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-4)
+    assert images.std() > 0.05
+
+
+@pytest.mark.parametrize("mode", BATCHNORM)
+def test_every_mode_leaves_the_generator_alone_and_differs_from_the_others(G, mode):
+    G.up[0].train()  # a mixture of modes stays what it is
+    state = {name: value.clone() for name, value in G.state_dict().items()}
+    modes, random = [m.training for m in G.modules()], torch.get_rng_state()
+    z = draw_latent(CONFIG, "test", 0, 40)
+    images = signed_images(G, z, mode, CONFIG)
+    assert [m.training for m in G.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in G.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    others = [signed_images(G, z, other, CONFIG) for other in BATCHNORM if other != mode]
+    assert all((images - other).abs().max() > 0.01 for other in others)
+
+
+def test_quantisers_by_hand():
+    levels = torch.tensor([0.0, 0.4, 0.6, 99.4, 99.6, 255.0])
+    signed = (levels / 127.5 - 1).reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
+    assert quantise(signed, "round")[0, 0].flatten().tolist() == [0, 0, 1, 99, 100, 255]
+    assert quantise(signed, "truncate")[0, 0].flatten().tolist() == [0, 0, 0, 99, 99, 255]
+    dull = torch.stack([signed[0] / 4 + 0.3, signed[0] / 8])
+    stretched = quantise(dull, "stretch")
+    assert [(int(x.min()), int(x.max())) for x in stretched] == [(0, 255), (0, 255)]
+    assert (stretched.int() - levels.reshape(2, 3)).abs().max() <= 0.51
+    assert quantise(torch.zeros(1, 3, 2, 2), "stretch").float().std() == 0  # of one value only
+    for call in (
+        lambda: quantise(signed, "floor"),
+        lambda: signed_images(None, None, "eval", None),
+    ):
+        with pytest.raises((ValueError, AttributeError)):
+            call()
+
+
+def test_images_that_are_not_finite_are_refused(G):
+    G.to_rgb.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        signed_images(G, draw_latent(CONFIG, "test", 0, 4), "running", CONFIG)
+
+
+# --- How many images ------------------------------------------------------------------------------
+
+
+def test_a_line_against_one_over_n_is_found():
+    sizes = [100, 150, 200, 400, 1000]
+    line = extrapolate(sizes, [7 + 300 / n for n in sizes])
+    assert line.intercept == pytest.approx(7, rel=1e-12)
+    assert line.slope == pytest.approx(300, rel=1e-12)
+    assert 0 <= line.error < 1e-6
+    with pytest.raises(ValueError, match="three sizes"):
+        extrapolate([100, 100, 200], [1, 2, 3])
+
+
+def test_the_standard_error_covers_the_limit():
+    rng = np.random.default_rng(0)
+    sizes = np.linspace(100, 1000, 15).round().astype(int).tolist()
+    half = student.ppf(0.975, len(sizes) - 2)
+    covered = 0
+    for _ in range(2000):
+        line = extrapolate(sizes, (5 + 80 / np.array(sizes) + rng.normal(0, 0.2, 15)).tolist())
+        covered += abs(line.intercept - 5) < half * line.error
+    assert 0.93 < covered / 2000 < 0.97
+
+
+def test_the_limit_takes_the_bias_out_of_the_frechet_distance():
+    # Two equal Gaussians in 20 dimensions are 0 apart; n samples seem further apart.
+    rng = np.random.default_rng(1)
+    exact = metrics.Moments(np.zeros(20), np.eye(20))
+    sizes = np.linspace(300, 3000, 15).round().astype(int).tolist()
+    found = [
+        metrics.frechet_distance(metrics.moments(rng.normal(size=(n, 20))), exact) for n in sizes
+    ]
+    line = extrapolate(sizes, found)
+    assert found[0] > 0.2
+    assert abs(line.intercept) < 0.1 * found[0]
+    assert abs(line.intercept) < 4 * line.error + 0.002
+
+
+def test_sizes_have_images_of_their_own(G, drawn):
+    sizes, infinity = size_tables(G, CONFIG, 1, compared_with(drawn[0], COLOURS), 300)
+    assert [row[0] for row in sizes.rows][:2] == [30, 49]
+    assert sizes.rows[-1][0] == 300
+    assert len({row[1] for row in sizes.rows}) == len(sizes.rows) == 15
+    line = extrapolate([row[0] for row in sizes.rows], [row[1] for row in sizes.rows])
+    assert infinity.rows[0][:3] == ["fd_cifar", line.intercept, line.error]
+    assert infinity.rows[0][5] == sizes.rows[-1][1] - line.intercept
+
+
+# --- Other people's code --------------------------------------------------------------------------
+
+
+def test_three_implementations_agree_and_a_fault_shows(drawn, monkeypatch):
+    real = compared_with(drawn[0], COLOURS)
+    images = torch.from_numpy(drawn[1].pixels[:120]).permute(0, 3, 1, 2) // 2 + 40
+    table = parity_table(images, real)
+    assert [row[0] for row in table.rows[:5]] == [
+        f"{stem}_cifar" for stem in ("fd", "cs", "kd", "precision", "recall")
+    ]
+    assert {row[1] for row in table.rows} == {"float32", "float64"}
+    for name, precision, ours, metrics_value, fidelity, apart in table.rows:
+        assert apart < (1e-3 if precision == "float32" else 1e-6), name
+        assert fidelity == pytest.approx(ours, rel=1e-3)
+        assert (metrics_value is None) == name.startswith(("precision", "recall"))
+        assert abs(ours) > 1e-6
+    right = metrics.kid
+    monkeypatch.setattr(metrics, "kid", lambda *x: 1.01 * right(*x))
+    apart = {row[0]: row[5] for row in parity_table(images, real).rows}
+    assert apart["kd_cifar"] == pytest.approx(0.01 / 1.01, rel=1e-2)
+    assert apart["fd_cifar"] < 1e-6
+
+
+# --- Real images made worse -----------------------------------------------------------------------
+
+
+def test_noise_and_blur_are_what_they_say():
+    grey = torch.full((20, 3, 32, 32), 128, dtype=torch.uint8)
+    noisy = add_noise(grey, 8)
+    assert noisy.float().std().item() == pytest.approx(8, rel=0.02)
+    assert noisy.float().mean().item() == pytest.approx(128, abs=0.1)
+    assert torch.equal(noisy, add_noise(grey, 8))
+    assert torch.equal(blur(grey, 2), grey)
+    softer = [blur(noisy, level).float().std().item() for level in (0.5, 1, 2)]
+    assert 8 > softer[0] > softer[1] > softer[2] > 0
+    dot = torch.zeros((1, 3, 33, 33), dtype=torch.uint8)
+    dot[:, :, 16, 16] = 255
+    spread = blur(dot, 1)[0, 0].float()
+    assert spread[16, 16].item() == pytest.approx(255 / (2 * np.pi), rel=0.03)
+    assert torch.equal(spread, spread.T)
+    assert spread[:, :3].sum() == 0
+    assert torch.equal(blur(noisy[:, :, :16, :16], 0.01), noisy[:, :, :16, :16])
+
+
+def test_rising_is_strict():
+    assert rises([1.0, 2.0, 3.0])
+    assert not rises([3.0, 2.0, 1.0])
+    assert not rises([1.0, 1.0, 2.0])
+    assert not rises([1.0, 3.0, 2.0])
+
+
+def painted(count, seed):
+    """Images of ten classes, each of which has a colour."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 10
+    colours = np.random.default_rng(0).integers(60, 200, (10, 1, 1, 3))[labels]
+    shade = rng.normal(0, 6, (count, 1, 1, 3))
+    grain = rng.normal(0, rng.uniform(8, 16, (count, 1, 1, 1)), (count, 16, 16, 3))
+    pixels = (colours + shade + grain).round().clip(0, 255).astype(np.uint8)
+    return Images("painted", "array", pixels, labels, "0" * 64)
+
+
+def test_damage_is_seen_by_a_network_that_sees():
+    table, answers = degraded_tables(painted(1000, 2), compared_with(painted(2000, 1), COLOURS))
+    kinds = ["noise", "blur", "missing classes", "repeated samples"]
+    assert list(dict.fromkeys(row[0] for row in table.rows)) == kinds
+    assert answers == [[f"does fd_cifar rise with every step of {kind}?", "yes"] for kind in kinds]
+    for kind in kinds:
+        rows = [row for row in table.rows if row[0] == kind]
+        distances = [row[3] for row in rows]
+        assert sorted(set(distances)) == distances
+        assert distances[0] > 0
+        assert [row[4] for row in rows] == [x / distances[0] for x in distances]
+        assert {row[2] for row in rows} == {100 if kind == "missing classes" else 1000}
+        assert [row[1] for row in rows] == sorted({row[1] for row in rows})
+    assert [row[1] for row in table.rows if row[0] == "missing classes"] == [0, 2, 5, 8, 9]
+
+
+def test_a_blind_network_is_found_out(drawn):
+    def blind(images):
+        features = torch.from_numpy(np.random.default_rng(0).normal(size=(len(images), 4)))
+        return features.float(), features.float()
+
+    network = replace(COLOURS, features=4, extract=blind)
+    _, answers = degraded_tables(drawn[1], compared_with(drawn[0], network))
+    said = {question.split(" of ")[1]: answer for question, answer in answers}
+    assert (said["noise?"], said["blur?"]) == ("no", "no")
+
+
+def test_without_labels_missing_classes_are_not_tried(drawn):
+    unlabelled = replace(drawn[1], labels=np.full_like(drawn[1].labels, -1))
+    table, answers = degraded_tables(unlabelled, compared_with(drawn[0], COLOURS))
+    assert "missing classes" not in {row[0] for row in table.rows}
+    assert len(answers) == 3
+    assert any("no labels" in note for note in table.notes)
+
+
+# --- Published constants --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """Inception's real architecture with weights that are not the published ones."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Unloaded(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state, *arguments):
+            """Keep what the constructor drew."""
+
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Unloaded("made-up", ["2048"], nothing)
+    path = tmp_path_factory.mktemp("inception") / "made-up.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_made_up_weights_are_never_called_fid(made_up, drawn, monkeypatch):
+    sha256 = hashlib.sha256(made_up.read_bytes()).hexdigest()
+    network = inception(made_up, sha256=sha256)
+    train, test = drawn
+    made = torch.from_numpy(test.pixels[:12]).permute(0, 3, 1, 2)
+    wanted = (Constant("fid", 12, 12, 3.15, 0.02, "a"), Constant("is", 12, 0, 11.24, 0.05, "b"))
+
+    # As if they were the published weights, on images that pass for CIFAR-10.
+    monkeypatch.setitem(audit.NAMES, train.sha256, "cifar10")
+    monkeypatch.setitem(audit.NAMES, test.sha256, "cifar10-test")
+    posing = replace(network, suffix="")
+    (constants, found), fid = constants_tables(posing, train, test, made, wanted)
+    assert fid is False
+    assert [row[6] for row in constants.rows] == ["no", "no"]
+    assert [row[0] for row in found.rows] == ["fd_inception", "cs_inception", "kd_inception"]
+    assert found.notes == ["None of this is FID, IS or KID: a constant is not the published one."]
+
+
+def test_fid_needs_the_weights_the_images_and_the_constants(drawn, monkeypatch):
+    train, test = drawn
+    made = torch.from_numpy(test.pixels[:20]).permute(0, 3, 1, 2)
+    right = metrics.frechet_distance(
+        compared_with(audit.first(train, 50), COLOURS).moments,
+        compared_with(audit.first(test, 40), COLOURS).moments,
+    )
+    published = replace(COLOURS, suffix="")
+
+    def judged(network, off=0.0):
+        wanted = (Constant("fid", 50, 40, right + off, 0.02, ""),)
+        tables, fid = constants_tables(network, train, test, made, wanted)
+        names = [row[0] for row in tables[1].rows]
+        assert names == (
+            ["fid", "is", "kid"] if fid else [f"{x}_inception" for x in ["fd", "cs", "kd"]]
+        )
+        return fid, tables[1].notes[0]
+
+    assert judged(published)[1].endswith("the images are not CIFAR-10.")
+    monkeypatch.setitem(audit.NAMES, train.sha256, "cifar10")
+    assert judged(published)[0] is False
+    monkeypatch.setitem(audit.NAMES, test.sha256, "cifar10-test")
+    assert judged(published, off=0.015) == (True, "These are FID, IS and KID.")
+    assert judged(published, off=0.025)[1].endswith("a constant is not the published one.")
+    assert judged(published, off=-0.025)[0] is False
+    assert judged(COLOURS)[1].endswith("the weights are not the published ones.")
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+def write_zip(path, images):
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, image in enumerate(images.pixels):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            archive.writestr(f"{i}.png", png.getvalue())
+        labels = [[f"{i}.png", int(label)] for i, label in enumerate(images.labels)]
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+@pytest.fixture
+def study(tmp_path, drawn, G, monkeypatch):
+    """A study of one run, trained on 120 drawings, and 110 others."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
+    train, _ = (
+        load(str(write_zip(tmp_path / name, audit.first(images, count))), tmp_path / "cache")
+        for name, images, count in (("train.zip", drawn[0], 120), ("test.zip", drawn[1], 110))
+    )
+    folder = tmp_path / "study"
+    journal.replace(folder / "study.json", journal.to_json({"data": {"resolution": 32}}))
+    config = CONFIG.model_copy(update={"data_sha256": train.sha256})
+    run = folder / "norm=none" / "seed=0"
+    journal.replace(run / "run.json", journal.to_json({"config": config.model_dump()}))
+    journal.commit(run, 1, {journal.GENERATOR: dump_generator(G, config)})
+    return folder
+
+
+@pytest.fixture
+def run_audit(study, capsys):
+    def run(*words, where=study / "norm=none" / "seed=0", data="train.zip", test="test.zip"):
+        capsys.readouterr()
+        named = ["--data", str(study.parent / data), "--test", str(study.parent / test)]
+        threads = torch.get_num_threads()
+        try:
+            code = main(["audit", str(where), *named, "--device", "cpu", *map(str, words)])
+        except SystemExit as end:
+            code = end.code
+        finally:
+            torch.set_num_threads(threads)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path):
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    code, shown, _ = run_audit("--n", 100)
+    assert code == 0
+    content = (study / "audit.json").read_bytes()
+    result = json.loads(content)
+    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    assert after == before | {study / "audit.json": content}
+
+    assert (result["run"], result["epoch"], result["images"]) == ("norm=none/seed=0", 1, 100)
+    assert (result["data"]["images"], result["test"]["images"]) == (120, 110)
+    assert (result["shared"], result["fid"]) == (0, None)
+    assert result["identities"]["fd_cifar"]["generated"] == 100
+    names = ["batchnorm", "sizes", "infinity", "parity", "degraded"]
+    assert [table["name"] for table in result["tables"]] == names
+    assert [len(table["rows"]) for table in result["tables"]] == [9, 15, 3, 10, 22]
+    for table in result["tables"]:
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+        assert table["title"] in shown
+    assert [question in shown for question, _ in result["answers"]] == [True] * 4
+
+    # The first row is what scoring gives.
+    path = journal.epoch_folder(study / "norm=none" / "seed=0", 1) / journal.GENERATOR
+    net, config = load_generator(str(path))
+    train = resize(load(str(study.parent / "train.zip"), study.parent / "cache"), 16)
+    real = reference(classifier(), train.pixels, train.sha256, tmp_path / "other")
+    images = generate(
+        net.to(memory_format=torch.channels_last), draw_latent(config, "audit", 1, 100)
+    )
+    expected = [score(images, [real])[f"{stem}_cifar"] for stem in ("fd", "cs", "kd")]
+    first = result["tables"][0]["rows"][0]
+    assert first[:2] == ["running", "round"]
+    assert first[2:5] == pytest.approx(expected, rel=1e-6)
+
+    # Again, the same bytes.
+    assert run_audit("--n", 100)[:2] == (0, shown)
+    assert (study / "audit.json").read_bytes() == content
+
+
+def test_bad_input_is_one_line(study, run_audit, made_up, drawn):
+    twin = study / "norm=batch" / "seed=0"
+    journal.replace(twin / "run.json", b"{}\n")
+    write_zip(study.parent / "few.zip", audit.first(drawn[1], 20))
+    refused = [
+        (run_audit("--n", 99), "--n 99: an audit needs 100 images at least"),
+        (run_audit(where=study), "holds 2 runs; name one of them"),
+        (run_audit(where=twin), "no epoch here kept its generator"),
+        (run_audit("--epoch", 2), "epoch 2 kept no generator, only 1 did"),
+        (run_audit("--threads", 0), "'0' is not a positive number"),
+        (run_audit("--weights", made_up), "made-up.pth: its SHA-256 is"),
+        (run_audit(test="train.zip"), "these are the images of --data, none is held out"),
+        (run_audit(test="few.zip"), "few.zip: 20 images, 100 are needed"),
+        (run_audit(test="none.zip"), "none.zip"),
+        (run_audit(data="test.zip", test="train.zip"), "test.zip: its SHA-256 is"),
+    ]
+    for (code, shown, complaint), reason in refused:
+        assert (code, shown) == (2, ""), reason
+        assert reason in complaint
+        assert len(complaint.splitlines()) == 1, complaint
+    assert not (study / "audit.json").exists()
+
+
+def test_help_reads_like_documentation(run_audit):
+    code, shown, complaint = run_audit("--help")
+    assert (code, complaint) == (0, "")
+    assert max(map(len, shown.splitlines())) <= 100
+    for word in ("batchnorm", "sizes", "parity", "degraded", "constants", "audit.json"):
+        assert word in shown

@@ -1,0 +1,318 @@
+"""Finished runs scored on more noise, made and scored in miniature."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgan.config import Config
+from dcgan.data import keep, shapes
+from dcgan.models import build, dump_generator
+from experiments import banks, journal
+from experiments.banks import load_kept, make_plan, score_run
+from experiments.run import Job, measure, references, run
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ("norm=none,head=conv,batch=20/seed=0", "norm=batch,head=conv,batch=20/seed=0")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A study of two finished runs: 60 images, 2 epochs, 40 generated for a score. Read only."""
+    out = tmp_path_factory.mktemp("made")
+    images = shapes(60)
+    keep(images, out / "cache", 16)
+    study = out / "tiny"
+    journal.replace(study / "study.json", journal.to_json({"data": {"resolution": 32}}))
+    for name, norm in zip(RUNS, ("none", "batch"), strict=True):
+        config = Config(
+            norm=norm,
+            batch=20,
+            data_sha256=images.sha256,
+            images=60,
+            resolution=16,
+            width=4,
+            epochs=2,
+            score_images=40,
+            reference_images=60,
+        )
+        made = Job(config, study, study / name, out / "cache", 16, "cpu", 1, False, "disabled")
+        run(made, lambda message: None)
+    return study
+
+
+@pytest.fixture
+def study(made, tmp_path):
+    """A copy of that study to write in."""
+    shutil.copytree(made.parent, tmp_path / "out")
+    return tmp_path / "out" / made.name
+
+
+def plan(study, count=3):
+    return make_plan(study, count, "cpu", 1)
+
+
+def stored(study, name=RUNS[0]):
+    return json.loads((study / name / "banks" / "scores.json").read_bytes())
+
+
+def rewrite(run_folder, part, key, value):
+    """Say something else in a run.json; returns what it said."""
+    path = run_folder / "run.json"
+    stored = journal.unseal(path)
+    old, stored[part][key] = stored[part][key], value
+    journal.replace(path, journal.seal(stored))
+    return old
+
+
+def recommit(job, epoch, data):
+    """Give an epoch another generator and that one's scores, as if it had been committed so."""
+    folder = journal.epoch_folder(job.folder, epoch)
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    content.pop(journal.SUMS)
+    record = json.loads(content[journal.RECORD])
+    for _ in range(2):  # the generator has to lie there to be scored
+        shutil.rmtree(folder)
+        content |= {journal.RECORD: journal.to_json(record), journal.GENERATOR: data}
+        journal.commit(job.folder, epoch, content)
+        record["scores"] = own_scores(job, epoch)
+
+
+def own_scores(job, epoch):
+    """What a run itself would record: bank 0."""
+    return measure(load_kept(job, epoch), job.config, epoch, references(job)[0])
+
+
+def kept_bytes(job, epoch):
+    return (journal.epoch_folder(job.folder, epoch) / journal.GENERATOR).read_bytes()
+
+
+def test_a_kept_generator_scores_on_the_runs_own_noise_what_the_run_recorded(made):
+    for task in plan(made).tasks.values():
+        for epoch in (1, 2):
+            again = own_scores(task.job, epoch)
+            record = journal.read_json(task.job.folder, epoch, journal.RECORD)
+            assert again == record["scores"]
+            assert None not in again.values()
+
+
+def test_every_bank_and_every_epoch_has_noise_of_its_own(study):
+    # The same generator at both epochs: the scores differ by their noise alone.
+    task = plan(study).tasks[RUNS[0]]
+    recommit(task.job, 1, kept_bytes(task.job, 2))
+    score_run(replace(task, banks=4))
+    found = stored(study)
+    assert found["banks"] == 4
+    assert list(found["epochs"]) == ["1", "2"]
+    own = [own_scores(task.job, epoch) for epoch in (1, 2)]
+    values = [scores["fd_cifar"] for epoch in found["epochs"].values() for scores in epoch]
+    values += [scores["fd_cifar"] for scores in own]
+    assert len(values) == len(set(values)) == 8
+    middle = sorted(values)[4]
+    assert all(0.3 * middle < value < 3 * middle for value in values)
+
+
+def test_arms_of_a_seed_share_the_noise_of_every_bank(study):
+    # With the generator of the other arm, a run has the other arm's scores.
+    one, other = (plan(study).tasks[name] for name in RUNS)
+    for epoch in (1, 2):
+        recommit(other.job, epoch, kept_bytes(one.job, epoch))
+    for task in (one, other):
+        score_run(task)
+    assert stored(study, RUNS[0]) == stored(study, RUNS[1])
+
+    # Another seed has other noise.
+    config = other.job.config.model_copy(update={"seed": 1})
+    seeded = replace(other, job=replace(other.job, config=config))
+    for epoch in (1, 2):
+        recommit(seeded.job, epoch, kept_bytes(one.job, epoch))
+    score_run(seeded)
+    values = [stored(study, name)["epochs"]["1"][0]["fd_cifar"] for name in RUNS]
+    assert values[0] != values[1]
+    assert 0.3 * values[0] < values[1] < 3 * values[0]
+
+
+def test_banks_are_committed_with_their_sum_and_leave_the_epochs_alone(study):
+    before = {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")}
+    score_run(plan(study).tasks[RUNS[0]])
+    folder = study / RUNS[0] / "banks"
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "scores.json"]
+    digest = hashlib.sha256((folder / "scores.json").read_bytes()).hexdigest()
+    assert (folder / "SHA256SUMS").read_text() == f"{digest}  scores.json\n"
+    assert {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")} == before
+    record = journal.read_json(study / RUNS[0], 1, journal.RECORD)["scores"]
+    assert all(scores.keys() == record.keys() for scores in stored(study)["epochs"]["1"])
+
+
+def test_a_run_that_was_cut_off_is_scored_again_with_the_same_bytes(study, monkeypatch):
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
+    task = plan(study).tasks[RUNS[0]]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            score_run(task)
+    assert not (study / RUNS[0] / "banks").exists()
+    assert list(plan(study).tasks) == sorted(RUNS)
+    score_run(task)
+    first = (study / RUNS[0] / "banks" / "scores.json").read_bytes()
+    left = plan(study)
+    assert (list(left.tasks), left.done) == ([RUNS[1]], 1)
+
+    # Damage is found, too.
+    (study / RUNS[0] / "banks" / "scores.json").write_bytes(first[:-9] + b"7" + first[-8:])
+    assert plan(study).done == 0
+    score_run(task)
+    assert (study / RUNS[0] / "banks" / "scores.json").read_bytes() == first
+
+
+def test_more_banks_are_the_same_ones_and_more(study):
+    task = plan(study).tasks[RUNS[0]]
+    score_run(task)
+    few = stored(study)
+    assert plan(study, 2).done == 1
+    more = plan(study, 4)
+    assert more.done == 0
+    assert more.tasks[RUNS[0]].scorings == 6
+    score_run(more.tasks[RUNS[0]])
+    many = stored(study)
+    assert {epoch: scores[:2] for epoch, scores in many["epochs"].items()} == few["epochs"]
+    assert [len(scores) for scores in many["epochs"].values()] == [3, 3]
+
+
+def test_a_generator_that_broke_has_null_scores(study):
+    task = plan(study).tasks[RUNS[0]]
+    G, _ = build(task.job.config)
+    G.to_rgb.weight.data.fill_(torch.nan)
+    recommit(task.job, 2, dump_generator(G, task.job.config))
+    score_run(task)
+    found = stored(study)["epochs"]
+    assert {value for scores in found["2"] for value in scores.values()} == {None}
+    assert None not in {value for scores in found["1"] for value in scores.values()}
+
+
+def test_runs_that_cannot_be_scored_are_left_out_and_counted(study):
+    shutil.rmtree(journal.epoch_folder(study / RUNS[0], 2))
+    for path in (study / RUNS[1]).glob("epochs/*/generator.safetensors"):
+        path.unlink()
+    found = plan(study)
+    assert (found.tasks, found.done, found.unfinished, found.without) == ({}, 0, 1, 1)
+
+
+def test_another_machine_is_refused_by_key(study):
+    with pytest.raises(journal.Differs, match="threads=1 is stored, threads=2 is asked for"):
+        make_plan(study, 3, "cpu", 2)
+    here = rewrite(study / RUNS[0], "fingerprint", "instructions", "OLD")
+    with pytest.raises(journal.Differs, match=f"instructions=OLD is stored, instructions={here}"):
+        plan(study)
+    rewrite(study / RUNS[0], "fingerprint", "instructions", here)
+
+    # A run that has its banks needs no machine any more.
+    for task in plan(study).tasks.values():
+        score_run(task)
+    assert make_plan(study, 3, "cpu", 2).done == 2
+
+
+def test_scores_that_do_not_come_again_are_refused(study):
+    task = plan(study).tasks[RUNS[0]]
+    folder = journal.epoch_folder(study / RUNS[0], 2)
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    record = json.loads(content.pop(journal.RECORD))
+    record["scores"]["kd_cifar"] *= 1 + 1e-12
+    del content[journal.SUMS]
+    shutil.rmtree(folder)
+    journal.commit(study / RUNS[0], 2, {journal.RECORD: journal.to_json(record), **content})
+    with pytest.raises(journal.Differs, match="kd_cifar at epoch 2 is"):
+        score_run(task)
+    assert not (study / RUNS[0] / "banks").exists()
+
+
+def test_another_network_and_another_generator_are_refused(study):
+    task = plan(study).tasks[RUNS[0]]
+    identity = journal.unseal(study / RUNS[0] / "run.json")["identities"]["cs_cifar"]
+    changed = {**identity, "network_sha256": "0" * 64}
+    rewrite(study / RUNS[0], "identities", "cs_cifar", changed)
+    with pytest.raises(journal.Differs, match="cs_cifar with network_sha256=00000"):
+        score_run(task)
+    rewrite(study / RUNS[0], "identities", "cs_cifar", identity)
+    path = journal.epoch_folder(study / RUNS[0], 1) / journal.GENERATOR
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    with pytest.raises(journal.Damaged, match="SHA-256"):
+        score_run(task)
+    assert not (study / RUNS[0] / "banks").exists()
+
+
+def command(study, *words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", "banks", str(study), *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=300)
+    return process.returncode, stdout, stderr
+
+
+def test_the_command_scores_what_is_missing_and_names_what_failed(study):
+    path = journal.epoch_folder(study / RUNS[1], 1) / journal.GENERATOR
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    code, stdout, stderr = finish(command(study, "--jobs", "2", "--device", "cpu"))
+    assert (code, stderr) == (1, ""), stderr
+    assert "2 runs are to be scored, 8 times in all" in stdout
+    assert "generator.safetensors: its SHA-256 is not the committed one" in stdout
+    assert not (study / RUNS[1] / "banks").exists()
+    before = (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns
+
+    # The same command, once the file is back; the other run is left as it is.
+    path.write_bytes(whole)
+    code, stdout, stderr = finish(command(study, "--jobs", "1", "--device", "cpu"))
+    assert (code, stderr) == (0, ""), stderr
+    assert "1 runs are to be scored, 4 times in all" in stdout
+    assert "[1/1 runs, 0 s left]" in stdout
+    assert (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns == before
+    assert stored(study, RUNS[1])["banks"] == 3
+
+
+def test_a_stopped_command_leaves_whole_banks_or_none(study):
+    process = command(study, "--jobs", "2", "--device", "cpu", "--banks", "40")
+    assert "to be scored" in process.stdout.readline()
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    code, stdout, stderr = finish(process)
+    assert code in (0, 130), stderr
+    assert "Traceback" not in stdout + stderr
+    for name in RUNS:
+        if (study / name / "banks").exists():
+            assert banks.load(study / name)["banks"] == 40
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--banks", "1"], "--banks 1: the run's own is one, so 2 is the least"),
+        (["--threads", "2"], "threads=1 is stored, threads=2 is asked for"),
+    ],
+)
+def test_bad_input_is_one_line(made, words, line):
+    code, stdout, stderr = finish(command(made, "--device", "cpu", *words))
+    assert (code, stdout) == (2, "")
+    assert line in stderr
+    assert len(stderr.splitlines()) == 1
+    assert not list(made.glob("*/*/banks"))
