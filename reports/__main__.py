@@ -10,6 +10,7 @@ each time:
     tables/             every table as Markdown, LaTeX (booktabs) and CSV
     figures/            every figure as SVG, PNG and PDF
     records.csv         every epoch of every run in full precision, and as records.parquet
+    banks.csv           the scores of further evaluation banks, where there are any
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from experiments.journal import Damaged
-from reports import figures, page, records, tables
+from reports import claims, contents, figures, findings, page, records
 
 
 def main() -> None:
@@ -33,9 +34,11 @@ def main() -> None:
         study = records.load(folder)
         if study.frame.empty:
             raise records.NoStudy(f"{folder}: no epoch has been committed yet")
+        verdicts, found = claims.judge(study), findings.findings(study)
+        sheets = contents.sheets(study, verdicts)
         drawn = figures.draw(study)
         out.mkdir(parents=True, exist_ok=True)
-        files = records.write(study, out) + tables.write(study, out / "tables")
+        files = records.write(study, out) + contents.write(study, verdicts, sheets, out / "tables")
         offered = {
             path.name: path.read_bytes() for path in files if path.suffix in (".csv", ".tex")
         }
@@ -45,14 +48,14 @@ def main() -> None:
             name: ((out / "figures" / f"{name}.svg").read_text(encoding="utf-8"), caption)
             for name, (_, caption) in drawn.items()
         }
-        text = page.render(study, inline, offered)
+        text = page.render(study, verdicts, found, sheets, inline, offered)
         (out / "index.html").write_text(text, encoding="utf-8")
-    except (records.NoStudy, records.Mixed, Damaged, OSError) as error:
+    except (records.NoStudy, records.Mixed, claims.BadClaim, Damaged, OSError) as error:
         _refuse(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
-    for sentence in tables.findings(study):
+    for sentence in found.all:
         print(f"\n{textwrap.fill(sentence, 88, break_on_hyphens=False)}")
     unfinished = f", {len(study.missing)} of them not finished" if study.missing else ""
     print(f"\nReport on {len(study.plan)} runs{unfinished}: {len(study.frame)} committed epochs.")

@@ -10,14 +10,23 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    Locator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 from PIL import Image
 
 from experiments import journal
-from reports.records import LOWER_IS_BETTER, PRIMARY, Study, last_epochs
-from reports.tables import INCEPTION, LN2
+from reports import effects, epochs, statistics
+from reports.records import LOWER_IS_BETTER, PRIMARY, Study, at_updates, last_epochs
+from reports.tables import LN2, arm_name, label, of_arm, short_identity
 
 # norm = hue, batch = lightness (smallest darkest), head = line style and marker. The lightnesses
 # of the two hues interleave, so that four arms stay apart in greyscale; on white and on #111 each
@@ -36,6 +45,12 @@ CHANGES = [  # the ticks where no change is by a larger factor than the first nu
     (5, [0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4]),
     (math.inf, [0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100]),
 ]
+SHARES = {  # an axis of the variance: face, hatch, ink; no hue, for that is norm's
+    "arm": ("#4d4d4d", "", "#ffffff"),
+    "seed": ("#8f8f8f", "//", "#000000"),
+    "epoch": ("#c4c4c4", "", "#000000"),
+    "evaluation": ("#f2f2f2", "..", "#000000"),
+}
 KINDS = {  # how each kind of file is written: no dates, no versions
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "png": {"metadata": {"Software": None}, "facecolor": "white", "dpi": 160},
@@ -74,11 +89,18 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
     """Every figure that the records allow, with its caption, in reading order."""
     with _style():
         shown = [x for x in ("fid", PRIMARY, "cs_cifar") if _epochs_with(study, x) > 1]
-        figures = {metric: metric_by_epoch(study, metric) for metric in shown}
+        figures = {}
+        if found := effects.contrasts(study, last_epochs(study)):
+            figures["effects"] = effect_sizes(study, found)
+        figures |= {metric: metric_by_epoch(study, metric) for metric in shown}
         if len(study.frame):
             figures["samples"] = samples(study)
         if PRIMARY in shown and len(_changes(study, PRIMARY)):
             figures["change"] = epoch_change(study, PRIMARY)
+        if PRIMARY in shown:
+            figures["fluctuation"] = fluctuation(study)
+        if len(table := epochs.shares_table(study)):
+            figures["shares"] = variance_shares(table, study)
         if len(study.frame):
             figures["losses"] = losses(study)
             figures["throughput"] = throughput(study)
@@ -107,11 +129,131 @@ def to_svg(figure: Figure) -> str:
 def _settle(figure: Figure) -> None:
     """Lay a figure out once, in round numbers: the solver's last digits differ from run to run."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # "none" would lay it out at every rendering
     for axis in figure.axes:
         axis.set_position(np.round(axis.get_position(original=True).bounds, 4))
     for text in figure.texts:
         text.set_position(np.round(text.get_position(), 4))
+
+
+def effect_sizes(study: Study, found: list[statistics.Contrast]) -> tuple[Figure, str]:
+    """Every effect of the grid as a ratio with its interval, and batch at equal updates."""
+    rows = [(effects.title(one), one, last_epochs(study)) for one in found]
+    for one in effects.contrasts(study, at_updates(study)):
+        if list(one.effect) == ["batch"]:
+            rows.append((f"{effects.title(one)},\nat equal updates", one, at_updates(study)))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(1, color=GREY, linewidth=0.8)
+    for y, (_, one, table) in enumerate(rows):
+        logs = table.assign(log=np.log(table[PRIMARY].where(table[PRIMARY] > 0)))
+        each = np.exp(statistics.contrast(logs, one.effect, "log", factors=study.factors))
+        axis.plot(each, [y] * len(each), "o", color=GREY, markersize=4, alpha=0.5, mew=0)
+        ends, main = (one.ratio.low, one.ratio.high), len(one.effect) == 1
+        axis.plot(ends, (y, y), color=GREY, linewidth=2.4 if main else 1.2)
+        face = GREY if main else "none"
+        axis.plot(one.ratio.value, y, "D", color=GREY, markerfacecolor=face, markersize=7, mew=1.4)
+        said = f"{one.ratio.value:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
+        axis.annotate(
+            said, (1.01, y), xycoords=axis.get_yaxis_transform(), va="center", fontsize=10
+        )
+
+    axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlabel(f"{label(PRIMARY)}, ratio; above 1 is worse")
+    axis.set_xscale("log")
+    reach = max(max(line.get_xdata()) / 1 for line in axis.lines)
+    reach = max(reach, max(1 / min(line.get_xdata()) for line in axis.lines))
+    _plain(axis.xaxis, _ratios(reach))
+    axis.grid(axis="x")
+    return figure, (
+        f"The effect of each factor on {label(PRIMARY)} at the last epoch, as the ratio of the "
+        "second level to the first; of an interaction (hollow, exploratory) as a ratio of ratios. "
+        f"n = {rows[0][1].ratio.n} seeds, a dot each: the mean over the other factors. Bars: 95 % "
+        f"t intervals over seeds. {short_identity(study, PRIMARY)}"
+    )
+
+
+def fluctuation(study: Study) -> tuple[Figure, str]:
+    """The fluctuation between epochs of every run, and the mean of each arm with its interval."""
+    runs = epochs.fluctuation_table(study)
+    known = runs["variance"].notna().any()
+    column = "variance" if known else "one_bank"
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.36 * len(study.arms)), layout="constrained")
+    axis = figure.subplots()
+    for y, arm in enumerate(study.arms):
+        here = of_arm(study, runs, arm)
+        look = {"color": colour(study, arm[0], arm[2]), "marker": MARKERS[arm[1]], "linestyle": ""}
+        each = here[column].dropna().map(epochs.percent_sd)
+        axis.plot(each, [y] * len(each), markersize=4.5, alpha=0.5, markeredgewidth=0, **look)
+        for row in epochs.by_arm(study, here, [column]).to_dict("records"):
+            value, *ends = (
+                epochs.percent_sd(row[name]) for name in (column, f"{column}_low", f"{column}_high")
+            )
+            axis.plot(ends, (y, y), linewidth=2, **look | {"linestyle": "-", "marker": ""})
+            axis.plot(value, y, markersize=8.5, **look)
+        noise = here["noise"].dropna().head(1).map(epochs.percent_sd)
+        axis.plot(noise, [y] * len(noise), "|", color=GREY, markersize=13, markeredgewidth=1.6)
+
+    names = [
+        ", ".join(f"{k}={v}" for k, v in zip(study.factors, arm, strict=True)) for arm in study.arms
+    ]
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlim(left=0)
+    axis.set_xlabel(f"standard deviation of log {label(PRIMARY)} between epochs, %")
+    axis.grid(axis="x")
+    _legend(study, figure)
+    seeds = runs["seed"].nunique()
+    band = (
+        f"n = {seeds} seeds, small; large: the mean over them, bar: its 95 % t interval."
+        if seeds > 1
+        else "n = 1 seed; no band is drawn."
+    )
+    noise = (
+        "with the measurement noise taken out; the stroke is the noise of one evaluation"
+        if known
+        else "measurement noise and all, for the generators were not scored by further banks"
+    )
+    return figure, (
+        f"How far {label(PRIMARY)} goes up and down from epoch to epoch after burn-in, {noise}. "
+        f"{band} {short_identity(study, PRIMARY)} {_channels(study)}"
+    )
+
+
+def variance_shares(table: pd.DataFrame, study: Study) -> tuple[Figure, str]:
+    """Whose the variance is, a bar for all arms and one for each."""
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(table)), layout="constrained")
+    axis = figure.subplots()
+    left = np.zeros(len(table))
+    for name, (face, hatch, ink) in SHARES.items():
+        share = 100 * table.get(f"{name}_share", pd.Series(0.0, table.index)).fillna(0.0)
+        look = {"color": face, "edgecolor": GREY, "hatch": hatch, "linewidth": 0.6}
+        axis.barh(range(len(table)), share, left=left, height=0.72, label=name, **look)
+        for y, (start, size) in enumerate(zip(left, share, strict=True)):
+            if size >= 7:
+                box = {"facecolor": face, "edgecolor": "none", "pad": 1.2}
+                axis.text(
+                    start + size / 2, y, f"{size:.0f}", color=ink, bbox=box, ha="center",
+                    va="center", fontsize=10,
+                )  # fmt: skip
+        left = left + share
+
+    axis.set_yticks(range(len(table)), table["where"])
+    axis.set_ylim(len(table) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlim(0, 100)
+    axis.set_xlabel(f"share of the variance of log {label(PRIMARY)}, %")
+    figure.legend(loc="outside upper left", ncols=4, frameon=False, borderpad=0.1)
+    row = table.iloc[0]
+    return figure, (
+        f"Whose the variance of {label(PRIMARY)} after burn-in is: between arms, between seeds of "
+        "an arm, between epochs of a run, between evaluations of an epoch. "
+        f"n = {row['seeds']} seeds, {row['epochs']} epochs, {row['banks']} evaluations of each; "
+        f"no band is drawn. {short_identity(study, PRIMARY)}"
+    )
 
 
 def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
@@ -130,13 +272,13 @@ def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
 
     # One scale for all panels.
     first = figure.axes[0]
-    first.set_ylabel(_label(metric))
+    first.set_ylabel(label(metric))
     _scale(first, study.frame[metric], metric)
     _legend(study, figure)
     better = "lower" if LOWER_IS_BETTER[metric] else "higher"
     return figure, (
-        f"{_label(metric)} after each epoch; {better} is better. {_seeds(study)} {_channels(study)}"
-        f"{_crosses(study, metric)}"
+        f"{label(metric)} after each epoch; {better} is better. {_seeds(study)} "
+        f"{short_identity(study, metric)} {_channels(study)}{_crosses(study, metric)}"
     )
 
 
@@ -164,10 +306,11 @@ def epoch_change(study: Study, metric: str) -> tuple[Figure, str]:
     first = figure.axes[0]
     first.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     figure.supxlabel("epoch", fontsize=11, color=GREY)
-    figure.supylabel(f"{_label(metric)}, relative to the epoch before", fontsize=11, color=GREY)
+    figure.supylabel(f"{label(metric)}, relative to the epoch before", fontsize=11, color=GREY)
     return figure, (
-        f"{_label(metric)} of each epoch divided by that of the epoch before, on a logarithmic "
-        f"axis; above 1 is worse. {_seeds(study, 'geometric mean')} {_channels(study)}"
+        f"{label(metric)} of each epoch divided by that of the epoch before, on a logarithmic "
+        f"axis; above 1 is worse. {_seeds(study, 'geometric mean')} "
+        f"{short_identity(study, metric)} {_channels(study)}"
         + (f" Without two finite epochs: {'; '.join(names)}." if names else "")
     )
 
@@ -203,7 +346,7 @@ def losses(study: Study) -> tuple[Figure, str]:
             )  # fmt: skip
 
     # Titles on top, the clock below.
-    for axis, name in zip(grid[0], ["D loss", "G loss", _label(PRIMARY)], strict=False):
+    for axis, name in zip(grid[0], ["D loss", "G loss", label(PRIMARY)], strict=False):
         axis.set_title(name, loc="left")
     for column, axis in zip(columns, grid[0], strict=True):
         if column == PRIMARY:
@@ -220,7 +363,9 @@ def losses(study: Study) -> tuple[Figure, str]:
     )
     return figure, (
         "The losses of both networks, averaged over neighbouring steps, beside "
-        f"{_label(PRIMARY)}.{bound} {_seeds(study)} {_channels(study)}"
+        f"{label(PRIMARY)}.{bound} {_seeds(study)} "
+        + (f"{short_identity(study, PRIMARY)} " if scored else "")
+        + _channels(study)
     )
 
 
@@ -256,11 +401,15 @@ def throughput(study: Study) -> tuple[Figure, str]:
     axis.grid(axis="x")
     _legend(study, figure, factors=["head"])
     seeds = (
-        "the median over epochs of one run each"
+        "n = 1 seed: the median over epochs of each run"
         if study.frame["seed"].nunique() == 1
-        else "small markers: the median over epochs of one run; large: the median over seeds"
+        else f"n = {study.frame['seed'].nunique()} seeds; small markers: the median over epochs of "
+        "one run; large: the median over seeds"
     )
-    return figure, (f"Training speed, {seeds}. The axis does not begin at zero. {_channels(study)}")
+    return figure, (
+        f"Training speed by the wall clock of {study.info['hardware']['processor']}, {seeds}; no "
+        f"band is drawn. The axis does not begin at zero. {_channels(study)}"
+    )
 
 
 def samples(study: Study) -> tuple[Figure, str]:
@@ -288,7 +437,7 @@ def samples(study: Study) -> tuple[Figure, str]:
     for i, arm in enumerate(study.arms):
         axis = figure.add_subplot(layout[top + i // 2, i % 2])
         axis.set_axis_off()
-        title = ", ".join(f"{factor}={x}" for factor, x in zip(study.factors, arm, strict=True))
+        title = arm_name(study, arm)
         row = by_arm.get(arm)
         if row is None:
             axis.text(0.5, 0.5, "not yet", ha="center", va="center", transform=axis.transAxes)
@@ -302,9 +451,9 @@ def samples(study: Study) -> tuple[Figure, str]:
     seeds = sorted({row["seed"] for row in by_arm.values()})
     return figure, (
         ("Real images, then s" if top else "S")
-        + "amples of every arm after its last epoch, not selected: seed "
+        + "amples of every arm after its last epoch, not selected: n = 1 run of each arm, seed "
         + ", ".join(map(str, seeds))
-        + ", the same noise for every arm."
+        + ", the same noise for every arm; no metric, no band."
     )
 
 
@@ -386,15 +535,21 @@ def _scale(axis: Axes, values: pd.Series, name: str, logarithmic: bool | None = 
     axis.set_yscale("log")
     wide = values.max() > 10 * values.min()
     steps = [1, 2, 5] if wide else [1, 1.5, 2, 3, 5, 7]
-    if name == "change":
-        spread = max(values.max(), 1 / values.min())
-        ticks = next(ticks for most, ticks in CHANGES if spread <= most)
-        axis.yaxis.set_major_locator(FixedLocator(ticks))
-    else:
-        axis.yaxis.set_major_locator(LogLocator(10, steps))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_minor_locator(FixedLocator([]))
+    spread = max(values.max(), 1 / values.min())
+    _plain(axis.yaxis, _ratios(spread) if name == "change" else LogLocator(10, steps))
+
+
+def _ratios(spread: float) -> Locator:
+    """The ticks of a logarithmic axis of ratios, none further from 1 than the factor `spread`."""
+    return FixedLocator(next(ticks for most, ticks in CHANGES if spread <= most))
+
+
+def _plain(axis: Axis, ticks: Locator) -> None:
+    """A logarithmic axis with plain numbers at these ticks and nothing between."""
+    axis.set_major_locator(ticks)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(FixedLocator([]))
 
 
 def _panels(figure: Figure, rows: int, columns: int, number: int) -> list[Axes]:
@@ -430,8 +585,8 @@ def _legend(study: Study, figure: Figure, factors: list[str] | None = None) -> N
 def _seeds(study: Study, mean: str = "mean") -> str:
     seeds = study.frame["seed"].nunique()
     if seeds == 1:
-        return "One seed; no band is drawn."
-    return f"Thin: each of {seeds} seeds; thick: their {mean}; no band is drawn."
+        return "n = 1 seed; no band is drawn."
+    return f"n = {seeds} seeds, thin; thick: their {mean}; no band is drawn."
 
 
 def _channels(study: Study) -> str:
@@ -444,14 +599,10 @@ def _channels(study: Study) -> str:
 def _crosses(study: Study, metric: str) -> str:
     diverged = (study.frame["status"] == "diverged").any()
     return (
-        f" A cross marks the last finite {_label(metric)} of a run that diverged."
+        f" A cross marks the last finite {label(metric)} of a run that diverged."
         if diverged
         else ""
     )
-
-
-def _label(metric: str) -> str:
-    return INCEPTION.get(metric, metric)
 
 
 def _epochs_with(study: Study, metric: str) -> int:

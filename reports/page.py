@@ -1,6 +1,7 @@
 """The page: a study as one HTML file that loads nothing."""
 
 import base64
+import fnmatch
 import io
 import json
 import math
@@ -14,24 +15,52 @@ from PIL import Image
 
 from dcgan.config import Config
 from experiments import grid, journal
-from reports import figures, tables
+from reports import figures, findings, tables
+from reports.claims import Verdict
+from reports.findings import Findings
 from reports.records import PRIMARY, Study
+from reports.tables import Sheet
 
 PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
 MOST_PICTURES = (24, 18, 12, 8, 6, 4)  # an arm; the first number whose pictures fit
 READOUT = {PRIMARY: PRIMARY, "FID": "fid", "D loss": "d_loss", "G loss": "g_loss"}
+SECTIONS = {  # of the page: its figures and its tables, in the order in which they are read
+    "effects": (["effects"], ["effects*", "batch", "last"]),
+    "scores": ([], ["best", "epochs-*", "fidelity-*"]),
+    "ledger": ([], ["ledger"]),
+    "epochs": (
+        ["fid", "*_cifar", "change", "fluctuation", "shares"],
+        ["fluctuation", "shares", "selection", "ranks"],
+    ),
+    "runs": (["samples", "losses", "throughput"], ["losses", "throughput"]),
+    "audit": ([], ["audit*"]),
+}
 TITLE = "What BatchNorm, the head and the batch size do to DCGAN"
 
 
-def render(study: Study, drawn: dict[str, tuple[str, str]], files: dict[str, bytes]) -> str:
+def render(
+    study: Study,
+    verdicts: list[Verdict],
+    found: Findings,
+    sheets: list[Sheet],
+    drawn: dict[str, tuple[str, str]],
+    files: dict[str, bytes],
+) -> str:
     """The page as text; `drawn`: name -> (SVG, caption), `files`: what it offers to download."""
-    pictures = [(name, inline_svg(svg, name), text) for name, (svg, text) in drawn.items()]
+    pictures = {name: (inline_svg(svg, name), text) for name, (svg, text) in drawn.items()}
     downloads = [(name, data_uri(data, "text/plain")) for name, data in files.items()]
-    spent = sum(len(text) for _, text, _ in pictures) + sum(len(uri) for _, uri in downloads)
-    film = filmstrip(study, PAGE_BYTES - 200_000 - spent)
+    named = {sheet.name: sheet for sheet in sheets}
+    sections = {
+        section: {
+            "figures": [name for pattern in drawn for name in fnmatch.filter(pictures, pattern)],
+            "sheets": [named[x] for pattern in shown for x in fnmatch.filter(named, pattern)],
+        }
+        for section, (drawn, shown) in SECTIONS.items()
+    }
+    order = [name for section in sections.values() for name in section["figures"]]
+    spent = sum(len(text) for text, _ in pictures.values()) + sum(len(x) for _, x in downloads)
+    film = filmstrip(study, PAGE_BYTES - 300_000 - spent)
 
-    sheets = tables.sheets(study)
-    scores = [s for s in sheets if s.name in ("last", "best") or s.name.startswith("epochs-")]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,14 +73,19 @@ def render(study: Study, drawn: dict[str, tuple[str, str]], files: dict[str, byt
         info=study.info,
         study=study,
         config=Config.model_construct(**study.info["settings"]),  # with every default
-        findings=tables.findings(study),
+        findings=found,
+        how_sure=findings.how_sure(study),
+        tally=findings.tally(verdicts),
+        primary=PRIMARY,
+        identity=study.identities.get(PRIMARY),
         notes=tables.caption(study),
         missing=tables.missing_lines(study),
-        scores=scores,
-        others=[sheet for sheet in sheets if sheet not in scores],
+        sections=sections,
+        is_number=tables.is_number,
         film=film,
         film_json=json.dumps(film).replace("<", "\\u003c"),
         figures=pictures,
+        numbers={name: i for i, name in enumerate(order, start=1)},
         identities=identities(study),
         command=command(study),
         downloads=downloads,

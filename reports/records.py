@@ -1,8 +1,10 @@
 """Committed epochs -> one DataFrame. Everything that a reader sees is made from it."""
 
+import hashlib
 import io
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +31,8 @@ LOWER_IS_BETTER = {
 LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
 TIMES = ["images_per_second", "train_seconds", "score_seconds"]
 CURVE = ["images", "d_loss", "g_loss"]
+AUDIT = "audit.json"  # of the scorer, beside study.json
+UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
 
 
 class NoStudy(Exception):
@@ -55,13 +59,16 @@ class Study:
     `frame` has one row per epoch: `run`, the factors, `seed`, `epoch`, `images` (real ones shown to
     D), `steps`, `status`, losses, scores, times. A score that was not finite, or not measured at
     that epoch, is NaN; a metric that was never measured has no column. `curves` has about 20 rows
-    per epoch: `run`, the factors, `seed`, `images`, `d_loss`, `g_loss`.
+    per epoch: `run`, the factors, `seed`, `images`, `d_loss`, `g_loss`. `banks` has one row per
+    run, epoch and evaluation bank, where an epoch was scored with more noise than its own (bank 0):
+    `run`, the factors, `seed`, `epoch`, `bank`, scores; it is empty where none was.
     """
 
     folder: Path
     info: dict[str, Any]  # study.json
     frame: pd.DataFrame
     curves: pd.DataFrame
+    banks: pd.DataFrame
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
     runs: list[Path]  # with at least a run.json
     missing: list[Missing]
@@ -75,14 +82,15 @@ def load(folder: Path) -> Study:
     """Read a study folder; raises NoStudy, Mixed or Damaged with one line that says where."""
     if not (folder / "study.json").is_file():
         raise NoStudy(f"{folder}: no study here (study.json is missing)")
-    info = _read_json(folder / "study.json")
+    _check_sums(folder)
+    info = journal.unseal(folder / "study.json")
 
     # Every run that is there or should be, in the order of the plan.
     there = {path.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/run.json")}
     try:
         cells = _cells(info)
         names = [name for name in cells if name in there] + sorted(there - cells.keys())
-        begun = {name: _read_json(folder / name / "run.json") for name in names}
+        begun = {name: journal.unseal(folder / name / "run.json") for name in names}
         configs = {name: run["config"] for name, run in begun.items()}
         identities = _one_identity_each({name: run["identities"] for name, run in begun.items()})
         machines = [run["fingerprint"] for run in begun.values()]
@@ -93,7 +101,7 @@ def load(folder: Path) -> Study:
         raise Damaged(f"{folder}: its study.json or a run.json lacks {error}") from error
 
     # One row per committed epoch, and the points of the loss curves.
-    rows, points, plan = [], [], []
+    rows, points, banks, plan = [], [], [], []
     for name, length in planned.items():
         epochs = _epochs(folder / name) if name in begun else []
         status = "unfinished" if name in begun else "not begun"
@@ -107,6 +115,8 @@ def load(folder: Path) -> Study:
             except (KeyError, TypeError) as error:
                 path = journal.epoch_folder(folder / name, epoch) / journal.RECORD
                 raise Damaged(f"{path}: lacks {error}") from error
+        own = {row["epoch"]: row for row in rows[len(rows) - len(epochs) :]}
+        banks += [keys[name] | row for row in _banks(folder / name, own)]
         if len(epochs) == length and status == "unfinished":
             status = "finished"
         plan.append(keys[name] | {"planned": length, "committed": len(epochs), "status": status})
@@ -117,6 +127,7 @@ def load(folder: Path) -> Study:
         info=info,
         frame=_frame(rows, factors),
         curves=_curves(points, factors),
+        banks=_bank_frame(banks, factors),
         identities=identities,
         runs=[folder / name for name in names],
         missing=[
@@ -134,17 +145,26 @@ def load(folder: Path) -> Study:
 
 
 def write(study: Study, out: Path) -> list[Path]:
-    """Write the frame as records.csv and records.parquet, in full precision; returns the paths."""
+    """Write the frame as records.csv and records.parquet, and banks.csv where there are any.
+
+    All in full precision; returns the paths.
+    """
     out.mkdir(parents=True, exist_ok=True)
     parquet = io.BytesIO()
     study.frame.to_parquet(parquet, index=False, engine="pyarrow")
     files = {
-        out / "records.csv": study.frame.to_csv(index=False, lineterminator="\n").encode(),
+        out / "records.csv": _csv(study.frame),
         out / "records.parquet": parquet.getvalue(),
     }
+    if len(study.banks):
+        files[out / "banks.csv"] = _csv(study.banks)
     for path, data in files.items():
         path.write_bytes(data)
     return list(files)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
 def measured(study: Study, metrics: list[str] | None = None) -> list[str]:
@@ -167,6 +187,26 @@ def last_epochs(study: Study) -> pd.DataFrame:
     return study.frame[study.frame["epoch"] == study.frame["run"].map(planned)]
 
 
+def at_updates(study: Study) -> pd.DataFrame:
+    """For each run the row nearest in updates to the end of the arm that makes the fewest of them.
+
+    A run that has no epoch within 5 % of that keeps its clock, and NaN for every number.
+    """
+    frame = study.frame
+    planned = frame["run"].map(study.plan.set_index("run")["planned"])
+    ends = (planned * frame["steps"] / frame["epoch"]).groupby([frame[x] for x in study.factors])
+    goal = ends.max().min()
+    gap = (frame["steps"] - goal).abs()
+    rows = frame.loc[gap.groupby(frame["run"], sort=False).idxmin()].copy()
+    rows.loc[gap[rows.index] > UPDATES_APART * goal, number_columns(study)] = math.nan
+    return rows
+
+
+def number_columns(study: Study) -> list[str]:
+    """The columns of the frame that are losses, scores and times."""
+    return list(study.frame.columns[study.frame.columns.get_loc("status") + 1 :])
+
+
 def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Run folder -> the config fields that study.json knows, for every planned run."""
     factors = info["factors"] | {"seed": info["seeds"]}
@@ -180,23 +220,49 @@ def _folder(cell: dict[str, Any]) -> str:
     return f"{arm}/seed={cell['seed']}"
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path}: {error}") from error
-
-
 def _epochs(run: Path) -> list[int]:
     """The committed epochs of a run; raises Damaged where one is not as it was committed."""
     there = [path.name for path in (run / "epochs").glob("[0-9]*")]
-    epochs = journal.committed(run)
+    epochs = journal.committed(run, may_lack=(journal.SAMPLES,))
     if len(epochs) < len(there):
         epoch = len(epochs) + 1
         for name in (journal.RECORD, journal.TIMING, journal.SAMPLES):
             journal.read(run, epoch, name)
         raise Damaged(f"{journal.epoch_folder(run, epoch)}: is not as it was committed")
     return epochs
+
+
+def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per epoch and bank; `own`: the row of each epoch, whose scores are those of bank 0."""
+    folder = run / journal.BANKS
+    if not folder.is_dir():
+        return []
+    rows = []
+    try:
+        scores = json.loads(journal.read_from(folder, journal.BANK_SCORES))
+        for epoch, others in scores["epochs"].items():
+            first = {metric: own[int(epoch)][metric] for metric in others[0]}
+            rows += [
+                {"epoch": int(epoch), "bank": bank} | values
+                for bank, values in enumerate([first, *others])
+            ]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise Damaged(f"{folder / journal.BANK_SCORES}: lacks {error}") from error
+    return rows
+
+
+def _check_sums(folder: Path) -> None:
+    """Compare a published study with its SHA256SUMS; raises Damaged with the first that differs.
+
+    A study that is still where it was made has none: its epochs have sums of their own.
+    """
+    sums = folder / journal.SUMS
+    lines = sums.read_text().splitlines() if sums.is_file() else []
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise Damaged(f"{path}: is not as it was published (SHA256SUMS)")
 
 
 def _one_identity_each(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, Any]]:
@@ -249,6 +315,13 @@ def _frame(rows: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:
     scores = known + [name for name in names if name not in {*keys, *LOSSES, *known, *TIMES}]
     numbers = [*LOSSES, *scores, *TIMES]
     return pd.DataFrame(rows, columns=[*keys, *numbers]).astype(dict.fromkeys(numbers, "float64"))
+
+
+def _bank_frame(rows: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:
+    keys = ["run", *factors, "seed", "epoch", "bank"]
+    scores = [name for name in LOWER_IS_BETTER if any(name in row for row in rows)]
+    frame = pd.DataFrame(rows, columns=[*keys, *scores])
+    return frame.astype(dict.fromkeys(scores, "float64"))
 
 
 def _curves(points: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:

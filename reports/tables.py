@@ -1,14 +1,13 @@
-"""Tables and sentences. Numbers are rounded here and nowhere else."""
+"""The tables of scores, and how every number is rounded and written: here and nowhere else."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from reports.records import PRIMARY, Study, best_epochs, last_epochs, measured
+from reports.records import PRIMARY, Study, best_epochs, last_epochs, measured, number_columns
 
 FID_METRICS = ["fid", "is", "kid", "fd_cifar", "cs_cifar", "kd_cifar"]
 FIDELITY_METRICS = ["precision_cifar", "recall_cifar", "density_cifar", "coverage_cifar"]
@@ -24,7 +23,7 @@ DECIMALS = {  # least and most; the others have three
 LN2 = math.log(2)
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SPREAD = "Mean ± standard deviation over seeds."
-VERDICT_SEEDS = 6  # the least at which a two-sided sign-flip test can reach p < 0.05
+LATEX_LINE = 36  # characters; longer cells become paragraphs
 DASH = "–"
 
 
@@ -38,6 +37,7 @@ class Sheet:
     rows: list[list[str]]
     notes: list[str]
     metrics: list[str]  # whose identities belong under it
+    words: tuple[str, ...] = ()  # columns set left, beside the first, norm and head
 
 
 def fid_table(study: Study) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def score_table(study: Study, metrics: list[str]) -> pd.DataFrame:
     rows = []
     for at, frame in points.items():
         for arm in study.arms:
-            runs = _of_arm(study, frame, arm)
+            runs = of_arm(study, frame, arm)
             row = dict(zip(study.factors, arm, strict=True)) | {
                 "at": at,
                 "epochs": " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int)),
@@ -89,8 +89,8 @@ def losses_table(study: Study) -> pd.DataFrame:
     rows = []
     for arm in study.arms:
         named = dict(zip(study.factors, arm, strict=True))
-        runs = _of_arm(study, _reached(study, None), arm)
-        steps = _of_arm(study, study.frame, arm)["d_loss_min"]
+        runs = of_arm(study, _reached(study, None), arm)
+        steps = of_arm(study, study.frame, arm)["d_loss_min"]
         row = named | {"seeds": len(runs)}
         for loss in ("d_loss", "g_loss"):
             row |= {loss: runs[loss].mean(), f"{loss}_sd": runs[loss].std(ddof=1)}
@@ -106,8 +106,8 @@ def throughput_table(study: Study) -> pd.DataFrame:
     `conv` and `avgpool` are medians over the runs, each of them the median over its epochs. The
     ratio is the geometric mean over pairs of runs that differ in the head alone.
     """
-    speeds = _speeds(study)
-    ratios = _pairs(study, speeds, "head", "conv", "avgpool", "images_per_second").dropna()
+    speeds = run_speeds(study)
+    ratios = paired_ratios(study, speeds, "head", "conv", "avgpool", "images_per_second").dropna()
     rows = []
     for batch in sorted(set(study.plan["batch"])):
         here = speeds[speeds["batch"] == batch]
@@ -119,7 +119,7 @@ def throughput_table(study: Study) -> pd.DataFrame:
                 "conv": medians.get("conv", math.nan),
                 "avgpool": medians.get("avgpool", math.nan),
                 "pairs": len(pairs),
-                "ratio": _geometric_mean(pairs),
+                "ratio": geometric_mean(pairs),
                 "ratio_lowest": pairs.min(),
                 "ratio_highest": pairs.max(),
             }
@@ -135,7 +135,7 @@ def fixed_epochs(study: Study) -> list[int]:
 
 
 def sheets(study: Study) -> list[Sheet]:
-    """Every table in reading order, rounded."""
+    """The tables of scores, losses and speeds in reading order, rounded."""
     fid, fidelity = fid_table(study), fidelity_table(study)
     scores = FID_METRICS
     if not measured(study, INCEPTION):  # FID alone then says so, behind what was measured
@@ -169,16 +169,17 @@ def caption(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
     metrics = [*FID_METRICS, *study.identities] if metrics is None else list(metrics)
     info, data = study.info, study.info["data"]
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
+    drawn += ", in part stored with loss, as decoded" if data.get("lossy") else ""
     training = info["settings"].get("images", data["images"])
     seeds = sorted(set(study.plan["seed"]))
     finished = len(study.plan) - len(study.missing)
     lines = [
         f"Data: {data['name']}{drawn}; {training:,} of {data['images']:,} images for training, "
         f"{data['resolution']}×{data['resolution']} (SHA-256 {data['sha256'][:12]}).",
-        f"Study: {info['study']}, scale {info['scale']}; {_count(len(study.arms), 'arm')}, "
-        f"{_count(len(seeds), 'seed')} ({_ranges(seeds)}), "
-        f"{_count(study.plan['planned'].max(), 'epoch')}; "
-        f"{finished} of {_count(len(study.plan), 'run')} finished.",
+        f"Study: {info['study']}, scale {info['scale']}; {count(len(study.arms), 'arm')}, "
+        f"{count(len(seeds), 'seed')} ({ranges(seeds)}), "
+        f"{count(study.plan['planned'].max(), 'epoch')}; "
+        f"{finished} of {count(len(study.plan), 'run')} finished.",
         *missing_lines(study),
         *_identity_lines(study, metrics),
     ]
@@ -187,8 +188,8 @@ def caption(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
     hardware = info["hardware"]
     lines.append(
         f"Code: commit {info['commit']}. Hardware: {hardware['processor']}, {hardware['device']}, "
-        f"{_count(hardware['cores'], 'core')}, {_count(hardware['jobs'], 'run')} at a time, "
-        f"{_count(hardware['threads'], 'thread')} each. Versions: "
+        f"{count(hardware['cores'], 'core')}, {count(hardware['jobs'], 'run')} at a time, "
+        f"{count(hardware['threads'], 'thread')} each. Versions: "
         + ", ".join(f"{name} {version}" for name, version in info["versions"].items())
         + "."
     )
@@ -207,47 +208,24 @@ def missing_lines(study: Study) -> list[str]:
         arm, seed = run.run.rsplit("/seed=", 1)
         groups.setdefault((arm, run.committed, run.planned, run.status), []).append(int(seed))
     return [
-        f"Missing: {arm}, {'seed' if len(seeds) == 1 else 'seeds'} {_ranges(seeds)}: {status}"
+        f"Missing: {arm}, {'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}: {status}"
         + (f", {done} of {planned} epochs." if done else ".")
         for (arm, done, planned, status), seeds in groups.items()
     ]
 
 
-def findings(study: Study) -> list[str]:
-    """What the numbers say, in at most six sentences or so; counts and ratios, no verdicts."""
-    if PRIMARY not in measured(study):
-        return [f"No epoch with a finite {PRIMARY} has been committed yet."]
-    levels = sorted(set(study.plan["batch"]))
-    sentences = [
-        *_norm_finding(study),
-        *_head_finding(study),
-        *(_batch_finding(study, levels[0], levels[-1]) if len(levels) > 1 else []),
-        *_fluctuation_finding(study),
-        *_diverged_finding(study),
-    ]
-    seeds = study.frame["seed"].nunique()
-    if seeds < VERDICT_SEEDS:
-        sentences.append(
-            f"These are counts from {_count(seeds, 'seed')}: below {_words(VERDICT_SEEDS)} seeds "
-            "no verdict is given."
-        )
-    return sentences
-
-
 def to_markdown(sheet: Sheet, caption: Iterable[str] = ()) -> str:
     """One table in GitHub's Markdown; every column but the factors is set right."""
-    cells = [[_escape_markdown(cell) for cell in row] for row in [sheet.columns, *sheet.rows]]
-    rule = ["---:" if _is_number_column(sheet, i) else "---" for i in range(len(sheet.columns))]
+    cells = [[escape_markdown(cell) for cell in row] for row in [sheet.columns, *sheet.rows]]
+    rule = ["---:" if is_number(sheet, i) else "---" for i in range(len(sheet.columns))]
     lines = ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]
-    text = [_escape_markdown(line) for line in (*sheet.notes, *caption)]
-    return "\n".join([f"**{_escape_markdown(sheet.title)}**", "", *lines, "", *_paragraphs(text)])
+    text = [escape_markdown(line) for line in (*sheet.notes, *caption)]
+    return "\n".join([f"**{escape_markdown(sheet.title)}**", "", *lines, "", *paragraphs(text)])
 
 
 def to_latex(sheet: Sheet, caption: Iterable[str] = ()) -> str:
     """One table environment; the document needs \\usepackage{booktabs}."""
-    alignment = "".join(
-        "r" if _is_number_column(sheet, i) else "l" for i in range(len(sheet.columns))
-    )
+    alignment = "".join("r" if is_number(sheet, i) else "l" for i in range(len(sheet.columns)))
     rows = [" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in sheet.rows]
     text = " ".join([f"{sheet.title}.", *sheet.notes, *caption])
     lines = [
@@ -267,30 +245,16 @@ def to_latex(sheet: Sheet, caption: Iterable[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _latex_column(sheet: Sheet, column: int) -> str:
+    """Numbers right, words left, and sentences in a paragraph."""
+    if is_number(sheet, column):
+        return "r"
+    return "l" if all(len(row[column]) <= LATEX_LINE for row in sheet.rows) else "p{3.4cm}"
+
+
 def to_csv(table: pd.DataFrame) -> str:
     """A table of full-precision numbers with six significant digits; NaN is an empty cell."""
     return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
-def write(study: Study, out: Path) -> list[Path]:
-    """Write tables.md, tables.tex and one CSV file per table; returns the paths."""
-    out.mkdir(parents=True, exist_ok=True)
-    under = _paragraphs(map(_escape_markdown, caption(study)))
-    shown = sheets(study)
-    files = {
-        "tables.md": "\n".join([*(to_markdown(sheet) for sheet in shown), *under]),
-        "tables.tex": "\n".join(
-            ["% Needs \\usepackage{booktabs}.\n"]
-            + [to_latex(sheet, caption(study, sheet.metrics)) for sheet in shown]
-        ),
-        "fid.csv": to_csv(fid_table(study)),
-        "fidelity.csv": to_csv(fidelity_table(study)),
-        "losses.csv": to_csv(losses_table(study)),
-        "throughput.csv": to_csv(throughput_table(study)),
-    }
-    for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
-    return [out / name for name in files]
 
 
 def _reached(study: Study, epoch: int | None) -> pd.DataFrame:
@@ -305,8 +269,7 @@ def _reached(study: Study, epoch: int | None) -> pd.DataFrame:
     planned = study.plan.set_index("run")["planned"]
     goal = final["run"].map(planned) if epoch is None else epoch
     stopped = final[(final["status"] == "diverged") & (final["epoch"] < goal)].copy()
-    numbers = stopped.columns[stopped.columns.get_loc("status") + 1 :]
-    stopped[numbers] = math.nan
+    stopped[number_columns(study)] = math.nan
     return pd.concat([there, stopped]).sort_index() if len(stopped) else there
 
 
@@ -318,20 +281,25 @@ def _best(study: Study) -> pd.DataFrame:
     return pd.concat([best, lost.assign(epoch=math.nan)]).sort_index() if len(lost) else best
 
 
-def _of_arm(study: Study, frame: pd.DataFrame, arm: tuple) -> pd.DataFrame:
+def of_arm(study: Study, frame: pd.DataFrame, arm: tuple) -> pd.DataFrame:
     chosen = np.ones(len(frame), dtype=bool)
     for factor, level in zip(study.factors, arm, strict=True):
         chosen &= (frame[factor] == level).to_numpy(dtype=bool)
     return frame[chosen]
 
 
-def _speeds(study: Study) -> pd.DataFrame:
+def arm_name(study: Study, arm: tuple) -> str:
+    """`norm=none, head=conv, batch=128`."""
+    return ", ".join(f"{factor}={level}" for factor, level in zip(study.factors, arm, strict=True))
+
+
+def run_speeds(study: Study) -> pd.DataFrame:
     """One row per run: its median training images a second."""
     keys = ["run", *study.factors, "seed"]
     return study.frame.groupby(keys, sort=False)["images_per_second"].median().reset_index()
 
 
-def _pairs(
+def paired_ratios(
     study: Study, rows: pd.DataFrame, factor: str, low: object, high: object, column: str
 ) -> pd.Series:
     """Ratios high / low over all planned pairs of runs that differ in one factor alone.
@@ -347,129 +315,8 @@ def _pairs(
     return high_side["value"].reindex(both) / low_side["value"].reindex(both)
 
 
-def _geometric_mean(ratios: pd.Series) -> float:
+def geometric_mean(ratios: pd.Series) -> float:
     return float(np.exp(np.log(ratios.dropna()).mean()))
-
-
-def _norm_finding(study: Study) -> list[str]:
-    """Paired cells of norm, and the lowest step of D's loss against ln 2."""
-    if "batch" not in set(study.plan["norm"]):
-        return []
-    steps = study.frame[study.frame["norm"] == "batch"].groupby("run")["d_loss_min"].min().dropna()
-    below = int((steps < LN2 * (1 - ROUNDING)).sum())
-    sentences = []
-    if "none" in set(study.plan["norm"]):
-        ratios = _pairs(study, last_epochs(study), "norm", "none", "batch", PRIMARY)
-        sentences.append(_contrast("norm=batch", "norm=none", ratios))
-    if len(steps):
-        reach = _span(steps.min(), steps.max(), 4)
-        side = f"below the bound of ln 2 = {LN2:.4f}"
-        runs = _count(len(steps), "norm=batch run")
-        sentences.append(
-            f"The lowest step of D's loss is {reach} in the {runs}, "
-            + (f"{side} in {below} of them." if below else f"never {side}.")
-        )
-    return [" ".join(sentences)] if sentences else []
-
-
-def _head_finding(study: Study) -> list[str]:
-    """Paired cells of head, and the speed of the two."""
-    if not {"conv", "avgpool"} <= set(study.plan["head"]):
-        return []
-    ratios = _pairs(study, last_epochs(study), "head", "conv", "avgpool", PRIMARY)
-    speed = _pairs(study, _speeds(study), "head", "conv", "avgpool", "images_per_second").dropna()
-    sentence = _contrast("head=avgpool", "head=conv", ratios, split=_by_norm(study))
-    if len(speed):
-        sentence += (
-            f" It trains {_digits(_geometric_mean(speed))} times as many images a second "
-            f"({_span(speed.min(), speed.max(), 2)} in {_count(len(speed), 'pair')})."
-        )
-    return [sentence]
-
-
-def _batch_finding(study: Study, low: int, high: int) -> list[str]:
-    """The largest against the smallest batch, at equal epochs."""
-    ratios = _pairs(study, last_epochs(study), "batch", low, high, PRIMARY)
-    steps = study.frame.assign(per=study.frame["steps"] / study.frame["epoch"])
-    updates = [steps.loc[steps["batch"] == batch, "per"].median() for batch in (low, high)]
-    sentence = _contrast(f"batch={high}", f"batch={low}", ratios, split=_by_norm(study))
-    if np.isfinite(updates).all():
-        sentence += (
-            f" This is at equal epochs, not at equal updates: an epoch is {updates[1]:.0f} updates "
-            f"at batch={high} and {updates[0]:.0f} at batch={low}."
-        )
-    return [sentence]
-
-
-def _fluctuation_finding(study: Study) -> list[str]:
-    """Best against last epoch, and the largest rise between two epochs."""
-    last = last_epochs(study).dropna(subset=[PRIMARY])
-    best = best_epochs(study).set_index("run")["epoch"]
-    sentences = []
-    if len(last):
-        earlier = int((last["run"].map(best) < last["epoch"]).sum())
-        sentences.append(
-            f"The epoch with the best {PRIMARY} is not the last one in {earlier} of "
-            f"{_count(len(last), 'run')}."
-        )
-
-    # Changes between neighbouring epochs of one run; across a gap there is none.
-    frame = study.frame.sort_values(["run", "epoch"])
-    rises = frame[PRIMARY] / frame.groupby("run")[PRIMARY].shift()
-    if rises.notna().any() and rises.max() > 1:
-        row = frame.loc[rises.idxmax()]
-        factor, after = rises.max(), row[PRIMARY]
-        sentences.append(
-            f"The largest rise from one epoch to the next is by a factor of {_digits(factor)}, "
-            f"from {_digits(after / factor)} to {_digits(after)} between epochs "
-            f"{row['epoch'] - 1} and {row['epoch']} of {row['run']}."
-        )
-    elif rises.notna().any():
-        sentences.append(f"{PRIMARY} rises from one epoch to the next in no run.")
-    return [" ".join(sentences)] if sentences else []
-
-
-def _diverged_finding(study: Study) -> list[str]:
-    count = int((study.plan["status"] == "diverged").sum())
-    runs = _count(len(study.plan), "run")
-    return [f"{count} of {runs} diverged; what is not finite enters no mean."] if count else []
-
-
-def _by_norm(study: Study) -> list[str]:
-    return ["none", "batch"] if {"none", "batch"} <= set(study.plan["norm"]) else []
-
-
-def _contrast(high: str, low: str, ratios: pd.Series, split: Iterable[str] = ()) -> str:
-    """One sentence: in how many pairs `high` is worse than `low` in the primary metric."""
-    pairs = ratios.dropna()
-    absent = len(ratios) - len(pairs)
-    gap = (
-        f" ({absent} of {len(ratios)} planned pairs are not complete or not finite)"
-        if absent
-        else ""
-    )
-    if pairs.empty:
-        return f"{high} against {low}: no pair is complete at the last epoch{gap}."
-
-    # Counts first, then the size, over all pairs and apart for the two levels of norm.
-    worse, better = int((pairs > 1).sum()), int((pairs < 1).sum())
-    equal = len(pairs) - worse - better
-    counts = [f"worse in {worse}", f"better in {better}", f"equal in {equal}"]
-    said = [x for x, n in zip(counts, (worse, better, equal), strict=True) if n]
-    text = (
-        f"With {high}, {PRIMARY} at the last epoch is {_join(said)} of "
-        f"{_count(len(pairs), 'pair')} with {low}, {_digits(_geometric_mean(pairs))} times as high "
-        "in the geometric mean"
-    )
-    parts = []
-    for norm in split:
-        some = pairs[pairs.index.get_level_values("norm") == norm]
-        if len(some):
-            parts.append(
-                f"{_digits(_geometric_mean(some))} times, worse in {int((some > 1).sum())} of "
-                f"{len(some)}, with norm={norm}"
-            )
-    return text + (f" ({'; '.join(parts)})" if parts else "") + gap + "."
 
 
 def _score_sheet(
@@ -494,7 +341,7 @@ def _score_sheet(
         ]
         for row in rows.to_dict("records")
     ]
-    columns = [*study.factors, "seeds", *(["epoch"] if best else []), *map(_label, metrics)]
+    columns = [*study.factors, "seeds", *(["epoch"] if best else []), *map(label, metrics)]
     return Sheet(name, title, columns, body, _score_notes(rows, metrics, notes), metrics)
 
 
@@ -514,7 +361,7 @@ def _epochs_sheet(study: Study, table: pd.DataFrame, metric: str, notes: list[st
         for arm in study.arms
     ]
     columns = [*study.factors, *(f"epoch {point}" for point in points)]
-    title = f"{_label(metric)} at fixed epochs"
+    title = f"{label(metric)} at fixed epochs"
     notes = _score_notes(rows, [metric], notes)
     return Sheet(f"epochs-{metric}", title, columns, body, notes, [metric])
 
@@ -525,7 +372,7 @@ def _losses_sheet(study: Study) -> Sheet:
         [
             *_levels(study, row),
             str(row["seeds"]),
-            *(_spread(row[loss], row[f"{loss}_sd"], 4) for loss in ("d_loss", "g_loss")),
+            *(spread(row[loss], row[f"{loss}_sd"], 4) for loss in ("d_loss", "g_loss")),
             rounded(row["lowest"], 4),
             rounded(row["bound"], 4),
         ]
@@ -549,7 +396,7 @@ def _throughput_sheet(study: Study) -> Sheet:
     for row in throughput_table(study).to_dict("records"):
         ratio = rounded(row["ratio"], 3)
         if row["pairs"] > 1:
-            ratio += f" ({_span(row['ratio_lowest'], row['ratio_highest'], 3)})"
+            ratio += f" ({span(row['ratio_lowest'], row['ratio_highest'], 3)})"
         speeds = [rounded(row[head], 0) for head in ("conv", "avgpool")]
         body.append([str(row["batch"]), *speeds, str(row["pairs"]), ratio])
     notes = [
@@ -585,7 +432,7 @@ def _score(study: Study, row: dict, metric: str, decimals: int) -> str:
         if row["diverged"]:
             return "diverged"
         return "not measured" if seeds else "not yet"
-    text = _spread(row[metric], row[f"{metric}_sd"], decimals)
+    text = spread(row[metric], row[f"{metric}_sd"], decimals)
     return text if finite == seeds else f"{text} ({finite} of {seeds})"
 
 
@@ -600,7 +447,7 @@ def _identity_lines(study: Study, metrics: list[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for metric in dict.fromkeys(metrics):
         if metric in study.frame and metric in study.identities:
-            groups.setdefault(_identity(study.identities[metric]), []).append(_label(metric))
+            groups.setdefault(_identity(study.identities[metric]), []).append(label(metric))
     lines = [f"{', '.join(names)}: {identity}." for identity, names in groups.items()]
     absent = [INCEPTION[x] for x in metrics if x in INCEPTION and x not in study.frame]
     if absent:
@@ -619,7 +466,18 @@ def _identity(identity: dict) -> str:
     )
 
 
-def _label(metric: str) -> str:
+def short_identity(study: Study, metric: str) -> str:
+    """What a metric is, in a sentence for a caption."""
+    identity = study.identities[metric]
+    return (
+        f"{label(metric)}: on {identity['network']} (SHA-256 {identity['network_sha256'][:12]}), "
+        f"{identity['generated']:,} generated against {identity['reference']:,} real images "
+        f"({identity['split']} split), {identity['resolution']}×{identity['resolution']}."
+    )
+
+
+def label(metric: str) -> str:
+    """The name of a metric as a reader knows it."""
     return INCEPTION.get(metric, metric)
 
 
@@ -627,8 +485,9 @@ def _levels(study: Study, row: dict) -> list[str]:
     return [str(row[factor]) for factor in study.factors]
 
 
-def _is_number_column(sheet: Sheet, column: int) -> bool:
-    return sheet.columns[column] not in ("norm", "head") and column > 0
+def is_number(sheet: Sheet, column: int) -> bool:
+    """Whether a column is set right."""
+    return column > 0 and sheet.columns[column] not in ("norm", "head", *sheet.words)
 
 
 def decimals_of(metric: str, values: pd.Series) -> int:
@@ -639,7 +498,7 @@ def decimals_of(metric: str, values: pd.Series) -> int:
     return min(most, max(least, wanted))
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three significant digits, trailing zeros kept."""
     return f"{value:#.3g}".rstrip(".")
 
@@ -648,30 +507,40 @@ def rounded(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}" if math.isfinite(value) else DASH
 
 
-def _spread(mean: float, sd: float, decimals: int) -> str:
+def spread(mean: float, sd: float, decimals: int) -> str:
     """`12.3 ± 0.4`, or `12.3` where one seed has no standard deviation."""
     spread = f" ± {rounded(sd, decimals)}" if math.isfinite(sd) else ""
     return rounded(mean, decimals) + spread
 
 
-def _span(low: float, high: float, decimals: int) -> str:
+def interval(value: float, low: float, high: float, decimals: int) -> str:
+    """`1.28 (1.22 to 1.35)`, or `1.28` where there is no interval."""
+    if not math.isfinite(low):
+        return rounded(value, decimals)
+    return f"{rounded(value, decimals)} ({rounded(low, decimals)} to {rounded(high, decimals)})"
+
+
+def p_value(p: float) -> str:
+    """Three decimals, four below 0.01, and `<0.0001` where these would be zeros."""
+    if not math.isfinite(p):
+        return DASH
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def span(low: float, high: float, decimals: int) -> str:
     ends = [rounded(low, decimals), rounded(high, decimals)]
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _words(number: int) -> str:
-    return {6: "six"}.get(number, str(number))
-
-
-def _join(parts: list[str]) -> str:
+def join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
     """[0, 1, 2, 5] -> "0 to 2, 5"."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
@@ -683,11 +552,11 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(" to ".join(span) for span in spans)
 
 
-def _paragraphs(lines: Iterable[str]) -> list[str]:
+def paragraphs(lines: Iterable[str]) -> list[str]:
     return [part for line in lines for part in (line, "")]
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """What Markdown would read as a command; an underscore within a word is none."""
     return "".join("\\" + character if character in "\\`*|<>" else character for character in text)
 

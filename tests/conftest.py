@@ -145,12 +145,14 @@ def write_study(
     data: str = "shapes",
     resolution: int = 32,
     points: int = 20,
+    banks: int = 0,
 ) -> Path:
     """Write a made-up study through the journal; returns its folder. Same arguments, same bytes.
 
     `inception`: "never", "last" or "epoch", when fid, is and kid exist. `diverged`: run -> first
     epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A run is
     named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
+    `banks`: evaluation banks of every epoch, its own among them; 0: no run has a folder of them.
     """
     factors = FACTORS if factors is None else factors
     folder = parent / ("ablation-small" if data == "cifar10" else f"ablation-small-{data}")
@@ -183,6 +185,8 @@ def write_study(
             }
             journal.replace(folder / name / "run.json", journal.to_json(run))
             _commit_run(folder / name, config, done, (diverged or {}).get(name, epochs + 1), points)
+            if banks:
+                _write_banks(folder / name, banks)
 
     info = {
         "study": "ablation",
@@ -291,6 +295,27 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
             journal.SAMPLES: sample_grid(noise, config.resolution, float(quality)),
         }
         journal.commit(run, epoch, files)
+
+
+def _write_banks(run: Path, banks: int) -> None:
+    """Score every epoch again with noise of 2 % on the logarithm, as experiments.banks would."""
+    rng = np.random.default_rng(
+        list(hashlib.sha256(f"{run.parent.name}/{run.name}".encode()).digest())
+    )
+    epochs = {}
+    for epoch in journal.committed(run):
+        scores = journal.read_json(run, epoch, journal.RECORD)["scores"]
+        epochs[epoch] = [
+            {
+                name: value and value * float(np.exp(rng.normal(0, 0.02)))
+                for name, value in scores.items()
+            }
+            for _ in range(1, banks)
+        ]
+    data = journal.to_json({"banks": banks, "epochs": epochs})
+    journal.replace(run / "banks" / "scores.json", data)
+    sums = f"{hashlib.sha256(data).hexdigest()}  scores.json\n"
+    journal.replace(run / "banks" / journal.SUMS, sums.encode())
 
 
 def _identities(hashed: dict[str, str], data: str, resolution: int, inception: str) -> dict:

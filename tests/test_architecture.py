@@ -52,7 +52,8 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-CODE = [*MODULES.values(), *sorted((ROOT / "tests").glob("*.py"))]
+CODE = [*MODULES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
+OF_TESTS = ("conftest", "faults")  # what tests import of each other
 
 
 @cache
@@ -148,10 +149,10 @@ def test_every_imported_library_is_declared() -> None:
     dev = {canonicalize_name(Requirement(text).name) for text in extra}
     providers = packages_distributions()
     files = [(path, run) for path in MODULES.values()]
-    files += [(path, run | dev) for path in (ROOT / "tests").glob("*.py")]
+    files += [(path, run | dev) for path in (ROOT / "tests").rglob("*.py")]
     for path, declared in files:
         roots = {name.partition(".")[0] for name in imports(path)}
-        for root in roots - sys.stdlib_module_names - set(PACKAGES):
+        for root in roots - sys.stdlib_module_names - {*PACKAGES, *OF_TESTS}:
             found = {canonicalize_name(name) for name in providers.get(root, [])}
             assert found & declared, f"{path.name} imports {root}, which pyproject does not name"
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from reports import figures, records
+from reports import effects, epochs, figures, records
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
 TINY = {"epochs": 2, "resolution": 16, "points": 3}
@@ -21,8 +22,9 @@ BATCH = "norm=batch,head=conv,batch=128/seed=0"
 
 @pytest.fixture(scope="module")
 def study(make_study, tmp_path_factory):
-    """Eight arms, three seeds, two epochs."""
-    return records.load(make_study(tmp_path_factory.mktemp("figures"), seeds=(0, 1, 2), **TINY))
+    """Eight arms, three seeds, two epochs, three evaluation banks."""
+    folder = make_study(tmp_path_factory.mktemp("figures"), seeds=(0, 1, 2), banks=3, **TINY)
+    return records.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,10 @@ def drawn(study):
 
 
 def test_the_reading_order(drawn):
-    assert list(drawn) == ["fd_cifar", "cs_cifar", "samples", "change", "losses", "throughput"]
+    assert list(drawn) == [
+        "effects", "fd_cifar", "cs_cifar", "samples", "change", "fluctuation", "shares", "losses",
+        "throughput",
+    ]  # fmt: skip
     for figure, caption in drawn.values():
         assert figure.get_figwidth() == 7
         assert caption.endswith(".")
@@ -87,6 +92,57 @@ def test_one_factor_one_channel(study):
             assert np.argmax(to_rgb(figures.colour(study, norm, batch))) == leads
 
 
+def test_every_caption_says_n_and_band_and_what_the_metric_is(study, drawn):
+    for name, (_, caption) in drawn.items():
+        assert re.search(r"n = (3 seeds|1 run of each arm)", caption), name
+        assert "band" in caption or "95 % t interval" in caption, name
+        if name == "throughput":
+            assert "wall clock of Example CPU" in caption
+        elif name != "samples":
+            metric = "cs_cifar" if name == "cs_cifar" else "fd_cifar"
+            digest = study.identities[metric]["network_sha256"][:12]
+            assert f"{metric}: on cifar10-resnet (SHA-256 {digest}), 2,000 generated" in caption
+
+
+def test_the_forest_is_the_table_of_effects(study, drawn):
+    axis = drawn["effects"][0].axes[0]
+    table = effects.effects_table(study)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names[:7] == list(table["effect"])
+    diamonds = [line for line in axis.lines if line.get_marker() == "D"]
+    middles = [float(line.get_xdata()[0]) for line in diamonds]
+    assert middles[:7] == pytest.approx(table["ratio"].tolist(), rel=1e-12)
+    hollow = [line.get_markerfacecolor() == "none" for line in diamonds]
+    assert hollow[:7] == [False] * 3 + [True] * 4
+    bars = [line.get_xdata() for line in axis.lines if line.get_linewidth() in (2.4, 1.2)]
+    ends = table[["ratio_low", "ratio_high"]].to_numpy()
+    assert np.allclose(bars[:7], ends, rtol=1e-12, atol=0)
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert {len(line.get_xdata()) for line in dots} == {3}
+    for line, value in zip(dots, middles, strict=True):
+        assert np.exp(np.log(line.get_xdata()).mean()) == pytest.approx(value, rel=1e-12)
+
+
+def test_shares_fill_their_bars_and_stay_apart_in_greyscale(study, drawn):
+    axis = drawn["shares"][0].axes[0]
+    table = epochs.shares_table(study)
+    widths = np.array([[bar.get_width() for bar in bars] for bars in axis.containers])
+    assert widths.shape == (4, len(table))
+    assert np.allclose(widths.sum(axis=0), 100, rtol=0, atol=1e-9)
+    tones = [to_rgb(face)[0] for face, _, _ in figures.SHARES.values()]
+    assert min(np.diff(tones)) > 0.15
+
+
+def test_the_fluctuation_of_an_arm_is_drawn_in_its_own_row(study, drawn):
+    axis = drawn["fluctuation"][0].axes[0]
+    arms = epochs.by_arm(study, epochs.fluctuation_table(study), ["one_bank"])
+    large = [line for line in axis.lines if line.get_markersize() == 8.5]
+    assert [float(line.get_ydata()[0]) for line in large] == list(range(len(arms)))
+    strokes = [float(line.get_xdata()[0]) for line in axis.lines if line.get_marker() == "|"]
+    assert len(strokes) == 8
+    assert all(0.5 < noise < 4 for noise in strokes)  # the banks of make_study: 2 %
+
+
 def test_ln_2_stands_where_norm_is_batch_and_nowhere_else(drawn):
     axes = drawn["losses"][0].axes
     marked = [
@@ -140,7 +196,7 @@ def test_two_processes_write_the_same_bytes(make_study, tmp_path):
     factors = ARMS | {"head": ["conv"], "batch": [128]}
     folder = make_study(tmp_path, seeds=(0, 1), factors=factors, **TINY)
     code = (
-        "import sys, pathlib; from reports import figures, records; "
+        "import sys, pathlib; from reports import effects, epochs, figures, records; "
         "figures.save(figures.draw(records.load(pathlib.Path(sys.argv[1]))), "
         "pathlib.Path(sys.argv[2]))"
     )
@@ -156,7 +212,7 @@ def test_two_processes_write_the_same_bytes(make_study, tmp_path):
         for folder in (tmp_path / "a", tmp_path / "b")
     )
     assert a == b
-    assert len(a) == 3 * 6
+    assert len(a) == 3 * 8
     svg = (tmp_path / "a" / "fd_cifar.svg").read_text()
     assert "<dc:date>" not in svg
     assert "matplotlib.org/" not in svg.split("<defs>")[0]

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import websocket
 
-from reports import page, records, tables
+from reports import claims, contents, findings, page, records, tables
 
 VOID = {"meta", "link", "input", "img", "br", "hr"}
 LIMIT = 8_000_000  # bytes
@@ -73,8 +74,14 @@ class Outline(HTMLParser):
 
 
 @pytest.fixture(scope="module")
+def study_folder(make_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid with two seeds, eight epochs and two evaluation banks."""
+    return make_study(tmp_path_factory.mktemp("study"), seeds=range(2), banks=2)
+
+
+@pytest.fixture(scope="module")
 def built(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of the default study."""
+    """The report of a study."""
     out = tmp_path_factory.mktemp("report")
     build("--from", study_folder, "--to", out)
     return out
@@ -91,6 +98,13 @@ def build(*words: object) -> None:
         runpy.run_module("reports", run_name="__main__")
 
 
+def rendered(study: records.Study) -> str:
+    """The page without figures and downloads."""
+    verdicts = claims.judge(study)
+    sheets = contents.sheets(study, verdicts)
+    return page.render(study, verdicts, findings.findings(study), sheets, {}, {})
+
+
 def film_of(html: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="film">(.*?)</script>', html)
     assert found
@@ -101,10 +115,11 @@ def test_report_is_complete(built: Path) -> None:
     names = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
     figures = {Path(name).stem for name in names if name.startswith("figures/")}
     assert figures
-    assert names == {"index.html", "records.csv", "records.parquet"} | {
+    assert names == {"index.html", "records.csv", "records.parquet", "banks.csv"} | {
         f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png", "pdf")
     } | {name for name in names if re.fullmatch(r"tables/[a-z-]+\.(md|tex|csv)", name)}
     assert {"tables/tables.md", "tables/tables.tex", "tables/fid.csv"} <= names
+    assert {"tables/effects.csv", "tables/batch.csv", "tables/ledger.csv"} <= names
 
 
 def test_second_build_gives_the_same_bytes_without_torch(
@@ -146,15 +161,23 @@ def test_page_loads_nothing(html: str) -> None:
     assert "@import" not in html
 
 
-def test_numbers_are_those_of_the_tables(html: str, study_folder: Path) -> None:
+def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: Path) -> None:
     study = records.load(study_folder)
     shown = Outline(html).tables
-    for sheet in tables.sheets(study):
+    for sheet in contents.sheets(study, claims.judge(study)):
         assert shown[f"table-{sheet.name}"] == [sheet.columns, *sheet.rows]
+
+    # Every sentence and every figure stands on the page.
+    said = " ".join(unescape(html).split())
+    for sentence in findings.findings(study).all:
+        assert sentence in said
+    drawn = [*re.findall(r'<figure id="figure-(\w+)"', html)]
+    assert sorted(drawn) == sorted(path.stem for path in (built / "figures").glob("*.svg"))
+    assert re.findall(r"<b>Figure (\d+)\.", html) == [str(i + 1) for i in range(len(drawn))]
 
     # The filmstrip rounds the same numbers.
     film = film_of(html)
-    for row in study.frame.to_dict("records"):
+    for row in study.frame[study.frame["seed"] == 0].to_dict("records"):
         scores = film["arms"][row["run"].rpartition("/")[0]]["scores"][str(row["epoch"])]
         for name, column in (("fd_cifar", "fd_cifar"), ("D loss", "d_loss"), ("G loss", "g_loss")):
             unit = 10.0 ** -len(scores[name].partition(".")[2])
@@ -205,7 +228,7 @@ def test_pictures_stay_within_the_budget(study_folder: Path) -> None:
 
 
 def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path: Path) -> None:
-    real = page.render(records.load(make_study(tmp_path, epochs=2, data="cifar10")), {}, {})
+    real = rendered(records.load(make_study(tmp_path, epochs=2, data="cifar10")))
     notice = "They are\n  not CIFAR-10"
     assert (notice in html, notice in real) == (True, False)
     assert ("DATA=shapes" in html, "DATA=cifar10.zip" in real) == (True, True)
@@ -224,7 +247,7 @@ def test_what_is_missing_is_listed(make_study: Callable, tmp_path: Path) -> None
             diverged={broken: 1},
         )
     )
-    text = page.render(study, {}, {})
+    text = rendered(study)
     for line in tables.missing_lines(study):
         assert line in text
     film = film_of(text)
@@ -354,7 +377,13 @@ def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
         call("Page.navigate", url=(built / "index.html").as_uri())
         while ask("document.readyState + document.documentElement.className") != "completelive":
             time.sleep(0.1)
-        assert ask("document.documentElement.scrollWidth <= innerWidth")
+        assert ask("document.documentElement.scrollWidth") <= width
+
+        # What was found, how sure, on what and how to do it again: all on the first screen.
+        assert ask("[...document.querySelectorAll('.answers dt')].map(x => x.textContent)") == [
+            "Found", "How sure", "On what", "Again",
+        ]  # fmt: skip
+        assert ask("document.querySelector('header').getBoundingClientRect().bottom") <= height
 
         # The slider, the marks and the choice of an arm change picture and score.
         assert seen() == at(arm, 8)
@@ -370,7 +399,7 @@ def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
 
         # Every section open, still nothing is wider than the window.
         ask("document.querySelectorAll('details').forEach(d => d.open = true)")
-        assert ask("document.documentElement.scrollWidth <= innerWidth")
+        assert ask("document.documentElement.scrollWidth") <= width
 
         # Without scripts: the last epoch, and no control that does nothing.
         call("Emulation.setScriptExecutionDisabled", value=True)
@@ -378,7 +407,7 @@ def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
         while ask("document.readyState + document.documentElement.className") != "complete":
             time.sleep(0.1)
         assert seen() == at(arm, 8)
-        assert ask("document.documentElement.scrollWidth <= innerWidth")
+        assert ask("document.documentElement.scrollWidth") <= width
         assert ask("document.querySelector('.picker').offsetHeight + slider.offsetHeight") == 0
         call("Emulation.setScriptExecutionDisabled", value=False)
 

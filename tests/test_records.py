@@ -1,6 +1,9 @@
 """What reports.records reads, and what it refuses."""
 
+import dataclasses
+import hashlib
 import json
+import math
 import subprocess
 import sys
 
@@ -12,6 +15,7 @@ from reports import records
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 NONE, BATCH = "norm=none,head=conv,batch=128/seed=0", "norm=batch,head=conv,batch=128/seed=0"
+BANK_KEYS = ["run", "norm", "head", "batch", "seed", "epoch", "bank"]
 SMALL = {"factors": ARMS, "epochs": 2, "resolution": 16, "points": 3}
 
 
@@ -85,7 +89,7 @@ def test_runs_outside_the_plan_are_read_too(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     info = json.loads((folder / "study.json").read_text())
     info["factors"]["norm"] = ["none"]
-    (folder / "study.json").write_text(json.dumps(info))
+    (folder / "study.json").write_bytes(journal.seal(info))
 
     assert set(records.load(folder).frame["norm"]) == {"none", "batch"}
 
@@ -94,7 +98,7 @@ def test_two_identities_of_one_metric_are_refused(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     run = json.loads((folder / BATCH / "run.json").read_text())
     run["identities"]["fd_cifar"]["generated"] = 500
-    (folder / BATCH / "run.json").write_text(json.dumps(run))
+    (folder / BATCH / "run.json").write_bytes(journal.seal(run))
 
     with pytest.raises(records.Mixed) as error:
         records.load(folder)
@@ -134,6 +138,80 @@ def test_what_is_no_study_is_refused(make_study, tmp_path):
         records.load(folder)
 
 
+def test_banks_are_the_scores_of_each_epoch_and_bank(make_study, tmp_path):
+    folder = make_study(tmp_path, seeds=(0, 3), banks=3, diverged={NONE: 2}, **SMALL)
+    study = records.load(folder)
+
+    assert len(study.banks) == 2 * 2 * 2 * 3
+    assert list(study.banks.columns[:7]) == BANK_KEYS
+    own = study.frame.set_index(["run", "epoch"])
+    for row in study.banks.to_dict("records"):
+        scores = json.loads((folder / row["run"] / "banks" / "scores.json").read_bytes())
+        kept = own.loc[row["run"], row["epoch"]] if row["bank"] == 0 else None
+        others = scores["epochs"][str(row["epoch"])]
+        for name in ("fd_cifar", "cs_cifar", "coverage_cifar"):
+            value = kept[name] if row["bank"] == 0 else others[row["bank"] - 1][name]
+            assert math.isnan(row[name]) if value is None or value != value else row[name] == value
+    assert study.banks["fd_cifar"].isna().sum() == 3  # the epoch that diverged
+
+    empty = records.load(make_study(tmp_path / "none", **SMALL)).banks
+    assert list(empty.columns) == BANK_KEYS
+    assert len(empty) == 0
+
+
+def test_damaged_banks_are_one_error(make_study, tmp_path):
+    folder = make_study(tmp_path, banks=2, **SMALL)
+    path = folder / NONE / "banks" / "scores.json"
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(journal.Damaged, match=r"banks/scores\.json"):
+        records.load(folder)
+
+
+def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
+    factors = ARMS | {"norm": ["none"], "batch": [128, 512, 9000]}
+    study = records.load(make_study(tmp_path, **SMALL | {"factors": factors, "epochs": 8}))
+    rows = records.at_updates(study).set_index("batch")
+
+    # An epoch is 79, 20 or 2 updates; the fewest in all are 16, and 79 is not within 5 % of that.
+    assert (rows.loc[9000, "steps"], rows.loc[9000, "epoch"]) == (16, 8)
+    assert rows.loc[[128, 512], "fd_cifar"].isna().all()
+    assert rows["fd_cifar"].notna().sum() == 1
+
+    two = dataclasses.replace(study, frame=study.frame[study.frame["batch"] < 9000])
+    rows = records.at_updates(two).set_index("batch")
+    assert rows["steps"].to_dict() == {128: 158, 512: 160}
+    expected = two.frame.set_index(["batch", "epoch"])["fd_cifar"]
+    assert rows.loc[128, "fd_cifar"] == expected[128, 2]
+    assert rows.loc[512, "fd_cifar"] == expected[512, 8]
+
+
+def test_a_published_study_may_lack_pictures_and_nothing_else(make_study, tmp_path):
+    folder = make_study(tmp_path, **SMALL)
+    whole = records.load(folder)
+    (journal.epoch_folder(folder / NONE, 1) / "samples.png").unlink()
+    pd.testing.assert_frame_equal(records.load(folder).frame, whole.frame)
+
+    (journal.epoch_folder(folder / NONE, 1) / "timing.json").unlink()
+    with pytest.raises(journal.Damaged, match="0001"):
+        records.load(folder)
+
+
+def test_a_published_study_is_checked_against_its_sums(make_study, tmp_path):
+    folder = make_study(tmp_path, **SMALL)
+    names = ["study.json", "real.png", f"{NONE}/run.json", f"{NONE}/epochs/0002/timing.json"]
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "SHA256SUMS").write_text("".join(f"{x}  {name}\n" for name, x in sums.items()))
+    assert len(records.load(folder).frame) == 4
+
+    for name in names:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data.replace(b"1", b"2", 1))
+        with pytest.raises(journal.Damaged) as error:
+            records.load(folder)
+        assert name in str(error.value)
+        (folder / name).write_bytes(data)
+
+
 def test_states_are_pruned_without_a_word(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     journal.commit(folder / NONE, 3, {journal.STATE: b"state", **_files(folder)})
@@ -153,9 +231,17 @@ def test_csv_and_parquet_give_the_frame_back(make_study, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(first[1]), study.frame, check_exact=True)
 
 
+def test_banks_have_a_file_where_there_are_any(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, banks=2, **SMALL))
+    paths = records.write(study, tmp_path / "out")
+    assert [path.name for path in paths] == ["records.csv", "records.parquet", "banks.csv"]
+    csv = pd.read_csv(paths[2], keep_default_na=False, na_values="")
+    pd.testing.assert_frame_equal(csv, study.banks, check_exact=True)
+
+
 def test_reports_do_without_torch():
     code = (
-        "import sys; import reports.records, reports.tables, reports.figures; "
+        "import sys; import reports.__main__, reports.records, reports.tables, reports.figures; "
         "print([x for x in ('torch', 'matplotlib.pyplot') if x in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports import records, tables
+from reports import findings, records, tables
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 GRID = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
@@ -163,7 +163,7 @@ def test_diverged_unfinished_and_missing_are_told_apart(make_study, tmp_path):
         "Missing: norm=batch,head=conv,batch=128, seed 0: diverged, 2 of 3 epochs.",
     ]
     assert set(lines) <= set(tables.caption(study))
-    assert any("4 of 12 runs diverged" in sentence for sentence in tables.findings(study))
+    assert any("4 of 12 runs diverged" in sentence for sentence in findings.findings(study).all)
 
 
 def test_the_caption_spells_out_identity_data_code_and_hardware(study_folder):
@@ -232,81 +232,11 @@ def test_throughput_by_hand(make_study, tmp_path):
     assert found["ratio"] == pytest.approx(1.0, rel=1e-12)
 
 
-def test_findings_by_hand(pair):
-    sentences = tables.findings(pair)
-
-    # 60 / 20 and 90 / 30 at the last epoch: both worse, three times as high.
-    assert "worse in 2 of 2 pairs with norm=none, 3.00 times as high" in sentences[0]
-    assert "never below the bound of ln 2 = 0.6931" in sentences[0]
-    # The best epochs are 3, 2, 4 and 1 of 4; the largest rise is from 10 to 20.
-    assert "not the last one in 3 of 4 runs" in sentences[1]
-    assert "by a factor of 2.00, from 10.0 to 20.0 between epochs 3 and 4" in sentences[1]
-    assert "norm=none,head=conv,batch=128/seed=0" in sentences[1]
-    assert sentences[2:] == ["These are counts from 2 seeds: below six seeds no verdict is given."]
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ([10.0, 10.0], "better in 2 of 2 pairs with norm=none, 0.408 times as high"),
-        ([20.0, 30.0], "equal in 2 of 2 pairs with norm=none, 1.00 times as high"),
-        ([10.0, 60.0], "worse in 1 and better in 1 of 2 pairs with norm=none, 1.00 times as high"),
-        ([math.nan, 60.0], "worse in 1 of 1 pair with norm=none, 2.00 times as high"),
-        ([math.nan, math.nan], "norm=batch against norm=none: no pair is complete"),
-    ],
-)
-def test_the_wording_follows_the_numbers(pair, values, words):
-    given = {("batch", seed): [99.0, 99.0, 99.0, value] for seed, value in enumerate(values)}
-    sentence = tables.findings(with_values(pair, "fd_cifar", given))[0]
-
-    assert words in sentence
-    absent = sum(map(math.isnan, values))
-    assert (f"{absent} of 2 planned pairs are not complete" in sentence) == (absent > 0)
-
-
-@pytest.mark.parametrize(
-    ("lowest", "words"),
-    [
-        (0.69314718, "never below the bound"),  # ln 2, as a float32 rounds it
-        (0.6931, "below the bound of ln 2 = 0.6931 in 1 of them"),
-        (0.5, "below the bound of ln 2 = 0.6931 in 1 of them"),
-    ],
-)
-def test_a_step_below_ln_2_is_not_hidden(pair, lowest, words):
-    study = with_values(pair, "d_loss_min", {("batch", 0): [0.9, lowest, 0.9, 0.9]})
-    assert words in tables.findings(study)[0]
-
-
-def test_findings_of_the_whole_grid(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, seeds=range(6), factors=GRID, epochs=2, **TINY))
-    norm, head, batch, fluctuation = tables.findings(study)  # six seeds: no closing sentence
-
-    frame = study.frame[study.frame["epoch"] == 2]
-    wide = frame.pivot_table("fd_cifar", ["head", "batch", "seed"], "norm")
-    worse = int((wide["batch"] > wide["none"]).sum())
-    assert f"worse in {worse}" in norm
-    assert "of 24 pairs" in norm
-    assert "of 24 pairs with head=conv" in head
-    assert "in 24 pairs)." in head
-    assert "of 24 pairs with batch=128" in batch
-    assert "an epoch is 20 updates at batch=512 and 79 at batch=128" in batch
-    assert "of 48 runs" in fluctuation
-    assert not any("verdict" in sentence for sentence in tables.findings(study))
-
-
-def test_a_study_of_one_arm_makes_no_contrast(make_study, tmp_path):
-    factors = {"norm": ["none"], "head": ["conv"], "batch": [128]}
-    sentences = tables.findings(
-        records.load(make_study(tmp_path, factors=factors, epochs=2, **TINY))
-    )
-    assert not any(word in " ".join(sentences) for word in ("pair", "ln 2", "head=", "updates"))
-    assert sentences[-1].startswith("These are counts from 1 seed")
-
-
 def test_a_study_without_an_epoch(make_study, tmp_path):
     committed = {f"norm={norm},head=conv,batch=128/seed=0": 0 for norm in ("none", "batch")}
     study = records.load(make_study(tmp_path, factors=ARMS, committed=committed, **TINY))
-    assert tables.findings(study) == ["No epoch with a finite fd_cifar has been committed yet."]
+    said = findings.findings(study).all
+    assert said == ["No epoch with a finite fd_cifar has been committed yet."]
     assert tables.sheets(study)[0].rows[0][3:5] == ["0", "not measured"]
     assert tables.sheets(study)[0].columns[-1] == "FID"
 
@@ -337,15 +267,6 @@ def test_latex_is_balanced_and_escaped(pair):
     body = bare.split(r"\toprule")[1].split(r"\bottomrule")[0]
     assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {7}
     assert text.isascii()
-
-
-def test_every_file_is_written_and_the_same_twice(pair, tmp_path):
-    first, second = (tables.write(pair, tmp_path / name) for name in ("a", "b"))
-    assert [path.name for path in first] == [
-        "tables.md", "tables.tex", "fid.csv", "fidelity.csv", "losses.csv", "throughput.csv",
-    ]  # fmt: skip
-    assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
-    assert first[1].read_text().isascii()
 
 
 def test_csv_keeps_six_digits(pair):
