@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 SETUP_GB ?= 6
+MINUTES ?= 30
 RUN = .venv/bin/python -m
 
 # Modules stay compiled in .venv: PyTorch is imported many times, and takes three times as long else.
@@ -40,6 +41,9 @@ setup: $(STALE) ## build .venv from requirements.lock, once
 test: setup ## run the tests; ARGS="-k page" runs some
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
+chaos: setup ## test every promise to its long figure for MINUTES (30), and one study under all faults
+	@OMP_NUM_THREADS=1 .venv/bin/python tests/chaos.py --minutes $(MINUTES) $(ARGS)
+
 lint: setup ## check style and format
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
@@ -51,6 +55,15 @@ lock: setup ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade take
 
 ablation: setup ## train, score and report the grid; ARGS="head=avgpool" narrows it
 	@$(RUN) experiments ablation $(OPTIONS) $(ARGS)
+
+banks: setup ## score finished runs of the newest study, or of STUDY, on more noise
+	@$(RUN) experiments banks $(PLACE) $(call option,device,$(DEVICE)) \
+	  $(call option,jobs,$(JOBS)) $(ARGS)
+
+audit: setup ## can the scores be trusted? RUNDIR= a run, DATA= its images, TEST= held-out ones
+	@test -n "$(RUNDIR)" || $(STOP) "name a run with RUNDIR=runs/STUDY/ARM/seed=0"
+	@$(RUN) eval audit $(call quote,$(RUNDIR)) $(call option,data,$(DATA)) \
+	  $(call option,test,$(TEST)) $(call option,device,$(DEVICE)) $(ARGS)
 
 report: setup ## build the report of every study in OUT again, or of STUDY
 	@test -n "$(STUDIES)" || $(STOP) "there is no study in $(or $(OUT),runs)"
@@ -65,7 +78,7 @@ dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal das
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 	@$(RUN) experiments sync $(PLACE)
 
-.PHONY: help setup test lint lock ablation report publish dashboard sync build
+.PHONY: help setup test chaos lint lock ablation banks audit report publish dashboard sync build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

@@ -2,16 +2,17 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class Config(BaseModel):
     """One run: two runs with equal configs on one machine give equal bytes.
 
     The fields are the words of the command line, the folder names, the W&B config and the tables.
+    A value has its field's type or is refused: "128" and True are no whole numbers.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # What the study varies (Sections 1 and 2 of the README).
     norm: Literal["none", "batch"] = "none"  # BatchNorm on D's output logit
@@ -41,8 +42,8 @@ class Config(BaseModel):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of matrix products and convolutions
 
     # The scoring at the end of each epoch.
-    score_images: int = Field(2_000, ge=2)  # generated
-    reference_images: int = Field(10_000, ge=2)  # real ones, the first in the canonical order
+    score_images: int = Field(2_000, ge=10)  # generated; no metric is defined on fewer than ten
+    reference_images: int = Field(10_000, ge=10)  # real ones, the first in the canonical order
     inception: Literal["epoch", "last", "never"] = "last"  # when FID is measured, given weights
 
     @model_validator(mode="after")
@@ -55,3 +56,11 @@ class Config(BaseModel):
                 "on which BatchNorm is undefined"
             )
         return self
+
+
+def fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a config: one line, with the key and the value."""
+    first = error.errors()[0]
+    key, value = ".".join(map(str, first["loc"])), ascii(first["input"])
+    place = f"{key}={value if len(value) <= 60 else value[:60] + '...'}: " if key else ""
+    return place + first["msg"].removeprefix("Value error, ")

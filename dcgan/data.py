@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import re
@@ -39,7 +40,7 @@ class Images:
     pixels: np.ndarray  # (N, H, W, 3) uint8
     labels: np.ndarray  # (N,) int64, -1 where there is none
     sha256: str  # of the pixels, at their native resolution, and the labels, in this order
-    lossy: bool = False  # some were stored with loss: no reference for generated images
+    lossy: bool = False  # some were stored with loss; see dcgan.sources
     key: str = ""  # of the source's bytes: where the cache looks first
 
 
@@ -183,6 +184,8 @@ def _open(cache: Path, sha256: str, side: int) -> Images:
         images = Images(about["name"], about["kind"], pixels, labels, sha256, about["lossy"])
         whole = about["sha256"] == sha256 and about["array"] == _digest(pixels, labels)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise  # which says nothing about the file
         raise BadData(f"{path}: not in the cache; start again from the source") from error
     if not whole:
         raise BadData(f"{path}: damaged; start again from the source")

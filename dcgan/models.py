@@ -1,13 +1,17 @@
 """G and D of DCGAN (Radford et al., 2015, arXiv 1511.06434): their layers, sizes and weights."""
 
 import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dcgan.config import Config
+from dcgan.config import Config, fault
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # every layer that halves or doubles the side
 MAP = 4  # pixels a side of the smallest feature map
@@ -152,10 +156,49 @@ def dump_generator(G: Generator, config: Config) -> bytes:
 
 
 def load_generator(path: str) -> tuple[Generator, Config]:
-    """The generator of a file that `dump_generator` made; nothing in it is executed."""
-    with safe_open(path, framework="pt") as file:
-        config = Config.model_validate_json((file.metadata() or {}).get("config", ""))
-        with torch.device("meta"):
-            G = Generator(config)
-        G.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, assign=True)
+    """The generator of a file that `dump_generator` made; nothing in it is executed.
+
+    Raises ValueError with one line for any other file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = _config((file.metadata() or {}).get("config", ""))
+            with torch.device("meta"):
+                G = Generator(config)
+            fill(G, {name: file.get_tensor(name) for name in file.keys()})
+    except (SafetensorError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a generator of this study: {reason}") from error
     return G.eval(), config
+
+
+def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network that was built on `meta` these tensors, no copies.
+
+    Raises ValueError with one line where a name, a shape or a type is not the network's own.
+    """
+    own = net.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        wanted, found = (
+            f"{each[name].dtype} {tuple(each[name].shape)}" if name in each else "nothing"
+            for each in (own, tensors)
+        )
+        if wanted != found:
+            raise ValueError(f"{name!r} is {found}, not {wanted}")
+    net.load_state_dict(tensors, assign=True)
+
+
+def _config(text: str) -> Config:
+    """The config in a file's header; ValueError with one line where it is none."""
+    try:
+        return Config.model_validate(json.loads(text, object_pairs_hook=_unrepeated))
+    except ValidationError as error:
+        raise ValueError(f"its config: {fault(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its config is no JSON: {error}") from error
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(fields := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return fields

@@ -3,16 +3,23 @@
 source   a CIFAR-10 tree or archive with torchvision's MD5s (its pickles are opened after that check
          only), a folder of images, a zip of images (NVlabs layout), or "shapes"
 labels   dataset.json of a zip, else the sorted names of the folders; -1 outside of any folder
-files    .png .bmp .webp .jpg .jpeg; other image endings are refused, all other files ignored
-format   PNG, BMP, WebP or JPEG, told by content; JPEG and lossy WebP mark the set as lossy
+files    .png .bmp .webp .jpg .jpeg of at most 16 MiB; other image endings, pipes and devices are
+         refused, all other files ignored
+format   PNG, BMP, WebP or JPEG, told by content, whichever of these endings the name has
 size     square, 8 to 1024 pixels a side (checked before decoding), one size for all of a set
-colour   8-bit RGB or grey (repeated three times); a palette or an alpha channel only where every
-         pixel is opaque; 16-bit, CMYK, two-level and all other modes are refused
+colour   8-bit RGB or grey (repeated three times), as stored: profiles and gamma are not applied; a
+         palette or an alpha channel only where every pixel is opaque and in the palette; 16-bit,
+         CMYK, two-level and all other modes are refused
 frames   one; animations, and images with an EXIF rotation, are refused
-damage   truncated files, wrong checksums of PNG and zip (the other formats have none: a flipped bit
-         may decode in silence)
+loss     JPEG and lossy WebP are read like the rest, and mark the set as `lossy`. There is one rule
+         for it: the decoded pixels are the data, which G is trained on and its images are scored
+         against, traces of the compression included; the plan says so, and study.json keeps it
+damage   a truncated file is refused in every format, and in a zip every damaged byte (it holds a
+         checksum of each file); in a folder every damaged byte of a PNG. BMP, WebP and JPEG have no
+         checksum: a flipped bit there may decode, to other pixels. The SHA-256 of a set is of its
+         decoded pixels, so it is then another set, and no study goes on with it
 zip      no encryption, absolute or '..' names, links, repeated names, entries that shrank more than
-         200 times; dataset.json and the zip name the same images
+         200 times; dataset.json and the zip name the same images; nothing is ever unpacked to disk
 memory   at most 8 GiB, as unpacked from a zip and as decoded
 """
 
@@ -25,6 +32,7 @@ import pickle
 import queue
 import re
 import stat
+import struct
 import tarfile
 import threading
 import time
@@ -32,7 +40,9 @@ import urllib.request
 import uuid
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -44,7 +54,12 @@ ENDINGS = (".png", ".bmp", ".webp", ".jpg", ".jpeg")
 OTHER_ENDINGS = (".gif", ".tif", ".tiff", ".apng", ".avif", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
 SIDES = range(8, 1025)  # pixels
 MOST_BYTES = 8 << 30
+MOST_FILE_BYTES = 16 << 20  # of one encoded image
 MOST_SHRUNK = 200  # bytes of a zip entry for each of its compressed bytes
+
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
+ADAM7 += ((0, 1, 1, 2),)  # the passes of an interlaced PNG: first column and row, and their steps
 
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 ANSWER_SECONDS = 5.0  # for each wait of the download; its first answer may take 1.6 times as long
@@ -71,7 +86,10 @@ def find(source: str | None, downloads: Path) -> tuple[str, Path | None]:
     if source is None or source == "shapes":
         return "shapes", None
 
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:
+        raise BadData(f"{source}: no such user") from error
     if not path.exists():
         raise BadData(f"{path}: no such file or folder")
     if found := _identify(path):
@@ -81,11 +99,21 @@ def find(source: str | None, downloads: Path) -> tuple[str, Path | None]:
     raise BadData(f"{path}: neither a folder, nor a zip of images, nor {ARCHIVE}")
 
 
+def count(kind: str, path: Path) -> int:
+    """How many images a folder or a zip names, none of them decoded; raises BadData."""
+    if kind == "folder":
+        return len(_contents(kind, path))
+    with _opened(path) as archive:
+        return len(_image_names(path, archive))
+
+
 def content_hash(kind: str, path: Path) -> str:
     """The SHA-256 of what a source holds: the name and the bytes of each of its files."""
     digest = hashlib.sha256(kind.encode())
     for name in _contents(kind, path):
         digest.update(b"\0" + os.fsencode(name) + b"\0")
+        if (path / name).exists() and not (path / name).is_file():  # which might never end
+            raise BadData(f"{name!r} in {path}: not a regular file")
         with open(path / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -99,6 +127,9 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with open(staged, "wb") as file:
             write(file)
         staged.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a full disk does not say
+        raise
     finally:
         staged.unlink(missing_ok=True)
 
@@ -149,23 +180,22 @@ def _is_image(name: str) -> bool:
 
 def read_folder(path: Path) -> Labelled:
     """The images under a folder; each folder that holds some is a class."""
+
+    def read(name: str) -> bytes:
+        with open(path / name, "rb") as file:
+            return file.read(MOST_FILE_BYTES + 1)
+
     names = _contents("folder", path)
-    pixels, lossy = _decode_all(path, names, lambda name: (path / name).read_bytes())
+    pixels, lossy = _decode_all(path, names, read)
     return pixels, _folder_labels(names), lossy
 
 
 def read_zip(path: Path) -> Labelled:
     """The images of a zip, with the labels of its dataset.json, or else of its folders."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_entries(path, archive.infolist())
-            names = sorted(n for n in archive.namelist() if _is_image(n) and not n.endswith("/"))
-            if not names:
-                raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this zip")
-            labels = _listed_labels(path, archive, names)
-            pixels, lossy = _decode_all(path, names, archive.read)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise BadData(f"{path}: not a whole zip: {error}") from error
+    with _opened(path) as archive:
+        names = _image_names(path, archive)
+        labels = _listed_labels(path, archive, names)
+        pixels, lossy = _decode_all(path, names, archive.read)
     return pixels, labels, lossy
 
 
@@ -173,6 +203,8 @@ def decode(data: bytes) -> tuple[np.ndarray, bool]:
     """One encoded image -> (H, W, 3) uint8, and whether its format is lossy."""
 
     # The header is judged before any pixel is decoded.
+    if len(data) > MOST_FILE_BYTES:
+        raise BadData(f"more than {MOST_FILE_BYTES >> 20} MiB")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if width != height or width not in SIDES:
@@ -181,16 +213,19 @@ def decode(data: bytes) -> tuple[np.ndarray, bool]:
     if (frames := getattr(image, "n_frames", 1)) > 1:
         raise BadData(f"an animation of {frames} frames")
     if image.format == "PNG":
-        if data[24] == 16:  # the bit depth in IHDR, which Pillow drops for RGB
-            raise BadData("16 bits a channel, not 8")
-        image.verify()  # the checksum of every chunk; it uses the image up
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_png(data)
+    elif image.format == "BMP":
+        _check_bmp(data)
 
     # Pixels are taken as they are stored, or not at all.
     image.load()
     if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
         raise BadData(f"EXIF orientation {orientation}, not upright")
-    lossy = image.format == "JPEG" or (image.format == "WEBP" and data[12:16] != b"VP8L")
+    lossy = image.format == "JPEG" or (image.format == "WEBP" and not _is_vp8l(data))
+    if image.palette and image.mode in ("P", "PA"):
+        colours = len(image.palette.palette) // len(image.palette.mode)
+        if (used := image.getchannel(0).getextrema()[1]) >= colours:
+            raise BadData(f"colour {used} of a palette of {colours}")
     if image.mode in ("P", "PA", "LA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getextrema()[3][0] < 255:
@@ -198,6 +233,61 @@ def decode(data: bytes) -> tuple[np.ndarray, bool]:
     elif image.mode not in ("L", "RGB"):
         raise BadData(f"colour mode {image.mode}, not 8-bit RGB or grey")
     return np.asarray(image.convert("RGB")), lossy
+
+
+def _check_png(data: bytes) -> None:
+    """Refuse a PNG with a wrong checksum, another depth, or other pixel data than it announces.
+
+    Pillow drops the depth of RGB, fills missing rows with black, and does not need the end mark.
+    """
+    kinds, packed, place = [], [], len(b"\x89PNG\r\n\x1a\n")
+    while kinds[-1:] != [b"IEND"]:
+        length = int.from_bytes(data[place : place + 4], "big")
+        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        place += 12 + length
+        if place > len(data):
+            raise ValueError("it ends too early")
+        if zlib.crc32(kind + body) != int.from_bytes(data[place - 4 : place], "big"):
+            raise ValueError(f"wrong checksum of {kind.decode('latin1')}")
+        kinds.append(kind)
+        if kind == b"IDAT":
+            packed.append(body)
+    if kinds[0] != b"IHDR" or kinds.count(b"IHDR") > 1:
+        raise ValueError("its header is not its first chunk")
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    if depth != 8 and colour != 3:
+        raise BadData(f"{depth} bits a channel, not 8")
+    if colour == 3 and b"PLTE" not in kinds:
+        raise ValueError("no palette")
+
+    # Each row has a byte for its filter; an empty pass has no rows.
+    bits, announced = depth * PNG_CHANNELS[colour], 0
+    for x, y, dx, dy in ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = len(range(x, width, dx)), len(range(y, height, dy))
+        announced += rows * (1 + (columns * bits + 7) // 8) if columns else 0
+    inflater = zlib.decompressobj()
+    found = len(inflater.decompress(b"".join(packed), announced + 1))
+    if found != announced or not inflater.eof:
+        raise ValueError(f"{found} bytes of pixels, not {announced}")
+
+
+def _check_bmp(data: bytes) -> None:
+    """Refuse a BMP of 16 bits a pixel, which Pillow stretches to 24."""
+    (header,) = struct.unpack_from("<I", data, 14)
+    (depth,) = struct.unpack_from("<H", data, 24 if header == 12 else 28)
+    if depth == 16:
+        raise BadData("16 bits a pixel, not 8 a channel")
+
+
+def _is_vp8l(data: bytes) -> bool:
+    """Whether the pixels of a WebP are in a lossless chunk."""
+    place = 12
+    while place + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, place)
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        place += 8 + length + length % 2
+    return False
 
 
 def _decode_all(
@@ -222,6 +312,8 @@ def _decode_all(
             raise BadData(f"{name!r} in {source}: not a PNG, BMP, WebP or JPEG image") from error
         except BadData as error:
             raise BadData(f"{name!r} in {source}: {error}") from error
+        except Image.DecompressionBombError as error:
+            raise BadData(f"{name!r} in {source}: a bomb: {error}") from error
         except Exception as error:  # decoders raise anything on foreign bytes
             reason = " ".join(str(error).split())
             raise BadData(f"{name!r} in {source}: truncated or corrupt: {reason}") from error
@@ -261,6 +353,28 @@ def _listed_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> np
     return np.array([listed[name] for name in names], dtype=np.int64)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip whose table of contents is in order; what is wrong with it later is BadData as well."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_entries(path, archive.infolist())
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise BadData(f"{path}: not a whole zip: {error}") from error
+
+
+def _image_names(path: Path, archive: zipfile.ZipFile) -> list[str]:
+    names = sorted(n for n in archive.namelist() if _is_image(n) and not n.endswith("/"))
+    if not names:
+        raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this zip")
+
+    # The name of what is passed over has no checksum, but it is there twice: opening compares.
+    for name in set(archive.namelist()) - set(names):
+        archive.open(name).close()
+    return names
+
+
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     """Refuse a zip by its table of contents."""
     names: set[str] = set()
@@ -272,6 +386,9 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             "climbs out of the zip": ".." in re.split(r"[/\\]", name),
             "is a link": stat.S_ISLNK(entry.external_attr >> 16),
             "is there twice": name in names,
+            f"is over {MOST_FILE_BYTES >> 20} MiB": (
+                _is_image(name) and entry.file_size > MOST_FILE_BYTES
+            ),
             f"shrank more than {MOST_SHRUNK} times": (
                 entry.file_size > MOST_SHRUNK * max(entry.compress_size, 1)
             ),

@@ -102,21 +102,18 @@ def precision(config: Config, device: torch.device) -> contextlib.AbstractContex
 
 def dump_state(state: State) -> bytes:
     """The whole state as one safetensors file: equal states give equal bytes."""
-    tensors = {name: tensor.contiguous() for name, tensor in _tensors(state).items()}
-    return save(tensors | {"epoch": torch.tensor(state.epoch)})
+    return save({name: tensor.contiguous() for name, tensor in _tensors(state).items()})
 
 
 def load_state(data: bytes, config: Config, device: str = "cpu") -> State:
-    """The state that `dump_state` wrote; ValueError where a tensor is missing or misshapen."""
+    """The state that `dump_state` wrote; ValueError unless it has just the tensors it should."""
     state, saved = start(config, device), load(data)
-    state.epoch = int(saved.pop("epoch"))
     tensors = _tensors(state)
-    if {name: t.shape for name, t in saved.items()} != {
-        name: t.shape for name, t in tensors.items()
-    }:
+    if _kinds(saved) != _kinds(tensors):
         raise ValueError("the state does not belong to this config")
     for name, tensor in tensors.items():
         tensor.copy_(saved[name])
+    state.epoch = int(saved["epoch"])
     return state
 
 
@@ -133,10 +130,14 @@ def _adam(net: nn.Module, lr: float, config: Config) -> torch.optim.Adam:
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
-    """Every tensor of a state by name, not copied."""
-    tensors = {}
+    """Every tensor of a state by name, not copied, and the epoch."""
+    tensors = {"epoch": torch.tensor(state.epoch)}
     for name, net, adam in ("G", state.G, state.adam_g), ("D", state.D, state.adam_d):
         tensors |= {f"{name}.{key}": tensor for key, tensor in net.state_dict().items()}
         for key, p in net.named_parameters():
             tensors |= {f"{name}.{key}.{moment}": t for moment, t in adam.state[p].items()}
     return tensors
+
+
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -2,6 +2,8 @@
 
     python -m eval score runs/ablation-small --extractor inception --n 50000
     python -m eval score runs/ablation-small/norm=none,head=conv,batch=128/seed=0 --epoch 4
+    python -m eval audit runs/ablation-small/norm=none,head=conv,batch=128/seed=0 \\
+        --data cifar10-train.zip --test cifar10-test.zip
     python -m eval train-extractor --train cifar10-train.zip --test cifar10-test.zip
 
 Each command has its own --help.
@@ -10,10 +12,14 @@ Each command has its own --help.
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+
+from dcgan.sources import SIDES
+from eval.fetch import INCEPTION_FILES, NoWeights, find_inception
 
 SCORE = """Score the generators that finished epochs have kept, on new images.
 
@@ -25,6 +31,33 @@ core takes about a millisecond with `cifar` and 0.2 s with `inception`.
 `inception` gives FID, IS and KID. Its weights are the file that --weights or INCEPTION_WEIGHTS
 names, or are looked for in the cache and in torch hub's folder, or are downloaded into the cache.
 `cifar` gives fd_cifar, cs_cifar, kd_cifar, precision, recall, density and coverage.
+"""
+AUDIT = """Find out whether the scores can be trusted, with one run and real held-out images.
+
+--data names the images that the run was trained on, --test images of the same kind and side that
+it was not. The generator of one epoch and the held-out images go through the network that scores
+every epoch, and five questions are asked:
+
+  batchnorm  How much depends on where G's BatchNorm gets its statistics (running averages, the
+             batch's own, averages over new noise) and on how floats become pixels (rounded,
+             truncated, stretched)?
+  sizes      How do the metrics depend on the number of images N, and what is their limit? Fifteen
+             sizes from N / 10 to N, each on images of its own; intercept and standard error of a
+             line against 1 / N (Chong and Forsyth, arXiv 1911.07023).
+  parity     Do torchmetrics and torch-fidelity find the same on the same images and network?
+  degraded   Do the metrics rise when real images get worse: noise, blur, missing classes, repeated
+             samples? Each is answered with yes or no; clean held-out images are the floor.
+  constants  With Inception's weights (--weights, INCEPTION_WEIGHTS, the cache, torch hub's folder;
+             nothing is downloaded): does it find on CIFAR-10 what is published? If not, nothing
+             is called FID. --constants quick sees 4,000 real images, full all 60,000; one takes
+             0.2 s on a CPU core.
+
+Prints the tables and writes them to audit.json beside the study's study.json, where the report
+looks for them. Equal arguments give equal bytes. On one CPU core, without Inception, the default
+takes about five minutes; the time goes with --n and with the number of held-out images, of which
+the first 2 N are used.
+
+Exit code 1 where the constants fail.
 """
 TRAIN = """Train the bundled CIFAR-10 classifier anew; on two CPU cores this takes an hour.
 
@@ -53,9 +86,14 @@ def score(arguments: argparse.Namespace) -> int:
     if arguments.n < 10:
         raise BadInput(f"--n {arguments.n}: every metric needs 10 images at least")
     study = _study(arguments.where)
-    native = json.loads((study / "study.json").read_bytes())["data"]["resolution"]
+    native = _native(study)
     cache = arguments.cache or study.parent / "cache"
     kept = [(run, *_kept(run, arguments.epoch)) for run in _runs(arguments.where)]
+    if arguments.extractor == "inception":
+        try:
+            find_inception(arguments.weights, cache)
+        except NoWeights as error:
+            raise BadInput(error) from error
 
     # Only now what takes time: PyTorch and the network.
     from dcgan.models import load_generator
@@ -68,7 +106,10 @@ def score(arguments: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     references: dict[tuple[str, int], Reference] = {}
     for number, (run, epoch, path) in enumerate(kept, 1):
-        G, config = load_generator(str(path))
+        try:
+            G, config = load_generator(str(path))
+        except ValueError as error:
+            raise BadInput(error) from error
 
         # The real images at their own side, or at the generator's if that is smaller.
         key = config.data_sha256, min(native, config.resolution)
@@ -88,6 +129,84 @@ def score(arguments: argparse.Namespace) -> int:
 
     print(json.dumps(rows, indent=1, allow_nan=False) if arguments.json else _table(rows))
     return 0
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """Audit the scorer on one run, print the tables, write audit.json."""
+    if arguments.n < 100:
+        raise BadInput(f"--n {arguments.n}: an audit needs 100 images at least")
+    study = _study(arguments.where)
+    native = _native(study)
+    cache = arguments.cache or study.parent / "cache"
+    if len(runs := _runs(arguments.where)) > 1:
+        raise BadInput(f"{arguments.where}: holds {len(runs)} runs; name one of them")
+    epoch, path = _kept(runs[0], arguments.epoch)
+    has_inception = _has_inception(arguments.weights, cache)
+
+    # Only now what takes time: PyTorch, the images, the network.
+    import torch
+
+    from dcgan.data import BadData, load, resize
+    from dcgan.models import load_generator
+    from dcgan.sources import write_file
+    from dcgan.train import draw_latent
+    from eval import audit as work
+    from eval.score import reference
+
+    torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    try:
+        G, config = load_generator(str(path))
+        train, test = load(arguments.data, cache), load(arguments.test, cache)
+    except (BadData, ValueError) as error:
+        raise BadInput(error) from error
+    _check_same(arguments.data, train, config.data_sha256)
+    if test.pixels.shape[1] != native:
+        raise BadInput(
+            f"--test {arguments.test}: {test.pixels.shape[1]} pixels a side, not {native}"
+        )
+    if test.sha256 == train.sha256:
+        raise BadInput(f"--test {arguments.test}: these are the images of --data, none is held out")
+    if len(test.pixels) < 100:
+        raise BadInput(f"--test {arguments.test}: {len(test.pixels)} images, 100 are needed")
+
+    # What the run was scored with, and as it was in training.
+    side = min(native, config.resolution)
+    pixels = resize(train, side).pixels
+    extractor = _extractor("cifar", None, device, cache)
+    real = reference(extractor, pixels[: config.reference_images], config.data_sha256, cache)
+    G = G.to(device, memory_format=torch.channels_last)
+    held_out = work.first(resize(test, side), 2 * arguments.n)
+
+    def say(line: str) -> None:
+        print(f"audit: {line}", file=sys.stderr)
+
+    try:
+        result = work.audit(G, config, epoch, real, held_out, arguments.n, say)
+        result["fid"] = None
+        if has_inception:
+            say("published constants of Inception")
+            network = _extractor("inception", arguments.weights, device, cache)
+            wanted = work.FULL if arguments.constants == "full" else work.QUICK
+            z = draw_latent(config, "audit inception", epoch, min(arguments.n, work.PARITY))
+            made = work.quantise(work.signed_images(G, z, "running", config))
+            tables, result["fid"] = work.constants_tables(network, train, test, made, wanted)
+            result["tables"] += tables
+    except FloatingPointError as error:
+        raise BadInput(f"{path}: {error}") from error
+
+    both = {row.tobytes() for row in train.pixels} & {row.tobytes() for row in test.pixels}
+    about = {
+        name: {"name": images.name, "sha256": images.sha256, "images": len(images.pixels)}
+        for name, images in (("data", train), ("test", test))
+    }
+    run = runs[0].resolve().relative_to(study).as_posix()
+    result = {"run": run, **about, "shared": len(both), **result}
+    content = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    write_file(study / "audit.json", lambda file: file.write(content.encode()))
+    print(work.to_text(result))
+    print(f"wrote {study / 'audit.json'}", file=sys.stderr)
+    return 1 if result["fid"] is False else 0
 
 
 def train_extractor(arguments: argparse.Namespace) -> int:
@@ -148,6 +267,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", type=Path, help="default: the folder `cache` beside the study")
     add("--json", action="store_true", help="print JSON, with all digits")
 
+    add = _command(commands, "audit", audit, AUDIT)
+    add("where", metavar="RUN", type=Path, help="folder of a run that kept its generator")
+    add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
+    add("--test", metavar="TEST", required=True, help="images of that kind that it was not")
+    add("--n", type=int, default=5_000, help="generated images a line; default: 5000")
+    add("--epoch", type=_epoch, default="last", help="`last` that kept its generator, or a number")
+    add("--weights", type=Path, help="Inception's file")
+    add("--constants", choices=["quick", "full"], default="quick", help="default: quick")
+    add("--threads", type=_positive, default=1, help="results depend on their number; default: 1")
+    add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
+    add("--cache", type=Path, help="default: the folder `cache` beside the study")
+
     add = _command(commands, "train-extractor", train_extractor, TRAIN)
     add("--train", metavar="ZIP", required=True, help="the 50,000 training images")
     add("--test", metavar="ZIP", required=True, help="the 10,000 test images")
@@ -171,6 +302,12 @@ def _command(commands: Any, name: str, command: Any, text: str) -> Any:
     return parser.add_argument
 
 
+def _positive(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a positive number")
+    return int(word)
+
+
 def _epoch(word: str) -> str | int:
     if word != "last" and not word.isdecimal():
         raise argparse.ArgumentTypeError(f"{word!r} is neither `last` nor a number")
@@ -178,7 +315,8 @@ def _epoch(word: str) -> str | int:
 
 
 def _refuse(message: str) -> NoReturn:
-    print(f"eval: {message}", file=sys.stderr)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    print(f"eval: {shown}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -189,6 +327,18 @@ def _study(where: Path) -> Path:
         if (folder / "study.json").is_file():
             return folder
     raise BadInput(f"{where}: {'no study here or above' if where.is_dir() else 'no such folder'}")
+
+
+def _native(study: Path) -> int:
+    """The side of the real images in pixels, as study.json has it."""
+    path = study / "study.json"
+    try:
+        side = json.loads(path.read_bytes())["data"]["resolution"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise BadInput(f"{path}: damaged: {type(error).__name__}: {error}") from error
+    if type(side) is not int or side not in SIDES:
+        raise BadInput(f"{path}: resolution={side!r} is no side of an image")
+    return side
 
 
 def _runs(where: Path) -> list[Path]:
@@ -234,7 +384,7 @@ def _device(wanted: str | None) -> str:
 
 
 def _extractor(name: str, weights: Path | None, device: str, cache: Path) -> Any:
-    from eval.extractors import WEIGHTS, NoWeights, classifier, inception
+    from eval.extractors import WEIGHTS, classifier, inception
 
     try:
         if name == "cifar":
@@ -242,6 +392,19 @@ def _extractor(name: str, weights: Path | None, device: str, cache: Path) -> Any
         return inception(weights, device, cache=cache)
     except NoWeights as error:
         raise BadInput(error) from error
+
+
+def _has_inception(named: Path | None, cache: Path) -> bool:
+    """Whether Inception's weights lie here; a file that the user names has to be the right one."""
+    chosen = named or os.environ.get("INCEPTION_WEIGHTS")
+    lying = cache / INCEPTION_FILES[0]
+    try:
+        find_inception(named or (lying if lying.is_file() and not chosen else None))
+    except NoWeights as error:
+        if chosen:
+            raise BadInput(error) from error
+        return False
+    return True
 
 
 def _real_pixels(source: str | None, cache: Path, sha256: str, resolution: int) -> Any:
@@ -255,14 +418,17 @@ def _real_pixels(source: str | None, cache: Path, sha256: str, resolution: int) 
             images = resize(load(source, cache), resolution)
     except BadData as error:
         raise BadInput(error if source else f"{error}, with --data SOURCE") from error
+    _check_same(source, images, sha256)
+    return images.pixels
+
+
+def _check_same(source: str | None, images: Any, sha256: str) -> None:
+    """Whether these are the images that a run was trained on."""
     if images.sha256 != sha256:
         found, wanted = images.sha256[:12], sha256[:12]
         raise BadInput(
             f"--data {source}: its SHA-256 is {found}..., that of the run's is {wanted}..."
         )
-    if images.lossy:
-        raise BadInput(f"{images.name}: stored with loss, so no reference for generated images")
-    return images.pixels
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -1,37 +1,25 @@
 """Feature networks: the bundled CIFAR-10 classifier, and Inception 2015-12-05."""
 
-import hashlib
-import http.client
 import io
 import json
-import os
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from dcgan.models import fill
 from eval.classifier import FEATURES, NAME, Classifier
+from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed, reason
 
 WEIGHTS = Path(__file__).parent / "weights"  # the classifier's, committed with its card
 SIDE = 32  # pixels, what the classifier was trained on
 INCEPTION = "inception-2015-12-05"
-# The file of torch-fidelity's release v0.2.0, converted from the TensorFlow graph of that date.
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-INCEPTION_FILES = (  # as torch-fidelity and pytorch-fid name it
-    "weights-inception-2015-12-05-6726825d.pth",
-    "pt_inception-2015-12-05-6726825d.pth",
-)
 BATCH = 100  # images in one pass of a network
-PATIENCE = 10  # seconds until a server has to answer
-
-
-class NoWeights(Exception):
-    """A network's weights are not to be had, said in one line."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +39,20 @@ class Extractor:
 
 def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
     """The bundled CIFAR-10 classifier; raises NoWeights where a file is not what its card says."""
+    card, path = folder / f"{NAME}.json", folder / f"{NAME}.safetensors"
     try:
-        card = json.loads((folder / f"{NAME}.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise NoWeights(f"{folder / f'{NAME}.json'}: {_reason(error)}") from error
-    weights = _read(folder / f"{NAME}.safetensors", card["sha256"])
+        sha256 = str(json.loads(card.read_bytes())["sha256"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise NoWeights(f"{card}: {reason(error)}") from error
+    weights = read_hashed(path, sha256)
 
     # Built without weights, so that nothing is drawn from the global generator.
     with torch.device("meta"):
         net = Classifier()
-    net.load_state_dict(load(weights), assign=True)
+    try:
+        fill(net, load(weights))
+    except (SafetensorError, ValueError) as error:
+        raise NoWeights(f"{path}: {reason(error)}") from error
     net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
     def forward(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +60,7 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
 
     extract = _in_batches(forward, device)
     resizer = "antialiased bilinear"
-    return Extractor(NAME, card["sha256"], FEATURES, SIDE, resizer, "_cifar", device, extract)
+    return Extractor(NAME, sha256, FEATURES, SIDE, resizer, "_cifar", device, extract)
 
 
 def inception(
@@ -84,7 +76,7 @@ def inception(
     torch hub's folder; else downloaded into `cache`, if there is one. Raises NoWeights. Other
     weights than the published ones need their `sha256`, and their metrics another name.
     """
-    weights = _find_inception(path, cache, sha256)
+    weights = find_inception(path, cache, sha256)
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     # torch-fidelity unpickles what it is given: give it a file of our own with the same tensors.
@@ -109,14 +101,6 @@ def resize(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is either absent or whole, whoever else writes the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_bytes(data)
-    staged.replace(path)
-
-
 def _in_batches(
     forward: Callable[[Tensor], tuple[Tensor, Tensor]], device: str
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -133,62 +117,3 @@ def _in_batches(
         return features, logits
 
     return extract
-
-
-def _find_inception(path: Path | None, cache: Path | None, sha256: str) -> bytes:
-    # A file that the user names is the one, or it is an error.
-    named = path or os.environ.get("INCEPTION_WEIGHTS")
-    if named:
-        return _read(Path(named), sha256)
-
-    # Otherwise the first place that has it.
-    tried = []
-    places = [cache / INCEPTION_FILES[0]] if cache else []
-    places += [Path(torch.hub.get_dir()) / "checkpoints" / name for name in INCEPTION_FILES]
-    for place in places:
-        try:
-            return _read(place, sha256)
-        except NoWeights as error:
-            tried.append(str(error))
-    if cache:
-        try:
-            return _download(places[0], sha256)
-        except NoWeights as error:
-            tried.append(str(error))
-    raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set; {'; '.join(tried)}")
-
-
-def _download(target: Path, sha256: str) -> bytes:
-    """Fetch torch-fidelity's file and keep it, if it is the right one."""
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
-
-    try:
-        with urllib.request.urlopen(URL, timeout=PATIENCE) as answer:
-            data = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise NoWeights(f"{URL}: {_reason(error)}") from error
-    _check(data, sha256, URL)
-    write_whole(target, data)
-    return data
-
-
-def _read(path: Path, sha256: str) -> bytes:
-    """The bytes of a file, once their hash is the expected one."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NoWeights(f"{path}: {_reason(error)}") from error
-    _check(data, sha256, str(path))
-    return data
-
-
-def _check(data: bytes, sha256: str, name: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise NoWeights(f"{name}: its SHA-256 is {found[:12]}..., not {sha256[:12]}...")
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in a few words on one line."""
-    cause = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
-    return " ".join(str(cause).split()) or type(error).__name__

@@ -13,8 +13,9 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from dcgan.data import to_uint8
+from dcgan.sources import write_file
 from eval import metrics
-from eval.extractors import Extractor, resize, write_whole
+from eval.extractors import Extractor, resize
 from eval.metrics import Moments
 
 BATCH = 500  # images that the generator makes at a time
@@ -83,7 +84,8 @@ def reference(
         features = extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
         moments = metrics.moments(features)
         arrays = {"features": features, "mean": moments.mean, "factor": moments.factor}
-        write_whole(path, save(arrays, {"sha256": _digest(arrays)}))
+        content = save(arrays, {"sha256": _digest(arrays)})
+        write_file(path, lambda file: file.write(content))
     moments = Moments(arrays["mean"], arrays["factor"])
     return Reference(extractor, arrays["features"], moments, count, resolution, data_sha256, split)
 
@@ -96,7 +98,7 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
     """
     scores: dict[str, float] = {}
     for each in references:
-        features, logits = (x.numpy() for x in each.extractor.extract(_at_side(images, each)))
+        features, logits = (x.numpy() for x in each.extractor.extract(at_side(images, each)))
         nearby = each.features[: len(features)]
         distance = metrics.frechet_distance(metrics.moments(features), each.moments)
         mean, _ = metrics.score(logits, _splits(each.extractor))
@@ -149,7 +151,7 @@ def _splits(extractor: Extractor) -> int:
     return 1 if extractor.suffix else SPLITS
 
 
-def _at_side(images: Tensor, reference: Reference) -> Tensor:
+def at_side(images: Tensor, reference: Reference) -> Tensor:
     """Reduce images that are larger than real ones which the network would enlarge."""
     side = _meeting_side(reference, images.shape[-1])
     if side == images.shape[-1]:

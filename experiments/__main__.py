@@ -3,6 +3,7 @@
     python -m experiments ablation                        the blog's grid, at the scale that fits
     python -m experiments ablation --scale small --seeds 8 --data cifar10-train.zip
     python -m experiments ablation head=avgpool batch=128,512 epochs=4
+    python -m experiments banks runs/ablation-small       finished runs, scored on more noise
     python -m experiments publish runs/ablation-small     records -> reports/published/
     python -m experiments dashboard                       W&B's terminal dashboard, no account
     python -m experiments sync                            upload the offline runs
@@ -12,33 +13,47 @@ for every run. A finished run is skipped, a half-done one goes on from its last 
 """
 
 import argparse
+import hashlib
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before the imports that take time
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it once; more change the bits
+
 from rich.console import Console
 
+from dcgan import sources
+from dcgan.sources import BadData
+from eval.fetch import NoWeights, find_inception
 from experiments import grid, journal, progress, tracking
 
 PUBLISHED = Path("reports/published")
+BANKS = """Score the kept generators of every finished run again, on noise of their own.
+
+Bank 0 is the scoring that a run did itself; banks 1, 2, ... have the same number of images, the
+same reference and the same networks, and go to RUN/banks. How far they lie apart is how much of a
+score is the noise that it was taken on. Runs that have their banks are skipped, and a command that
+was stopped goes on with the others. The machine must be the one that made the runs.
+"""
 
 
 def main() -> int:
-    """Run one command; 0 done, 1 some run failed, 2 bad input, 130 and 143 stopped."""
+    """Run one command; 0 done, 1 a run or the disk failed, 2 bad input, 130 and 143 stopped."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _stop)
     try:
         return arguments.command(arguments)
     except BadInput as error:
         _refuse(str(error))
-    except (KeyboardInterrupt, Stopped) as stopped:
-        print("Stopped. Committed epochs stay: the same command goes on from them.")
-        return 130 if isinstance(stopped, KeyboardInterrupt) else 143
+    except OSError as error:  # a full disk, for one: it is no fault of the input
+        print(f"experiments: {error}", file=sys.stderr)
+        return 1
 
 
 class BadInput(Exception):
@@ -47,29 +62,36 @@ class BadInput(Exception):
 
 def train_study(arguments: argparse.Namespace) -> int:
     """Plan a study, run what is missing, build its report."""
+    out, console = Path(arguments.out), Console(highlight=False)
+    epochs = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+    words = [*arguments.words, *epochs]
     try:
-        words = [*arguments.words, *([f"epochs={arguments.epochs}"] if arguments.epochs else [])]
-        grid.define(arguments.study, arguments.scale or "small", arguments.seeds, words)
+        study = grid.define(arguments.study, arguments.scale or "small", arguments.seeds, words)
         mode, why = tracking.choose_mode(os.environ)
-    except (grid.BadStudy, ValueError) as error:
+        _check(study, arguments.data, out)
+    except (grid.BadStudy, BadData, NoWeights, ValueError, OSError) as error:
         raise BadInput(error) from error
 
     # Only now what takes time: PyTorch, the data, the plan.
     import torch
 
-    from dcgan.data import BadData, keep, load
-    from experiments import launch
-    from experiments.run import prepare, references
+    from dcgan.data import keep, load
 
-    out, console = Path(arguments.out), Console(highlight=False)
     device = _device(arguments.device, torch.cuda.device_count())
     scale = arguments.scale or ("small" if device == "cpu" else "cifar32")
-    places = arguments.jobs or (launch.cores() if device == "cpu" else 1)
     try:
         study = grid.define(arguments.study, scale, arguments.seeds, words)
         images = load(arguments.data, out / "cache")
+        study = grid.fit(study, images.name, images.sha256, len(images.pixels))
+        _check_same(out / study.folder, images, arguments.data)
+
+        # These imports take longer than PyTorch's own, and what was refused did not need them.
+        from experiments import launch
+        from experiments.run import prepare, references
+
+        places = arguments.jobs or (launch.cores() if device == "cpu" else 1)
         plan = launch.make_plan(study, images, out, device, places, arguments.threads, mode)
-    except (BadData, grid.BadStudy, journal.Differs) as error:
+    except (BadData, grid.BadStudy, journal.Differs, journal.Damaged) as error:
         raise BadInput(error) from error
     _print_plan(console, plan, images, f"{mode} ({why})")
     if arguments.plan:
@@ -79,17 +101,87 @@ def train_study(arguments: argparse.Namespace) -> int:
     try:
         with journal.owned(plan.folder):
             if any(plan.missing):
-                keep(images, out / "cache", plan.study.settings["resolution"])
+                keep(images, out / "cache", plan.runs[0].config.resolution)
                 launch.write_study(plan, images)
                 prepare(plan.runs[0].config, device, arguments.threads)
                 references(plan.jobs[0])  # once, before the workers need it
                 failed = launch.execute(plan, console)
-    except journal.Busy as error:
+    except (journal.Busy, journal.Damaged) as error:
         raise BadInput(error) from error
     done = len(plan.runs) - len(failed)
     took = progress.duration(time.monotonic() - began)
     console.print(f"{done} of {len(plan.runs)} runs are done, in {took}.")
     return _finish(console, plan.folder, failed)
+
+
+def _check(study: grid.Study, source: str | None, out: Path) -> None:
+    """Refuse what can be refused without PyTorch: the data, too few of them, absent weights."""
+    if not _existing(out).is_dir():
+        raise BadInput(f"--out {out}: {_existing(out)} is not a folder")
+    kind, path = sources.find(source, out / "cache") if source else ("", None)
+    there = sources.count(kind, path) if path and kind in ("folder", "zip") else sys.maxsize
+    try:
+        config = grid.runs(grid.fit(study, "images", "", there))[0].config
+    except grid.BadStudy as error:
+        raise BadInput(f"{source} has {there} images: {error}" if path else error) from error
+    if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
+        find_inception()
+
+
+def _check_same(folder: Path, images: Any, source: str | None) -> None:
+    """Refuse other images under a name that a study in this place has already."""
+    path, here = folder / "study.json", images.sha256
+    if not path.exists():
+        return
+    try:
+        there = str(journal.unseal(path)["data"]["sha256"])
+    except (KeyError, TypeError) as error:
+        raise journal.Damaged(f"{path}: lacks the SHA-256 of its data") from error
+    if there != here:
+        raise BadInput(
+            f"{folder} is a study of other images that were called {images.name!r} as well: their "
+            f"SHA-256 is {there[:12]}..., that of {source or 'these'} is {here[:12]}...; rename "
+            "these or name another --out"
+        )
+
+
+def banks(arguments: argparse.Namespace) -> int:
+    """Score the kept generators of finished runs on further evaluation banks."""
+    study = _study(arguments.study, arguments.out)
+    if arguments.banks < 2:
+        raise BadInput(f"--banks {arguments.banks}: the run's own is one, so 2 is the least")
+
+    # Only now what takes time: PyTorch, the data, the networks.
+    import torch
+
+    from experiments import launch
+    from experiments.banks import execute, make_plan
+    from experiments.run import prepare, references
+
+    console, failed = Console(highlight=False), {}
+    device = _device(arguments.device, torch.cuda.device_count())
+    places = arguments.jobs or (launch.cores() if device == "cpu" else 1)
+    try:
+        plan = make_plan(study, arguments.banks, device, arguments.threads)
+        scorings = sum(task.scorings for task in plan.tasks.values())
+        took = progress.duration(scorings * plan.seconds / places)
+        console.print(
+            f"{len(plan.tasks)} runs are to be scored, {scorings} times in all, in about {took}; "
+            f"{plan.done} are done, {plan.unfinished} are unfinished, "
+            f"{plan.without} kept no generator.",
+            soft_wrap=True,
+        )
+        if plan.tasks:
+            with journal.owned(study):
+                job = next(iter(plan.tasks.values())).job
+                prepare(job.config, device, arguments.threads)
+                references(job)  # once, before the workers need it
+                failed = execute(plan, places, console)
+    except (BadData, NoWeights, journal.Busy, journal.Damaged, journal.Differs) as error:
+        raise BadInput(error) from error
+    if failed:
+        console.print(f"{len(failed)} runs failed; the same command tries them again.")
+    return 1 if failed else 0
 
 
 def publish(arguments: argparse.Namespace) -> int:
@@ -99,14 +191,34 @@ def publish(arguments: argparse.Namespace) -> int:
     staged = target.with_name(f".{study.name}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    for name in ("study.json", "real.png"):
-        shutil.copyfile(study / name, staged / name)
-    for path in sorted(study.glob("*/seed=*/run.json")):
-        run = staged / path.parent.relative_to(study)
-        for epoch in journal.committed(path.parent):
-            source, copy = (journal.epoch_folder(r, epoch) for r in (path.parent, run))
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*journal.PRUNABLE))
-        shutil.copyfile(path, run / "run.json")
+    for name in ("study.json", "real.png", "audit.json"):
+        if (study / name).exists():
+            shutil.copyfile(study / name, staged / name)
+
+    # Every seed's records and banks, but the pictures of the lowest seed of an arm alone.
+    pictured: set[str] = set()
+    runs = [path.parent for path in study.glob("*/seed=*/run.json")]
+    for source in sorted(runs, key=lambda run: int(run.name.removeprefix("seed="))):
+        run = staged / source.relative_to(study)
+        left_out = shutil.ignore_patterns(
+            *journal.PRUNABLE, *([journal.SAMPLES] if source.parent.name in pictured else [])
+        )
+        run.mkdir(parents=True)
+        for epoch in journal.committed(source):
+            folders = (journal.epoch_folder(r, epoch) for r in (source, run))
+            shutil.copytree(*folders, ignore=left_out)
+            pictured.add(source.parent.name)
+        shutil.copyfile(source / "run.json", run / "run.json")
+        if (source / journal.BANKS).is_dir():
+            shutil.copytree(source / journal.BANKS, run / journal.BANKS)
+
+    # The sums of all files; the report is rebuilt from them.
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    lines = (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(staged).as_posix()}\n"
+        for path in files
+    )
+    (staged / journal.SUMS).write_text("".join(lines))
     shutil.rmtree(target, ignore_errors=True)
     staged.rename(target)
     return _report(target)
@@ -142,7 +254,7 @@ def _finish(console: Console, study: Path, failed: dict[str, str]) -> int:
     for run, why in failed.items():
         console.print(f"failed: {run}: {why}", style="bold red", markup=False, soft_wrap=True)
     if failed:
-        console.print("Each failed run left an error.txt; the same command tries them again.")
+        console.print("The same command tries them again; error.txt in a run's folder says more.")
     console.print("Next:")
     console.print("  make dashboard   the runs in W&B's terminal dashboard, no account needed")
     console.print("  make sync        the runs in W&B, with an account")
@@ -152,15 +264,7 @@ def _finish(console: Console, study: Path, failed: dict[str, str]) -> int:
 def _report(study: Path) -> int:
     """The report has a process of its own, for it must not need what training needs."""
     sys.stdout.flush()
-    return subprocess.run([sys.executable, "-m", "reports", "--from", str(study)]).returncode
-
-
-class Stopped(Exception):
-    """SIGTERM arrived."""
-
-
-def _stop(signal_number: int, frame: object) -> NoReturn:
-    raise Stopped
+    return signals.call([sys.executable, "-m", "reports", "--from", str(study)])
 
 
 def _device(wanted: str | None, gpus: int) -> str:
@@ -192,6 +296,9 @@ def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
     }
     for name, text in rows.items():
         console.print(f"{name:<8}{text}", soft_wrap=True, markup=False)
+    if images.lossy:
+        console.print("Some images were stored with loss: they are trained on, and scores taken")
+        console.print("against them, as they are decoded.")
     if images.kind == "shapes":
         console.print("These images are shapes drawn by the code; DATA= names real ones.")
     if job.config.inception == "never":
@@ -227,6 +334,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         add.add_argument("--out", default="runs", help="where studies and the cache lie (runs)")
         add.add_argument("--plan", action="store_true", help="print the plan and stop")
+    add = commands.add_parser("banks", help=banks.__doc__, description=BANKS, allow_abbrev=False)
+    add.set_defaults(command=banks)
+    add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
+    add.add_argument("--banks", type=_positive, default=3, help="of each run, its own included (3)")
+    add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    add.add_argument("--jobs", type=_positive, help="runs at a time; by default one a core")
+    add.add_argument("--threads", type=_positive, default=1, help="of each, as the runs had (1)")
+    add.add_argument("--out", default="runs", help="where studies lie (runs)")
     for command in (publish, dashboard, sync):
         add = commands.add_parser(command.__name__, help=command.__doc__)
         add.set_defaults(command=command)
@@ -238,7 +353,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse(message: str) -> NoReturn:
-    print(f"experiments: {message}", file=sys.stderr)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    print(f"experiments: {shown}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -1,18 +1,28 @@
 """Which runs exist: factors x levels x seeds. Knows no torch."""
 
 import itertools
+import math
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dcgan.config import Config
+from dcgan.config import Config, fault
 
 HERE = Path(__file__).parent
 OPTIONS = ("seed", "data", "data_sha256")  # fields of Config that --seeds and --data set
 NATIVE_DATA = "cifar10"  # what the study is about; a study of other data says so in its name
+MOST_RUNS = 10_000
+MOST_YAML_BYTES, MOST_YAML_DEPTH = 1 << 16, 3
+
+# How a number is written. 1e4 and 1_000 are no whole numbers here, nor is 010 any number.
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})", re.ASCII)
+NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?(?<=[0-9])(e[+-]?[0-9]+)?", re.I | re.ASCII)
 
 
 class BadStudy(Exception):
@@ -59,6 +69,14 @@ def scales() -> list[str]:
     return sorted(path.stem for path in (HERE / "scales").glob("*.yaml"))
 
 
+@dataclass(frozen=True)
+class Node:
+    """A part of a YAML file; scalars stay text, whose meaning is their field's to say."""
+
+    line: int
+    content: "str | list[Node] | dict[str, Node]"
+
+
 def define(
     name: str, scale: str, seeds: int | None = None, words: list[str] | None = None
 ) -> Study:
@@ -73,9 +91,15 @@ def define(
         raise BadStudy(f"scale {scale!r} does not exist: choose from {', '.join(scales())}")
     if seeds is not None and seeds < 1:
         raise BadStudy(f"seeds={seeds} is not a positive number")
-    size = yaml.safe_load((HERE / "scales" / f"{scale}.yaml").read_text())
-    factors = yaml.safe_load((HERE / "studies" / f"{name}.yaml").read_text())["factors"]
-    study = Study(name, scale, factors, list(range(seeds or size["seeds"])), size["config"])
+    usual, settings = _read(f"scales/{scale}.yaml", parse_scale)
+    factors = _read(f"studies/{name}.yaml", parse_factors)
+    count, cells = seeds or usual, math.prod(map(len, factors.values()))
+    if count * cells > MOST_RUNS:
+        raise BadStudy(f"seeds={count} makes {count * cells:,} runs, over {MOST_RUNS:,}")
+    study = Study(name, scale, factors, list(range(count)), settings)
+    keys = [word.partition("=")[0] for word in words or []]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise BadStudy(f"{_shown(twice)} is given twice")
     for word in words or []:
         study = _apply(study, word)
     return study
@@ -85,7 +109,7 @@ def fit(study: Study, data: str, data_sha256: str, available: int) -> Study:
     """The study on some data: no more images than there are."""
     settings = study.settings | {"data": data, "data_sha256": data_sha256}
     for key in "images", "reference_images":
-        settings[key] = min(settings[key], available)
+        settings[key] = min(settings.get(key, Config.model_fields[key].default), available)
     return replace(study, settings=settings)
 
 
@@ -103,30 +127,173 @@ def runs(study: Study) -> list[Run]:
     ]
 
 
+# --- Words of the command line --------------------------------------------------------------------
+
+
 def _apply(study: Study, word: str) -> Study:
     key, equals, value = word.partition("=")
-    known = [*study.factors, *(k for k in Config.model_fields if k not in study.factors)]
-    known = [k for k in known if k not in OPTIONS]
+    known = [*study.factors, *(k for k in _settable() if k not in study.factors)]
     if not equals or key not in known:
         raise BadStudy(f"{word!r} is not key=value with a key among {', '.join(known)}")
     if key not in study.factors:
         return replace(study, settings=study.settings | {key: _value(key, value)})
 
-    levels = {str(level): level for level in study.factors[key]}
-    for chosen in value.split(","):
-        if chosen not in levels:
-            raise BadStudy(f"{key}={chosen} is not a level of {study.name}: {', '.join(levels)}")
-    kept = [level for text, level in levels.items() if text in value.split(",")]
+    levels, chosen = {str(level): level for level in study.factors[key]}, value.split(",")
+    for text in chosen:
+        if text not in levels:
+            where = f"{key}={_shown(text)} is not a level of {study.name}"
+            raise BadStudy(f"{where}: {', '.join(levels)}")
+    if len(set(chosen)) < len(chosen):
+        raise BadStudy(f"{key}={value} has a level twice")
+    kept = [level for text, level in levels.items() if text in chosen]
     return replace(study, factors=study.factors | {key: kept})
 
 
+def _settable() -> list[str]:
+    return [key for key in Config.model_fields if key not in OPTIONS]
+
+
 def _value(key: str, text: str) -> Any:
-    """The value of one field of Config, checked on its own."""
-    field = Config.model_fields[key]
+    """What a text means as the value of one field of Config; raises BadStudy with both."""
+    kind = type(Config.model_fields[key].default)  # int, float or str
+    if kind is not str and not (WHOLE if kind is int else NUMBER).fullmatch(text):
+        raise BadStudy(f"{key}={_shown(text)} is not a {'whole ' * (kind is int)}number")
+    value = kind(text)
+    if kind is float and not value and re.match("[+-]?[0.]*[1-9]", text):
+        raise BadStudy(f"{key}={_shown(text)} is too small, and would become 0")
     try:
-        return TypeAdapter(Annotated[field.annotation, field]).validate_python(text)
+        return _adapter(key).validate_python(value)
     except ValidationError as error:
-        raise BadStudy(f"{key}={text}: {error.errors()[0]['msg']}") from error
+        raise BadStudy(f"{key}={_shown(text)}: {error.errors()[0]['msg']}") from error
+
+
+@cache
+def _adapter(key: str) -> TypeAdapter:
+    field = Config.model_fields[key]
+    config = ConfigDict(strict=True, allow_inf_nan=False)
+    return TypeAdapter(Annotated[field.annotation, field], config=config)
+
+
+def _shown(text: str) -> str:
+    """A foreign text in an error of one line."""
+    text = text if len(text) <= 60 else f"{text[:60]}..."
+    return text if text.isprintable() else ascii(text)
+
+
+# --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------
+
+
+def _read(name: str, parse: Callable[[bytes], Any]) -> Any:
+    try:
+        return parse((HERE / name).read_bytes())
+    except BadStudy as error:
+        raise BadStudy(f"{name}, {error}") from error
+
+
+def parse_scale(data: bytes) -> tuple[int, dict[str, Any]]:
+    """The seeds and the settings that a scale's file gives; raises BadStudy with the line."""
+    root = _entries(_parse(data), ["seeds", "config"])
+    for key in ("seeds", "config"):
+        if key not in root:
+            raise BadStudy(f"line 1: {key} is missing")
+    seeds = _text("seeds", root["seeds"])
+    if not WHOLE.fullmatch(seeds) or int(seeds) < 1:
+        raise BadStudy(f"line {root['seeds'].line}: seeds={_shown(seeds)} is not a positive number")
+    settings = _entries(root["config"], _settable())
+    return int(seeds), {key: _setting(key, node) for key, node in settings.items()}
+
+
+def parse_factors(data: bytes) -> dict[str, list[Any]]:
+    """The factors and their levels that a study's file gives; raises BadStudy with the line."""
+    root = _entries(_parse(data), ["factors"])
+    if "factors" not in root:
+        raise BadStudy("line 1: factors is missing")
+    factors = {}
+    for key, node in _entries(root["factors"], _settable()).items():
+        if not isinstance(node.content, list) or not node.content:
+            raise BadStudy(f"line {node.line}: {key} is not a list of levels")
+        factors[key] = [_setting(key, level) for level in node.content]
+        if len(set(factors[key])) < len(factors[key]):
+            raise BadStudy(f"line {node.line}: {key} has a level twice")
+    return factors
+
+
+def _setting(key: str, node: Node) -> Any:
+    text = _text(key, node)
+    try:
+        return _value(key, text)
+    except BadStudy as error:
+        raise BadStudy(f"line {node.line}: {error}") from error
+
+
+def _text(key: str, node: Node) -> str:
+    if not isinstance(node.content, str):
+        raise BadStudy(f"line {node.line}: {key} is not a single value")
+    return node.content
+
+
+def _entries(node: Node, known: list[str]) -> dict[str, Node]:
+    """The entries of a mapping that has some, each of a known name."""
+    if not isinstance(node.content, dict) or not node.content:
+        raise BadStudy(f"line {node.line}: not a mapping with a key among {', '.join(known)}")
+    for key, value in node.content.items():
+        if key not in known:
+            raise BadStudy(f"line {value.line}: {_shown(key)} is not a key: {', '.join(known)}")
+    return node.content
+
+
+def _parse(data: bytes) -> Node:
+    """A YAML file as it is written: one document, no anchors, no tags, no key twice."""
+    if len(data) > MOST_YAML_BYTES:
+        raise BadStudy(f"line 1: a file of over {MOST_YAML_BYTES >> 10} KiB")
+    try:
+        events = yaml.parse(data.decode(), yaml.SafeLoader)
+        next(events)
+        if isinstance(next(events), yaml.StreamEndEvent):
+            raise BadStudy("line 1: the file is empty")
+        root = _node(next(events), events, MOST_YAML_DEPTH)
+        next(events)
+        if not isinstance(end := next(events), yaml.StreamEndEvent):
+            raise BadStudy(f"line {end.start_mark.line + 1}: a second document")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadStudy(f"line {line}: not UTF-8") from error
+    except yaml.YAMLError as error:
+        mark, said = (getattr(error, f"problem{name}", None) for name in ("_mark", ""))
+        line = mark.line + 1 if mark else 1
+        raise BadStudy(f"line {line}: not YAML: {_shown(said or 'a control character')}") from error
+    return root
+
+
+def _node(event: Any, events: Iterator[Any], depth: int) -> Node:
+    """The node that begins with an event; `depth` is how many levels there may be from here."""
+    line = event.start_mark.line + 1
+    if event.anchor or isinstance(event, yaml.AliasEvent):
+        raise BadStudy(f"line {line}: anchors and aliases are not read")
+    if event.tag:
+        raise BadStudy(f"line {line}: the tag {_shown(event.tag)} is not read")
+    if isinstance(event, yaml.ScalarEvent):
+        return Node(line, event.value)
+    if not depth:
+        raise BadStudy(f"line {line}: nested too deep")
+
+    if isinstance(event, yaml.SequenceStartEvent):
+        items = _until(events, yaml.SequenceEndEvent)
+        return Node(line, [_node(item, events, depth - 1) for item in items])
+    entries: dict[str, Node] = {}
+    for first in _until(events, yaml.MappingEndEvent):
+        key = _node(first, events, 0).content
+        if key in entries:
+            raise BadStudy(f"line {first.start_mark.line + 1}: {_shown(key)} is there twice")
+        entries[key] = _node(next(events), events, depth - 1)
+    return Node(line, entries)
+
+
+def _until(events: Iterator[Any], end: type) -> Iterator[Any]:
+    return itertools.takewhile(lambda event: not isinstance(event, end), events)
+
+
+# --- Configs --------------------------------------------------------------------------------------
 
 
 def _config(fields: dict[str, Any]) -> Config:
@@ -134,7 +301,4 @@ def _config(fields: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(fields)
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        place = f"{key}={fault['input']!r}: " if key else ""
-        raise BadStudy(place + fault["msg"].removeprefix("Value error, ")) from error
+        raise BadStudy(fault(error)) from error

@@ -1,6 +1,7 @@
 """The run directory and its commit protocol. An epoch is committed by one rename.
 
-<run>/run.json              the config, the fingerprint of the machine, the metrics' identities
+<run>/run.json              the config, the fingerprint of the machine, the metrics' identities,
+                            and last the SHA-256 of what stands before it
 <run>/lock                  held by the one process that may write here
 <run>/epochs/0007/          one committed epoch, never changed afterwards but for pruning:
     record.json             losses and scores: a function of the config alone
@@ -9,14 +10,21 @@
     generator.safetensors   at milestones, so that a finished run can be scored again
     state.safetensors       all that the next epoch needs; only the last ones are kept
     SHA256SUMS              of the files above, as coreutils writes and checks it
+<run>/banks/                once finished, if asked for: scores on more noise, committed likewise
+    scores.json             see experiments.banks
+
+What is damaged or missing is computed again. What cannot be read just now (EIO, EACCES, EMFILE) is
+an OSError that names the file: no committed epoch is given up because of it.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +32,10 @@ from typing import Any
 
 RECORD, TIMING, SAMPLES = "record.json", "timing.json", "samples.png"
 STATE, GENERATOR, SUMS = "state.safetensors", "generator.safetensors", "SHA256SUMS"
+BANKS, BANK_SCORES = "banks", "scores.json"
 PRUNABLE = (STATE, GENERATOR)  # may be missing from a whole epoch
 STATES_KEPT = 2
+SEAL = ',\n "sha256": "{}"\n}}\n'  # the end of a sealed file
 
 
 class Damaged(Exception):
@@ -45,20 +55,47 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
+def seal(value: dict[str, Any]) -> bytes:
+    """JSON whose last key is the SHA-256 of the bytes before it, for a file without SHA256SUMS."""
+    body = to_json(value).removesuffix(b"\n}\n")
+    return body + SEAL.format(hashlib.sha256(body).hexdigest()).encode()
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """The content of a sealed file, checked before it is parsed; raises Damaged.
+
+    A file of a time before there were seals ends with its last object, and is taken as it is.
+    """
+    data = _read(path)
+    body = data[: -len(SEAL.format("0" * 64))]
+    sealed = body + SEAL.format(hashlib.sha256(body).hexdigest()).encode() == data
+    if not sealed and not data.endswith(b"}\n}\n"):
+        raise Damaged(f"{path}: is not as it was written")
+    try:
+        return {key: part for key, part in json.loads(data).items() if key != "sha256"}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{path}: {error}") from error
+
+
 def epoch_folder(run: Path, epoch: int) -> Path:
     return run / "epochs" / f"{epoch:04d}"
 
 
 def commit(run: Path, epoch: int, files: dict[str, bytes]) -> None:
     """Commit one epoch: all of its files appear at once, or none does."""
-    target = epoch_folder(run, epoch)
+    commit_to(epoch_folder(run, epoch), files)
+
+
+def commit_to(target: Path, files: dict[str, bytes]) -> None:
+    """The same for any folder that is not there yet; its SHA256SUMS are written beside the rest."""
     staged = target.with_name(f".{target.name}")
     if staged.exists():
         shutil.rmtree(staged)
-    staged.mkdir(parents=True)
+    _make_folder(target.parent)
+    staged.mkdir()
 
-    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
-    for name, data in {**files, SUMS: sums.encode()}.items():
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    for name, data in {**files, SUMS: _lines(sums)}.items():
         _write(staged / name, data)
     _sync_folder(staged)
 
@@ -68,7 +105,7 @@ def commit(run: Path, epoch: int, files: dict[str, bytes]) -> None:
 
 def replace(path: Path, data: bytes) -> None:
     """Write a file that is not part of an epoch: the old content stays until the new is on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     staged = path.with_name(f".{path.name}")
     _write(staged, data)
     staged.rename(path)
@@ -79,48 +116,63 @@ def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
     """Write run.json, or check it where it stands: raises Differs with the keys and both values."""
     if differences := compare(run, description):
         raise Differs(f"{run}: {'; '.join(differences)}")
-    replace(run / "run.json", to_json(description))
+    replace(run / "run.json", seal(description))
 
 
 def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
-    """What a stored run.json says differently, in words; nothing where there is none."""
+    """What a stored run.json says differently, in words; nothing where there is no run.
+
+    Epochs whose run.json is damaged or gone are not proven to be the ones that are asked for.
+    """
+    if not (run / "run.json").exists():
+        begun = epoch_folder(run, 1).exists()
+        return ["run.json is missing; remove the run to make it again"] if begun else []
     try:
-        stored = json.loads((run / "run.json").read_bytes())
-    except FileNotFoundError:
-        return []
-    except ValueError:
+        stored = unseal(run / "run.json")
+        return [
+            f"{key}={old} is stored, {key}={new} is asked for"
+            for part, wanted in description.items()
+            for key in sorted(stored[part].keys() | wanted.keys())
+            if (old := stored[part].get(key)) != (new := wanted.get(key))
+        ]
+    except (Damaged, KeyError, AttributeError):
         return ["run.json is damaged; remove the run to make it again"]
-    return [
-        f"{key}={old} is stored, {key}={new} is asked for"
-        for part, wanted in description.items()
-        for key in sorted(stored[part].keys() | wanted.keys())
-        if (old := stored[part].get(key)) != (new := wanted.get(key))
-    ]
 
 
 def read(run: Path, epoch: int, name: str) -> bytes:
     """The bytes of one committed file, checked against its sum; raises Damaged."""
-    path = epoch_folder(run, epoch) / name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Damaged(f"{path}: {error.strerror}") from error
+    return read_from(epoch_folder(run, epoch), name)
+
+
+def read_from(folder: Path, name: str) -> bytes:
+    """The same for any folder that was committed with its SHA256SUMS."""
+    path = folder / name
+    data = _read(path)
     if hashlib.sha256(data).hexdigest() != _sums(path.parent).get(name):
         raise Damaged(f"{path}: its SHA-256 is not the committed one")
     return data
 
 
 def read_json(run: Path, epoch: int, name: str) -> Any:
-    return json.loads(read(run, epoch, name))
+    """The content of one committed JSON file; raises Damaged."""
+    try:
+        return json.loads(read(run, epoch, name))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{epoch_folder(run, epoch) / name}: {error}") from error
 
 
-def committed(run: Path) -> list[int]:
-    """The epochs 1, 2, ... up to the first whose files are not as they were committed."""
+def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
+    """The epochs 1, 2, ... up to the first whose files are not as they were committed.
+
+    `may_lack`: files that may be missing, as all but one seed's samples are where a study is
+    published.
+    """
     epochs: list[int] = []
     while (folder := epoch_folder(run, len(epochs) + 1)).exists():
         try:
-            for name in _sums(folder):
-                if name not in PRUNABLE:
+            for name in {**_sums(folder), RECORD: "", TIMING: "", SAMPLES: ""}:
+                gone = name in may_lack and not (folder / name).exists()
+                if name not in PRUNABLE and not gone:
                     read(run, len(epochs) + 1, name)
         except Damaged:
             break
@@ -141,52 +193,124 @@ def last_state(run: Path) -> tuple[int, bytes] | None:
 def rewind(run: Path, epoch: int) -> None:
     """Forget what was staged and every epoch after this one: they will be computed again."""
     for folder in sorted((run / "epochs").glob("*"), reverse=True):
-        if folder.name.startswith(".") or int(folder.name) > epoch:
+        later = folder.name.isdecimal() and int(folder.name) > epoch
+        if folder.is_dir() and (later or folder.name.startswith(".")):
             shutil.rmtree(folder)
 
 
 def prune(run: Path, epoch: int) -> None:
-    """Drop the state that the last epochs have made superfluous."""
-    if epoch > STATES_KEPT:
-        (epoch_folder(run, epoch - STATES_KEPT) / STATE).unlink(missing_ok=True)
+    """Drop the states that the last epochs have made superfluous."""
+    for path in (run / "epochs").glob(f"[0-9]*/{STATE}"):
+        if int(path.parent.name) <= epoch - STATES_KEPT:
+            path.unlink()
 
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Own a folder while the block runs; raises Busy with the owner's name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    _make_folder(folder)
+    path = folder / "lock"
+    with open(path, "r+b", buffering=0, opener=_create) as lock:
+        # An owner that has the lock and not yet put its name there has a moment for it.
+        for _ in range(100):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().decode(errors="replace").strip()
+            if _may_live(owner):
+                raise Busy(f"{folder} is in use by {owner}")
+            time.sleep(0.02)
+        else:
+            raise Busy(f"{folder} is in use by another process")
+
+        # One write, over the whole of an earlier name.
+        with _named(path):
             lock.seek(0)
-            raise Busy(
-                f"{folder} is in use by {lock.read().strip() or 'another process'}"
-            ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".ljust(300).encode())
         yield
 
 
-def _sums(folder: Path) -> dict[str, str]:
+def _create(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
+
+
+def _may_live(owner: str) -> bool:
+    """Whether a name in a lock may be that of a process at work: one of this machine is asked."""
+    words = owner.split()
+    if len(words) != 4 or not words[1].isdecimal():
+        return False
+    if words[3] != socket.gethostname():
+        return True
     try:
-        lines = (folder / SUMS).read_text().splitlines()
-        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError) as error:
+        os.kill(int(words[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    data = _read(folder / SUMS)
+    try:
+        lines = data.decode().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except ValueError as error:
         raise Damaged(f"{folder / SUMS}: {error}") from error
+    if data != _lines(sums):
+        raise Damaged(f"{folder / SUMS}: is not as it was committed")
+    return sums
+
+
+def _lines(sums: dict[str, str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file; raises Damaged where it is missing, OSError where it is unreadable."""
+    try:
+        with open(path, "rb") as file, _named(path):
+            return file.read()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+            raise Damaged(f"{path}: {error.strerror}") from error
+        raise
 
 
 def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
+    with _named(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that a power cut does not take it away again."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder above the study that may be passed through, but not read
+    try:
+        with _named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the disk say which file they are about."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

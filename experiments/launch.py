@@ -1,16 +1,17 @@
 """From a study to its finished runs: plan, then start what is missing."""
 
 import itertools
-import json
 import multiprocessing
 import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
@@ -26,7 +27,7 @@ from dcgan.config import Config
 from dcgan.data import Images
 from dcgan.models import build
 from dcgan.train import start, train_epoch
-from eval.extractors import NoWeights, inception
+from eval.fetch import NoWeights, find_inception
 from experiments import grid, journal, progress, tracking
 from experiments.grid import Run, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone, png_grid
@@ -60,14 +61,14 @@ def make_plan(
     """
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
     runs, folder = grid.runs(study), out / study.folder
-    here = fingerprint(device, threads)
     committed = []
     for run in runs:
         path = folder / run.folder
         epochs = len(journal.committed(path))
         wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
         if epochs < run.config.epochs:
-            wanted["fingerprint"] = here  # a finished run may come from another machine
+            # A finished run may come from another machine, an unfinished one goes on here.
+            wanted["fingerprint"] = fingerprint(run.config, device, threads)
         if differences := journal.compare(path, wanted):
             raise journal.Differs(f"{path}: {'; '.join(differences)}")
         committed.append(epochs)
@@ -77,7 +78,7 @@ def make_plan(
     if any(left):
         seconds += sum(left) * _epoch_seconds(runs[0].config, device, threads) / places
     side = min(images.pixels.shape[1], runs[0].config.resolution)
-    weights = runs[0].config.inception != "never" and _has_inception(device, out / "cache")
+    weights = runs[0].config.inception != "never" and _has_inception(out / "cache")
     jobs = [
         Job(
             run.config,
@@ -108,7 +109,7 @@ def write_study(plan: Plan, images: Images) -> None:
     job = plan.jobs[0]
     factors, seeds, commits = plan.study.factors, plan.study.seeds, [_commit()]
     if (plan.folder / "study.json").exists():
-        stored = json.loads((plan.folder / "study.json").read_bytes())
+        stored = journal.unseal(plan.folder / "study.json")
         whole = grid.define(plan.study.name, plan.study.scale).factors
         factors = {
             key: [level for level in levels if level in stored["factors"][key] + factors[key]]
@@ -130,13 +131,14 @@ def write_study(plan: Plan, images: Images) -> None:
             "sha256": images.sha256,
             "images": len(images.pixels),
             "resolution": images.pixels.shape[1],
+            "lossy": images.lossy,
         },
         "factors": factors,
         "seeds": seeds,
         "settings": shared,
         "commit": ", ".join(commits),
         "hardware": {
-            "device": fingerprint(job.device, job.threads)["device"],
+            "device": fingerprint(job.config, job.device, job.threads)["device"],
             "processor": _processor(),
             "cores": cores(),
             "jobs": plan.places,
@@ -145,7 +147,7 @@ def write_study(plan: Plan, images: Images) -> None:
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
     }
-    journal.replace(plan.folder / "study.json", journal.to_json(info))
+    journal.replace(plan.folder / "study.json", journal.seal(info))
     count = SAMPLE_ROWS * SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
     journal.replace(plan.folder / "real.png", png_grid(chosen))
@@ -154,8 +156,8 @@ def write_study(plan: Plan, images: Images) -> None:
 def execute(plan: Plan, console: Console) -> dict[str, str]:
     """Run what is missing; returns why runs failed, by name.
 
-    A failed or killed run does not stop the others. Leaving through an exception (Ctrl-C, SIGTERM)
-    ends the workers; what they had not committed is computed again next time.
+    A failed or killed run does not stop the others. Leaving through an exception ends the workers;
+    what they had not committed is computed again next time.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["experiments.run"])
@@ -169,6 +171,7 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
         epochs_before=sum(plan.committed),
     )
     waiting.reverse()
+    unmirrored: list[str] = []  # what W&B failed with, one run each
     with progress.shown(state, console) as show:
         try:
             while waiting or at_work:
@@ -177,28 +180,37 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
                     run, job = waiting.pop()
                     receiver, sender = context.Pipe(duplex=False)
                     process = context.Process(target=_work, args=(job, sender), name=str(run))
-                    process.start()
-                    sender.close()
-                    at_work[receiver] = run, process
                     state.rows[str(run)] = {"epoch": "starting", "numbers": ""}
+                    try:
+                        process.start()
+                        at_work[receiver] = run, process
+                    except (OSError, EOFError):  # there is no memory for it, or no server
+                        _end(state, run, None, show)
+                    sender.close()
 
                 # Hear from the workers; a closed pipe is the end of one.
                 for receiver in wait(list(at_work)):
                     run, process = at_work[receiver]
                     try:
                         message = receiver.recv()
-                    except EOFError:
+                    except (EOFError, OSError):
                         del at_work[receiver]
                         process.join()
                         _end(state, run, process.exitcode, show)
                     else:
-                        _hear(state, run, message, show)
+                        _hear(state, run, message, unmirrored, show)
         finally:
             for _, process in at_work.values():
                 process.terminate()
             for _, process in at_work.values():
                 process.join(5)
                 process.kill()
+    if unmirrored:
+        count = f"{len(unmirrored)} of {len(plan.runs)} runs"
+        line = (
+            f"W&B: {count} went on without a mirror, which the same command makes: {unmirrored[0]}"
+        )
+        print(line, file=sys.stderr, flush=True)
     return state.failed
 
 
@@ -212,16 +224,35 @@ def cores() -> int:
 def _work(job: Job, sender: Connection) -> None:
     """The body of a worker: one run, its messages sent to the launcher."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     launcher = multiprocessing.parent_process()
     assert launcher is not None
     threading.Thread(target=_die_with, args=(launcher,), daemon=True).start()
+    complaint = job.folder / "error.txt"
     try:
+        complaint.unlink(missing_ok=True)  # of an earlier attempt
         run_job(job, sender.send)
     except BaseException as error:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "error.txt").write_text(traceback.format_exc())
         sender.send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+        with suppress(OSError):  # the disk may be full
+            job.folder.mkdir(parents=True, exist_ok=True)
+            complaint.write_text(_without_places(traceback.format_exc(), job))
         raise SystemExit(1) from None
+    sender.send({"done": True})
+
+
+def _without_places(text: str, job: Job) -> str:
+    """A traceback that can be passed on: it names no folder that only this machine has."""
+    places = {
+        str(job.study.parent.absolute()): "OUT",
+        str(Path(__file__).parents[1]): ".",
+        sys.prefix: "PYTHON",
+        sys.base_prefix: "PYTHON",
+        str(Path.home()): "~",
+    }
+    for place in sorted(places.keys() - {"/"}, key=len, reverse=True):
+        text = text.replace(place, places[place])
+    return text
 
 
 def _die_with(launcher: BaseProcess) -> None:
@@ -234,10 +265,19 @@ def _hear(
     state: progress.Progress,
     run: Run,
     message: dict[str, Any],
+    unmirrored: list[str],
     show: Callable[[Run | None, str], None],
 ) -> None:
+    """One message of a worker: its end, a failure, W&B's failure, or an epoch."""
+    if "done" in message:
+        state.runs_done += 1
+        state.rows.pop(str(run))
+        return
     if "failed" in message:
         state.failed[str(run)] = message["failed"]
+        return
+    if "unmirrored" in message:
+        unmirrored.append(message["unmirrored"])
         return
     state.epochs_done += 1
     epoch = f"epoch {message['record']['epoch']}/{run.config.epochs}"
@@ -251,13 +291,23 @@ def _end(
     exitcode: int | None,
     show: Callable[[Run | None, str], None],
 ) -> None:
-    state.rows.pop(str(run), None)
-    if exitcode == 0:
-        state.runs_done += 1
+    """The end of a worker: a failed one, if it had not said that it was done."""
+    if state.rows.pop(str(run), None) is None:
         return
     if str(run) not in state.failed:
-        state.failed[str(run)] = f"ended by signal {-exitcode}" if exitcode else "ended early"
+        state.failed[str(run)] = _ending(exitcode)
     show(run, f"failed: {state.failed[str(run)]}")
+
+
+def _ending(exitcode: int | None) -> str:
+    """How a worker ended that could not say so itself."""
+    if exitcode is None:
+        return "could not be started"
+    if exitcode == -signal.SIGKILL:
+        return "killed by SIGKILL, which is what a machine without free memory does"
+    if exitcode < 0:
+        return f"killed by {signal.Signals(-exitcode).name}"
+    return f"ended early, with exit code {exitcode}"
 
 
 def _is_mirrored(study: Study, job: Job) -> bool:
@@ -269,9 +319,9 @@ def _is_mirrored(study: Study, job: Job) -> bool:
     )
 
 
-def _has_inception(device: str, cache: Path) -> bool:
+def _has_inception(cache: Path) -> bool:
     try:
-        inception(None, device, cache=cache)
+        find_inception(None, cache)
     except NoWeights:
         return False
     return True

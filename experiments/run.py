@@ -1,12 +1,13 @@
 """One run: for each epoch train, score, commit, mirror."""
 
+import hashlib
 import io
-import json
 import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from PIL import Image
 
 from dcgan.config import Config
 from dcgan.data import load_cached
-from dcgan.models import dump_generator
+from dcgan.models import Generator, dump_generator
 from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
+from eval import metrics
 from eval.extractors import Extractor, classifier, inception
 from eval.score import Reference, generate, identities, names, reference, score
 from experiments import journal, tracking
@@ -43,10 +45,18 @@ class Job:
 
 
 def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
-    """Make the epochs of a run that are not committed yet; `notify` hears of each one."""
+    """Make the epochs of a run that are not committed yet, and what W&B lacks of it.
+
+    `notify` hears of each epoch, {"record", "timing"}, and of W&B's failure, {"unmirrored": why}.
+    """
     config = job.config
     prepare(config, job.device, job.threads)
     with journal.owned(job.folder):
+        # A finished run, which another machine may have made, can only lack its mirror.
+        if len(journal.committed(job.folder)) == config.epochs:
+            _close(_open_mirror(job), notify)
+            return
+
         # The images to train on, and the real features to be scored against.
         images = load_cached(job.cache, config.data_sha256, config.resolution)
         pixels = torch.from_numpy(images.pixels[: config.images]).to(job.device)
@@ -55,10 +65,9 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
         # Go on from the last whole state.
         found = journal.last_state(job.folder)
         state = load_state(found[1], config, job.device) if found else start(config, job.device)
-        journal.rewind(job.folder, state.epoch)
         journal.describe(job.folder, describe(job, each_epoch + at_the_end))
-        info = json.loads((job.study / "study.json").read_bytes())
-        mirror = tracking.start(job.study, job.folder, info, config.model_dump(), job.wandb_mode)
+        journal.rewind(job.folder, state.epoch)
+        mirror = _open_mirror(job)
 
         while state.epoch < config.epochs:
             # Train.
@@ -68,7 +77,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
 
             # Score, on noise and in a mode of G that training does not notice.
             last = state.epoch == config.epochs
-            scores = measure(state, config, each_epoch + (at_the_end if last else []))
+            compared = each_epoch + (at_the_end if last else [])
+            scores = measure(state.G, config, state.epoch, compared)
             scored = time.perf_counter()
 
             # Commit.
@@ -84,7 +94,17 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
             # Tell W&B and the launcher.
             mirror.log(state.epoch)
             notify({"record": record, "timing": timing})
-        mirror.finish()
+        _close(mirror, notify)
+
+
+def _open_mirror(job: Job) -> tracking.Mirror:
+    info = journal.unseal(job.study / "study.json")
+    return tracking.start(job.study, job.folder, info, job.config.model_dump(), job.wandb_mode)
+
+
+def _close(mirror: tracking.Mirror, notify: Callable[[dict[str, Any]], None]) -> None:
+    if why := mirror.finish():
+        notify({"unmirrored": why})
 
 
 def prepare(config: Config, device: str, threads: int) -> None:
@@ -115,17 +135,28 @@ def references(job: Job) -> tuple[list[Reference], list[Reference]]:
     return (always + fid, []) if job.config.inception == "epoch" else (always, fid)
 
 
-def measure(state: State, config: Config, references: list[Reference]) -> dict[str, float | None]:
-    """The scores of the generator after this epoch; None where it does not make images any more."""
-    z = draw_latent(config, "score", state.epoch, config.score_images)
+def measure(
+    G: Generator, config: Config, epoch: int, references: list[Reference], stream: str = "score"
+) -> dict[str, float | None]:
+    """The scores of the generator after this epoch; None where it has no images to be scored.
+
+    It has none if one of them is not finite, or if all are the same, pixel by pixel as uint8: such
+    a generator has collapsed. One that makes a few different images has a score, and a bad one.
+
+    `stream` names the bank of noise that the images are made from.
+    """
+    z = draw_latent(config, stream, epoch, config.score_images)
     try:
-        images = generate(state.G, z.to(next(state.G.parameters()).device))
+        images = generate(G, z.to(next(G.parameters()).device))
+        collapsed = bool((images == images[0]).all())
     except FloatingPointError:
+        collapsed = True
+    if collapsed:
         return {name: None for each in references for name in names(each.extractor)}
     return score(images, references)
 
 
-def fingerprint(device: str, threads: int) -> dict[str, str | int]:
+def fingerprint(config: Config, device: str, threads: int) -> dict[str, str | int]:
     """What bits depend on beside the config. Runs that differ in it are never mixed in silence."""
     on_gpu = device.startswith("cuda")
     return {
@@ -133,7 +164,27 @@ def fingerprint(device: str, threads: int) -> dict[str, str | int]:
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
+        "arithmetic": arithmetic(config.precision, device, threads),
     }
+
+
+@cache
+def arithmetic(precision: str, device: str, threads: int) -> str:
+    """A short hash of the bits of one small training step, and of products that scores consist of.
+
+    It tells processors, libraries and their settings apart which have the same names, and is equal
+    wherever they compute alike.
+    """
+    config = Config(precision=precision, resolution=16, width=16, images=64, batch=64)
+    prepare(config, device, threads)
+    stream = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (64, 16, 16, 3), generator=stream, dtype=torch.uint8)
+    state = start(config, device)
+    train_epoch(state, config, pixels.to(device))
+
+    x, y = torch.randn((2, 500, 64), generator=stream, dtype=torch.float64).numpy()
+    products = (x @ y.T).tobytes() + metrics.moments(x).factor.tobytes()
+    return hashlib.sha256(dump_state(state) + products).hexdigest()[:12]
 
 
 def describe(job: Job, references: list[Reference]) -> dict[str, dict[str, Any]]:
@@ -143,13 +194,18 @@ def describe(job: Job, references: list[Reference]) -> dict[str, dict[str, Any]]
         measured |= identities(each, job.config.score_images, job.config.resolution)
     return {
         "config": job.config.model_dump(),
-        "fingerprint": fingerprint(job.device, job.threads),
+        "fingerprint": fingerprint(job.config, job.device, job.threads),
         "identities": measured,
     }
 
 
 def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[str, Any]:
-    """The record of an epoch: a function of the config alone, with null for what is not finite."""
+    """The record of an epoch: a function of the config alone, with null for what is not finite.
+
+    Its status is `diverged` instead of `ok` where a loss, a weight or a score is not finite at the
+    epoch's end, or where the generator has collapsed (see `measure`): it has no scores then. That
+    is a result, and the run goes on.
+    """
     losses = {
         "d_loss": _mean(log.d_loss),
         "g_loss": _mean(log.g_loss),
@@ -166,7 +222,9 @@ def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[s
         }
         for part in _parts(len(log.images), CURVE_POINTS)
     ]
+    weights = [*state.G.state_dict().values(), *state.D.state_dict().values()]
     whole = all(map(math.isfinite, losses.values())) and None not in scores.values()
+    whole = whole and all(bool(tensor.isfinite().all()) for tensor in weights)
     return {
         "epoch": state.epoch,
         "images": shown,
@@ -174,7 +232,7 @@ def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[s
         "status": "ok" if whole else "diverged",
         "losses": {name: _finite(value) for name, value in losses.items()},
         "curve": curve,
-        "scores": scores,
+        "scores": scores if whole else dict.fromkeys(scores),
     }
 
 

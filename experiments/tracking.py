@@ -13,6 +13,7 @@ import json
 import netrc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,20 +45,28 @@ class Mirror:
         """Mirror a committed epoch. Returns at once: W&B's process reads the files itself."""
         self._tell(str(epoch))
 
-    def finish(self) -> None:
-        """Wait until W&B has everything, but at most PATIENCE seconds."""
+    def finish(self) -> str:
+        """Wait until W&B has everything, but at most PATIENCE seconds; why it has not, or ""."""
         if self.process is None:
-            return
+            return ""
         self._tell("finish")
         try:
             code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            _warn(self.run, TimeoutError(f"no answer within {PATIENCE:g} s"))
-        else:
-            if code < 0:
-                _warn(self.run, ChildProcessError(f"ended by signal {-code}"))
+            return f"{self.run.parent.name} {self.run.name}: no answer within {PATIENCE:g} s"
+        if code == 0:
+            return ""
+        return f"{self.run.parent.name} {self.run.name}: {self._last_words() or f'exit {code}'}"
+
+    def _last_words(self) -> str:
+        """The last line that the process printed before it ended."""
+        if not self.process or not self.process.stderr:
+            return ""
+        os.set_blocking(self.process.stderr.fileno(), False)  # W&B's service may hold it open
+        lines = (self.process.stderr.read() or b"").decode(errors="replace").split("\n")
+        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
     def _tell(self, word: str) -> None:
         if self.process and self.process.stdin:
@@ -98,7 +107,7 @@ def whole(study: Path, info: dict, config: dict, epoch: int) -> bool:
 def start(study: Path, run: Path, info: dict, config: dict, mode: str) -> Mirror:
     """Begin to mirror a run: first its committed epochs, then those given to Mirror.log.
 
-    info is the content of study.json, mode one of MODES. A failure of W&B is one line on stderr.
+    info is the content of study.json, mode one of MODES. Why W&B failed is what finish() returns.
     """
     if mode == "disabled":
         return Mirror(run, None)
@@ -109,6 +118,7 @@ def start(study: Path, run: Path, info: dict, config: dict, mode: str) -> Mirror
         [sys.executable, "-m", "experiments.tracking"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env={**os.environ, **environ, "PYTHONPATH": path},
         bufsize=0,
         start_new_session=True,  # Ctrl-C is for the training process
@@ -138,6 +148,7 @@ def _command(study: Path, *words: str) -> int:
         print(f"{study} has no W&B runs", file=sys.stderr)
         return 2
     command = [sys.executable, "-m", "wandb", *words, str(home)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # W&B's program ends itself
     try:
         return subprocess.run(command, env={**os.environ, **_folders(study.absolute())}).returncode
     except KeyboardInterrupt:
@@ -165,9 +176,11 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
             shutil.rmtree(fragment)
     temporary.mkdir()
     tempfile.tempdir = str(temporary)  # W&B makes temporary folders when it is imported
+    os.environ["WANDB_CACHE_DIR"] = str(temporary)  # and its service a log
 
     # Go on where the server is, which is at the beginning for an offline run.
     wandb_run = _open(study, run, info, config, desk.name)
+    _drop_logs(study, desk)
     images = wandb_run.summary.get("images") or 0
     epoch = wandb_run.summary.get("epoch") or 0
     summary: dict[str, dict] = {}
@@ -182,10 +195,12 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
             wandb_run.summary.update(summary)
             last = number
     else:
+        shutil.rmtree(temporary, ignore_errors=True)
         os._exit(0)  # the run was stopped: the next process begins anew
 
     # Close the run, then note that the mirror is whole.
     wandb_run.finish()
+    _drop_logs(study, desk)
     shutil.rmtree(temporary)
     journal.replace(desk / RECEIPT, f"{last}\n".encode())
 
@@ -233,6 +248,12 @@ def _open(study: Path, run: Path, info: dict, config: dict, name: str) -> Any:
         wandb_run.define_metric(name, step_metric="epoch")
     wandb_run.define_metric("eval/*", step_metric="epoch", summary="none")
     return wandb_run
+
+
+def _drop_logs(study: Path, desk: Path) -> None:
+    """Unlink W&B's logs, written to or not: they name the folders of this machine."""
+    for logs in [desk / "tmp/wandb/logs", *(study / "wandb").glob(f"*run-*-{desk.name}*/logs")]:
+        shutil.rmtree(logs, ignore_errors=True)
 
 
 def _send(wandb_run: Any, run: Path, record: dict, images: int, epoch: int) -> None:
@@ -296,19 +317,14 @@ def _desk(study: Path, info: dict, config: dict) -> Path:
     return study / "wandb" / "mirrors" / run_id(info, config)
 
 
-def _warn(run: Path, error: Exception) -> None:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    line = f"W&B: {run.parent.name} {run.name} goes on without its mirror ({reason[:300]})"
-    print(line, file=sys.stderr, flush=True)
-
-
 def _main() -> None:
     study, run, info, config = json.loads(sys.stdin.readline() or "[null, null, null, null]")
     try:
         if study:
             _mirror(Path(study), Path(run), info, config)
     except Exception as error:
-        _warn(Path(run), error)
+        print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr, flush=True)
+        os._exit(1)
     os._exit(0)  # without W&B's exit hook, which would wait for a service that may be gone
 
 

@@ -1,52 +1,49 @@
-"""What cannot be run is refused in one line, and nothing is left behind."""
+"""What cannot be run is refused in one line; the row in faults.inputs has every such refusal."""
 
 import pytest
+from PIL import Image
+
+from dcgan.data import shapes
+from experiments import journal
 
 
-@pytest.fixture(scope="module")
-def poor(tmp_path_factory):
-    """Sources that cannot be used."""
-    folder = tmp_path_factory.mktemp("poor")
-    (folder / "empty").mkdir()
-    (folder / "text.zip").write_text("no zip")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("words", "data", "said"),
-    [
-        (["hed=conv"], "shapes", "'hed=conv'"),
-        (["head=linear"], "shapes", "head=linear"),
-        (["width=wide"], "shapes", "width=wide"),
-        (["--scale", "smal"], "shapes", "'smal'"),
-        (["--seeds", "0"], "shapes", "seeds=0"),
-        (["--jobs", "0"], "shapes", "'0'"),
-        (["--epochs", "3x"], "shapes", "3x"),
-        (["--nonsense"], "shapes", "--nonsense"),
-        (["--device", "cuda:9"], "shapes", "'cuda:9'"),
-        (["--device", "tpu"], "shapes", "'tpu'"),
-        (["images=300"], "shapes", "batch=512 is larger than images=300"),
-        ([], "absent.zip", "absent.zip"),
-        ([], "empty", "empty"),
-        ([], "text.zip", "text.zip"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(run_study, poor, tmp_path, words, data, said):
+@pytest.mark.parametrize("jobs", ["0", "two"])
+def test_a_wrong_option_is_one_line_and_leaves_nothing(run_study, tmp_path, jobs):
     out = tmp_path / "out"
-    source = data if data == "shapes" else poor / data
-    done = run_study(out, *words, data=source)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
+    done = run_study(out, "--jobs", jobs)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (f"experiments: argument --jobs: {jobs!r} is not a positive number\n")
     assert not out.exists()
 
 
-def test_a_wrong_wandb_mode_is_refused(run_study, tmp_path):
-    done = run_study(tmp_path / "out", WANDB_MODE="of-line")
-    assert done.returncode == 2
-    assert "WANDB_MODE=of-line" in done.stderr
-    assert not (tmp_path / "out").exists()
+@pytest.fixture
+def faces(tmp_path):
+    """Two hundred images of shapes in a folder."""
+    (tmp_path / "faces").mkdir()
+    for number, image in enumerate(shapes(200).pixels):
+        Image.fromarray(image).save(tmp_path / "faces" / f"{number}.jpg")
+    return tmp_path / "faces"
+
+
+def test_another_set_of_the_same_name_is_told_apart(run_study, faces, tmp_path):
+    out = tmp_path / "out"
+    study = out / "ablation-smoke-faces"
+    journal.replace(study / "study.json", journal.seal({"data": {"sha256": "5" * 64}}))
+    done = run_study(out, "batch=128", data=faces)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(
+        f"experiments: {study} is a study of other images that were called 'faces' as well: "
+        f"their SHA-256 is 555555555555..., that of {faces} is "
+    )
+    assert done.stderr.endswith("; rename these or name another --out\n")
+    assert [path.name for path in out.rglob("*")] == [study.name, "study.json"]
+
+
+def test_a_set_stored_with_loss_is_taken_and_marked(run_study, faces, tmp_path):
+    done = run_study(tmp_path / "out", "--plan", "batch=128", data=faces)
+    assert done.returncode == 0
+    assert "Some images were stored with loss" in done.stdout
 
 
 def test_the_plan_alone_starts_nothing(run_study, tmp_path):
@@ -54,4 +51,5 @@ def test_the_plan_alone_starts_nothing(run_study, tmp_path):
     done = run_study(out, "--plan")
     assert done.returncode == 0
     assert "8: norm=none,batch x head=conv,avgpool x batch=128,512" in done.stdout
+    assert "with loss" not in done.stdout
     assert not out.exists()

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
-from eval import extractors
+from eval import extractors, fetch
 from eval.classifier import FEATURES, NAME, Classifier, write_card
-from eval.extractors import INCEPTION_FILES, INCEPTION_SHA256, NoWeights, classifier, inception
+from eval.extractors import classifier, inception
+from eval.fetch import INCEPTION_FILES, INCEPTION_SHA256, NoWeights
 
 
 def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
@@ -153,6 +155,26 @@ def test_classifier_refuses_weights_that_are_not_the_cards(folder: Path, tmp_pat
         classifier(folder=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("card", ["{", "[]", "{}", '{"sha256": 3}', "[" * 100_000])
+def test_a_card_that_is_none_is_refused(folder: Path, card: str) -> None:
+    (folder / f"{NAME}.json").write_text(card)
+    with pytest.raises(NoWeights, match=rf"{NAME}\.(json|safetensors): ") as caught:
+        classifier(folder=folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(folder: Path, network: Classifier) -> None:
+    state = network.state_dict()
+    name = next(iter(state))
+    for wrong in (state | {name: state[name].half()}, {name: state[name]}, {}):
+        data = save(wrong)
+        (folder / f"{NAME}.safetensors").write_bytes(data)
+        card = {"sha256": hashlib.sha256(data).hexdigest()}
+        (folder / f"{NAME}.json").write_text(json.dumps(card))
+        with pytest.raises(NoWeights, match=rf"{NAME}\.safetensors: '.*' is .*, not "):
+            classifier(folder=folder)
+
+
 def test_committed_weights_are_those_of_their_card() -> None:
     card = json.loads((extractors.WEIGHTS / f"{NAME}.json").read_text())
     extractor = classifier()
@@ -191,7 +213,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_weights_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
 
 def sha256_of(path: Path) -> str:
@@ -259,7 +281,10 @@ def test_where_weights_are_looked_for(
     hub, cache = tmp_path / "hub" / "checkpoints", tmp_path / "cache"
 
     def find(**options: Path) -> bytes:
-        return extractors._find_inception(options.get("path"), options.get("cache"), expected)
+        return fetch.find_inception(options.get("path"), options.get("cache"), expected)
+
+    # The hub's folder is torch's own.
+    assert hub.parent == Path(torch.hub.get_dir())
 
     # Nowhere: one line that names every place.
     with pytest.raises(NoWeights) as nowhere:
@@ -314,17 +339,17 @@ def test_download_is_checked_and_kept(served: dict[str, bytes], tmp_path: Path) 
     expected = hashlib.sha256(data).hexdigest()
 
     with pytest.raises(NoWeights, match=r"weights\.pth: Not Found"):
-        extractors._find_inception(None, cache, expected)
+        fetch.find_inception(None, cache, expected)
     served["data"] = b"something else"
     with pytest.raises(NoWeights, match=r"weights\.pth: its SHA-256 is"):
-        extractors._find_inception(None, cache, expected)
+        fetch.find_inception(None, cache, expected)
     assert not cache.exists()
 
     served["data"] = data
-    assert extractors._find_inception(None, cache, expected) == data
+    assert fetch.find_inception(None, cache, expected) == data
     assert [path.name for path in cache.iterdir()] == [INCEPTION_FILES[0]]
     del served["data"]
-    assert extractors._find_inception(None, cache, expected) == data  # from the cache
+    assert fetch.find_inception(None, cache, expected) == data  # from the cache
 
 
 def test_a_server_that_does_not_answer_is_given_up(
@@ -334,10 +359,10 @@ def test_a_server_that_does_not_answer_is_given_up(
 
     from torch_fidelity import feature_extractor_inceptionv3
 
-    assert extractors.PATIENCE <= 10
-    monkeypatch.setattr(extractors, "PATIENCE", 0.2)
+    assert fetch.PATIENCE <= 10
+    monkeypatch.setattr(fetch, "PATIENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth"
         monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", url)
         with pytest.raises(NoWeights, match=r"weights\.pth: timed out"):
-            extractors._find_inception(None, tmp_path / "cache", "0" * 64)
+            fetch.find_inception(None, tmp_path / "cache", "0" * 64)

@@ -60,6 +60,15 @@ def test_there_are_never_more_images_than_the_data_has():
         (["width=0"], "width=0"),
         (["lr_d=nan"], "lr_d=nan"),
         (["epochs=0"], "epochs=0"),
+        (["width=8", "width=9"], "width is given twice"),
+        (["batch=128,128"], "batch=128,128 has a level twice"),
+        (["width=1_6"], "width=1_6 is not a whole number"),
+        (["width=16.0"], "width=16.0 is not a whole number"),
+        (["width=016"], "width=016 is not a whole number"),
+        (["width=１６"], "width=１６ is not a whole number"),
+        (["lr_g=1e-999"], "lr_g=1e-999 is too small"),
+        (["norm=NO"], "norm=NO is not a level"),
+        (["latent=two\nlines"], r"latent='two\nlines'"),
     ],
 )
 def test_a_wrong_word_is_refused_by_key_and_value_in_one_line(words, said):
@@ -67,6 +76,89 @@ def test_a_wrong_word_is_refused_by_key_and_value_in_one_line(words, said):
         define("ablation", "small", None, words)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("lr_g=2e-4", 2e-4), ("lr_g=.5", 0.5), ("lr_g=1E-3", 1e-3), ("resolution=16", 16)],
+)
+def test_a_number_is_read_as_it_is_written(word, value):
+    assert define("ablation", "small", None, [word]).settings[word.split("=")[0]] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "line 1: the file is empty"),
+        ("seeds: 1", "line 1: config is missing"),
+        ("config: {width: 8}", "line 1: seeds is missing"),
+        ("seeds: 0\nconfig: {width: 8}", "line 1: seeds=0 is not a positive number"),
+        ("seeds: 1\nsedes: 2\nconfig: {width: 8}", "line 2: sedes is not a key: seeds, config"),
+        ("seeds: 1\nconfig:\n  widht: 8", "line 3: widht is not a key: norm, head"),
+        ("seeds: 1\nconfig:\n  data: x", "line 3: data is not a key"),
+        ("seeds: 1\nconfig:\n  width: 8\n  width: 9", "line 4: width is there twice"),
+        ("seeds: 1\nconfig: {width: 8}\nseeds: 2", "line 3: seeds is there twice"),
+        ("seeds: 1\nconfig:\n  norm: NO", "line 3: norm=NO: Input should be 'none' or 'batch'"),
+        ("seeds: 1\nconfig:\n  lr_g: .nan", "line 3: lr_g=.nan is not a number"),
+        ("seeds: 1\nconfig:\n  lr_g: 0", "line 3: lr_g=0: Input should be greater than 0"),
+        ("seeds: 1\nconfig:\n  width: wide", "line 3: width=wide is not a whole number"),
+        ("seeds: 1\nconfig:\n  width: 010", "line 3: width=010 is not a whole number"),
+        ("seeds: 1\nconfig:\n  width: [8]", "line 3: width is not a single value"),
+        ("seeds: 1\nconfig:\n  width:", "line 3: width= is not a whole number"),
+        ("seeds: &a 1\nconfig: {width: *a}", "line 1: anchors and aliases are not read"),
+        ("seeds: 1\nconfig: !!map {width: 8}", "line 2: the tag tag:yaml.org,2002:map is not"),
+        ("seeds: 1\nconfig: {width: 8}\n---\n", "line 3: a second document"),
+        ("seeds: 1\n\tconfig: 2", "line 2: not YAML: found character"),
+        ("[" * 9999, "line 1: nested too deep"),
+        ("#" * 70_000, "line 1: a file of over 64 KiB"),
+    ],
+)
+def test_a_scale_is_read_as_it_is_written_or_refused_with_the_line(text, said):
+    with pytest.raises(BadStudy) as caught:
+        grid.parse_scale(text.encode())
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scale_means_what_it_says():
+    text = "seeds: 3\nconfig: {lr_g: 2e-4, norm: none, width: '8', latent: \"uniform\"} # yes\n"
+    expected = {"lr_g": 2e-4, "norm": "none", "width": 8, "latent": "uniform"}
+    assert grid.parse_scale(text.encode()) == (3, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("factor: {norm: [none]}", "line 1: factor is not a key: factors"),
+        ("factors: {norm: none}", "line 1: norm is not a list of levels"),
+        ("factors:\n  norm: []", "line 2: norm is not a list of levels"),
+        ("factors:\n  norm: [none, layer]", "line 2: norm=layer: Input should be"),
+        ("factors:\n  beta1: [0.5, .50]", "line 2: beta1 has a level twice"),
+        ("factors:\n  seed: [0, 1]", "line 2: seed is not a key"),
+        ("factors: {}", "line 1: not a mapping"),
+    ],
+)
+def test_a_study_is_read_as_it_is_written_or_refused_with_the_line(text, said):
+    with pytest.raises(BadStudy) as caught:
+        grid.parse_factors(text.encode())
+    assert str(caught.value).startswith(said)
+
+
+def test_a_fault_in_a_file_names_the_file(monkeypatch, tmp_path):
+    (tmp_path / "scales").mkdir()
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "scales/mine.yaml").write_text("seeds: 1\nconfig:\n  width: 2e-4\n")
+    (tmp_path / "studies/ablation.yaml").write_text("factors: {norm: [none, batch]}\n")
+    monkeypatch.setattr(grid, "HERE", tmp_path)
+    with pytest.raises(BadStudy) as caught:
+        define("ablation", "mine")
+    assert str(caught.value) == "scales/mine.yaml, line 3: width=2e-4 is not a whole number"
+
+
+def test_a_study_of_too_many_runs_is_refused():
+    assert len(runs(fitted(seeds=1250))) == grid.MOST_RUNS
+    with pytest.raises(BadStudy, match="seeds=1251 makes 10,008 runs, over 10,000"):
+        define("ablation", "small", 1251)
 
 
 def test_a_batch_larger_than_the_data_is_refused():

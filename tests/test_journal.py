@@ -1,6 +1,8 @@
+import errno
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 
@@ -27,6 +29,8 @@ from experiments.journal import (
     prune,
     read,
     rewind,
+    seal,
+    unseal,
 )
 
 
@@ -147,13 +151,133 @@ def test_another_config_is_an_error_that_names_the_key(tmp_path):
     assert compare(tmp_path, {"config": {"width": 32, "seed": 0}}) == []
     with pytest.raises(Differs, match="width=32 is stored, width=64 is asked for"):
         describe(tmp_path, {"config": {"width": 64, "seed": 0}})
-    assert json.loads((tmp_path / "run.json").read_bytes()) == {"config": {"width": 32, "seed": 0}}
+    assert unseal(tmp_path / "run.json") == {"config": {"width": 32, "seed": 0}}
 
 
-def test_a_damaged_description_is_named(tmp_path):
-    (tmp_path / "run.json").write_bytes(b'{"config": ')
-    with pytest.raises(Differs, match=r"run\.json is damaged"):
-        describe(tmp_path, {"config": {}})
+@pytest.mark.parametrize("harm", ["parts", "flip", "cut", "empty", "list"])
+def test_a_damaged_description_is_named_and_kept(tmp_path, harm):
+    description = {"config": {"width": 32, "seed": 0}}
+    path = tmp_path / "run.json"
+    whole = seal(description)
+    harmed = {
+        "parts": seal({"fingerprint": {}}),
+        "flip": whole.replace(b"32", b"33"),
+        "cut": whole[:-1],
+        "empty": b"",
+        "list": b"[{}\n}\n",
+    }[harm]
+    path.write_bytes(harmed)
+    with pytest.raises(Differs, match=r"run\.json is damaged; remove the run"):
+        describe(tmp_path, description)
+    assert path.read_bytes() == harmed
+
+
+def test_epochs_without_their_description_are_not_taken_for_what_is_asked_for(run):
+    assert compare(run, {"config": {}}) == ["run.json is missing; remove the run to make it again"]
+    with pytest.raises(Differs, match=r"run\.json is missing"):
+        describe(run, {"config": {}})
+    assert committed(run) == [1, 2, 3, 4]
+
+
+def test_every_flipped_bit_and_every_cut_of_a_sealed_file_is_found(tmp_path):
+    path, value = tmp_path / "study.json", {"a": {"sha256": "b"}, "c": [0.1], "d": {}}
+    whole = seal(value)
+    path.write_bytes(whole)
+    assert unseal(path) == value
+    flipped = [bytearray(whole) for _ in range(8 * len(whole))]
+    for bit, data in enumerate(flipped):
+        data[bit // 8] ^= 1 << bit % 8
+    for harmed in [*flipped, *(whole[:length] for length in range(len(whole)))]:
+        path.write_bytes(harmed)
+        with pytest.raises(Damaged, match=r"study\.json"):
+            unseal(path)
+
+
+def test_files_of_the_time_before_seals_are_read(tmp_path):
+    path, value = tmp_path / "run.json", {"config": {"width": 32}, "identities": {}}
+    for old in (value, {"config": {"width": 32}}):
+        path.write_bytes(journal.to_json(old))
+        assert unseal(path) == old
+        assert compare(tmp_path, {"config": {"width": 32}}) == []
+    path.write_bytes(journal.to_json(value)[:-2])
+    with pytest.raises(Damaged):
+        unseal(path)
+
+
+def test_every_flipped_bit_and_every_cut_of_the_sums_is_found(run):
+    path = epoch_folder(run, 4) / SUMS
+    whole = path.read_bytes()
+    names = [line.split("  ")[1] for line in whole.decode().splitlines()]
+    flipped = [bytearray(whole) for _ in range(8 * len(whole))]
+    for bit, data in enumerate(flipped):
+        data[bit // 8] ^= 1 << bit % 8
+    for harmed in [*flipped, *(whole[:length] for length in range(len(whole)))]:
+        path.write_bytes(harmed)
+        lost = [name for name in names if not is_whole(run, 4, name)]
+        assert lost
+        listed = {line.partition(b"  ")[2].decode("latin1") for line in harmed.split(b"\n")[:-1]}
+        pruned = set(lost) <= {STATE, GENERATOR} and listed <= set(names)
+        assert committed(run) == ([1, 2, 3, 4] if pruned else [1, 2, 3])
+        assert last_state(run) == (
+            (4, b"state 4") if pruned and STATE not in lost else (3, b"state 3")
+        )
+
+
+def is_whole(run, epoch, name):
+    try:
+        return bool(read(run, epoch, name))
+    except Damaged:
+        return False
+
+
+def test_what_cannot_be_read_just_now_is_no_damage(run, monkeypatch):
+    # A file that is there and gives EIO may be whole: nothing is computed again because of it.
+    def fail(path, *_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("builtins.open", fail)
+    for function in (committed, last_state):
+        with pytest.raises(OSError, match=r"Input/output error.*0001") as error:
+            function(run)
+        assert error.value.errno == errno.EIO
+
+
+def test_errors_of_the_disk_name_the_file(run, monkeypatch):
+    def fail(descriptor):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*\.0005/record\.json'"):
+        commit(run, 5, content(5))
+
+
+def test_a_prune_that_was_missed_is_made_up_for(run):
+    commit(run, 5, content(5))
+    commit(run, 6, content(6))
+    prune(run, 6)
+    states = [path.parent.name for path in sorted(run.glob(f"epochs/*/{STATE}"))]
+    assert states == ["0005", "0006"]
+
+
+def test_rewinding_leaves_what_is_not_an_epoch(run):
+    (run / "epochs" / "notes").mkdir()
+    (run / "epochs" / ".listing").write_text("of a file browser")
+    rewind(run, 3)
+    names = sorted(path.name for path in (run / "epochs").iterdir())
+    assert names == [".listing", "0001", "0002", "0003", "notes"]
+
+
+def test_a_folder_lasts_once_it_is_made(tmp_path, monkeypatch):
+    # Every new entry is synced, from the top, and so is that of the innermost folder that stood.
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino) or sync(fd))
+    (tmp_path / "study").mkdir()
+    commit(tmp_path / "study" / "arm" / "run", 1, content(1))
+    study = tmp_path / "study"
+    folders = [tmp_path, study, study / "arm", study / "arm" / "run"]
+    assert synced[:4] == [folder.stat().st_ino for folder in folders]
+    assert synced[-1] == (study / "arm" / "run" / "epochs").stat().st_ino
 
 
 def test_a_folder_has_one_owner_who_is_named(tmp_path):

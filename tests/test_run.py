@@ -1,17 +1,24 @@
 import io
 import json
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dcgan.config import Config
 from dcgan.train import Log, dump_state, start
-from experiments import journal
+from eval.extractors import classifier
+from eval.metrics import moments
+from eval.score import Reference
+from experiments import journal, run
 from experiments.run import (
+    arithmetic,
     draw_samples,
     files,
+    fingerprint,
     is_milestone,
     measure,
     png_grid,
@@ -68,10 +75,54 @@ def test_what_is_not_finite_is_null_and_marked(bad):
     assert summarise(state_after(1), log(), {"fd_cifar": None})["status"] == "diverged"
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("net", ["G", "D"])
+def test_a_weight_that_is_not_finite_is_marked_in_its_epoch(net, bad):
+    state = state_after(1)
+    weight = next(getattr(state, net).parameters())
+    assert summarise(state, log(), {"fd_cifar": 1.5})["status"] == "ok"
+    weight.data[0, 0, 0, 0] = bad
+    record = summarise(state, log(), {"fd_cifar": 1.5})
+    assert (record["status"], record["scores"]) == ("diverged", {"fd_cifar": None})
+    assert record["losses"]["g_loss"] == 1.0
+
+
+def test_a_generator_whose_images_are_all_the_same_has_collapsed():
+    state, network = state_after(1), classifier()
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+    features, _ = network.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    real = Reference(network, features.numpy(), moments(features.numpy()), 50, 16, "", "train")
+    few = TINY.model_copy(update={"score_images": 20})
+    scores = measure(state.G, few, 1, [real])
+    assert all(math.isfinite(value) for value in scores.values())
+
+    # A difference below one level of a pixel is none; one pixel of one image is enough.
+    state.G.to_rgb.weight.data.mul_(1e-9)
+    assert set(measure(state.G, few, 1, [real]).values()) == {None}
+    made = run.generate
+
+    def almost(G, z):
+        images = made(G, z)
+        images[7, 0, 3, 3] += 1
+        return images
+
+    with mock.patch.object(run, "generate", almost):
+        assert None not in measure(state.G, few, 1, [real]).values()
+
+
+def test_the_arithmetic_is_a_function_of_the_machine():
+    here = arithmetic("fp32", "cpu", 1)
+    arithmetic.cache_clear()
+    assert arithmetic("fp32", "cpu", 1) == here
+    assert len(here) == 12
+    assert arithmetic("bf16", "cpu", 1) != here
+    assert fingerprint(TINY, "cpu", 1)["arithmetic"] == here
+
+
 def test_a_generator_that_broke_has_no_scores_but_an_epoch():
     state = state_after(1)
     state.G.to_rgb.weight.data.fill_(math.nan)
-    assert measure(state, TINY, []) == {}
+    assert measure(state.G, TINY, state.epoch, []) == {}
     grid = np.asarray(Image.open(io.BytesIO(draw_samples(TINY, state))))
     assert grid.shape == (64, 128, 3)
     assert (grid == 0).all()
@@ -90,7 +141,7 @@ def test_drawing_and_scoring_leave_the_state_alone():
     state.G.train()
     before = dump_state(state)
     draw_samples(TINY, state)
-    measure(state, TINY, [])
+    measure(state.G, TINY, state.epoch, [])
     assert dump_state(state) == before
     assert all(module.training for module in state.G.modules())
 

@@ -452,7 +452,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.zip"]
 
 
-def test_other_and_lossy_data_are_refused(study: Path, tmp_path: Path, run_eval: Callable) -> None:
+def test_other_data_are_refused(study: Path, tmp_path: Path, run_eval: Callable) -> None:
     words = ("score", study, "--weights", study.parent / "weights", "--device", "cpu", "--n", 10)
     picture = Image.fromarray(pictures(1, 16, 9)[0])
     picture.save(tmp_path / "a.png")
@@ -460,13 +460,15 @@ def test_other_and_lossy_data_are_refused(study: Path, tmp_path: Path, run_eval:
     assert (code, len(complaint.splitlines())) == (2, 1)
     assert "its SHA-256 is" in complaint
 
-    # The same pixels, known to have been through JPEG.
+
+def test_a_mark_of_loss_changes_no_score(study: Path, run_eval: Callable) -> None:
+    words = ("score", study, "--weights", study.parent / "weights", "--device", "cpu", "--n", 10)
     lossy = study.parent / "lossy"
     images = load_cached(study.parent / "cache", load_config(study).data_sha256, 16)
     keep(replace(images, lossy=True), lossy, 16)
-    code, _, complaint = run_eval(*words, "--cache", lossy)
-    assert (code, len(complaint.splitlines())) == (2, 1)
-    assert "stored with loss, so no reference for generated images" in complaint
+    marked = run_eval(*words, "--json", "--cache", lossy)
+    assert marked == run_eval(*words, "--json")
+    assert marked[0] == 0
 
 
 def test_help_reads_like_documentation(run_eval: Callable) -> None:

@@ -1,23 +1,22 @@
 """The environment: the lock, the files that name it, and `make setup` itself, without network."""
 
-import hashlib
 import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
+from faults import packages
+from faults.packages import installed, make, setup, write_lock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from uv import find_uv_bin
 
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -99,22 +98,6 @@ def test_the_citation_is_of_this_version() -> None:
 # make
 
 
-def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run make as a user would: nothing of this process' make or environment reaches it."""
-    clean = {
-        k: v for k, v in os.environ.items() if not re.match("MAKE|MFLAGS|PIP_|UV_|OUT|STUDY", k)
-    }
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=folder,
-        env=clean | {"PIP_CONFIG_FILE": os.devnull} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_help_is_the_default_and_lists_every_target() -> None:
     targets = re.search(r"^\.PHONY: (.*) build$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     result = make(ROOT)
@@ -174,26 +157,9 @@ def assert_refused(folder: Path, target: str, message: str, **variables: str) ->
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout whose set-up broke off. Its lock asks for a pebble and a uv, which is this one."""
-    folder = tmp_path_factory.mktemp("interrupted")
-    shutil.copy(ROOT / "Makefile", folder)
-    write_wheel(folder, "uv", "1.0", f'#!/bin/sh\nexec "{find_uv_bin()}" "$@"\n')
-    write_wheel(folder, "pebble", "1.0")
-    write_wheel(folder, "pebble", "2.0")
-    write_lock(folder, uv="1.0", pebble="1.0")
-    (folder / ".venv/bin").mkdir(parents=True)
-    (folder / ".venv/bin/python").symlink_to("gone")
-    (folder / ".venv/lib/half.py").mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(interrupted: Path) -> Path:
-    """The same checkout after the next set-up."""
-    result = setup(interrupted)
-    assert result.returncode == 0, result.stderr
-    return interrupted
+def finished() -> Path:
+    """A checkout whose set-up broke off, after the next one."""
+    return packages.finished()
 
 
 @pytest.fixture
@@ -221,74 +187,9 @@ def test_setup_follows_the_lock(checkout: Path) -> None:
     assert len(setup(checkout).stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["uv", "pebble"])
-def test_a_tampered_package_is_refused(checkout: Path, name: str) -> None:
-    write_wheel(checkout, name, "3.0")
-    write_lock(checkout, **{"uv": "1.0", "pebble": "1.0", name: "3.0"})
-    with zipfile.ZipFile(wheel_of(checkout, name, "3.0"), "a") as archive:
-        archive.writestr("stowaway.py", "")
-
-    result = setup(checkout)
-    assert result.returncode == 2
-    assert re.search("DO NOT MATCH|Hash mismatch", result.stderr)
-    assert installed(checkout)[name] == "1.0"
-    assert not list(checkout.glob(".venv/lib/*/site-packages/stowaway.py"))
-    assert not (checkout / ".venv/requirements.lock").exists()
-
-
-@pytest.mark.parametrize("name", ["uv", "pebble"])
-def test_an_entry_without_a_hash_is_refused(checkout: Path, name: str) -> None:
-    lock = checkout / "requirements.lock"
-    lock.write_text(re.sub(rf"({name}==1.0).*\n.*\n", r"\1\n", lock.read_text()))
-    result = setup(checkout)
-    assert result.returncode == 2
-    assert re.search(f"hash.*{name}|{name}.*hash", result.stderr, re.IGNORECASE | re.DOTALL)
-    assert not (checkout / ".venv/requirements.lock").exists()
-
-
-def setup(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    wheels = str(checkout / "wheels")
-    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels, "PIP_NO_CACHE_DIR": "1"}
-    environment |= {"UV_NO_INDEX": "1", "UV_FIND_LINKS": wheels, "UV_NO_CACHE": "1"}
-    variables = {"PYTHON": sys.executable, "SETUP_GB": "0"} | variables
-    return make(checkout, "setup", *(f"{k}={v}" for k, v in variables.items()), **environment)
-
-
-def installed(checkout: Path) -> dict[str, str]:
-    folders = checkout.glob(".venv/lib/*/site-packages/*.dist-info")
-    found = dict(folder.stem.split("-") for folder in folders)
-    return {name: found[name] for name in found.keys() & {"uv", "pebble"}}
-
-
-def write_wheel(checkout: Path, name: str, version: str, script: str | None = None) -> None:
-    """The smallest wheel: a module, and a command of the same name if there is a script."""
-    info = f"{name}-{version}.dist-info"
-    tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {
-        f"{name}.py": f"version = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": tag,
-    }
-    if script:
-        files[f"{name}-{version}.data/scripts/{name}"] = script
-    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
-
-    path = wheel_of(checkout, name, version)
-    path.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w") as wheel:
-        for file, text in files.items():
-            entry = zipfile.ZipInfo(file)
-            entry.external_attr = 0o100755 << 16  # a regular file, executable
-            wheel.writestr(entry, text)
-
-
-def wheel_of(checkout: Path, name: str, version: str) -> Path:
-    return checkout / "wheels" / f"{name}-{version}-py3-none-any.whl"
-
-
-def write_lock(checkout: Path, **versions: str) -> None:
-    lines = []
-    for name, version in versions.items():
-        digest = hashlib.sha256(wheel_of(checkout, name, version).read_bytes()).hexdigest()
-        lines.append(f"{name}=={version} \\\n    --hash=sha256:{digest}\n")
-    (checkout / "requirements.lock").write_text("".join(lines))
+def test_a_tampered_or_unhashed_package_is_refused(tmp_path: Path) -> None:
+    (row,) = packages.ROWS
+    rng, done = Random(0), 0
+    while done < row.fast:
+        (folder := tmp_path / str(done)).mkdir()
+        done += row.trial(rng, folder)

@@ -186,12 +186,14 @@ def test_one_failed_run_does_not_stop_the_others(finished, run_study, tmp_path):
     assert "failed: norm=none,head=conv,batch=512 seed=0" in done.stdout
     other = tmp_path / folder.name / "norm=batch,head=conv,batch=512" / "seed=0"
     assert journal.committed(other) == [1, 2]
+    assert "epochs" in (broken / "error.txt").read_text()
 
     # Once the cause is gone, the same command finishes it.
     (broken / "epochs").unlink()
     done = run_study(tmp_path, *PAIR, WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout
     assert journal.committed(broken) == [1, 2]
+    assert not (broken / "error.txt").exists()
 
 
 def test_a_narrowed_start_keeps_the_rest_of_the_study(finished, run_study, tmp_path):

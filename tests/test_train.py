@@ -58,6 +58,20 @@ def test_every_tensor_of_the_state_matters(pixels):
         assert dump_state(state) != straight, name
 
 
+def test_a_state_of_another_kind_is_refused(pixels):
+    saved = load(train(TINY, pixels, 1))
+    assert dump_state(load_state(save(saved), TINY)) == save(saved)
+    for name, tensor in saved.items():
+        rest = {key: other for key, other in saved.items() if key != name}
+        longer, wider = torch.stack([tensor, tensor]), tensor.to(torch.float64)
+        for changed in (rest, {**rest, f"{name}x": tensor}, {**saved, f"{name}x": tensor.clone()}):
+            with pytest.raises(ValueError, match="does not belong"):
+                load_state(save(changed), TINY)
+        for other in (longer, wider):
+            with pytest.raises(ValueError, match="does not belong"):
+                load_state(save({**saved, name: other}), TINY)
+
+
 def test_a_state_of_another_network_is_refused(pixels):
     data = train(TINY, pixels, 1)
     with pytest.raises(ValueError, match="does not belong"):

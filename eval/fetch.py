@@ -1,0 +1,100 @@
+"""Files of weights: where they lie, how Inception's is fetched, and their hash. Knows no torch."""
+
+import hashlib
+import http.client
+import os
+import urllib.request
+from pathlib import Path
+
+from dcgan.sources import write_file
+
+# The file of torch-fidelity's release v0.2.0, converted from the TensorFlow graph of 2015-12-05.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_FILES = (  # as torch-fidelity and pytorch-fid name it
+    "weights-inception-2015-12-05-6726825d.pth",
+    "pt_inception-2015-12-05-6726825d.pth",
+)
+PATIENCE = 10  # seconds until a server has to answer
+MOST_BYTES = 256 << 20  # of an answer; the file has 91 MiB
+
+
+class NoWeights(Exception):
+    """A network's weights are not to be had, said in one line."""
+
+
+def read_hashed(path: Path, sha256: str) -> bytes:
+    """The bytes of a file, once their hash is the expected one; raises NoWeights."""
+    try:
+        if path.exists() and not path.is_file():
+            raise NoWeights(f"{path}: not a regular file")
+        data = path.read_bytes()
+    except OSError as error:
+        raise NoWeights(f"{path}: {reason(error)}") from error
+    _check(data, sha256, str(path))
+    return data
+
+
+def find_inception(
+    path: Path | None = None, cache: Path | None = None, sha256: str = INCEPTION_SHA256
+) -> bytes:
+    """Inception's weights, hashed and not opened; raises NoWeights.
+
+    The file at `path` or at INCEPTION_WEIGHTS, if one is named; else from `cache` or torch hub's
+    folder; else downloaded into `cache`, if there is one.
+    """
+    # A file that the user names is the one, or it is an error.
+    if path:
+        return read_hashed(path, sha256)
+    if named := os.environ.get("INCEPTION_WEIGHTS"):
+        try:
+            return read_hashed(Path(named), sha256)
+        except NoWeights as error:
+            raise NoWeights(f"INCEPTION_WEIGHTS={error}") from error
+
+    # Otherwise the first place that has it.
+    tried = []
+    places = [cache / INCEPTION_FILES[0]] if cache else []
+    places += [_hub() / "checkpoints" / name for name in INCEPTION_FILES]
+    for place in places:
+        try:
+            return read_hashed(place, sha256)
+        except NoWeights as error:
+            tried.append(str(error))
+    if cache:
+        try:
+            return _download(places[0], sha256)
+        except NoWeights as error:
+            tried.append(str(error))
+    raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set; {'; '.join(tried)}")
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in a few words on one line."""
+    cause = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+    return " ".join(str(cause).split()) or type(error).__name__
+
+
+def _hub() -> Path:
+    """torch hub's folder, by the rule of torch.hub.get_dir."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
+
+
+def _download(target: Path, sha256: str) -> bytes:
+    """Fetch torch-fidelity's file and keep it, if it is the right one."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
+
+    try:
+        with urllib.request.urlopen(URL, timeout=PATIENCE) as answer:
+            data = answer.read(MOST_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise NoWeights(f"{URL}: {reason(error)}") from error
+    _check(data, sha256, URL)
+    write_file(target, lambda file: file.write(data))
+    return data
+
+
+def _check(data: bytes, sha256: str, name: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise NoWeights(f"{name}: its SHA-256 is {found[:12]}..., not {sha256[:12]}...")

@@ -1,0 +1,840 @@
+"""Bad input: hostile files, odd zips and images, wrong words, poor data, and secrets in reach.
+
+    PYTHONPATH=.:tests python -m faults.inputs      how long each refusal of the command line takes
+
+PyTorch is imported by the trials that need it, and by no refusal that can do without it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from random import Random
+from unittest import mock
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from dcgan import sources
+from dcgan.config import Config
+from dcgan.sources import BadData
+from experiments import grid, journal
+from experiments.grid import BadStudy
+from faults import Row, packages
+
+ROOT = Path(__file__).resolve().parents[2]
+CANARY = "sprung"  # the file that a hostile one would leave
+
+
+@contextmanager
+def refused(*kinds: type[Exception], names: str) -> Iterator[None]:
+    """The block raises one of these exceptions, with one line that holds `names`."""
+    try:
+        yield
+    except kinds as error:
+        said = one_line(error)
+        assert names in said, f"{names!r} is not named: {said}"
+    else:
+        raise AssertionError(f"{names or 'it'} was not refused")
+
+
+@contextmanager
+def maybe_refused(kind: type[Exception]) -> Iterator[None]:
+    """The block ends well, or raises this exception, with one line."""
+    try:
+        yield
+    except kind as error:
+        one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    line = str(error)
+    assert line, "refused without a word"
+    assert "\n" not in line, line
+    return line
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file under a folder, with the hash of what is in it."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        found[path.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def some_pixels(rng: Random, side: int = 16) -> np.ndarray:
+    """A picture with flat parts and noise, (side, side, 3) uint8."""
+    noise = np.random.default_rng(rng.randrange(1 << 32)).integers(0, 256, (side, side, 3))
+    noise[: side // 2] = noise[0, 0]
+    return noise.astype(np.uint8)
+
+
+def encoded(pixels: np.ndarray, form: str, mode: str | None = None, **options: object) -> bytes:
+    file, image = io.BytesIO(), Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(file, form, **options)
+    return file.getvalue()
+
+
+def mutated(rng: Random, data: bytes) -> bytes:
+    """A few bytes changed, cut out, put in, repeated or cut off."""
+    content = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 8])):
+        place, length = rng.randrange(len(content)), rng.choice([1, 2, 4, 40])
+        match rng.choice(["flip", "flip", "set", "cut", "put", "twice", "end"]):
+            case "flip":
+                content[place] ^= 1 << rng.randrange(8)
+            case "set":
+                content[place] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
+            case "cut":
+                del content[place : place + length]
+            case "put":
+                content[place:place] = rng.randbytes(length)
+            case "twice":
+                content[place:place] = content[place : place + length]
+            case "end":
+                del content[place:]
+        if not content:
+            break
+    return bytes(content)
+
+
+# --- Files that would run something ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trap:
+    """Unpickled, it leaves a file, by a command or in this process."""
+
+    mark: Path
+    how: str
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        if self.how == "command":
+            return os.system, (f"touch '{self.mark}'",)
+        return Path.touch, (self.mark,)
+
+
+def hostile_files(rng: Random, folder: Path) -> int:
+    """One trap, through every door by which a file comes in."""
+    import torch
+    from safetensors import SafetensorError
+
+    from dcgan.data import load_cached
+    from dcgan.models import load_generator
+    from dcgan.train import load_state
+    from eval.classifier import NAME
+    from eval.extractors import classifier, inception
+    from eval.fetch import INCEPTION_SHA256, NoWeights
+
+    # The trap works: opened by a careless reader it springs.
+    mark = folder / CANARY
+    trap = Trap(mark, rng.choice(["command", "process"]))
+    pickle.loads(pickle.dumps(trap))
+    assert mark.exists()
+    mark.unlink()
+    shape = rng.choice(["pickle", "torch", "old torch", "numpy"])
+    data = io.BytesIO()
+    if shape == "pickle":
+        pickle.dump(trap, data, rng.randrange(6))
+    elif shape == "numpy":
+        np.save(data, np.array([trap], dtype=object), allow_pickle=True)
+    else:
+        torch.save({"G.w": trap}, data, _use_new_zipfile_serialization=shape == "torch")
+    bait = data.getvalue()
+
+    # It lies wherever the project looks for something else, with the right sums beside it.
+    places, sha256 = folder / "places", hashlib.sha256(bait).hexdigest()
+    epoch = journal.epoch_folder(places, 1)
+    (places / "images").mkdir(parents=True)
+    journal.commit_to(epoch, {journal.RECORD: bait, journal.STATE: bait, journal.GENERATOR: bait})
+    for name in ("run.json", f"{NAME}.safetensors", "w.pth", "set.zip", f"{sha256}-16.npy"):
+        (places / name).write_bytes(bait)
+    for name in ("images/a.png", *(f"images/data_batch_{number}" for number in range(1, 6))):
+        (places / name).write_bytes(bait)
+    (places / f"{NAME}.json").write_text(json.dumps({"sha256": sha256}))
+    about = {
+        "name": "x",
+        "kind": "zip",
+        "lossy": False,
+        "sha256": sha256,
+        "array": "",
+        "labels": [],
+    }
+    (places / f"{sha256}-16.json").write_text(json.dumps(about))
+    program = f"!!python/object/apply:os.system [touch '{mark}']"
+    before = tree(folder)
+
+    doors: list[tuple[Callable[[], object], tuple[type[Exception], ...], str]] = [
+        (lambda: load_generator(str(epoch / journal.GENERATOR)), (ValueError,), journal.GENERATOR),
+        (lambda: load_state(bait, TINY), (ValueError, SafetensorError), ""),
+        (lambda: journal.read_json(places, 1, journal.RECORD), (journal.Damaged,), journal.RECORD),
+        (lambda: journal.unseal(places / "run.json"), (journal.Damaged,), "run.json"),
+        (lambda: classifier(folder=places), (NoWeights,), f"{NAME}.safetensors"),
+        (lambda: inception(places / "w.pth"), (NoWeights,), f"not {INCEPTION_SHA256[:12]}"),
+        (lambda: load_cached(places, sha256, 16), (BadData,), f"{sha256}-16.npy"),
+        (lambda: sources.read_folder(places / "images"), (BadData,), "'a.png' in "),
+        (lambda: sources.read_zip(places / "set.zip"), (BadData,), "set.zip"),
+        (lambda: sources.read_cifar10(places / "images"), (BadData,), "data_batch_1: MD5 "),
+        (lambda: grid.parse_scale(f"config: {program}".encode()), (BadStudy,), "line 1: the tag "),
+    ]
+    for enter, kinds, name in doors:
+        with refused(*kinds, names=name):
+            enter()
+    assert tree(folder) == before, "a file was left"
+    return len(doors)
+
+
+def hostile_generators(rng: Random, folder: Path) -> int:
+    """A generator's file with other bytes, tensors or config: ValueError, or it is a generator."""
+    import torch
+    from safetensors.torch import save
+
+    from dcgan.models import build, dump_generator, load_generator
+
+    # Whole, it is read back.
+    path = folder / journal.GENERATOR
+    G, _ = build(TINY)
+    path.write_bytes(good := dump_generator(G, TINY))
+    own = {name: tensor.contiguous() for name, tensor in G.state_dict().items()}
+    found, config = load_generator(str(path))
+    assert config == TINY
+    assert all(torch.equal(own[name], tensor) for name, tensor in found.state_dict().items())
+
+    # Signed by nobody, its parts may be anything.
+    text = TINY.model_dump_json()
+    name = rng.choice([name for name, tensor in own.items() if tensor.ndim])
+    tensors = {
+        "half as exact": own | {name: own[name].half()},
+        "longer": own | {name: torch.cat([own[name], own[name]])},
+        "less": {key: tensor for key, tensor in own.items() if key != name},
+        "more": own | {"more": own[name].clone()},
+    }
+    configs = {
+        "no": "",
+        "typo": text.replace('"norm"', '"nrom"'),
+        "twice": text.replace('"width":', '"width":4,"width":'),
+        "text": text.replace('"width":1', '"width":"1"'),
+        "true": text.replace('"width":1', '"width":true'),
+        "nan": text.replace("0.999", "NaN"),
+        "batch over images": text.replace('"batch":128', '"batch":20000'),
+        "deep": "[" * rng.choice([2000, 100_000]),
+        "huge": text.replace('"width":1', '"width":1024').replace(
+            '"latent_size":100', '"latent_size":4096'
+        ),
+        "a list": "[]",
+    }
+    cases = [save(each, {"config": text}) for each in tensors.values()]
+    cases += [save(own, {"config": each}) for each in configs.values()]
+    for content in cases:
+        path.write_bytes(content)
+        with refused(ValueError, names=str(path)):
+            load_generator(str(path))
+
+    # Other bytes in the header: whatever is read is a config and the tensors that it asks for.
+    header = 8 + int.from_bytes(good[:8], "little")
+    for _ in range(20):
+        path.write_bytes(mutated(rng, good[:header]) + good[header:])
+        with maybe_refused(ValueError):
+            found, config = load_generator(str(path))
+            shape = found(torch.zeros(2, config.latent_size)).shape
+            assert shape == (2, 3, config.resolution, config.resolution)
+    return len(cases) + 20
+
+
+# --- Zips -----------------------------------------------------------------------------------------
+
+
+def write_zip(path: Path, files: dict[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def hostile_zips(rng: Random, folder: Path) -> int:
+    """Zips that would leave a file elsewhere, or fill the memory: refused by the entry's name."""
+    box = folder / "a/b/c"
+    box.mkdir(parents=True)
+    path, good = box / "set.zip", encoded(some_pixels(rng), "PNG")
+    up = "../" * rng.randrange(1, 4)
+    zeros = encoded(np.zeros((1024, 1024, 3), np.uint8), "BMP")
+
+    def entry(name: str, **values: object) -> zipfile.ZipInfo:
+        info = zipfile.ZipInfo(name)
+        for key, value in values.items():
+            setattr(info, key, value)
+        return info
+
+    link, deflated = (stat.S_IFLNK | 0o777) << 16, zipfile.ZIP_DEFLATED
+    cases: list[tuple[zipfile.ZipInfo, bytes, str]] = [
+        (entry(f"{up}{CANARY}.png"), good, "climbs out"),
+        (entry(f"x/{up}{CANARY}.png"), good, "climbs out"),
+        (entry(f"..\\..\\{CANARY}.png"), good, "climbs out"),
+        (entry(f"{folder}/{CANARY}.png"), good, "is an absolute name"),
+        (entry(f"C:\\{CANARY}.png"), good, "is an absolute name"),
+        (entry(f"\\\\host\\{CANARY}.png"), good, "is an absolute name"),
+        (entry("link.png", external_attr=link), str(folder / CANARY).encode(), "is a link"),
+        (entry("link", external_attr=link), b"/", "is a link"),
+        (entry("a.png"), good, "is there twice"),
+        (entry("zeros.bmp", compress_type=deflated), zeros, "shrank more than 200 times"),
+        (entry("dataset.json", compress_type=deflated), bytes(1 << 20), "shrank more than"),
+        (entry("large.png"), bytes(sources.MOST_FILE_BYTES + 1), "is over 16 MiB"),
+        (entry("nested.png"), write_zip(box / "in.zip", {"a.png": good}).read_bytes(), "not a PNG"),
+    ]
+    for info, content, reason in cases:
+        with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
+            archive.writestr("a.png", good)
+            archive.writestr(info, content)
+        before = tree(folder)
+        with refused(BadData, names=reason):
+            sources.read_zip(path)
+        with maybe_refused(BadData):
+            sources.count("zip", path)
+        assert tree(folder) == before, info.filename
+
+    # A flag of the table of contents, and two entries that share their bytes.
+    write_zip(path, {"a.png": good})
+    content = bytearray(path.read_bytes())
+    table = content.rfind(b"PK\x01\x02")
+    content[table + 8] |= 1
+    path.write_bytes(content)
+    with refused(BadData, names="'a.png' in "):
+        sources.read_zip(path)
+    content[table + 8] ^= 1
+    record = bytes(content[table : content.rfind(b"PK\x05\x06")])
+    other = record.replace(b"a.png", b"b.png")
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, 2 * len(record), table, 0)
+    path.write_bytes(bytes(content[:table]) + record + other + end)
+    with refused(BadData, names="set.zip"):
+        sources.read_zip(path)
+    return len(cases) + 2
+
+
+def damaged_zips(rng: Random, folder: Path) -> int:
+    """Any bytes of a zip changed: it is refused, or has the same pixels and labels as before."""
+    path, count = folder / "set.zip", 25
+    files = {f"{'ab'[i % 2]}/{i}.png": encoded(some_pixels(rng), "PNG") for i in range(3)}
+    files["c/3.bmp"] = encoded(some_pixels(rng), "BMP")
+    write_zip(path, files | {"README": b"what this is"})
+    whole = path.read_bytes()
+    pixels, labels, _ = sources.read_zip(path)
+    assert labels.tolist() == [0, 0, 1, 2]
+    for _ in range(count):
+        path.write_bytes(mutated(rng, whole))
+        with maybe_refused(BadData):
+            found = sources.read_zip(path)
+            assert np.array_equal(found[0], pixels), "other pixels in silence"
+            assert np.array_equal(found[1], labels), "other labels in silence"
+    return count
+
+
+# --- Images ---------------------------------------------------------------------------------------
+
+FORMS: list[tuple[str, str, str | None, dict[str, object]]] = [
+    ("png", "PNG", None, {}),
+    ("png", "PNG", "L", {}),
+    ("png", "PNG", "P", {}),
+    ("png", "PNG", "RGBA", {}),
+    ("bmp", "BMP", None, {}),
+    ("bmp", "BMP", "P", {}),
+    ("webp", "WEBP", None, {"lossless": True}),
+    ("webp", "WEBP", None, {"quality": 80}),
+    ("jpg", "JPEG", None, {"quality": 90}),
+    ("jpeg", "JPEG", "L", {"progressive": True}),
+]
+
+
+def damaged_images(rng: Random, folder: Path) -> int:
+    """Any bytes of an image changed: it is refused by name, or read; and never in silence.
+
+    Silence is another set of pixels under the same SHA-256 of the set, for every format; for a PNG
+    it is any other pixel at all, and so it is for a file that was cut off.
+    """
+    from dcgan.data import canonical
+
+    def read() -> tuple[np.ndarray, str]:
+        pixels, labels, _ = sources.read_folder(folder)
+        assert pixels.shape == (2, 16, 16, 3)
+        assert pixels.dtype == np.uint8
+        return pixels, canonical("x", pixels, labels).sha256
+
+    ending, form, mode, options = rng.choice(FORMS)
+    path, count = folder / f"b.{ending}", 25
+    (folder / "a.png").write_bytes(encoded(some_pixels(rng), "PNG"))
+    path.write_bytes(whole := encoded(some_pixels(rng), form, mode, **options))
+    pixels, sha256 = read()
+    for _ in range(count):
+        path.write_bytes(damaged := mutated(rng, whole))
+        try:
+            found, known_as = read()
+        except BadData as error:
+            said = one_line(error)
+            assert said.startswith(f"'{path.name}' in {folder}: "), said
+            continue
+        same = np.array_equal(found, pixels)
+        assert same == (known_as == sha256), "other pixels under one SHA-256"
+        assert same or form != "PNG", "a PNG with other pixels"
+        assert same or not whole.startswith(damaged), "an image that was cut off"
+    return count
+
+
+# --- Words and YAML -------------------------------------------------------------------------------
+
+ODD = ["NO", "no", "yes", "on", "true", "True", "None", "null", "~", "", " 8", "8 ", "8\n", "8\t"]
+ODD += ["2e-4", "2E-4", ".5", "5.", "1e4", "1e999", "1e-999", "NaN", "nan", ".nan", "inf", "-inf"]
+ODD += [
+    "0x10",
+    "0o17",
+    "010",
+    "1_000",
+    "1,000",
+    "1:30",
+    "+8",
+    "--8",
+    "-8",
+    "8.0",
+    "１２８",
+    "٨",
+    "²",
+]
+ODD += ["9" * 5000, "9" * 30, "\u202e8", "\0", "[8]", "{8: 8}", "'8'", '"8"', "8#8", "8 # 8", "*a"]
+ODD += ["&a 8", "!!int 8", "!!python/name:os.system", "conv,avgpool", "128,128", "none", "batch"]
+CHARACTERS = "abeno0123456789.,-+_=:#&*!|>'\"%@`{}[]?~ \t\n\\é\u2028\x00\x1b\U0001f600"
+VALID = ["norm=none", "head=avgpool", "batch=128,512", "images=600", "resolution=32", "width=16"]
+VALID += ["latent=uniform", "latent_size=64", "stem=linear", "init=blog", "epochs=3", "lr_g=1e-3"]
+VALID += ["lr_d=2e-4", "beta1=0.25", "beta2=0.9", "precision=bf16", "inception=last"]
+VALID += ["score_images=100", "reference_images=50"]
+
+
+def edited(rng: Random, text: str) -> str:
+    """A few characters changed, put in, cut out or repeated."""
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        place, length = rng.randrange(len(text) + 1), rng.choice([0, 1, 1, 5])
+        put = rng.choice(["", text[place : place + 12], *rng.choices(CHARACTERS, k=4)])
+        text = text[:place] + put + text[place + length :]
+    return text
+
+
+def means(key: str, text: str, value: object) -> bool:
+    """Whether a value is what a text says, judged without the code that read it."""
+    if isinstance(value, float):
+        return abs(Decimal(text) - Decimal(value)) <= abs(Decimal(value)) * Decimal("1e-15")
+    assert type(value) is type(Config.model_fields[key].default), (key, value)
+    return str(value) == (text.removeprefix("+") if isinstance(value, int) else text)
+
+
+def wrong_words(rng: Random, folder: Path) -> int:
+    """key=value as somebody might mistype it: refused with both, or read as it says."""
+    count = 200
+    with mock.patch.object(grid, "_read", cache(grid._read)):
+        usual = grid.define("ablation", "smoke")
+        for _ in range(count):
+            word = rng.choice(VALID)
+            if rng.random() < 0.5:
+                word = f"{word.split('=')[0]}={rng.choice(ODD)}"
+            else:
+                word = edited(rng, word)
+            try:
+                study = grid.define("ablation", "smoke", None, [word])
+            except BadStudy as error:
+                line = str(error)
+                assert line.isprintable(), ascii(line)
+                key, _, text = word.partition("=")
+                if repr(word) not in line:
+                    assert key in line, (word, line)
+                    said = map(grid._shown, [text, *text.split(",")])
+                    assert any(part in line for part in said), (word, line)
+                continue
+            key, text = word.split("=", 1)
+            if key in usual.factors:
+                assert [*map(str, study.factors[key])] == [
+                    level for level in map(str, usual.factors[key]) if level in text.split(",")
+                ], word
+                assert len(study.factors[key]) == len(text.split(",")), word
+            else:
+                assert means(key, text, study.settings[key]), (word, study.settings[key])
+            assert {**usual.settings, key: 0} == {**study.settings, key: 0}, word
+            assert {**usual.factors, key: 0} == {**study.factors, key: 0}, word
+    return count
+
+
+def wrong_yaml(rng: Random, folder: Path) -> int:
+    """scales/*.yaml and studies/*.yaml, edited: refused with the line, or read as they say."""
+    kind = rng.choice(["scales", "studies"])
+    path = rng.choice(sorted((ROOT / "experiments" / kind).glob("*.yaml")))
+    shipped, count = path.read_text(), 50
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{c}: &{c} [*{d}, *{d}]\n" for d, c in zip("abcdefg", "bcdefgh", strict=True)
+    )
+    whole = ["", "\n", "- 1", "8", bomb, "[" * 20_000, "{a: " * 9_000, "a:\n- " * 9, shipped * 2]
+    whole += [
+        f"{shipped}---\n{shipped}",
+        "<<: {seeds: 1}",
+        "%YAML 1.1\n---\n" + shipped,
+        "\ufeff" + shipped,
+    ]
+    for _ in range(count):
+        lines = shipped.splitlines()
+        number = rng.randrange(len(lines))
+        match rng.choice(["value", "value", "edit", "edit", "twice", "drop", "whole"]):
+            case "value":
+                lines[number] = f"{lines[number].split(':')[0]}: {rng.choice(ODD)}"
+            case "edit":
+                lines = edited(rng, shipped).split("\n")
+            case "twice":
+                lines.insert(rng.randrange(len(lines)), lines[number])
+            case "drop":
+                del lines[number]
+            case "whole":
+                lines = [rng.choice(whole)]
+        text = "\n".join(lines) + "\n"
+        data = text.encode(errors="surrogatepass")
+        if rng.random() < 0.05:
+            data = mutated(rng, data)
+        parse = grid.parse_scale if kind == "scales" else grid.parse_factors
+        try:
+            found = parse(data)
+        except BadStudy as error:
+            line = str(error)
+            assert re.match(r"line \d+: ", line), line
+            assert line.isprintable(), ascii(line)
+            continue
+        check_yaml(
+            data.decode(), found if kind == "studies" else {"seeds": found[0], "config": found[1]}
+        )
+    return count
+
+
+def check_yaml(text: str, found: dict) -> None:
+    """What was read from a YAML file is what is written there, every key once and no other."""
+    assert not re.search(r"[&*]\w", re.sub(r"#.*", "", text)), text
+    root = yaml.compose(text, yaml.BaseLoader)
+    pairs = [(key.value, value) for key, value in root.value]
+    if pairs[0][0] == "factors":
+        (_, (pairs)) = "", [(key.value, value) for key, value in pairs[0][1].value]
+        assert [key for key, _ in pairs] == list(found), text
+        for key, node in pairs:
+            assert len(node.value) == len(found[key]), text
+            assert all(means(key, x.value, y) for x, y in zip(node.value, found[key], strict=True))
+        return
+    assert sorted(key for key, _ in pairs) == ["config", "seeds"], text
+    nodes = dict(pairs)
+    assert nodes["seeds"].value.removeprefix("+") == str(found["seeds"]), text
+    written = [(key.value, value.value) for key, value in nodes["config"].value]
+    assert [key for key, _ in written] == list(found["config"]), text
+    assert all(means(key, value, found["config"][key]) for key, value in written), text
+
+
+# --- Poor data ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A command that is refused, what it has to say, and whether PyTorch is needed to see it."""
+
+    words: list[str]
+    said: str
+    environ: dict[str, str] = field(default_factory=dict)
+    torch: bool = False
+
+
+def refusals(folder: Path) -> dict[str, Refusal]:
+    """Commands that cannot be done, on sources that are made in a folder."""
+    rng = Random(0)
+    images = {
+        "few": [encoded(some_pixels(rng), "PNG")] * 20,
+        "one": [encoded(some_pixels(rng), "PNG")],
+        "tiny": [encoded(some_pixels(rng, 1), "PNG")] * 600,
+        "mixed": [encoded(some_pixels(rng, 16 + 16 * (i == 9)), "PNG") for i in range(600)],
+        "damaged": [encoded(some_pixels(rng), "PNG")[: 200 + 800 * (i != 9)] for i in range(600)],
+    }
+    for name, files in images.items():
+        (folder / name).mkdir()
+        for number, content in enumerate(files):
+            (folder / name / f"{number:03d}.png").write_bytes(content)
+    (folder / "empty").mkdir()
+    (folder / "text.zip").write_text("no zip")
+    (folder / "file").write_text("")
+    write_zip(folder / "none.zip", {"README": b"no images"})
+    write_zip(folder / "few.zip", {f"{i}.png": images["few"][0] for i in range(20)})
+    run = folder / "study/norm=none,head=conv,batch=128/seed=0"
+    journal.commit(run, 1, {journal.GENERATOR: b"no generator"})
+    journal.replace(run / "run.json", b"{}")
+    journal.replace(folder / "study/study.json", b'{"data": {"resolution": 16}}')
+
+    def train(source: str, *words: str, said: str, **options: object) -> Refusal:
+        place = source if source == "shapes" else str(folder / source)
+        start = ("experiments", "ablation", "--scale", "smoke", "--data", place)
+        return Refusal([*start, "--out", str(folder / "out"), *words], said, **options)
+
+    def score(*words: str, said: str, **options: object) -> Refusal:
+        return Refusal(["eval", "score", str(folder / "study"), *words], said, **options)
+
+    absent = {"INCEPTION_WEIGHTS": str(folder / "absent.pth")}
+    return {
+        "absent data": train("absent", said="absent: no such file or folder"),
+        "a name of two lines": train("two\nlines", said=r"two\nlines: no such file"),
+        "an empty folder": train("empty", said="empty: no images"),
+        "no zip": train("text.zip", said="text.zip: not a whole zip"),
+        "a zip without images": train("none.zip", said="none.zip: no images"),
+        "no kind of source": train("file", said="file: neither a folder, nor a zip"),
+        "one image": train("one", said="one has 1 images: images=1"),
+        "batch over the images of a folder": train(
+            "few", said="few has 20 images: batch=128 is larger"
+        ),
+        "batch over the images of a zip": train("few.zip", said="few.zip has 20 images: batch=128"),
+        "batch over images=": train(
+            "shapes", "images=300", said="batch=512 is larger than images=300"
+        ),
+        "a last batch of one": train("shapes", "images=513", said="leaves a last batch of one"),
+        "images of 1x1": train("tiny", said="'000.png' in ", torch=True),
+        "images of two sizes": train("mixed", said="'009.png' in ", torch=True),
+        "a damaged image": train("damaged", said="'009.png' in ", torch=True),
+        "no weights": train("shapes", "inception=last", said="INCEPTION_WEIGHTS=", environ=absent),
+        "no weights to score with": score(
+            "--extractor", "inception", said="INCEPTION_WEIGHTS=", environ=absent
+        ),
+        "no such weights": score(
+            "--extractor", "inception", "--weights", str(folder / "w"), said="w: No such file"
+        ),
+        "no study": Refusal(["eval", "score", str(folder / "few")], "no study here or above"),
+        "no generator": score("--epoch", "2", said="epoch 2 kept no generator, only 1 did"),
+        "a false generator": score(
+            "--device", "cpu", said="not a generator of this study", torch=True
+        ),
+        "too few to score": score("--n", "9", said="--n 9: every metric needs 10"),
+        "a key mistyped": train("shapes", "hed=conv", said="'hed=conv'"),
+        "a level mistyped": train("shapes", "head=linear", said="head=linear"),
+        "a value mistyped": train("shapes", "width=wide", said="width=wide"),
+        "a key twice": train("shapes", "width=8", "width=9", said="width is given twice"),
+        "epochs twice": train("shapes", "epochs=3", "--epochs", "4", said="epochs is given twice"),
+        "no epochs": train("shapes", "--epochs", "0", said="epochs=0"),
+        "no seeds": train("shapes", "--seeds", "0", said="seeds=0"),
+        "too many seeds": train("shapes", "--seeds", "99999999999", said="over 10,000"),
+        "an unknown scale": train("shapes", "--scale", "smal", said="'smal'"),
+        "an unknown device": train("shapes", "--device", "tpu", said="'tpu'", torch=True),
+        "an unknown W&B mode": train(
+            "shapes", said="WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}
+        ),
+        "no folder for output": train(
+            "shapes", "--out", str(folder / "file/x"), said="file is not a folder"
+        ),
+    }
+
+
+DRIVER = """
+import contextlib, io, json, os, runpy, sys
+for words, environ in json.load(sys.stdin):
+    os.environ.update(environ)
+    sys.argv[1:], out, err, code = words[1:], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+    for name in environ:
+        del os.environ[name]
+    print(json.dumps([code, out.getvalue(), err.getvalue(), "torch" in sys.modules]))
+"""
+
+
+def poor_inputs(rng: Random, folder: Path) -> int:
+    """Every refusal of the command line, with nothing made by any."""
+    cases = sorted(refusals(folder).values(), key=lambda case: case.torch)
+    before = tree(folder)
+    done = run(["-c", DRIVER], json.dumps([[case.words, case.environ] for case in cases]))
+    assert done.returncode == 0, done.stderr
+    for case, line in zip(cases, done.stdout.splitlines(), strict=True):
+        code, out, err, torch = json.loads(line)
+        check_refusal(case, code, out, err)
+        assert torch == case.torch, f"{case}: PyTorch was needed, or was not"
+    assert tree(folder) == before
+    return len(cases)
+
+
+def check_refusal(case: Refusal, code: int, out: str, err: str) -> None:
+    assert (code, out, len(err.splitlines())) == (2, "", 1), (case, code, out, err)
+    assert case.said in err, (case, err)
+
+
+def run(
+    words: list[str], given: str = "", environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION", "OUT"))}
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**kept, **(environ or {})},
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+
+def secrets(rng: Random, folder: Path) -> int:
+    """A study with a failing run, in reach of secrets: none of them in any file, or printed."""
+
+    def secret(length: int = 20) -> str:
+        canaries.append(f"{rng.randrange(16**length):0{length}x}")
+        return canaries[-1]
+
+    # They are in names of folders, a remote, a netrc and the environment.
+    canaries: list[str] = []
+    home, checkout = folder / f"home-{secret()}", folder / f"checkout-{secret()}"
+    data = home / f"private-{secret()}" / "faces"
+    data.mkdir(parents=True)
+    for number in range(300):
+        (data / f"{number}.png").write_bytes(encoded(some_pixels(rng), "PNG"))
+    for name in ("dcgan", "eval", "experiments", "reports"):
+        ignored = shutil.ignore_patterns("published", "__pycache__")
+        shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
+    remote = f"https://user:{secret()}@host.invalid/x.git"
+    for words in ("init -q", f"remote add origin {remote}", "add -A", "commit -qm all"):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@host.invalid"]
+        subprocess.run(["git", *identity, *words.split()], cwd=checkout, check=True)
+    (home / ".netrc").write_text(f"machine api.wandb.ai\n login user\n password {secret(40)}\n")
+    names = ("WANDB_API_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL")
+    environ = {name: secret(40) for name in names}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
+    place = {"HOME": str(home), "PYTHONPATH": str(checkout), "WANDB_MODE": "offline"}
+
+    # One of the two runs fails at its commit, and leaves a traceback.
+    out = home / "out"
+    study = out / "ablation-smoke-faces"
+    (study / "norm=none,head=avgpool,batch=128/seed=0").mkdir(parents=True)
+    (study / "norm=none,head=avgpool,batch=128/seed=0/epochs").write_text("")
+    words = ["norm=none", "batch=128", "epochs=1", "score_images=20", "--scale", "smoke"]
+    typed = rng.choice(["out", str(out)])
+    words += ["--data", str(data), "--out", typed, "--jobs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "ablation", *words],
+        cwd=home,
+        env={**kept, **environ, **place},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "1 of 2 runs are done" in done.stdout
+
+    # A path that was typed may be seen on the terminal. Nothing else is anywhere.
+    printed = (done.stdout + done.stderr).replace(typed, "")
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    kinds = {path.suffix for path in files} | {path.name for path in files}
+    assert {".wandb", ".html", ".parquet", "error.txt", "study.json", "run.json"} <= kinds
+    for canary in canaries:
+        assert canary not in printed, f"{canary} was printed"
+        found = [str(p.relative_to(out)) for p, data in files.items() if canary.encode() in data]
+        assert not found, f"{canary} is in {found}"
+    return len(canaries)
+
+
+TINY = Config(resolution=16, width=1)
+ROWS = [
+    Row(
+        "malicious checkpoint, weights, config",
+        "refused by name through every door; nothing executed, no file left",
+        hostile_files,
+        fast=44,
+        long=2_000,
+    ),
+    Row(
+        "a generator's file with other bytes, tensors, config",
+        "refused by name, or it has a valid config and just the tensors that this asks for",
+        hostile_generators,
+        fast=200,
+        long=5_000,
+    ),
+    Row(
+        "zip with traversal, links, bombs, duplicates",
+        "refused by the entry's name; nothing is unpacked",
+        hostile_zips,
+        fast=30,
+        long=1_000,
+    ),
+    Row(
+        "a damaged zip",
+        "refused, or every pixel and label as before",
+        damaged_zips,
+        fast=500,
+        long=10_000,
+    ),
+    Row(
+        "damaged images: PNG, BMP, WebP, JPEG",
+        "refused by file name, or read: a PNG, and what was cut off, never with another pixel; the "
+        "rest, which have no checksum, never with other pixels under the same SHA-256 of the set",
+        damaged_images,
+        fast=1_000,
+        long=20_000,
+    ),
+    Row(
+        "key=value words, mistyped",
+        "refused with key and value, or read as they say",
+        wrong_words,
+        fast=9_000,
+        long=100_000,
+    ),
+    Row(
+        "scales and studies in YAML, mistyped",
+        "refused with the line, or read as they say",
+        wrong_yaml,
+        fast=1_000,
+        long=20_000,
+    ),
+    Row(
+        "empty, small, absent data; batch > N; no weights",
+        "one line, exit code 2, nothing made; without PyTorch where it is not needed",
+        poor_inputs,
+        fast=1,
+        long=1,
+    ),
+    Row(
+        "secrets in the environment, argv, git remote; home paths",
+        "in no file of a study, W&B's and error.txt included, and not printed",
+        secrets,
+        fast=1,
+        long=50,
+    ),
+    *packages.ROWS,
+]
+
+
+def main() -> None:
+    """Print how long each refusal takes, by the clock and of the CPU."""
+    print("| refused | seconds | CPU seconds | PyTorch |\n| --- | ---: | ---: | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, case in refusals(Path(folder)).items():
+            before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+            done = run(["-m", *case.words], environ=case.environ)
+            seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+            check_refusal(case, done.returncode, done.stdout, done.stderr)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            print(f"| {name} | {seconds:.2f} | {cpu:.2f} | {'yes' if case.torch else 'no'} |")
+
+
+if __name__ == "__main__":
+    main()

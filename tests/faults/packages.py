@@ -1,0 +1,149 @@
+"""A tampered package: set-up from a lock, on packages made here, without network."""
+
+import atexit
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from random import Random
+
+from faults import Row
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make as a user would: nothing of this process' make or environment reaches it."""
+    clean = {
+        k: v for k, v in os.environ.items() if not re.match("MAKE|MFLAGS|PIP_|UV_|OUT|STUDY", k)
+    }
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env=clean | {"PIP_CONFIG_FILE": os.devnull} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def setup(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`make setup` with the wheels of a checkout in the place of a registry."""
+    wheels = str(checkout / "wheels")
+    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels, "PIP_NO_CACHE_DIR": "1"}
+    environment |= {"UV_NO_INDEX": "1", "UV_FIND_LINKS": wheels, "UV_NO_CACHE": "1"}
+    variables = {"PYTHON": sys.executable, "SETUP_GB": "0"} | variables
+    return make(checkout, "setup", *(f"{k}={v}" for k, v in variables.items()), **environment)
+
+
+def installed(checkout: Path) -> dict[str, str]:
+    """The versions of uv and of pebble in the environment of a checkout."""
+    folders = checkout.glob(".venv/lib/*/site-packages/*.dist-info")
+    found = dict(folder.stem.split("-") for folder in folders)
+    return {name: found[name] for name in found.keys() & {"uv", "pebble"}}
+
+
+def write_checkout(folder: Path) -> None:
+    """A checkout whose set-up broke off. Its lock asks for a pebble and a uv, which is this one."""
+    from uv import find_uv_bin
+
+    shutil.copy(ROOT / "Makefile", folder)
+    write_wheel(folder, "uv", "1.0", f'#!/bin/sh\nexec "{find_uv_bin()}" "$@"\n')
+    write_wheel(folder, "pebble", "1.0")
+    write_wheel(folder, "pebble", "2.0")
+    write_lock(folder, uv="1.0", pebble="1.0")
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").symlink_to("gone")
+    (folder / ".venv/lib/half.py").mkdir(parents=True)
+
+
+def write_wheel(checkout: Path, name: str, version: str, script: str | None = None) -> None:
+    """The smallest wheel: a module, and a command of the same name if there is a script."""
+    info = f"{name}-{version}.dist-info"
+    tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": tag,
+    }
+    if script:
+        files[f"{name}-{version}.data/scripts/{name}"] = script
+    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+
+    path = wheel_of(checkout, name, version)
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in files.items():
+            entry = zipfile.ZipInfo(file)
+            entry.external_attr = 0o100755 << 16  # a regular file, executable
+            wheel.writestr(entry, text)
+
+
+def wheel_of(checkout: Path, name: str, version: str) -> Path:
+    return checkout / "wheels" / f"{name}-{version}-py3-none-any.whl"
+
+
+def write_lock(checkout: Path, **versions: str) -> None:
+    lines = []
+    for name, version in versions.items():
+        digest = hashlib.sha256(wheel_of(checkout, name, version).read_bytes()).hexdigest()
+        lines.append(f"{name}=={version} \\\n    --hash=sha256:{digest}\n")
+    (checkout / "requirements.lock").write_text("".join(lines))
+
+
+@functools.cache
+def finished() -> Path:
+    """A checkout that is set up, made once in this process; trials work on copies."""
+    folder = Path(tempfile.mkdtemp(prefix="checkout-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_checkout(folder)
+    result = setup(folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def tampered(rng: Random, folder: Path) -> int:
+    """A wheel that is not the lock's, or a lock without a hash, for each of the two installers."""
+    for number, name in enumerate(["uv", "pebble"]):
+        checkout = Path(shutil.copytree(finished(), folder / str(number), symlinks=True))
+        write_wheel(checkout, name, "3.0")
+        write_lock(checkout, **{"uv": "1.0", "pebble": "1.0", name: "3.0"})
+        lock, wheel = checkout / "requirements.lock", wheel_of(checkout, name, "3.0")
+
+        fault = rng.choice(["a file more", "a flipped bit", "no hash"])
+        if fault == "a file more":
+            with zipfile.ZipFile(wheel, "a") as archive:
+                archive.writestr("stowaway.py", "")
+        elif fault == "a flipped bit":
+            data = bytearray(wheel.read_bytes())
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            wheel.write_bytes(data)
+        else:
+            lock.write_text(re.sub(rf"({name}==3.0).*\n.*\n", r"\1\n", lock.read_text()))
+
+        result = setup(checkout)
+        said = "hash" if fault == "no hash" else "DO NOT MATCH|Hash mismatch"
+        assert result.returncode == 2, (fault, name)
+        assert re.search(said, result.stderr), (fault, name, result.stderr)
+        assert installed(checkout)[name] == "1.0", (fault, name)
+        assert not list(checkout.glob(".venv/lib/*/site-packages/stowaway.py")), name
+        assert not (checkout / ".venv/requirements.lock").exists(), (fault, name)
+    return 2
+
+
+ROWS = [
+    Row(
+        "a tampered or unhashed package",
+        "set-up refuses it, for uv itself and for what uv installs, and does not call itself done",
+        tampered,
+        fast=4,
+        long=40,
+    )
+]

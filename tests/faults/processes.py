@@ -1,0 +1,634 @@
+"""Faults of processes: signals, killed workers, other machines, races, W&B, numbers that break.
+
+Every trial starts `python -m experiments ablation` on a grid of eight real runs, tiny ones, in
+faults.starter, and compares what it leaves with an undisturbed twin, byte for byte.
+"""
+
+import atexit
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import conftest
+import numpy as np
+from PIL import Image
+
+from experiments import journal, signals
+from faults import Row
+
+HERE = Path(__file__).parent
+STUDY = "ablation-smoke-dots"
+EPOCHS = 3
+GRID = ["images=520", "width=1", "latent_size=4", "score_images=12", "reference_images=20"]
+PAIR = ["head=conv", "batch=512"]  # narrows the grid to two runs
+EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR)
+QUIET = {"WANDB_MODE": "disabled"}
+KEY = "c0ffee" * 7  # long enough for W&B to take it for a key
+NUMBERS = itertools.count()  # of the commands
+LONG = 300.0  # seconds after which a command is taken for one that hangs
+
+
+def unavailable() -> str:
+    """Why these trials cannot be made here; empty where they can."""
+    return "" if sys.platform == "linux" else "/proc and prlimit are Linux's"
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def shelf() -> Path:
+    """A folder of this process for what its trials share: the images, the twins."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (520, 16, 16, 3), dtype=np.uint8)
+    with zipfile.ZipFile(folder / "dots.zip", "w") as archive:
+        for number, image in enumerate(pixels):
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "PNG", compress_level=1)
+            archive.writestr(f"{number:03d}.png", file.getvalue())
+    return folder
+
+
+@functools.cache
+def starter() -> subprocess.Popen:
+    """faults.starter, which ends with this process."""
+    places = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)])
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faults.starter"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=HERE.parents[1],
+        env={**kept, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,
+        preexec_fn=conftest.hear_interrupts,
+    )
+    atexit.register(process.kill)
+    return process
+
+
+def ask(**request: Any) -> dict[str, Any]:
+    """One request to the starter; see there."""
+    process = starter()
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that was started; its process id is that of its group as well."""
+
+    pid: int
+    log: Path
+
+    def wait(self, seconds: float = LONG) -> int:
+        code = ask(wait=self.pid, seconds=seconds)["code"]
+        assert code is not None, f"no end within {seconds:g} s\n{self.out}{self.err}"
+        return code
+
+    @property
+    def out(self) -> str:
+        return self.log.with_name(f"{self.log.name}.out").read_text()
+
+    @property
+    def err(self) -> str:
+        return self.log.with_name(f"{self.log.name}.err").read_text()
+
+
+def begin(out: Path, *words: str, environ: dict[str, str] | None = None, **more: Any) -> Command:
+    """Start the study in `out`, without W&B and a report if nothing else is said."""
+    out.mkdir(exist_ok=True)
+    log = out.parent / f"{out.name}-{next(NUMBERS)}"
+    options = ["--data", str(shelf() / "dots.zip"), "--out", str(out)]
+    options += ["--scale", "smoke", "--epochs", str(EPOCHS), *words]  # and then the settings
+    request = {"report": False, **more, "environ": QUIET if environ is None else environ}
+    return Command(ask(words=[*options, *GRID], log=str(log), **request)["pid"], log)
+
+
+def finish(out: Path, *words: str, **more: Any) -> Command:
+    """Start the study once more, to its end."""
+    command = begin(out, *words, **more)
+    assert command.wait() == 0, command.out + command.err
+    assert command.err == ""
+    return command
+
+
+@functools.cache
+def twin() -> Path:
+    """The undisturbed study, of whose epochs none has diverged."""
+    out = shelf() / "twin"
+    finish(out)
+    for path in out.glob("*/*/*/epochs/*/record.json"):
+        assert json.loads(path.read_bytes())["status"] == "ok", path
+    return out / STUDY
+
+
+def contents(study: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a study that must not depend on when and how it was made."""
+    files = [p for p in study.glob("*/seed=*/epochs/[0-9]*/*") if p.name in EXACT]
+    files += study.glob("*/seed=*/run.json")
+    return {str(p.relative_to(study)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def check(study: Path, runs: Callable[[str], bool] = lambda run: True) -> None:
+    """Whether those runs of a study are whole, and the twin's in every byte."""
+    wanted = {name: digest for name, digest in contents(twin()).items() if runs(name)}
+    found = {name: digest for name, digest in contents(study).items() if runs(name)}
+    assert len(wanted) >= 2 * (4 * EPOCHS - 1)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def in_pair(file: str) -> bool:
+    return "head=conv,batch=512" in file
+
+
+def copy_of_twin(out: Path) -> Path:
+    """The twin and its cache, copied to `out`; returns the study."""
+    shutil.copytree(twin().parent, out)
+    return out / STUDY
+
+
+def half_done(out: Path, rng: Random) -> Path:
+    """The same, with the last epochs of one run to be made again."""
+    study = copy_of_twin(out)
+    run = rng.choice(sorted(study.glob("*/seed=*")))
+    for epoch in range(rng.randint(2, EPOCHS), EPOCHS + 1):
+        shutil.rmtree(journal.epoch_folder(run, epoch))
+    return study
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = LONG) -> Any:
+    """What the condition gives once it gives something."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"{what} did not come about in {seconds:g} s"
+        time.sleep(0.002)
+    return found
+
+
+def children(parent: int, word: str) -> list[int]:
+    """The processes that one has started and that have a word in their command line."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            _, number = stat.read_text().rsplit(")", 1)[1].split()[:2]
+            words = stat.with_name("cmdline").read_bytes().split(b"\0")
+            if int(number) == parent and word.encode() in words:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def in_session(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, number = stat.read_text().rsplit(")", 1)[1].split()[:4]
+            if int(number) == session and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+# --- Signals --------------------------------------------------------------------------------------
+
+
+def stop(rng: Random, folder: Path) -> int:
+    """Stop a command while it reads the data, plans, trains or builds its report."""
+    out, study = folder / "out", folder / "out" / STUDY
+    number = rng.randint(1, 2 * EPOCHS)
+    moments: dict[str, Callable[[], Any]] = {
+        "start": lambda: True,
+        "data": lambda: list(out.glob("cache/*")),
+        "plan": (study / "study.json").exists,
+        "epochs": lambda: len(list(study.glob("*/*/epochs/[0-9]*"))) >= number,
+        "report": lambda: children(command.pid, "reports"),
+    }
+    moment = rng.choice(list(moments))
+    if moment == "report":
+        copy_of_twin(out)
+    command = begin(out, "--jobs", "2", *PAIR, report=moment == "report")
+    until(lambda: moments[moment]() or not in_session(command.pid), moment)
+    time.sleep(rng.uniform(0, 0.3))
+    if not strike(rng, command.pid, lambda: command.wait(60)):
+        return 0
+    check_words(command.out, command.err)
+    until(lambda: not in_session(command.pid), "the end of its workers", 5)
+    finish(out, "--jobs", "2", *PAIR)
+    check(study, in_pair)
+    return 1
+
+
+def stop_imports(rng: Random, folder: Path) -> int:
+    """The same while the real command imports what it needs."""
+    process = conftest.start_ablation(folder / "out", WANDB_MODE="disabled")
+    until(lambda: listens(process.pid), "a handler")
+    time.sleep(rng.uniform(0, 2))
+
+    def wait() -> int:
+        process.wait(60)
+        return process.returncode
+
+    assert strike(rng, process.pid, wait)
+    check_words(*process.communicate())
+    return 1
+
+
+def strike(rng: Random, group: int, wait: Callable[[], int], own: tuple[int, ...] = (0,)) -> bool:
+    """Send SIGTERM, or Ctrl-C once or twice; whether that was before the command's own end."""
+    number, times = rng.choice([(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)])
+    began = time.monotonic()
+    for _ in range(times):
+        with suppress(ProcessLookupError):
+            (os.kill if number == signal.SIGTERM else os.killpg)(group, number)
+        time.sleep(rng.uniform(0, 0.2) if times > 1 else 0)
+    code = wait()
+    assert time.monotonic() - began < 10
+    if code in own:
+        return False
+    assert code == 128 + number, f"{code} after {number.name}"
+    return True
+
+
+def check_words(out: str, err: str) -> None:
+    assert out.endswith(signals.WORDS), out
+    assert out.count(signals.WORDS) == 1
+    assert err == ""
+    assert "Traceback" not in out
+
+
+def listens(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", status)
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+# --- Workers --------------------------------------------------------------------------------------
+
+
+def lose_worker(rng: Random, folder: Path) -> int:
+    """Kill a worker, take its memory away, or put something in its way: the other seven finish."""
+    out = folder / "out"
+    runs = sorted(str(run.relative_to(twin())) for run in twin().glob("*/seed=*"))
+    name = rng.choice(runs)
+    run = out / STUDY / name
+    how = rng.choice(["kill", "memory", "exception"])
+    if how == "exception":
+        run.mkdir(parents=True)
+        (run / "epochs").write_text("a file where a folder should be")
+    command = begin(out, "--jobs", "2")
+    if how != "exception":
+        worker = until(lambda: owner(run), "a worker")
+        if how == "kill":
+            time.sleep(rng.uniform(0, 0.3))
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        else:
+            limit_memory(worker)
+
+    # The others are whole, and the one is named.
+    code = command.wait()
+    if code == 0 and how != "exception":
+        check(out / STUDY)  # it had ended before
+        return 0
+    assert code == 1, command.out + command.err
+    (line,) = re.findall(r"^failed: .*$", command.out, re.MULTILINE)
+    assert line.startswith(f"failed: {name.replace('/', ' ')}: ")
+    words = {
+        "kill": r"killed by SIGKILL",
+        "memory": r"emory|alloc|killed by",
+        "exception": r"\w+Error: .*epochs",
+    }
+    assert re.search(words[how], line), line
+    assert "7 of 8 runs are done" in command.out
+    check(out / STUDY, lambda file: not file.startswith(name))
+    assert len([f for f in contents(out / STUDY) if f.endswith(f"{EPOCHS:04d}/record.json")]) == 7
+    assert (run / "error.txt").exists() or how != "exception"
+
+    # Started again, it goes on, and forgets the failure.
+    if how == "exception":
+        (run / "epochs").unlink()
+    finish(out)
+    check(out / STUDY)
+    assert not (run / "error.txt").exists()
+    return 1
+
+
+def owner(folder: Path) -> int | None:
+    """The process that owns a folder, by its own word."""
+    with suppress(OSError):
+        if found := re.match(r"process (\d+) on ", (folder / "lock").read_text()):
+            return int(found[1])
+    return None
+
+
+def limit_memory(pid: int) -> None:
+    """Let a process have no more memory than it has."""
+    with suppress(OSError, ProcessLookupError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        size = pages * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+
+# --- Order, and other machines --------------------------------------------------------------------
+
+
+def change_order(rng: Random, folder: Path) -> int:
+    """Make the grid in another order and with other JOBS, once in two times in two halves."""
+    out = folder / "out"
+    words = ["--jobs", str(rng.randint(1, 5))]
+    if rng.random() < 0.5:
+        command = begin(out, *words, order=rng.getrandbits(32))
+        until(lambda: list(out.glob("*/*/*/epochs/[0-9]*")), "an epoch")
+        os.kill(command.pid, signal.SIGKILL)
+        command.wait()
+        until(lambda: not in_session(command.pid), "the end of its workers", 10)
+    finish(out, "--jobs", str(rng.randint(1, 5)), order=rng.getrandbits(32))
+    check(out / STUDY)
+    return 1
+
+
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("threads", {"words": ["--threads", "2"]}),
+    ("torch", {"torch": "2.14.0"}),
+    ("precision", {"words": ["precision=bf16"]}),
+    ("instructions", {"environ": {"ATEN_CPU_CAPABILITY": "default"}}),
+    ("arithmetic", {"environ": {"ONEDNN_MAX_CPU_ISA": "SSE41"}}),
+    ("arithmetic", {"environ": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}),
+    ("arithmetic", {"environ": {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}}),
+    ("arithmetic", {"environ": {"OPENBLAS_CORETYPE": "Nehalem"}}),
+    ("arithmetic", {"environ": {"OPENBLAS_NUM_THREADS": "2"}}),
+]
+
+
+def change_machine(rng: Random, folder: Path) -> int:
+    """Go on with an unfinished study where bits may differ: refused by name, or the same bytes."""
+    key, change = rng.choice(OTHERS)
+    study = half_done(folder / "out", rng)
+    before = contents(study)
+    code, out, err = start_elsewhere(study.parent, change)
+    if code == 0 and key == "arithmetic":
+        check(study)  # this machine computes alike, whatever it is told
+        return 1
+    assert code == 2, out + err
+    assert len(err.splitlines()) == 1
+    assert re.search(rf"\b{key}=\S+ is stored, {key}=\S+ is asked for", err), err
+    assert contents(study) == before
+    return 1
+
+
+def start_elsewhere(out: Path, change: dict[str, Any]) -> tuple[int, str, str]:
+    """The command as another machine would run it; what the environment says counts at start."""
+    if "environ" not in change:
+        more = {key: value for key, value in change.items() if key != "words"}
+        command = begin(out, *change.get("words", []), **more)
+        return command.wait(), command.out, command.err
+    process = conftest.start_ablation(
+        out,
+        *("--epochs", str(EPOCHS), *GRID),
+        data=shelf() / "dots.zip",
+        **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **QUIET, **change["environ"]},
+    )
+    written, err = process.communicate(timeout=LONG)
+    return process.returncode, written, err
+
+
+# --- Two starts -----------------------------------------------------------------------------------
+
+
+def race(rng: Random, folder: Path) -> int:
+    """Start two or three commands on one OUT at once: one owner, whom the others name."""
+    out = folder / "out"
+    words = ["--jobs", rng.choice("12"), *PAIR]
+    commands = []
+    for _ in range(rng.choice([2, 2, 3])):
+        commands.append(begin(out, *words))
+        time.sleep(rng.uniform(0, 0.05))
+    codes = [command.wait() for command in commands]
+    assert set(codes) <= {0, 2}, [c.out + c.err for c in commands]
+    assert 0 in codes
+
+    # Who was refused names a winner.
+    winners = [str(c.pid) for c, code in zip(commands, codes, strict=True) if code == 0]
+    for command, code in zip(commands, codes, strict=True):
+        if code == 0:
+            assert command.err == ""
+            continue
+        (line,) = command.err.splitlines()
+        found = re.search(r" is in use by process (\d+) on (\S+)$", line)
+        assert found, line
+        assert found[1] in winners
+        assert found[2] == socket.gethostname()
+
+    # Every epoch was made once.
+    made = re.findall(r"^(\S+ seed=\d+) +epoch (\d+)/", "".join(c.out for c in commands), re.M)
+    assert len(made) == len(set(made)) == 2 * EPOCHS
+    check(out / STUDY, in_pair)
+    return 1
+
+
+# --- W&B ------------------------------------------------------------------------------------------
+
+
+def break_wandb(rng: Random, folder: Path) -> int:
+    """Take W&B away from two runs: the same bytes, one warning, and a whole mirror next time."""
+    how = rng.choice(["kill service", "stop service", "kill mirror", "unwritable", "no network"])
+    out = folder / "out"
+    study = out / STUDY
+    environ = {"WANDB_MODE": "offline", "HOME": str(folder)}
+    words = ["--jobs", "2", *PAIR]
+    with socket.socket() as held:  # bound but not listening: connections are refused
+        held.bind(("127.0.0.1", 0))
+        if how == "no network":
+            url = f"http://127.0.0.1:{held.getsockname()[1]}"
+            environ |= {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": url}
+        if how == "unwritable":
+            study.mkdir(parents=True)
+            (study / "wandb").write_text("in the way\n")
+        command = begin(out, *words, environ=environ, patience=5)
+        struck = []
+        if how.endswith(("service", "mirror")):
+            found = until(lambda: victims(how.split()[1], study), "W&B")
+            time.sleep(rng.uniform(0, 0.5))
+            number = signal.SIGSTOP if how.startswith("stop") else signal.SIGKILL
+            struck = found if rng.random() < 0.5 else found[:1]
+            for pid in struck:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        code = command.wait()
+
+    # Training does not notice; one line does.
+    assert code == 0, command.out + command.err
+    check(study, in_pair)
+    lines = command.err.splitlines()
+    assert len(lines) <= 1
+    assert all(re.match(r"W&B: [12] of 2 runs went on without a mirror", line) for line in lines)
+    assert lines or how not in ("unwritable", "no network")
+    for pid in struck:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    # Started again, W&B gets what it lacks.
+    if how == "unwritable":
+        (study / "wandb").unlink()
+    finish(out, *words, environ={"WANDB_MODE": "offline", "HOME": str(folder)})
+    histories = [history(study, run) for run in study.glob("wandb/*run-*")]
+    wanted = [conftest.rows_of_records(run) for run in study.glob("*/seed=*")]
+    assert len(histories) == len(wanted) == 2
+    assert all(rows in wanted for rows in histories)
+    assert histories[0] != histories[1]
+    return 1
+
+
+def victims(kind: str, study: Path) -> list[int]:
+    """W&B's services, or the processes that mirror, of a study."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = line.read_bytes().decode(errors="replace").split("\0")
+            environ = (line.parent / "environ").read_bytes().decode(errors="replace")
+            name = "wandb-core" if kind == "service" else "experiments.tracking"
+            if any(w.endswith(name) for w in words) and f"WANDB_DIR={study}\0" in environ:
+                found.append(int(line.parent.name))
+    return found
+
+
+def history(study: Path, run: Path) -> list[dict[str, Any]]:
+    """The rows that W&B's own reader finds, its own columns and the samples apart."""
+    lines = conftest.run_wandb(study, "leet", "inspect", "--json", str(run)).splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [
+        {k: v for k, v in e["history"]["item"].items() if not k.startswith(("_", "samples"))}
+        for e in entries
+        if e["type"] == "history"
+    ]
+
+
+# --- Numbers that break ---------------------------------------------------------------------------
+
+POISONS = [
+    *("loss nan", "loss inf", "G nan", "G inf", "D nan", "D inf"),
+    *("features nan", "features inf", "collapse"),
+]
+
+
+def diverge(rng: Random, folder: Path) -> int:
+    """Break a number in one epoch of two runs: that epoch has diverged, and no table has it."""
+    what, epoch = rng.choice(POISONS), rng.randint(1, EPOCHS)
+    out = folder / "out"
+    finish(out, *PAIR, poison=[epoch, what])
+    for run in (out / STUDY).glob("*/seed=*"):
+        for number in range(1, EPOCHS + 1):
+            text = journal.read(run, number, journal.RECORD).decode()
+            record = json.loads(text, parse_constant=refuse)
+            broken = record["status"] == "diverged"
+            assert broken or number != epoch, f"{what} in epoch {epoch}: {record}"
+            assert not broken or number >= epoch
+            assert broken == (set(record["scores"].values()) == {None})
+    check_tables(out / STUDY, what)
+    return 1
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def check_tables(study: Path, what: str) -> None:
+    """Whether no table has a score of an epoch that has diverged."""
+    from reports import records, tables
+
+    loaded = records.load(study)
+    frame = loaded.frame
+    broken = frame[frame["status"] == "diverged"]
+    scores = [name for name in records.LOWER_IS_BETTER if name in frame]
+    assert len(broken) >= 2, what
+    assert broken[scores].isna().all(axis=None), what
+    assert frame[frame["status"] == "ok"][scores].notna().all(axis=None), what
+    table = tables.score_table(loaded, scores)
+    for name in scores:
+        assert (table[f"{name}_n"] <= table["seeds"] - table["diverged"]).all(), f"{what}: {name}"
+
+
+ROWS = [
+    Row(
+        "SIGTERM, Ctrl-C, twice Ctrl-C, from the plan to the report",
+        "a clean end within 10 s, exit 143 or 130, how to go on; the same bytes then",
+        stop,
+        fast=2,
+        long=40,
+    ),
+    Row(
+        "the same during imports",
+        "the same",
+        stop_imports,
+        fast=1,
+        long=10,
+    ),
+    Row(
+        "a worker killed, out of memory, an exception in one run",
+        "the other 7 of 8 finish, the run is named, started again it goes on",
+        lose_worker,
+        fast=1,
+        long=12,
+    ),
+    Row(
+        "the grid in another order, other JOBS",
+        "equal hashes",
+        change_order,
+        fast=1,
+        long=12,
+    ),
+    Row(
+        "other threads, instruction set, PyTorch, precision, libraries",
+        "refused by name, nothing changed; or the same bytes",
+        change_machine,
+        fast=1,
+        long=18,
+    ),
+    Row(
+        "two or three starts on one OUT at once",
+        "one owner, whom the others name; no epoch made twice",
+        race,
+        fast=2,
+        long=100,
+    ),
+    Row(
+        "W&B killed, stopped, unwritable, without network",
+        "training untouched, at most one warning; replayed, its history is the records",
+        break_wandb,
+        fast=1,
+        long=15,
+    ),
+    Row(
+        "NaN or Inf in loss, weights, features; collapse",
+        "marked in its epoch as diverged, no number in a table, valid JSON",
+        diverge,
+        fast=1,
+        long=18,
+    ),
+]

@@ -1,0 +1,150 @@
+"""A process that has imported everything once and forks the command line for each request.
+
+It reads one request a line and answers with one line, both JSON:
+
+    {"words": ["--seeds", "1"], "log": "out/1", "environ": {...}, ...}  ->  {"pid": 123}
+    {"wait": 123, "seconds": 60}                                        ->  {"code": 0}
+
+A command's output goes to <log>.out and <log>.err. It is `python -m experiments ablation` but for
+its imports; its workers are forked from it and not from a server of their own, which would import
+everything again. What a request may change in it stands in `changed`.
+"""
+
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from random import Random
+from typing import Any
+
+import torch
+
+from dcgan.train import Log, State, train_epoch
+from eval.extractors import Extractor
+from experiments import __main__ as command
+from experiments import launch, run, signals, tracking
+
+FORK = multiprocessing.get_context("fork")
+
+
+def start(request: dict[str, Any]) -> int:
+    """Fork a command; its process id, which is that of a process group and a session too."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number, name in (1, "out"), (2, "err"):
+            file = os.open(f"{request['log']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.update(request["environ"])
+        sys.argv = ["experiments", "ablation", *request["words"]]
+        multiprocessing.get_context = lambda method=None: FORK
+        changed(request)
+        signals.listen()
+        code = command.main()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def changed(request: dict[str, Any]) -> None:
+    """What a request says of the command beside its words.
+
+    report: false for none          patience: seconds that a run waits for W&B
+    order: a seed, by which the runs are shuffled
+    torch: the version that PyTorch says it is
+    poison: [epoch, what], see `poisoned`
+    """
+    if request.get("report") is False:
+        command._report = lambda study: 0
+    if "patience" in request:
+        tracking.PATIENCE = request["patience"]
+    if "torch" in request:
+        torch.__version__ = request["torch"]
+    if "order" in request:
+        plan_in_order = launch.make_plan
+        launch.make_plan = lambda *rest: shuffled(plan_in_order(*rest), request["order"])
+    if "poison" in request:
+        poison(*request["poison"])
+
+
+def shuffled(plan: launch.Plan, seed: int) -> launch.Plan:
+    order = list(range(len(plan.runs)))
+    Random(seed).shuffle(order)
+    names = ("runs", "jobs", "committed", "missing")
+    return dataclasses.replace(plan, **{n: [getattr(plan, n)[i] for i in order] for n in names})
+
+
+def poison(epoch: int, what: str) -> None:
+    """Break every run in one epoch: a loss, a weight, its features, or its generator's variety."""
+    value = {"nan": math.nan, "inf": math.inf}.get(what.split()[-1], 0.0)
+    extract = run.classifier
+
+    def train(state: State, config: Any, pixels: torch.Tensor) -> Log:
+        log = train_epoch(state, config, pixels)
+        if state.epoch != epoch:
+            return log
+        if what.startswith("loss"):
+            return dataclasses.replace(log, g_loss=[*log.g_loss[:-1], value])
+        if what.startswith("G"):
+            state.G.to_rgb.weight.data[0, 0, 0, 0] = value
+        elif what.startswith("D"):
+            state.D.head.weight.data[0, 0, 0, 0] = value
+        elif what == "collapse":
+            state.G.to_rgb.weight.data.zero_()
+        elif what.startswith("features"):
+            STRUCK.append(epoch)
+        return log
+
+    def network(device: str) -> Extractor:
+        good = extract(device)
+
+        def features(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            found = good.extract(images)
+            if STRUCK:
+                found[0][-1, 0] = value
+                STRUCK.clear()
+            return found
+
+        return dataclasses.replace(good, extract=features)
+
+    run.train_epoch, run.classifier = train, network
+
+
+STRUCK: list[int] = []  # the epoch whose features are to be broken
+
+
+def wait(pid: int, seconds: float) -> int | None:
+    """The exit code of a command; None for one that did not end in time, and was killed."""
+    end = time.monotonic() + seconds
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None
+        time.sleep(0.005)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            answer = {"code": wait(asked["wait"], asked["seconds"])}
+        else:
+            answer = {"pid": start(asked)}
+        print(json.dumps(answer), flush=True)

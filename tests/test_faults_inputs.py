@@ -1,0 +1,18 @@
+"""Bad input of every kind, in its short form; `make chaos` has the long one."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from faults import Row, inputs, packages
+
+ROWS = [row for row in inputs.ROWS if row not in packages.ROWS]  # those are in test_setup.py
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_promise_holds(row: Row, tmp_path: Path) -> None:
+    rng, done, trials = Random(0), 0, 0
+    while done < row.fast:
+        (folder := tmp_path / str(trials)).mkdir()
+        done, trials = done + row.trial(rng, folder), trials + 1
+    assert done >= row.fast

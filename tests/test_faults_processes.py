@@ -1,0 +1,185 @@
+"""Processes are stopped, killed, doubled, moved to other machines: see faults.processes."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+from faults import Row, processes
+
+from experiments import journal, launch, signals
+from reports import records, tables
+
+pytestmark = pytest.mark.skipif(bool(processes.unavailable()), reason=processes.unavailable())
+
+
+@pytest.mark.parametrize("row", processes.ROWS, ids=lambda row: row.trial.__name__)
+def test_a_row_of_the_table_holds(row: Row, tmp_path: Path) -> None:
+    rng, cases = Random(row.name), 0
+    for trial in range(3 * row.fast):
+        (tmp_path / str(trial)).mkdir()
+        cases += row.trial(rng, tmp_path / str(trial))
+        if cases >= row.fast:
+            break
+    assert cases >= row.fast
+
+
+# --- Another machine, another time ----------------------------------------------------------------
+
+
+def as_of_old(run: Path) -> None:
+    """Write run.json as it was before there were seals and `arithmetic`."""
+    description = journal.unseal(run / "run.json")
+    del description["fingerprint"]["arithmetic"]
+    (run / "run.json").write_bytes(journal.to_json(description))
+
+
+def test_a_finished_study_of_old_is_skipped_and_an_unfinished_run_refused(tmp_path: Path) -> None:
+    study = processes.copy_of_twin(tmp_path / "out")
+    runs = sorted(study.glob("*/seed=*"))
+    for run in runs:
+        as_of_old(run)
+    before = {path: path.read_bytes() for path in study.glob("*/seed=*/**/*") if path.is_file()}
+    assert "8 are done" in processes.finish(study.parent).out
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(records.load(study).frame) == 8 * processes.EPOCHS
+
+    shutil.rmtree(journal.epoch_folder(runs[3], processes.EPOCHS))
+    command = processes.begin(study.parent)
+    assert command.wait() == 2
+    (line,) = command.err.splitlines()
+    assert re.search(r"arithmetic=None is stored, arithmetic=[0-9a-f]{12} is asked for", line)
+
+
+def test_seeds_of_two_machines_are_marked(tmp_path: Path) -> None:
+    study = processes.copy_of_twin(tmp_path / "out")
+    for run in study.glob("*/seed=*"):
+        as_of_old(run)
+    processes.finish(study.parent, "--seeds", "2", *processes.PAIR)
+    loaded = records.load(study)
+    keys = [set(machine) for machine in loaded.machines]
+    assert len(keys) == 2
+    assert keys[0] ^ keys[1] == {"arithmetic"}
+    assert any("arithmetic" in line for line in tables.caption(loaded))
+
+
+def test_what_is_finished_elsewhere_can_still_get_its_mirror(tmp_path: Path) -> None:
+    study = processes.copy_of_twin(tmp_path / "out")
+    for run in study.glob("*/seed=*"):
+        as_of_old(run)
+    environ = {"WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    out = processes.finish(study.parent, "--jobs", "2", *processes.PAIR, environ=environ).out
+    assert "images/s" not in out
+    assert len(list(study.glob("wandb/mirrors/*/finished"))) == 2
+
+
+# --- The owner's name -----------------------------------------------------------------------------
+
+
+def hold(folder: Path) -> subprocess.Popen:
+    """A process that has the lock of a folder, and has not written its name there yet."""
+    code = (
+        "import fcntl, os, sys\n"
+        "lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "print(flush=True)\n"
+        "for line in sys.stdin: os.write(lock, line.strip().ljust(300).encode())\n"
+    )
+    words = [sys.executable, "-c", code, str(folder / "lock")]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+    assert process.stdout
+    assert process.stdout.readline() == "\n"
+    return process
+
+
+@pytest.mark.parametrize("left", ["", "process {gone} on {here}", "process 1"])
+def test_a_name_that_is_being_written_is_waited_for(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    here = socket.gethostname()
+    (tmp_path / "lock").write_text(left.format(gone=gone.pid, here=here))
+    holder = hold(tmp_path)
+    assert holder.stdin
+    name = f"process {holder.pid} on {here}"
+    waits = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            holder.stdin.write(f"{name}\n")
+            while name not in (tmp_path / "lock").read_text():
+                os.sched_yield()
+
+    monkeypatch.setattr(journal.time, "sleep", wait)
+    with pytest.raises(journal.Busy, match=f"{re.escape(name)}$"), journal.owned(tmp_path):
+        pass
+    assert len(waits) == 3
+    holder.kill()
+    holder.wait()
+
+
+def test_an_owner_elsewhere_is_believed(tmp_path: Path) -> None:
+    holder = hold(tmp_path)
+    (tmp_path / "lock").write_text("process 99999999 on another.example")
+    owned = journal.owned(tmp_path)
+    with pytest.raises(journal.Busy, match=r"process 99999999 on another\.example$"), owned:
+        pass
+    holder.kill()
+    holder.wait()
+
+
+# --- The parts ------------------------------------------------------------------------------------
+
+
+def test_how_a_worker_ended_is_said_in_words() -> None:
+    assert launch._ending(-9).startswith("killed by SIGKILL")
+    assert launch._ending(-11) == "killed by SIGSEGV"
+    assert launch._ending(3) == "ended early, with exit code 3"
+    assert launch._ending(None) == "could not be started"
+
+
+def test_a_command_ends_with_the_one_that_called_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from experiments import signals; signals.listen(); print('on', flush=True)\n"
+        "signals.call([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=processes.HERE.parents[1],
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "on\n"
+    (child,) = processes.until(lambda: processes.children(process.pid, "-c"), "its command")
+    process.terminate()
+    assert process.wait(60) == 143
+    assert process.stdout.read() == signals.WORDS
+    processes.until(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the command's end")
+
+
+def test_the_exit_code_of_a_command_is_its_own() -> None:
+    assert signals.call([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    assert signals._commands == []
+
+
+def test_a_collapsed_generator_has_losses_and_no_scores(tmp_path: Path) -> None:
+    out, last = tmp_path / "out", processes.EPOCHS
+    processes.finish(out, *processes.PAIR, poison=[last, "collapse"])
+    loaded = records.load(out / processes.STUDY)
+    for run in loaded.runs:
+        record = journal.read_json(run, last, journal.RECORD)
+        assert (record["status"], set(record["scores"].values())) == ("diverged", {None})
+        assert all(isinstance(value, float) for value in record["losses"].values())
+    arms = [["none", "conv", "512"], ["batch", "conv", "512"]]
+    rows = [row for row in tables.sheets(loaded)[0].rows if row[:3] in arms]
+    assert len(rows) == 2
+    assert all("diverged" in row for row in rows)
