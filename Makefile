@@ -41,7 +41,7 @@ setup: $(STALE) ## build .venv from requirements.lock, once
 test: setup ## run the tests; ARGS="-k page" runs some
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
-chaos: setup ## test every promise to its long figure for MINUTES (30), and one study under all faults
+chaos: setup ## test every promise of tests/README.md at length, for MINUTES=30
 	@OMP_NUM_THREADS=1 .venv/bin/python tests/chaos.py --minutes $(MINUTES) $(ARGS)
 
 lint: setup ## check style and format

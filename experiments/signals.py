@@ -12,12 +12,12 @@ import subprocess
 import sys
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
 
 WORDS = "Stopped. Committed epochs stay: the same command goes on from them.\n"
 GRACE = 5.0  # seconds that the workers have to end
 
 _commands: list[subprocess.Popen] = []  # at work for this process
+_held: list[int] | None = None  # the signals that come while a command is being started
 
 
 def listen() -> None:
@@ -28,14 +28,25 @@ def listen() -> None:
 
 def call(command: list[str]) -> int:
     """Run a command that ends with this process; its exit code."""
-    with subprocess.Popen(command, start_new_session=True) as process:  # Ctrl-C is for this one
+    global _held
+    held = _held = []
+    try:
+        process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for this one
         _commands.append(process)
-        code = process.wait()
-        _commands.remove(process)
+    finally:
+        _held = None
+        for number in held:  # now that the command is known, and can be ended
+            _end(number, None)
+    code = process.wait()
+    _commands.remove(process)
     return code
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
+def _end(number: int, frame: FrameType | None) -> None:
+    if _held is not None:
+        _held.append(number)
+        return
+
     # A second Ctrl-C changes nothing.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)

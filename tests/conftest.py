@@ -101,8 +101,17 @@ def hear_interrupts() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, so that two workers end at about the same time."""
-    longest = ("test_study.py", "test_bad_input.py", "test_tracking.py", "test_page.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    longest = [
+        "test_faults_processes.py",
+        "test_study.py",
+        "test_tracking.py",
+        "test_faults_disk.py",
+        "test_faults_inputs.py",
+        "test_bad_input.py",
+        "test_page.py",
+    ]
+    places = {name: place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: places.get(item.path.name, len(longest)))
 
 
 def run_wandb(study: Path, *arguments: str) -> str:

@@ -166,6 +166,32 @@ def test_a_command_ends_with_the_one_that_called_it(tmp_path: Path) -> None:
     processes.until(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the command's end")
 
 
+def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, subprocess, sys\n"
+        "from experiments import signals\n"
+        "class Struck(subprocess.Popen):\n"
+        "    def __init__(self, *rest, **more):\n"
+        "        super().__init__(*rest, **more)\n"
+        "        print(self.pid, flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "subprocess.Popen = Struck\n"
+        "signals.listen()\n"
+        "signals.call([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=processes.HERE.parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 143
+    child, words = done.stdout.split("\n", 1)
+    assert words == signals.WORDS
+    processes.until(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the command's end")
+
+
 def test_the_exit_code_of_a_command_is_its_own() -> None:
     assert signals.call([sys.executable, "-c", "raise SystemExit(3)"]) == 3
     assert signals._commands == []

@@ -227,7 +227,7 @@ def test_another_config_in_the_same_place_is_refused_by_key(finished, run_study)
 
 def test_publishing_copies_records_and_rebuilds_the_report(finished, tmp_path):
     _, folder = finished
-    for name in ("experiments", "reports", "dcgan"):
+    for name in ("dcgan", "eval", "experiments", "reports"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("published"))
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "publish", str(folder)],
