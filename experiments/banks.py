@@ -10,18 +10,11 @@ arithmetic are the run's own, and only what the run scored at every epoch is sco
 """
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import statistics
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +25,7 @@ from rich.console import Console
 from dcgan.config import Config
 from dcgan.models import Generator, load_generator
 from eval.score import Reference, identities
-from experiments import journal, progress
+from experiments import journal, progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
 
 
@@ -118,9 +111,9 @@ def execute(plan: Plan, places: int, console: Console) -> dict[str, str]:
     failed: dict[str, str] = {}
     total = sum(task.scorings for task in plan.tasks.values())
     scored = 0
-    context = _workers()
+    context = signals.workers("experiments.banks")
     began = time.monotonic()
-    with ProcessPoolExecutor(places, context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(places, context, initializer=signals.follow) as pool:
         futures = {pool.submit(score_run, task): name for name, task in plan.tasks.items()}
         for ended, future in enumerate(as_completed(futures), 1):
             name = futures[future]
@@ -215,29 +208,6 @@ def _check(task: Task, compared: list[Reference]) -> None:
                 f"{job.folder}: {name} at epoch {epoch} is {record[name]} in its record, "
                 f"{here} on this machine"
             )
-
-
-def _workers() -> ForkServerContext:
-    """Where workers come from; Ctrl-C is not for it, while it imports what they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.banks"])
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new process takes over
-    forkserver.ensure_running()
-    signal.signal(signal.SIGINT, handler)
-    return context
-
-
-def _begin() -> None:
-    """Before a worker's first run: Ctrl-C is for the process that started it, and so is dying."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    starter = multiprocessing.parent_process()
-    assert starter is not None
-
-    def die_with_it() -> None:
-        wait([starter.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=die_with_it, daemon=True).start()
 
 
 def _in_words(task: Task) -> str:

@@ -1,13 +1,11 @@
 """From a study to its finished runs: plan, then start what is missing."""
 
 import itertools
-import multiprocessing
 import os
 import platform
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -28,7 +26,7 @@ from dcgan.data import Images
 from dcgan.models import build
 from dcgan.train import start, train_epoch
 from eval.fetch import NoWeights, find_inception
-from experiments import grid, journal, progress, tracking
+from experiments import grid, journal, progress, signals, tracking
 from experiments.grid import Run, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone, png_grid
 from experiments.run import run as run_job
@@ -159,8 +157,7 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
     A failed or killed run does not stop the others. Leaving through an exception ends the workers;
     what they had not committed is computed again next time.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.run"])
+    context = signals.workers("experiments.run")
     waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))
     at_work: dict[Connection, tuple[Run, BaseProcess]] = {}
     state = progress.Progress(
@@ -223,11 +220,7 @@ def cores() -> int:
 
 def _work(job: Job, sender: Connection) -> None:
     """The body of a worker: one run, its messages sent to the launcher."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    launcher = multiprocessing.parent_process()
-    assert launcher is not None
-    threading.Thread(target=_die_with, args=(launcher,), daemon=True).start()
+    signals.follow()
     complaint = job.folder / "error.txt"
     try:
         complaint.unlink(missing_ok=True)  # of an earlier attempt
@@ -253,12 +246,6 @@ def _without_places(text: str, job: Job) -> str:
     for place in sorted(places.keys() - {"/"}, key=len, reverse=True):
         text = text.replace(place, places[place])
     return text
-
-
-def _die_with(launcher: BaseProcess) -> None:
-    """End this process as soon as the launcher has gone, however it went."""
-    wait([launcher.sentinel])
-    os._exit(1)
 
 
 def _hear(

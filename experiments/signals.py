@@ -2,7 +2,8 @@
 
 The handler ends the process and raises nothing: an exception can be lost on its way, in a module
 that is being imported, in a destructor, in a library that catches everything. Whatever is written
-is written so that the process may end anywhere.
+is written so that the process may end anywhere. Workers leave Ctrl-C to the process that started
+them, and end with it.
 """
 
 import multiprocessing
@@ -10,7 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 from types import FrameType
 
 WORDS = "Stopped. Committed epochs stay: the same command goes on from them.\n"
@@ -40,6 +45,30 @@ def call(command: list[str]) -> int:
     code = process.wait()
     _commands.remove(process)
     return code
+
+
+def workers(module: str) -> ForkServerContext:
+    """Where workers come from that have imported a module; it is not for Ctrl-C, even meanwhile."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new process takes over
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, handler)
+    return context
+
+
+def follow() -> None:
+    """In a worker: leave Ctrl-C to the process that started it, and end with that, however."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def end_with_it() -> None:
+        wait([starter.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import journal, signals
-from faults import Row
+from faults import Row, request, serve
 
 HERE = Path(__file__).parent
 STUDY = "ablation-smoke-dots"
@@ -72,30 +72,15 @@ def shelf() -> Path:
 @functools.cache
 def starter() -> subprocess.Popen:
     """faults.starter, which ends with this process."""
-    places = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)])
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "faults.starter"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=HERE.parents[1],
-        env={**kept, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        start_new_session=True,
-        preexec_fn=conftest.hear_interrupts,
-    )
-    atexit.register(process.kill)
-    return process
+    environ = {**kept, "OPENBLAS_NUM_THREADS": "1"}
+    hear = conftest.hear_interrupts
+    return serve("faults.starter", environ, cwd=HERE.parents[1], preexec_fn=hear)
 
 
-def ask(**request: Any) -> dict[str, Any]:
+def ask(**content: Any) -> dict[str, Any]:
     """One request to the starter; see there."""
-    process = starter()
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(json.dumps(request) + "\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    return request(starter(), **content)
 
 
 @dataclass(frozen=True)
