@@ -179,7 +179,8 @@ def _open(cache: Path, sha256: str, side: int) -> Images:
     path = cache / f"{sha256}-{side}.npy"
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        pixels = np.load(path, mmap_mode="c")  # pages are shared, writes stay in this process
+        # Pages are shared, writes stay in this process; np.load would also open other formats.
+        pixels = np.lib.format.open_memmap(path, mode="c")
         labels = np.array(about["labels"], dtype=np.int64)
         images = Images(about["name"], about["kind"], pixels, labels, sha256, about["lossy"])
         whole = about["sha256"] == sha256 and about["array"] == _digest(pixels, labels)

@@ -62,14 +62,10 @@ def seal(value: dict[str, Any]) -> bytes:
 
 
 def unseal(path: Path) -> dict[str, Any]:
-    """The content of a sealed file, checked before it is parsed; raises Damaged.
-
-    A file of a time before there were seals ends with its last object, and is taken as it is.
-    """
+    """The content of a sealed file, checked before it is parsed; raises Damaged."""
     data = _read(path)
     body = data[: -len(SEAL.format("0" * 64))]
-    sealed = body + SEAL.format(hashlib.sha256(body).hexdigest()).encode() == data
-    if not sealed and not data.endswith(b"}\n}\n"):
+    if body + SEAL.format(hashlib.sha256(body).hexdigest()).encode() != data:
         raise Damaged(f"{path}: is not as it was written")
     try:
         return {key: part for key, part in json.loads(data).items() if key != "sha256"}

@@ -1,5 +1,6 @@
 """Fixtures shared by the test files."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -17,6 +18,7 @@ from PIL import Image
 
 from dcgan.config import Config
 from experiments import journal
+from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
 LN2 = float(np.log(2))
@@ -33,6 +35,21 @@ def make_study() -> Callable[..., Path]:
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default study, finished: eight arms, one seed, eight epochs. Read only."""
     return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def pair(make_study, tmp_path_factory):
+    """Two arms, two seeds, four epochs of known fd_cifar. Read only."""
+    arms = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
+    folder = tmp_path_factory.mktemp("pair")
+    made = make_study(folder, seeds=(0, 1), factors=arms, epochs=4, resolution=16, points=2)
+    values = {
+        ("none", 0): [40.0, 30.0, 10.0, 20.0],
+        ("none", 1): [50.0, 20.0, 25.0, 30.0],
+        ("batch", 0): [90.0, 80.0, 70.0, 60.0],
+        ("batch", 1): [80.0, 90.0, 85.0, 90.0],
+    }
+    return with_values(records.load(made), "fd_cifar", values)
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +209,7 @@ def write_study(
                 "fingerprint": {"torch": "2.15.0", "device": "cpu", "threads": 1},
                 "identities": identities,
             }
-            journal.replace(folder / name / "run.json", journal.to_json(run))
+            journal.replace(folder / name / "run.json", journal.seal(run))
             _commit_run(folder / name, config, done, (diverged or {}).get(name, epochs + 1), points)
             if banks:
                 _write_banks(folder / name, banks)
@@ -220,9 +237,18 @@ def write_study(
         },
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
     }
-    journal.replace(folder / "study.json", journal.to_json(info))
+    journal.replace(folder / "study.json", journal.seal(info))
     journal.replace(folder / "real.png", sample_grid(np.random.default_rng(0), resolution, 1.0))
     return folder
+
+
+def with_values(study, column, values):
+    """The study with a column given by (norm, seed) -> its epochs."""
+    frame = study.frame.copy()
+    for (norm, seed), numbers in values.items():
+        here = (frame["norm"] == norm) & (frame["seed"] == seed)
+        frame.loc[here, column] = numbers
+    return dataclasses.replace(study, frame=frame)
 
 
 def sample_grid(rng: np.random.Generator, resolution: int, quality: float) -> bytes:

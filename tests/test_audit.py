@@ -403,10 +403,10 @@ def study(tmp_path, drawn, G, monkeypatch):
         for name, images, count in (("train.zip", drawn[0], 120), ("test.zip", drawn[1], 110))
     )
     folder = tmp_path / "study"
-    journal.replace(folder / "study.json", journal.to_json({"data": {"resolution": 32}}))
+    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 32}}))
     config = CONFIG.model_copy(update={"data_sha256": train.sha256})
     run = folder / "norm=none" / "seed=0"
-    journal.replace(run / "run.json", journal.to_json({"config": config.model_dump()}))
+    journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
     journal.commit(run, 1, {journal.GENERATOR: dump_generator(G, config)})
     return folder
 

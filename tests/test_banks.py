@@ -32,7 +32,7 @@ def made(tmp_path_factory):
     images = shapes(60)
     keep(images, out / "cache", 16)
     study = out / "tiny"
-    journal.replace(study / "study.json", journal.to_json({"data": {"resolution": 32}}))
+    journal.replace(study / "study.json", journal.seal({"data": {"resolution": 32}}))
     for name, norm in zip(RUNS, ("none", "batch"), strict=True):
         config = Config(
             norm=norm,

@@ -841,6 +841,15 @@ def test_a_damaged_cache_is_found_and_mended(damage, ending, side, kept, cache):
     np.testing.assert_array_equal(load_cached(cache, DRAWN.sha256, side).pixels, expected.pixels)
 
 
+@pytest.mark.parametrize("write", [np.savez, lambda file, pixels: pickle.dump(pixels, file)])
+def test_a_file_of_another_kind_in_place_of_an_array_is_found_and_not_opened(write, kept, cache):
+    path = cache / f"{DRAWN.sha256}-32.npy"
+    with path.open("wb") as file:
+        write(file, DRAWN.pixels)
+    with pytest.raises(BadData, match="start again from the source"):
+        load_cached(cache, DRAWN.sha256, 32)
+
+
 def test_one_array_under_the_hash_of_another_is_found(kept, cache):
     other = canonical("other", 255 - DRAWN.pixels, DRAWN.labels)
     keep(other, cache, 32)

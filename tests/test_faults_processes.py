@@ -33,10 +33,10 @@ def test_a_row_of_the_table_holds(row: Row, tmp_path: Path) -> None:
 
 
 def as_of_old(run: Path) -> None:
-    """Write run.json as it was before there were seals and `arithmetic`."""
+    """Write run.json as it was before there was `arithmetic`."""
     description = journal.unseal(run / "run.json")
     del description["fingerprint"]["arithmetic"]
-    (run / "run.json").write_bytes(journal.to_json(description))
+    (run / "run.json").write_bytes(journal.seal(description))
 
 
 def test_a_finished_study_of_old_is_skipped_and_an_unfinished_run_refused(tmp_path: Path) -> None:

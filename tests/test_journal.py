@@ -193,17 +193,6 @@ def test_every_flipped_bit_and_every_cut_of_a_sealed_file_is_found(tmp_path):
             unseal(path)
 
 
-def test_files_of_the_time_before_seals_are_read(tmp_path):
-    path, value = tmp_path / "run.json", {"config": {"width": 32}, "identities": {}}
-    for old in (value, {"config": {"width": 32}}):
-        path.write_bytes(journal.to_json(old))
-        assert unseal(path) == old
-        assert compare(tmp_path, {"config": {"width": 32}}) == []
-    path.write_bytes(journal.to_json(value)[:-2])
-    with pytest.raises(Damaged):
-        unseal(path)
-
-
 def test_every_flipped_bit_and_every_cut_of_the_sums_is_found(run):
     path = epoch_folder(run, 4) / SUMS
     whole = path.read_bytes()

@@ -342,11 +342,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keep(images, out / "cache", 16)
 
     folder = out / "ablation-smoke-real"
-    journal.replace(folder / "study.json", journal.to_json({"data": {"resolution": 16}}))
+    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 16}}))
     for seed in (0, 1):
         config = CONFIG.model_copy(update={"seed": seed, "data_sha256": images.sha256})
         run = folder / "norm=none" / f"seed={seed}"
-        journal.replace(run / "run.json", journal.to_json({"config": config.model_dump()}))
+        journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
         for epoch in (1, 2):
             G = build(config.model_copy(update={"seed": 10 * seed + epoch}))[0]
             journal.commit(run, epoch, {journal.GENERATOR: dump_generator(G, config)})

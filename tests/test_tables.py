@@ -8,36 +8,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import with_values
 
 from reports import findings, records, tables
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 GRID = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
 TINY = {"resolution": 16, "points": 2}
-
-
-@pytest.fixture(scope="module")
-def pair(make_study, tmp_path_factory):
-    """Two arms, two seeds, four epochs, with the numbers below in place of the invented ones."""
-    study = records.load(
-        make_study(tmp_path_factory.mktemp("pair"), seeds=(0, 1), factors=ARMS, epochs=4, **TINY)
-    )
-    values = {
-        ("none", 0): [40.0, 30.0, 10.0, 20.0],
-        ("none", 1): [50.0, 20.0, 25.0, 30.0],
-        ("batch", 0): [90.0, 80.0, 70.0, 60.0],
-        ("batch", 1): [80.0, 90.0, 85.0, 90.0],
-    }
-    return with_values(study, "fd_cifar", values)
-
-
-def with_values(study, column, values):
-    """The study with a column given by (norm, seed) -> its epochs."""
-    frame = study.frame.copy()
-    for (norm, seed), numbers in values.items():
-        here = (frame["norm"] == norm) & (frame["seed"] == seed)
-        frame.loc[here, column] = numbers
-    return dataclasses.replace(study, frame=frame)
 
 
 def row(table, **wanted):
