@@ -169,9 +169,9 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     (desk / RECEIPT).unlink(missing_ok=True)
 
-    # W&B cannot resume an offline run: drop what that process left of it.
+    # Drop what that process left: whatever the server does not have is sent again.
     temporary = desk / "tmp"
-    for fragment in [temporary, *(study / "wandb").glob(f"offline-run-*-{desk.name}*")]:
+    for fragment in [temporary, *(study / "wandb").glob(f"*run-*-{desk.name}*")]:
         if fragment.exists():
             shutil.rmtree(fragment)
     temporary.mkdir()
