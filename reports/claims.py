@@ -477,13 +477,8 @@ def _signed_root(variance: float) -> float:
     return 100 * math.copysign(math.sqrt(abs(variance)), variance)
 
 
-def _log(numbers: pd.Series) -> pd.Series:
-    """Logarithms; what is not positive has none."""
-    return np.log(numbers.where(numbers > 0))
-
-
 def _at(rows: pd.DataFrame, metric: str) -> pd.Series:
-    return _log(rows.set_index("run")[metric])
+    return statistics.logarithm(rows.set_index("run")[metric])
 
 
 def _whole(study: Study) -> pd.DataFrame:
@@ -506,7 +501,11 @@ def _updates(study: Study, claim: Claim) -> pd.Series:
 def _mean(study: Study, claim: Claim) -> pd.Series:
     """The mean of the logarithm over all epochs, none of them missing."""
     rows = _whole(study)
-    return _log(rows[claim.metric]).groupby(rows["run"]).agg(lambda x: x.mean(skipna=False))
+    return (
+        statistics.logarithm(rows[claim.metric])
+        .groupby(rows["run"])
+        .agg(lambda x: x.mean(skipna=False))
+    )
 
 
 def _gain(study: Study, claim: Claim) -> pd.Series:
@@ -514,13 +513,15 @@ def _gain(study: Study, claim: Claim) -> pd.Series:
 
 
 def _median(study: Study, claim: Claim) -> pd.Series:
-    return _log(study.frame.groupby("run")[claim.metric].median())
+    return statistics.logarithm(study.frame.groupby("run")[claim.metric].median())
 
 
 def _swing(study: Study, claim: Claim) -> pd.Series:
     """The standard deviation of a loss over the points of its curve, of whole runs."""
     points = study.curves[study.curves["run"].isin(_whole(study)["run"])]
-    return _log(points.groupby("run")[claim.metric].agg(lambda x: x.std(ddof=1, skipna=False)))
+    return statistics.logarithm(
+        points.groupby("run")[claim.metric].agg(lambda x: x.std(ddof=1, skipna=False))
+    )
 
 
 def _ended(study: Study, rows: pd.DataFrame, column: str) -> pd.Series:

@@ -35,7 +35,10 @@ def fluctuation_table(study: Study) -> pd.DataFrame:
         measured = [banks[run].to_numpy() for run in runs["run"].unique() if run in banks]
         noise = statistics.bank_variance(np.vstack(measured)) if measured else math.nan
         for run, epochs in runs.groupby("run", sort=False):
-            own, start = _logs(epochs).to_numpy(), statistics.burn_in(int(planned[run]))
+            own, start = (
+                statistics.logarithm(epochs[PRIMARY]).to_numpy(),
+                statistics.burn_in(int(planned[run])),
+            )
             crossed = run in banks and list(banks[run].index) == list(epochs["epoch"])
             series = banks[run].to_numpy() if crossed else own
             found = statistics.fluctuation(series, start, 0.0 if math.isnan(noise) else noise)
@@ -296,13 +299,8 @@ def _bank_logs(study: Study) -> pd.DataFrame:
     """log metric: a row per (run, epoch) that has banks, a column per bank."""
     if PRIMARY not in study.banks:
         return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []], names=["run", "epoch"]))
-    banks = study.banks.assign(log=_logs(study.banks))
+    banks = study.banks.assign(log=statistics.logarithm(study.banks[PRIMARY]))
     return banks.pivot(index=["run", "epoch"], columns="bank", values="log")
-
-
-def _logs(frame: pd.DataFrame) -> pd.Series:
-    """Logarithms; what is not above 0 has none."""
-    return np.log(frame[PRIMARY].where(frame[PRIMARY] > 0))
 
 
 def _crossed(study: Study) -> np.ndarray | None:

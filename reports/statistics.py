@@ -322,6 +322,11 @@ def shares(components: dict[str, float]) -> dict[str, float]:
     return dict(zip(components, parts.tolist(), strict=True))
 
 
+def logarithm(numbers: pd.Series) -> pd.Series:
+    """Natural logarithms; NaN for what is not above 0."""
+    return np.log(numbers.where(numbers > 0))
+
+
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Spearman's rank correlation of x and y (n,), ties by their mean rank; NaN below 3 pairs."""
     pairs = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)])
