@@ -3,10 +3,10 @@
     python tests/chaos.py --minutes 30          the same as `make chaos MINUTES=30`
     python tests/chaos.py --minutes 2 --only race
 
-Two processes make trials, of the row that has least of its figure. Beside them one real grid at `smoke`, with
-more epochs, is killed, stopped, damaged, starved of disk and started twice until the time is up;
-then it is left alone, and compared with a twin that always was. The table goes to stdout, progress
-to stderr. Exit code 1 if anything broke.
+Two processes make trials, of the row that has least of its figure. Beside them one real grid at
+`smoke`, with more epochs, is killed, stopped, damaged, starved of disk and started twice until the
+time is up; then it is left alone, and compared with a twin that always was. The table goes to
+stdout, progress to stderr. Exit code 1 if anything broke.
 """
 
 import argparse
