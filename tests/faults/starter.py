@@ -47,7 +47,7 @@ def start(request: dict[str, Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(request["environ"])
         sys.argv = ["experiments", "ablation", *request["words"]]
-        multiprocessing.get_context = lambda method=None: FORK
+        signals.workers = lambda module: FORK
         changed(request)
         signals.listen()
         code = command.main()
