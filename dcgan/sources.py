@@ -55,6 +55,7 @@ OTHER_ENDINGS = (".gif", ".tif", ".tiff", ".apng", ".avif", ".heic", ".jp2", ".j
 SIDES = range(8, 1025)  # pixels
 MOST_BYTES = 8 << 30
 MOST_FILE_BYTES = 16 << 20  # of one encoded image
+MANY = 0xFFFF  # entries: as many, or more than the end of a zip can say
 MOST_SHRUNK = 200  # bytes of a zip entry for each of its compressed bytes
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -103,7 +104,7 @@ def count(kind: str, path: Path) -> int:
     """How many images a folder or a zip names, none of them decoded; raises BadData."""
     if kind == "folder":
         return len(_contents(kind, path))
-    with _opened(path) as archive:
+    with opened(path) as archive:
         return len(_image_names(path, archive))
 
 
@@ -192,7 +193,7 @@ def read_folder(path: Path) -> Labelled:
 
 def read_zip(path: Path) -> Labelled:
     """The images of a zip, with the labels of its dataset.json, or else of its folders."""
-    with _opened(path) as archive:
+    with opened(path) as archive:
         names = _image_names(path, archive)
         labels = _listed_labels(path, archive, names)
         pixels, lossy = _decode_all(path, names, archive.read)
@@ -354,10 +355,11 @@ def _listed_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> np
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """A zip whose table of contents is in order; what is wrong with it later is BadData as well."""
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_count(path, archive)
             _check_entries(path, archive.infolist())
             yield archive
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
@@ -375,6 +377,15 @@ def _image_names(path: Path, archive: zipfile.ZipFile) -> list[str]:
     return names
 
 
+def _check_count(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a zip whose table of contents is shorter than its end says: an entry hides others."""
+    with open(path, "rb") as file:
+        file.seek(-zipfile.sizeEndCentDir - len(archive.comment), io.SEEK_END)
+        stated = int.from_bytes(file.read(12)[10:], "little")
+    if len(archive.infolist()) != stated != MANY:
+        raise BadData(f"{path}: {len(archive.infolist())} entries of {stated} that it should have")
+
+
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     """Refuse a zip by its table of contents."""
     names: set[str] = set()
@@ -386,6 +397,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             "climbs out of the zip": ".." in re.split(r"[/\\]", name),
             "is a link": stat.S_ISLNK(entry.external_attr >> 16),
             "is there twice": name in names,
+            "lies outside of the zip": entry.header_offset < 0,
             f"is over {MOST_FILE_BYTES >> 20} MiB": (
                 _is_image(name) and entry.file_size > MOST_FILE_BYTES
             ),

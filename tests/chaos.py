@@ -179,7 +179,7 @@ class Soak:
         if code == 2 and "is in use by process" not in text:
             found = re.search(r"(\S+seed=\d+): .*remove the run to make it again", text)
             assert found, text
-            shutil.rmtree(found[1])
+            shutil.rmtree(found[1], ignore_errors=True)  # two starts may name the same run
 
     def kill(self) -> None:
         """SIGKILL for the launcher; its workers end with it."""
@@ -336,8 +336,8 @@ def main() -> int:
                     whole = sum(tally.whole for tally in tallies)
                     say(f"{whole} of {len(tallies)} rows are whole, {soak.done.total()} faults")
             broken = soak.finish()
-        except (AssertionError, subprocess.TimeoutExpired) as error:
-            broken = [f"{type(error).__name__}: {error}"]
+        except Exception:
+            broken = [traceback.format_exc()]
         for thread in threads:
             thread.join()
         for each in broken:

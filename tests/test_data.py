@@ -582,6 +582,22 @@ def test_a_zip_is_refused_by_its_table_of_contents(name, reason, tmp_path, cache
     assert refusal(tmp_path / "x.zip", cache) == f"{name!r} in {tmp_path / 'x.zip'}: {reason}"
 
 
+def test_an_entry_before_the_beginning_of_a_zip_is_refused(files, tmp_path, cache):
+    path = Path(write_zip(tmp_path / "x.zip", files))
+    content = bytearray(path.read_bytes())
+    content[-6] += 1  # the table of contents is said to begin a byte later than it does
+    path.write_bytes(content)
+    assert refusal(path, cache).endswith("lies outside of the zip")
+
+
+def test_an_entry_that_hides_others_behind_it_is_refused(files, tmp_path, cache):
+    path = Path(write_zip(tmp_path / "x.zip", files))
+    content, name = path.read_bytes(), sorted(files)[0].encode()
+    place = content.rindex(name) - 46 + 32  # the length of its comment in the table of contents
+    path.write_bytes(content[:place] + b"\xff\xff" + content[place + 2 :])
+    assert re.search(r"\d+ entries of \d+ that it should have", refusal(path, cache))
+
+
 def test_a_zip_that_would_unpack_to_too_much_is_refused(files, tmp_path, cache, monkeypatch):
     monkeypatch.setattr(sources, "MOST_BYTES", sum(map(len, files.values())) - 1)
     assert "bytes unpacked, over 8 GiB" in refusal(write_zip(tmp_path / "x.zip", files), cache)

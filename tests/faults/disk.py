@@ -605,7 +605,7 @@ def damage(rng: Random, folder: Path) -> int:
         harmed_files += 1
         parsed = mock.Mock(side_effect=json.loads)
         with mock.patch.object(journal.json, "loads", parsed):
-            check_found(grid, path, epochs)
+            lost = check_found(grid, path, epochs)
         harmed = path.read_bytes() if path.exists() else None
         assert all(call.args[0] != harmed for call in parsed.call_args_list), f"{path} was parsed"
 
@@ -617,8 +617,8 @@ def damage(rng: Random, folder: Path) -> int:
                 assert described or str(path.parent) in answer["error"][1], answer
                 shutil.rmtree(run) if path.name == "run.json" else path.unlink(missing_ok=True)
                 grid.finish()
-            elif path.name != journal.GENERATOR:
-                check(grid)
+            elif path.name == journal.STATE or not lost <= {*journal.PRUNABLE}:
+                check(grid)  # else nothing needs it any more, and nothing makes it again
         path.write_bytes(content) if path.parent.exists() else None
     return harmed_files
 
@@ -641,16 +641,16 @@ def harm(rng: Random, path: Path) -> None:
         path.unlink()
 
 
-def check_found(grid: Grid, path: Path, epochs: int) -> None:
-    """That the harm of one file is noticed by whoever needs it."""
+def check_found(grid: Grid, path: Path, epochs: int) -> set[str]:
+    """That the harm of one file is noticed by whoever needs it; the names of what it harms."""
     run = grid.runs[0]
     if path.name == "study.json":
         assert _raises(journal.unseal, path)
-        return
+        return {path.name}
     if path.name == "run.json":
         (words,) = journal.compare(run, {"config": config(grid.arms[0], grid.epochs).model_dump()})
         assert "run.json is " in words
-        return
+        return {path.name}
 
     # Harm to a sum is harm to its file.
     epoch = int(path.parent.name)
@@ -668,6 +668,7 @@ def check_found(grid: Grid, path: Path, epochs: int) -> None:
         assert found is None, path
     else:
         assert found == (last, (twin_folder(grid, last) / journal.STATE).read_bytes()), path
+    return harmed
 
 
 def _listed(folder: Path) -> set[str]:
