@@ -23,15 +23,20 @@ class Config(BaseModel):
     # The data: a content hash, so that a moved file is the same data and an edited one is not.
     data: str = Field("shapes", pattern=r"^[A-Za-z0-9_.-]{1,64}$")  # name, for people
     data_sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")  # of the images, see dcgan.data
+    classes: str = Field("all", pattern=r"^[a-z0-9]{1,32}$")  # all, or one by name or number
     images: int = Field(10_000, ge=2)  # training images, the first ones in the canonical order
 
     # The networks.
+    model: Literal["dcgan", "mlp"] = "dcgan"  # mlp: the blog's plain GAN, see dcgan.models
     resolution: Literal[16, 32, 64] = 32  # pixels a side
     width: int = Field(32, ge=1, le=1024)  # channels beside the image, doubled at every halving
     latent: Literal["normal", "uniform"] = "normal"  # N(0, 1) or U(-1, 1)
     latent_size: int = Field(100, ge=1, le=4096)
     stem: Literal["conv", "linear"] = "conv"  # how G gets from z to a 4x4 map
     init: Literal["paper", "torch", "blog"] = "paper"  # see dcgan.models.initialise
+    norm_g: Literal["inner", "all", "none"] = "inner"  # BatchNorm in G; inner: not on its output
+    norm_d: Literal["inner", "all", "none"] = "inner"  # in D but its logit; inner: not on its input
+    act_d: Literal["leaky", "relu"] = "leaky"  # LeakyReLU of slope 0.2 or ReLU, between D's layers
 
     # The optimisation.
     epochs: int = Field(8, ge=1, le=100_000)
@@ -39,6 +44,7 @@ class Config(BaseModel):
     lr_d: float = Field(2e-4, gt=0, le=1)
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
+    d_steps: int = Field(1, ge=1, le=1000)  # of D for each one of G, every step on a new batch
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of matrix products and convolutions
 
     # The scoring at the end of each epoch.

@@ -30,6 +30,8 @@ NAMES = {
     "a4aafc27636d8e02226a681bf1c1ec43d460cdfa84d750b31624dc6f5a02babc": "cifar10-test",
 }
 
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 
 @dataclass(frozen=True)
 class Images:
@@ -93,6 +95,21 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
     Raises BadData where it is missing or damaged; `load` and `keep` mend that.
     """
     return _open(cache, sha256, resolution)
+
+
+def of_classes(images: Images, classes: str) -> Images:
+    """The images of one class, by its number or CIFAR-10's name for it; all of them for `all`.
+
+    In their order, and under the SHA-256 of the whole set. BadData where there are none.
+    """
+    if classes == "all":
+        return images
+    named = CIFAR10 if images.sha256 in NAMES else []
+    number = named.index(classes) if classes in named else classes
+    chosen = images.labels.astype(str) == str(number)
+    if not chosen.any():
+        raise BadData(f"{images.name}: has no images of classes={classes}")
+    return dataclasses.replace(images, pixels=images.pixels[chosen], labels=images.labels[chosen])
 
 
 def resize(images: Images, resolution: int) -> Images:

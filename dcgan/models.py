@@ -1,7 +1,9 @@
 """G and D of DCGAN (Radford et al., 2015, arXiv 1511.06434): their layers, sizes and weights."""
 
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,20 +43,21 @@ class Generator(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         *rest, top = channels(config)
+        normed = config.norm_g != "none"  # a layer without BatchNorm has a bias instead
 
         # From z to a 4x4 map.
         if config.stem == "linear":
             self.stem = nn.Sequential(
-                nn.Linear(config.latent_size, top * MAP * MAP, bias=False),
-                nn.BatchNorm1d(top * MAP * MAP),
+                nn.Linear(config.latent_size, top * MAP * MAP, bias=not normed),
+                nn.BatchNorm1d(top * MAP * MAP) if normed else nn.Identity(),
                 nn.ReLU(),
                 nn.Unflatten(1, (top, MAP, MAP)),
             )
         else:
             self.stem = nn.Sequential(
                 nn.Unflatten(1, (config.latent_size, 1, 1)),
-                nn.ConvTranspose2d(config.latent_size, top, MAP, 1, 0, bias=False),
-                nn.BatchNorm2d(top),
+                nn.ConvTranspose2d(config.latent_size, top, MAP, 1, 0, bias=not normed),
+                nn.BatchNorm2d(top) if normed else nn.Identity(),
                 nn.ReLU(),
             )
 
@@ -63,17 +66,18 @@ class Generator(nn.Module):
         for width in reversed(rest):
             self.up.append(
                 nn.Sequential(
-                    nn.ConvTranspose2d(2 * width, width, KERNEL, STRIDE, PADDING, bias=False),
-                    nn.BatchNorm2d(width),
+                    nn.ConvTranspose2d(2 * width, width, KERNEL, STRIDE, PADDING, bias=not normed),
+                    nn.BatchNorm2d(width) if normed else nn.Identity(),
                     nn.ReLU(),
                 )
             )
 
-        # To the image, without BatchNorm.
+        # To the image, without BatchNorm but for norm_g=all.
         self.to_rgb = nn.ConvTranspose2d(config.width, 3, KERNEL, STRIDE, PADDING, bias=False)
+        self.norm = nn.BatchNorm2d(3) if config.norm_g == "all" else nn.Identity()
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.to_rgb(self.up(self.stem(z))).tanh()
+        return self.norm(self.to_rgb(self.up(self.stem(z)))).tanh()
 
 
 class Discriminator(nn.Module):
@@ -82,20 +86,22 @@ class Discriminator(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         first, *rest = channels(config)
+        normed = config.norm_d != "none"  # a layer without BatchNorm has a bias instead
 
-        # From the image, without BatchNorm.
-        self.from_rgb = nn.Sequential(
-            nn.Conv2d(3, first, KERNEL, STRIDE, PADDING, bias=False), nn.LeakyReLU(0.2)
-        )
+        # From the image, without BatchNorm but for norm_d=all.
+        self.from_rgb = nn.Sequential(nn.Conv2d(3, first, KERNEL, STRIDE, PADDING, bias=False))
+        if config.norm_d == "all":
+            self.from_rgb.append(nn.BatchNorm2d(first))
+        self.from_rgb.append(activation(config))
 
         # Halve the side, double the channels.
         self.down = nn.Sequential()
         for width in rest:
             self.down.append(
                 nn.Sequential(
-                    nn.Conv2d(width // 2, width, KERNEL, STRIDE, PADDING, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.LeakyReLU(0.2),
+                    nn.Conv2d(width // 2, width, KERNEL, STRIDE, PADDING, bias=not normed),
+                    nn.BatchNorm2d(width) if normed else nn.Identity(),
+                    activation(config),
                 )
             )
 
@@ -110,10 +116,42 @@ class Discriminator(nn.Module):
         return maps.mean(dim=(1, 2, 3))
 
 
-def build(config: Config) -> tuple[Generator, Discriminator]:
+def activation(config: Config) -> nn.Module:
+    """What stands between D's layers."""
+    return nn.LeakyReLU(0.2) if config.act_d == "leaky" else nn.ReLU()
+
+
+def plain_generator(config: Config) -> nn.Sequential:
+    """G of the blog's plain GAN: z (N, latent_size) -> images (N, 3, resolution, resolution)."""
+    shape = (3, config.resolution, config.resolution)
+    G = nn.Sequential(nn.Linear(config.latent_size, 256), nn.ReLU())
+    for size, wider in itertools.pairwise((256, 512, 1024, 1024)):
+        G.extend([nn.Linear(size, wider), nn.BatchNorm1d(wider), nn.ReLU()])
+    return G.extend([nn.Linear(1024, math.prod(shape)), nn.Tanh(), nn.Unflatten(1, shape)])
+
+
+def plain_discriminator(config: Config) -> nn.Sequential:
+    """Its counterpart, without BatchNorm: images -> logits (N,)."""
+    D = nn.Sequential(nn.Flatten())
+    for size, smaller in itertools.pairwise((3 * config.resolution**2, 1024, 512, 256)):
+        D.extend([nn.Linear(size, smaller), nn.ReLU()])
+    return D.extend([nn.Linear(256, 1), nn.Flatten(0)])
+
+
+def generator(config: Config) -> nn.Module:
+    """G of a config, its weights not yet drawn."""
+    return Generator(config) if config.model == "dcgan" else plain_generator(config)
+
+
+def discriminator(config: Config) -> nn.Module:
+    """D of a config, its weights not yet drawn."""
+    return Discriminator(config) if config.model == "dcgan" else plain_discriminator(config)
+
+
+def build(config: Config) -> tuple[nn.Module, nn.Module]:
     """Both networks with their initial weights, on the CPU."""
     with torch.random.fork_rng(devices=[]):
-        G, D = Generator(config), Discriminator(config)
+        G, D = generator(config), discriminator(config)
         initialise(G, "G", config)
         initialise(D, "D", config)
     return G, D
@@ -149,13 +187,13 @@ def seed_of(seed: int, stream: str, epoch: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def dump_generator(G: Generator, config: Config) -> bytes:
+def dump_generator(G: nn.Module, config: Config) -> bytes:
     """A safetensors file that carries its config."""
     tensors = {name: tensor.contiguous() for name, tensor in G.state_dict().items()}
     return save(tensors, metadata={"config": config.model_dump_json()})
 
 
-def load_generator(path: str) -> tuple[Generator, Config]:
+def load_generator(path: str) -> tuple[nn.Module, Config]:
     """The generator of a file that `dump_generator` made; nothing in it is executed.
 
     Raises ValueError with one line for any other file.
@@ -164,7 +202,7 @@ def load_generator(path: str) -> tuple[Generator, Config]:
         with safe_open(path, framework="pt") as file:
             config = _config((file.metadata() or {}).get("config", ""))
             with torch.device("meta"):
-                G = Generator(config)
+                G = generator(config)
             fill(G, {name: file.get_tensor(name) for name in file.keys()})
     except (SafetensorError, ValueError) as error:
         reason = " ".join(str(error).split())

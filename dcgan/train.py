@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from dcgan.config import Config
 from dcgan.data import signed_batch
-from dcgan.models import Discriminator, Generator, build, seed_of
+from dcgan.models import build, seed_of
 
 
 @dataclass
 class State:
     """All that the next epoch depends on, beside the config and the images."""
 
-    G: Generator
-    D: Discriminator
+    G: nn.Module
+    D: nn.Module
     adam_g: torch.optim.Adam
     adam_d: torch.optim.Adam
     epoch: int = 0  # epochs done
@@ -30,7 +30,7 @@ class Log:
 
     images: list[int]  # shown to D in this epoch, up to and including the step
     d_loss: list[float]  # mean of D's two halves, nats
-    g_loss: list[float]  # nats
+    g_loss: list[float]  # nats, of G's latest step
     d_real: list[float]  # mean probability that D gives to real images
     d_fake: list[float]  # and to generated ones
 
@@ -52,7 +52,8 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
     order = torch.randperm(len(pixels), generator=stream).to(device)
     noise = draw_latent(config, "train", state.epoch + 1, len(pixels)).to(device)
 
-    for index, z in zip(order.split(config.batch), noise.split(config.batch), strict=True):
+    batches = zip(order.split(config.batch), noise.split(config.batch), strict=True)
+    for step, (index, z) in enumerate(batches):
         # Take a batch of real images (B, 3, H, W).
         real = signed_batch(pixels, index)
 
@@ -69,13 +70,14 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
         adam_d.step()
 
         # G learns to be taken for real (the non-saturating loss) by a D that stands still.
-        D.requires_grad_(False)
-        with precision(config, device):
-            g_loss = F.softplus(-D(fake).float()).mean()
-        adam_g.zero_grad()
-        g_loss.backward()
-        adam_g.step()
-        D.requires_grad_(True)
+        if step % config.d_steps == 0:
+            D.requires_grad_(False)
+            with precision(config, device):
+                g_loss = F.softplus(-D(fake).float()).mean()
+            adam_g.zero_grad()
+            g_loss.backward()
+            adam_g.step()
+            D.requires_grad_(True)
 
         # Keep the numbers on the device until the epoch ends.
         probabilities = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()

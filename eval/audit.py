@@ -37,7 +37,6 @@ from torch import Tensor, nn
 
 from dcgan.config import Config
 from dcgan.data import NAMES, Images, to_uint8
-from dcgan.models import Generator
 from dcgan.train import draw_latent
 from eval import metrics
 from eval.extractors import Extractor
@@ -102,7 +101,7 @@ def first(images: Images, count: int) -> Images:
 
 
 def audit(
-    G: Generator,
+    G: nn.Module,
     config: Config,
     epoch: int,
     real: Reference,
@@ -139,7 +138,7 @@ def audit(
 # --- How G's images are made ----------------------------------------------------------------------
 
 
-def signed_images(G: Generator, z: Tensor, mode: str, config: Config) -> Tensor:
+def signed_images(G: nn.Module, z: Tensor, mode: str, config: Config) -> Tensor:
     """Images of z (N, latent_size) in [-1, 1], float32 (N, 3, H, W) on the CPU; G stays as it is.
 
     `mode`: where BatchNorm's statistics come from, a key of BATCHNORM. Batches have the size of the
@@ -189,7 +188,7 @@ def quantise(signed: Tensor, how: str = "round") -> Tensor:
     raise ValueError(f"{how!r} is not one of {', '.join(QUANTISERS)}")
 
 
-def batchnorm_table(G: Generator, config: Config, epoch: int, real: Reference, count: int) -> Table:
+def batchnorm_table(G: nn.Module, config: Config, epoch: int, real: Reference, count: int) -> Table:
     """The same noise through every mode of BatchNorm and every quantiser."""
     z = draw_latent(config, "audit", epoch, count)
     rows: list[list[Any]] = []
@@ -257,7 +256,7 @@ def extrapolate(sizes: list[int], values: list[float]) -> Limit:
 
 
 def size_tables(
-    G: Generator, config: Config, epoch: int, real: Reference, count: int
+    G: nn.Module, config: Config, epoch: int, real: Reference, count: int
 ) -> list[Table]:
     """The metric at fifteen sizes, each on images of its own, and its limit."""
     sizes = np.linspace(max(count / SMALLEST, 20), count, POINTS).round().astype(int).tolist()

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from dcgan.config import Config
-from dcgan.data import Images
+from dcgan.data import Images, of_classes
 from dcgan.models import build
 from dcgan.train import start, train_epoch
 from eval.fetch import NoWeights, find_inception
@@ -59,16 +59,23 @@ def make_plan(
     """
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
     runs, folder = grid.runs(study), out / study.folder
+    _check_images(runs, images)
     committed = []
     for run in runs:
         path = folder / run.folder
-        epochs = len(journal.committed(path))
+        imported = journal.has_records_only(path)
+        epochs = len(journal.committed(path, (journal.SAMPLES,) if imported else ()))
         wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
-        if epochs < run.config.epochs:
+        if epochs < run.config.epochs and not imported:
             # A finished run may come from another machine, an unfinished one goes on here.
             wanted["fingerprint"] = fingerprint(run.config, device, threads)
         if differences := journal.compare(path, wanted):
             raise journal.Differs(f"{path}: {'; '.join(differences)}")
+        if imported and epochs < run.config.epochs:
+            raise journal.Differs(
+                f"{path}: has records of {epochs} epochs and no state to go on from to "
+                f"epochs={run.config.epochs}; import the rest, or remove the run to make it again"
+            )
         committed.append(epochs)
 
     left = [run.config.epochs - done for run, done in zip(runs, committed, strict=True)]
@@ -99,30 +106,34 @@ def make_plan(
     return Plan(study, folder, runs, jobs, places, committed, missing, seconds, disk)
 
 
+def _check_images(runs: list[Run], images: Images) -> None:
+    """Whether there are the images that every run asks for; raises BadStudy or BadData."""
+    there = {
+        classes: len(of_classes(images, classes).labels)
+        for classes in {run.config.classes for run in runs}
+    }
+    for run in runs:
+        for key in ("images", "reference_images"):
+            if (wanted := getattr(run.config, key)) > there[run.config.classes]:
+                few = f"there are {there[run.config.classes]:,} of classes={run.config.classes}"
+                raise grid.BadStudy(f"{run}: {key}={wanted}, and {few}")
+
+
 def write_study(plan: Plan, images: Images) -> None:
     """study.json and real.png: what the report needs to know beside the runs.
 
     What an earlier start had planned or used is kept: levels, seeds, commits.
     """
     job = plan.jobs[0]
-    factors, seeds, commits = plan.study.factors, plan.study.seeds, [_commit()]
-    if (plan.folder / "study.json").exists():
-        stored = journal.unseal(plan.folder / "study.json")
-        whole = grid.define(plan.study.name, plan.study.scale).factors
-        factors = {
-            key: [level for level in levels if level in stored["factors"][key] + factors[key]]
-            for key, levels in whole.items()
-        }
-        seeds = sorted({*stored["seeds"], *seeds})
-        commits = list(dict.fromkeys([*stored["commit"].split(", "), *commits]))
+    study = plan.study
     shared = {
         key: value
-        for key, value in job.config.model_dump().items()
-        if key not in plan.study.factors and key != "seed"
+        for key, value in Config.model_construct(**study.settings).model_dump().items()
+        if key not in study.factors and key != "seed"
     }
     info = {
-        "study": plan.study.name,
-        "scale": plan.study.scale,
+        "study": study.name,
+        "scale": study.scale,
         "data": {
             "name": images.name,
             "kind": images.kind,
@@ -131,10 +142,11 @@ def write_study(plan: Plan, images: Images) -> None:
             "resolution": images.pixels.shape[1],
             "lossy": images.lossy,
         },
-        "factors": factors,
-        "seeds": seeds,
+        "factors": study.factors,
+        "arms": study.arms,
+        "seeds": study.seeds,
         "settings": shared,
-        "commit": ", ".join(commits),
+        "commit": _commit(),
         "hardware": {
             "device": fingerprint(job.config, job.device, job.threads)["device"],
             "processor": _processor(),
@@ -145,6 +157,8 @@ def write_study(plan: Plan, images: Images) -> None:
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
     }
+    if (plan.folder / "study.json").exists():
+        info |= grid.unite(journal.unseal(plan.folder / "study.json"), info)
     journal.replace(plan.folder / "study.json", journal.seal(info))
     count = SAMPLE_ROWS * SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
@@ -179,7 +193,8 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
                     process = context.Process(target=_work, args=(job, sender), name=str(run))
                     state.rows[str(run)] = {"epoch": "starting", "numbers": ""}
                     try:
-                        process.start()
+                        with signals.unheard():
+                            process.start()
                         at_work[receiver] = run, process
                     except (OSError, EOFError):  # there is no memory for it, or no server
                         _end(state, run, None, show)
@@ -298,7 +313,12 @@ def _ending(exitcode: int | None) -> str:
 
 
 def _is_mirrored(study: Study, job: Job) -> bool:
-    """Whether W&B has all of a finished run, as far as it is wanted."""
+    """Whether W&B has all of a finished run, as far as it is wanted.
+
+    A run that was imported is mirrored where it was made.
+    """
+    if journal.has_records_only(job.folder):
+        return True
     info = {"study": study.name, "scale": study.scale}
     config = job.config.model_dump()
     return job.wandb_mode == "disabled" or tracking.whole(

@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
-from multiprocessing import forkserver
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from types import FrameType
@@ -48,13 +48,24 @@ def call(command: list[str]) -> int:
 
 
 def workers(module: str) -> ForkServerContext:
-    """Where workers come from that have imported a module; it is not for Ctrl-C, even meanwhile."""
+    """Where workers come from that have imported a module; they are started `unheard`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new process takes over
-    forkserver.ensure_running()
-    signal.signal(signal.SIGINT, handler)
     return context
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Meanwhile Ctrl-C waits, and a process that begins now never hears of it.
+
+    So does the server that forks workers, which begins with the first of them, or anew after its
+    death, and imports for seconds.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def follow() -> None:

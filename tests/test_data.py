@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -882,6 +883,24 @@ def test_a_cache_that_cannot_be_written_is_named(kept, tmp_path):
 
 
 # --- Resizing -------------------------------------------------------------------------------------
+
+
+def test_one_class_is_taken_by_number_or_by_cifar10s_name():
+    labels = np.array([3, 1, 1, 0])
+    pixels = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    images = data.Images("cifar10", "zip", pixels, labels, next(iter(data.NAMES)))
+    for word in ("1", "automobile"):
+        chosen = data.of_classes(images, word)
+        assert chosen.pixels[:, 0, 0, 0].tolist() == [1, 2]
+        assert chosen.labels.tolist() == [1, 1]
+        assert chosen.sha256 == images.sha256
+    assert data.of_classes(images, "all") is images
+    for word in ("2", "dog", "cats", "01"):  # dogs are class 5
+        with pytest.raises(BadData, match=f"cifar10: has no images of classes={word}"):
+            data.of_classes(images, word)
+    other = dataclasses.replace(images, name="mine", sha256="0" * 64)
+    with pytest.raises(BadData, match="mine: has no images of classes=automobile"):
+        data.of_classes(other, "automobile")
 
 
 @pytest.mark.parametrize("side", [16, 64])

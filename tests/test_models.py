@@ -69,10 +69,62 @@ def test_shapes_and_ranges(resolution, stem, head, norm):
     assert D(images).shape == (5,)
 
 
-def test_batchnorm_is_off_gs_output_and_ds_input():
-    G, D = build(TINY)
-    assert isinstance(list(G.children())[-1], nn.ConvTranspose2d)
-    assert [type(m) for m in D.from_rgb] == [nn.Conv2d, nn.LeakyReLU]
+def normed(net):
+    """The paths of the layers with BatchNorm, and of those with a bias of their own."""
+    kinds = nn.BatchNorm1d | nn.BatchNorm2d
+    biased = [
+        k for k, m in net.named_modules() if isinstance(getattr(m, "bias", None), torch.Tensor)
+    ]
+    return [k for k, m in net.named_modules() if isinstance(m, kinds)], biased
+
+
+INNER_G, INNER_D = ["stem.2", "up.0.1"], ["down.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("where", "in_g", "in_d"),
+    [
+        ("inner", INNER_G, INNER_D),  # off G's output and D's input, as the paper has it
+        ("all", [*INNER_G, "norm"], ["from_rgb.1", *INNER_D]),
+        ("none", [], []),
+    ],
+)
+def test_where_batchnorm_is(where, in_g, in_d):
+    G, D = build(TINY.model_copy(update={"norm_g": where, "norm_d": where}))
+    for net, layers, inner in (G, in_g, INNER_G), (D, in_d, INNER_D):
+        found, biased = normed(net)
+        assert found == layers
+        # What lost its BatchNorm has a bias in its place, and nothing else has one.
+        convolutions = [f"{path.rpartition('.')[0]}.{int(path[-1]) - 1}" for path in inner]
+        assert biased == (layers or convolutions)
+
+
+@pytest.mark.parametrize(("word", "kind"), [("leaky", nn.LeakyReLU), ("relu", nn.ReLU)])
+def test_what_stands_between_ds_layers(word, kind):
+    D = build(TINY.model_copy(update={"act_d": word}))[1]
+    assert isinstance(D.from_rgb[-1], kind)
+    assert isinstance(D.down[0][-1], kind)
+    x = torch.tensor([-2.0, 0.0, 3.0])
+    assert D.from_rgb[-1](x).tolist() == pytest.approx([-0.4 * (word == "leaky"), 0, 3])
+
+
+def test_the_plain_gan_is_the_blogs():
+    config = Config(model="mlp", latent_size=128, init="torch")
+    G, D = build(config)
+    sizes = [[(m.in_features, m.out_features) for m in net if isinstance(m, nn.Linear)]
+             for net in (G, D)]  # fmt: skip
+    assert sizes == [
+        [(128, 256), (256, 512), (512, 1024), (1024, 1024), (1024, 3072)],
+        [(3072, 1024), (1024, 512), (512, 256), (256, 1)],
+    ]
+    assert [type(m) for m in G[:8]] == [
+        nn.Linear, nn.ReLU, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d, nn.ReLU
+    ]  # fmt: skip
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in D)
+    images = G(torch.randn(5, 128))
+    assert images.shape == (5, 3, 32, 32)
+    assert images.abs().max() < 1
+    assert D(images).shape == (5,)
 
 
 def d_loss(D, real, fake, scale=1.0):
@@ -147,11 +199,13 @@ def test_streams_differ_in_seed_name_and_epoch():
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_a_generator_file_rebuilds_its_generator(tmp_path):
-    G = build(TINY)[0].to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("changed", [{}, {"model": "mlp"}, {"norm_g": "none"}, {"norm_g": "all"}])
+def test_a_generator_file_rebuilds_its_generator(changed, tmp_path):
+    wanted = TINY.model_copy(update=changed)
+    G = build(wanted)[0].to(memory_format=torch.channels_last)
     path = tmp_path / "generator.safetensors"
-    path.write_bytes(dump_generator(G, TINY))
+    path.write_bytes(dump_generator(G, wanted))
     loaded, config = load_generator(str(path))
-    assert config == TINY
+    assert config == wanted
     z = torch.randn(4, 100)
     assert torch.equal(loaded.to(memory_format=torch.channels_last)(z), G.eval()(z))

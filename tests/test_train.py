@@ -34,9 +34,12 @@ def test_equal_seeds_agree_and_different_seeds_do_not(pixels):
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-@pytest.mark.parametrize("norm", ["none", "batch"])
-def test_resuming_gives_the_whole_state_bit_for_bit(pixels, epoch, norm):
-    config = TINY.model_copy(update={"norm": norm})
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"norm": "batch"}, {"model": "mlp", "d_steps": 2}, {"norm_g": "none", "norm_d": "all"}],
+)
+def test_resuming_gives_the_whole_state_bit_for_bit(pixels, epoch, changed):
+    config = TINY.model_copy(update=changed)
     straight = train(config, pixels, 3)
     state = load_state(train(config, pixels, epoch), config)
     for _ in range(3 - epoch):
@@ -110,6 +113,17 @@ def test_the_first_losses_are_the_blogs_objective(pixels):
     assert log.g_loss[0] == pytest.approx(bce(p_fake, ones).item(), rel=1e-4)
     assert log.d_real[0] == pytest.approx(p_real.mean().item(), rel=1e-5)
     assert log.d_fake[0] == pytest.approx(p_fake.mean().item(), rel=1e-5)
+
+
+def test_g_makes_one_step_for_several_of_d(pixels):
+    config = TINY.model_copy(update={"batch": 10, "d_steps": 3})
+    state = start(config)
+    log = train_epoch(state, config, pixels)
+    (steps,) = {int(state.adam_g.state[p]["step"]) for p in state.G.parameters()}
+    (of_d,) = {int(state.adam_d.state[p]["step"]) for p in state.D.parameters()}
+    assert (steps, of_d) == (2, 5)  # at the first and the fourth batch of five
+    assert log.g_loss[0] == log.g_loss[1] == log.g_loss[2] != log.g_loss[3] == log.g_loss[4]
+    assert len(set(log.d_loss)) == 5
 
 
 def test_gs_step_leaves_no_gradient_in_d(pixels):
