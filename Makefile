@@ -65,6 +65,10 @@ audit: setup ## can the scores be trusted? RUNDIR= a run, DATA= its images, TEST
 	@$(RUN) eval audit $(call quote,$(RUNDIR)) $(call option,data,$(DATA)) \
 	  $(call option,test,$(TEST)) $(call option,device,$(DEVICE)) $(ARGS)
 
+bench: setup ## how fast is all this here? ARGS="--only training frechet" measures a part
+	@$(RUN) experiments bench $(call option,data,$(DATA)) $(call option,device,$(DEVICE)) \
+	  $(call option,out,$(OUT)) $(ARGS)
+
 report: setup ## build the report of every study in OUT again, or of STUDY
 	@test -n "$(STUDIES)" || $(STOP) "there is no study in $(or $(OUT),runs)"
 	@for study in $(STUDIES); do $(RUN) reports --from "$$study" || exit; done
@@ -78,7 +82,7 @@ dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal das
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 	@$(RUN) experiments sync $(PLACE)
 
-.PHONY: help setup test chaos lint lock ablation banks audit report publish dashboard sync build
+.PHONY: help setup test chaos lint lock ablation banks audit bench report publish dashboard sync build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

@@ -5,6 +5,9 @@
     python -m experiments ablation head=avgpool batch=128,512 epochs=4
     python -m experiments banks runs/ablation-small       finished runs, scored on more noise
     python -m experiments publish runs/ablation-small     records -> reports/published/
+    python -m experiments bench                           how fast all this is here
+    python -m experiments export runs/ablation-small -o small.zip
+    python -m experiments import small.zip                records from another machine
     python -m experiments dashboard                       W&B's terminal dashboard, no account
     python -m experiments sync                            upload the offline runs
 
@@ -13,7 +16,6 @@ for every run. A finished run is skipped, a half-done one goes on from its last 
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import sys
@@ -32,7 +34,7 @@ from rich.console import Console
 from dcgan import sources
 from dcgan.sources import BadData
 from eval.fetch import NoWeights, find_inception
-from experiments import grid, journal, progress, tracking
+from experiments import archive, grid, journal, progress, tracking
 
 PUBLISHED = Path("reports/published")
 BANKS = """Score the kept generators of every finished run again, on noise of their own.
@@ -41,6 +43,20 @@ Bank 0 is the scoring that a run did itself; banks 1, 2, ... have the same numbe
 same reference and the same networks, and go to RUN/banks. How far they lie apart is how much of a
 score is the noise that it was taken on. Runs that have their banks are skipped, and a command that
 was stopped goes on with the others. The machine must be the one that made the runs.
+"""
+BENCH = """Measure how fast this project is on this machine, in about ten minutes on two cores.
+
+  training   images a second at each scale; the loop of the tutorials on the same networks; the
+             share of the arithmetic that the machine can do
+  jobs       two processes of one thread against one process of two
+  scoring    from images to scores, and the same by torchmetrics and torch-fidelity
+  frechet    the Fréchet distance: seconds and errors of three ways to compute it
+  epoch      where the time of an epoch goes
+  start      how long the first epoch is waited for; memory of a worker
+  growth     speed and memory as images, resolution, width, batch and jobs grow
+
+Prints a table for each and writes OUT/bench/DEVICE.json, which holds every single measurement of
+this command. Other work on the machine spoils speeds, and ratios less.
 """
 
 
@@ -184,44 +200,80 @@ def banks(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """Measure how fast this project is on this machine."""
+    out = Path(arguments.out)
+    if not _existing(out).is_dir():
+        raise BadInput(f"--out {out}: {_existing(out)} is not a folder")
+
+    # Only now what takes time: PyTorch, and all that is measured.
+    import torch
+
+    from experiments.bench import PARTS, Bench, write
+
+    device = _device(arguments.device, torch.cuda.device_count())
+    if unknown := [word for word in arguments.only or [] if word not in PARTS]:
+        raise BadInput(f"--only {unknown[0]}: not one of {', '.join(PARTS)}")
+    what = Bench(device, arguments.threads, out, arguments.data, arguments.quick)
+    try:
+        path = write(what, [name for name in PARTS if name in (arguments.only or PARTS)])
+    except (BadData, grid.BadStudy) as error:
+        raise BadInput(error) from error
+    print(f"\nwrote {path}")
+    return 0
+
+
 def publish(arguments: argparse.Namespace) -> int:
     """Copy the records and samples of a study, hash-checked, and build its report beside them."""
     study = _study(arguments.study, arguments.out)
-    target = PUBLISHED / study.name
-    staged = target.with_name(f".{study.name}")
+    _publish(study, PUBLISHED / study.name)
+    return _report(PUBLISHED / study.name)
+
+
+def export_study(arguments: argparse.Namespace) -> int:
+    """Pack the records of a study into one file, which `import` reads on another machine."""
+    study, path = _study(arguments.study, arguments.out), arguments.file
+    if path.is_dir():
+        raise BadInput(f"--file {path}: is a folder")
+    try:
+        archive.pack(study, path, arguments.samples)
+    except journal.Damaged as error:
+        raise BadInput(error) from error
+    print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def import_study(arguments: argparse.Namespace) -> int:
+    """Add the runs and epochs of a file that `export` wrote, and build the report."""
+    out = Path(arguments.out)
+    if not arguments.file.is_file():
+        raise BadInput(f"{arguments.file}: no such file")
+    try:
+        merged = archive.merge(arguments.file, out)
+    except (BadData, journal.Busy, journal.Damaged, journal.Differs) as error:
+        raise BadInput(error) from error
+    new, all_runs = merged.new_runs, merged.runs
+    print(f"{merged.study}: {merged.new_epochs} epochs are new; {new} of {all_runs} runs are new.")
+
+    # A published study stays one: the sums of all files, the pictures of the lowest seeds.
+    if out.resolve() == PUBLISHED.resolve():
+        _publish(merged.study, merged.study)
+    return _report(merged.study)
+
+
+def _publish(study: Path, target: Path) -> None:
+    """Replace a folder by the files of a study that are published, by one rename."""
+    staged = target.with_name(f".{target.name}")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    for name in ("study.json", "real.png", "audit.json"):
-        if (study / name).exists():
-            shutil.copyfile(study / name, staged / name)
-
-    # Every seed's records and banks, but the pictures of the lowest seed of an arm alone.
-    pictured: set[str] = set()
-    runs = [path.parent for path in study.glob("*/seed=*/run.json")]
-    for source in sorted(runs, key=lambda run: int(run.name.removeprefix("seed="))):
-        run = staged / source.relative_to(study)
-        left_out = shutil.ignore_patterns(
-            *journal.PRUNABLE, *([journal.SAMPLES] if source.parent.name in pictured else [])
-        )
-        run.mkdir(parents=True)
-        for epoch in journal.committed(source):
-            folders = (journal.epoch_folder(r, epoch) for r in (source, run))
-            shutil.copytree(*folders, ignore=left_out)
-            pictured.add(source.parent.name)
-        shutil.copyfile(source / "run.json", run / "run.json")
-        if (source / journal.BANKS).is_dir():
-            shutil.copytree(source / journal.BANKS, run / journal.BANKS)
-
-    # The sums of all files; the report is rebuilt from them.
-    files = sorted(path for path in staged.rglob("*") if path.is_file())
-    lines = (
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(staged).as_posix()}\n"
-        for path in files
-    )
-    (staged / journal.SUMS).write_text("".join(lines))
+    try:
+        for name, data in archive.files(study):
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).write_bytes(data)
+    except journal.Damaged as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise BadInput(error) from error
     shutil.rmtree(target, ignore_errors=True)
     staged.rename(target)
-    return _report(target)
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
@@ -342,11 +394,40 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--jobs", type=_positive, help="runs at a time; by default one a core")
     add.add_argument("--threads", type=_positive, default=1, help="of each, as the runs had (1)")
     add.add_argument("--out", default="runs", help="where studies lie (runs)")
+    add = commands.add_parser(
+        "bench",
+        help=bench.__doc__,
+        description=BENCH,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.set_defaults(command=bench)
+    add.add_argument("--only", nargs="+", metavar="PART", help="these parts; by default all")
+    add.add_argument("--quick", action="store_true", help="everything tiny: do the parts work?")
+    add.add_argument("--data", help="the images of `epoch`; by default shapes")
+    add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    add.add_argument("--threads", type=_positive, default=1, help="of this process (1)")
+    add.add_argument("--out", default="runs", help="where the record goes (runs)")
     for command in (publish, dashboard, sync):
         add = commands.add_parser(command.__name__, help=command.__doc__)
         add.set_defaults(command=command)
         add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
         add.add_argument("--out", default="runs", help="where studies lie (runs)")
+    add = commands.add_parser("export", help=export_study.__doc__, allow_abbrev=False)
+    add.set_defaults(command=export_study)
+    add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
+    add.add_argument("-o", "--file", type=Path, required=True, help="the zip to write")
+    add.add_argument(
+        "--samples",
+        choices=["lowest", "all"],
+        default="lowest",
+        help="pictures of the lowest seed of each arm, or of all (lowest)",
+    )
+    add.add_argument("--out", default="runs", help="where studies lie (runs)")
+    add = commands.add_parser("import", help=import_study.__doc__, allow_abbrev=False)
+    add.set_defaults(command=import_study)
+    add.add_argument("file", type=Path, help="what `export` wrote")
+    add.add_argument("--out", default="runs", help="where the study lies, or is to lie (runs)")
     for each in (parser, *commands.choices.values()):
         each.error = _refuse
     return parser

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from rich.console import Console
+from torch import nn
 
 from dcgan.config import Config
-from dcgan.models import Generator, load_generator
+from dcgan.models import load_generator
 from eval.score import Reference, identities
 from experiments import journal, progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
@@ -114,7 +115,8 @@ def execute(plan: Plan, places: int, console: Console) -> dict[str, str]:
     context = signals.workers("experiments.banks")
     began = time.monotonic()
     with ProcessPoolExecutor(places, context, initializer=signals.follow) as pool:
-        futures = {pool.submit(score_run, task): name for name, task in plan.tasks.items()}
+        with signals.unheard():
+            futures = {pool.submit(score_run, task): name for name, task in plan.tasks.items()}
         for ended, future in enumerate(as_completed(futures), 1):
             name = futures[future]
             scored += plan.tasks[name].scorings
@@ -160,7 +162,7 @@ def kept(folder: Path, config: Config) -> list[int]:
     return [e for e in epochs if (journal.epoch_folder(folder, e) / journal.GENERATOR).exists()]
 
 
-def load_kept(job: Job, epoch: int) -> Generator:
+def load_kept(job: Job, epoch: int) -> nn.Module:
     """The generator of an epoch as it was in training, its layout in memory included."""
     journal.read(job.folder, epoch, journal.GENERATOR)  # compares it with its sum
     path = journal.epoch_folder(job.folder, epoch) / journal.GENERATOR

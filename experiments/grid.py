@@ -23,6 +23,7 @@ MOST_YAML_BYTES, MOST_YAML_DEPTH = 1 << 16, 3
 # How a number is written. 1e4 and 1_000 are no whole numbers here, nor is 010 any number.
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})", re.ASCII)
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?(?<=[0-9])(e[+-]?[0-9]+)?", re.I | re.ASCII)
+ARM_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}", re.ASCII)
 
 
 class BadStudy(Exception):
@@ -31,13 +32,18 @@ class BadStudy(Exception):
 
 @dataclass(frozen=True)
 class Study:
-    """A grid over some data; `settings` are the fields of Config that every run shares."""
+    """A grid over some data; `settings` are the fields of Config that every run shares.
+
+    Its factors are fields of Config, all levels crossed; or there is one, `arm`, whose levels have
+    names and set several fields at a time.
+    """
 
     name: str
     scale: str
     factors: dict[str, list[Any]]
     seeds: list[int]
     settings: dict[str, Any]
+    arms: dict[str, dict[str, Any]]  # what each level of the factor `arm` sets, if there is one
 
     @property
     def folder(self) -> str:
@@ -92,11 +98,11 @@ def define(
     if seeds is not None and seeds < 1:
         raise BadStudy(f"seeds={seeds} is not a positive number")
     usual, settings = _read(f"scales/{scale}.yaml", parse_scale)
-    factors = _read(f"studies/{name}.yaml", parse_factors)
+    factors, arms = _read(f"studies/{name}.yaml", parse_study)
     count, cells = seeds or usual, math.prod(map(len, factors.values()))
     if count * cells > MOST_RUNS:
         raise BadStudy(f"seeds={count} makes {count * cells:,} runs, over {MOST_RUNS:,}")
-    study = Study(name, scale, factors, list(range(count)), settings)
+    study = Study(name, scale, factors, list(range(count)), settings, arms)
     keys = [word.partition("=")[0] for word in words or []]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise BadStudy(f"{_shown(twice)} is given twice")
@@ -115,16 +121,33 @@ def fit(study: Study, data: str, data_sha256: str, available: int) -> Study:
 
 def runs(study: Study) -> list[Run]:
     """Every run, all cells of a seed before the next seed. Raises BadStudy."""
-    cells = list(itertools.product(*study.factors.values()))
-    arms = [dict(zip(study.factors, levels, strict=True)) for levels in cells]
+    levels = itertools.product(*study.factors.values())
+    cells = [dict(zip(study.factors, each, strict=True)) for each in levels]
     return [
         Run(
-            _config(study.settings | arm | {"seed": seed}),
-            ",".join(f"{factor}={level}" for factor, level in arm.items()),
+            _config(study.settings | fields(cell, study.arms) | {"seed": seed}),
+            ",".join(f"{factor}={level}" for factor, level in cell.items()),
         )
         for seed in study.seeds
-        for arm in arms
+        for cell in cells
     ]
+
+
+def fields(cell: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The fields of Config that the levels of a cell set."""
+    return arms[cell["arm"]] if arms else cell
+
+
+def unite(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """What two study.json of one study planned and used together: levels, seeds, commits."""
+    levels = define(stored["study"], stored["scale"]).factors
+    there = {key: stored["factors"][key] + added["factors"][key] for key in levels}
+    commits = [*stored["commit"].split(", "), *added["commit"].split(", ")]
+    return {
+        "factors": {key: [one for one in levels[key] if one in there[key]] for key in levels},
+        "seeds": sorted({*stored["seeds"], *added["seeds"]}),
+        "commit": ", ".join(dict.fromkeys(commits)),
+    }
 
 
 # --- Words of the command line --------------------------------------------------------------------
@@ -203,19 +226,44 @@ def parse_scale(data: bytes) -> tuple[int, dict[str, Any]]:
     return int(seeds), {key: _setting(key, node) for key, node in settings.items()}
 
 
-def parse_factors(data: bytes) -> dict[str, list[Any]]:
-    """The factors and their levels that a study's file gives; raises BadStudy with the line."""
-    root = _entries(_parse(data), ["factors"])
-    if "factors" not in root:
-        raise BadStudy("line 1: factors is missing")
+def parse_study(data: bytes) -> tuple[dict[str, list[Any]], dict[str, dict[str, Any]]]:
+    """The factors with their levels, and the named arms if these are what a study's file gives.
+
+    Raises BadStudy with the line.
+    """
+    root = _entries(_parse(data), ["factors", "arms"])
+    if len(root) == 2:
+        raise BadStudy("line 1: factors and arms exclude each other")
+    if "factors" in root:
+        return _factors(root["factors"]), {}
+    arms = _arms(root["arms"])
+    return {"arm": list(arms)}, arms
+
+
+def _factors(root: Node) -> dict[str, list[Any]]:
     factors = {}
-    for key, node in _entries(root["factors"], _settable()).items():
+    for key, node in _entries(root, _settable()).items():
         if not isinstance(node.content, list) or not node.content:
             raise BadStudy(f"line {node.line}: {key} is not a list of levels")
         factors[key] = [_setting(key, level) for level in node.content]
         if len(set(factors[key])) < len(factors[key]):
             raise BadStudy(f"line {node.line}: {key} has a level twice")
     return factors
+
+
+def _arms(root: Node) -> dict[str, dict[str, Any]]:
+    """Name -> what the arm sets; the baseline sets nothing: `baseline: {}`."""
+    if not isinstance(root.content, dict) or not root.content:
+        raise BadStudy(f"line {root.line}: arms is not a mapping of names to settings")
+    arms: dict[str, dict[str, Any]] = {}
+    for name, node in root.content.items():
+        if not ARM_NAME.fullmatch(name):
+            raise BadStudy(f"line {node.line}: {_shown(name)} is no name of an arm: a-z, 0-9, -")
+        entries = {} if node.content == {} else _entries(node, _settable())
+        arms[name] = {key: _setting(key, setting) for key, setting in entries.items()}
+        if twin := next((x for x in arms if x != name and arms[x] == arms[name]), None):
+            raise BadStudy(f"line {node.line}: {name} sets what {twin} sets")
+    return arms
 
 
 def _setting(key: str, node: Node) -> Any:

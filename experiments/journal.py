@@ -84,14 +84,19 @@ def commit(run: Path, epoch: int, files: dict[str, bytes]) -> None:
 
 def commit_to(target: Path, files: dict[str, bytes]) -> None:
     """The same for any folder that is not there yet; its SHA256SUMS are written beside the rest."""
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    place(target, {**files, SUMS: to_lines(sums)})
+
+
+def place(target: Path, files: dict[str, bytes]) -> None:
+    """The same for a folder that was committed elsewhere, and brings its SHA256SUMS along."""
     staged = target.with_name(f".{target.name}")
     if staged.exists():
         shutil.rmtree(staged)
     _make_folder(target.parent)
     staged.mkdir()
 
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    for name, data in {**files, SUMS: _lines(sums)}.items():
+    for name, data in files.items():
         _write(staged / name, data)
     _sync_folder(staged)
 
@@ -144,7 +149,7 @@ def read_from(folder: Path, name: str) -> bytes:
     """The same for any folder that was committed with its SHA256SUMS."""
     path = folder / name
     data = _read(path)
-    if hashlib.sha256(data).hexdigest() != _sums(path.parent).get(name):
+    if hashlib.sha256(data).hexdigest() != read_sums(path.parent).get(name):
         raise Damaged(f"{path}: its SHA-256 is not the committed one")
     return data
 
@@ -157,6 +162,24 @@ def read_json(run: Path, epoch: int, name: str) -> Any:
         raise Damaged(f"{epoch_folder(run, epoch) / name}: {error}") from error
 
 
+def read_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that a folder was committed with; raises Damaged."""
+    data = _read(folder / SUMS)
+    try:
+        lines = data.decode().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except ValueError as error:
+        raise Damaged(f"{folder / SUMS}: {error}") from error
+    if data != to_lines(sums):
+        raise Damaged(f"{folder / SUMS}: is not as it was committed")
+    return sums
+
+
+def to_lines(sums: dict[str, str]) -> bytes:
+    """The content of a SHA256SUMS."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+
+
 def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
     """The epochs 1, 2, ... up to the first whose files are not as they were committed.
 
@@ -166,7 +189,7 @@ def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
     epochs: list[int] = []
     while (folder := epoch_folder(run, len(epochs) + 1)).exists():
         try:
-            for name in {**_sums(folder), RECORD: "", TIMING: "", SAMPLES: ""}:
+            for name in {**read_sums(folder), RECORD: "", TIMING: "", SAMPLES: ""}:
                 gone = name in may_lack and not (folder / name).exists()
                 if name not in PRUNABLE and not gone:
                     read(run, len(epochs) + 1, name)
@@ -184,6 +207,11 @@ def last_state(run: Path) -> tuple[int, bytes] | None:
         except Damaged:
             continue
     return None
+
+
+def has_records_only(run: Path) -> bool:
+    """Whether a run has epochs and no state: imported or published ones do, and cannot go on."""
+    return epoch_folder(run, 1).exists() and not any(run.glob(f"epochs/[0-9]*/{STATE}"))
 
 
 def rewind(run: Path, epoch: int) -> None:
@@ -246,22 +274,6 @@ def _may_live(owner: str) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    data = _read(folder / SUMS)
-    try:
-        lines = data.decode().splitlines()
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except ValueError as error:
-        raise Damaged(f"{folder / SUMS}: {error}") from error
-    if data != _lines(sums):
-        raise Damaged(f"{folder / SUMS}: is not as it was committed")
-    return sums
-
-
-def _lines(sums: dict[str, str]) -> bytes:
-    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
 def _read(path: Path) -> bytes:

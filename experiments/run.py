@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import torch._dynamo  # which every optimiser imports: once, before workers are forked
 from PIL import Image
+from torch import nn
 
 from dcgan.config import Config
-from dcgan.data import load_cached
-from dcgan.models import Generator, dump_generator
+from dcgan.data import load_cached, of_classes
+from dcgan.models import dump_generator
 from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
 from eval import metrics
 from eval.extractors import Extractor, classifier, inception
@@ -58,7 +59,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
             return
 
         # The images to train on, and the real features to be scored against.
-        images = load_cached(job.cache, config.data_sha256, config.resolution)
+        every = load_cached(job.cache, config.data_sha256, config.resolution)
+        images = of_classes(every, config.classes)
         pixels = torch.from_numpy(images.pixels[: config.images]).to(job.device)
         each_epoch, at_the_end = references(job)
 
@@ -122,11 +124,13 @@ def prepare(config: Config, device: str, threads: int) -> None:
 
 def references(job: Job) -> tuple[list[Reference], list[Reference]]:
     """What generated images are compared with at every epoch, and what only at the last one."""
-    real = load_cached(job.cache, job.config.data_sha256, job.side)
+    classes = job.config.classes
+    real = of_classes(load_cached(job.cache, job.config.data_sha256, job.side), classes)
     pixels = real.pixels[: job.config.reference_images]
+    split = "train" if classes == "all" else f"train, {classes}"
 
     def seen_by(extractor: Extractor) -> Reference:
-        return reference(extractor, pixels, real.sha256, job.cache)
+        return reference(extractor, pixels, real.sha256, job.cache, split)
 
     always = [seen_by(classifier(job.device))]
     if job.config.inception == "never" or not job.inception:
@@ -136,7 +140,7 @@ def references(job: Job) -> tuple[list[Reference], list[Reference]]:
 
 
 def measure(
-    G: Generator, config: Config, epoch: int, references: list[Reference], stream: str = "score"
+    G: nn.Module, config: Config, epoch: int, references: list[Reference], stream: str = "score"
 ) -> dict[str, float | None]:
     """The scores of the generator after this epoch; None where it has no images to be scored.
 

@@ -56,10 +56,10 @@ def workers(module: str) -> ForkServerContext:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Meanwhile Ctrl-C waits, and a process that begins now never hears of it.
+    """A process that begins meanwhile never hears of Ctrl-C; this one does, afterwards at last.
 
-    So does the server that forks workers, which begins with the first of them, or anew after its
-    death, and imports for seconds.
+    That goes for the server that forks workers, too. It begins with the first of them, or anew
+    after its death, and imports for seconds.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

@@ -28,6 +28,12 @@ MAY_IMPORT = {
     "dcgan.config": (),
     "eval": ("dcgan", "eval"),
     "experiments": ("dcgan", "eval", "experiments"),
+    "experiments.archive": (
+        "dcgan.config",
+        "dcgan.sources",
+        "experiments.grid",
+        "experiments.journal",
+    ),
     "experiments.grid": ("dcgan.config",),
     "experiments.journal": (),
     "experiments.progress": ("experiments.grid", "experiments.journal"),

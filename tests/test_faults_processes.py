@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -190,6 +191,21 @@ def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -
     child, words = done.stdout.split("\n", 1)
     assert words == signals.WORDS
     processes.until(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the command's end")
+
+
+def test_what_begins_unheard_is_not_stopped_and_its_starter_is_afterwards() -> None:
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append("starter"))
+    try:
+        with signals.unheard():
+            child = subprocess.Popen([sys.executable, "-c", "input(); print('whole')"], text=True,
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+            os.kill(os.getpid(), signal.SIGINT)
+            child.send_signal(signal.SIGINT)
+        assert heard == ["starter"]
+        assert child.communicate("go on\n", timeout=60)[0] == "whole\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_exit_code_of_a_command_is_its_own() -> None:

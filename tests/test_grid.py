@@ -136,12 +136,41 @@ def test_a_scale_means_what_it_says():
         ("factors:\n  beta1: [0.5, .50]", "line 2: beta1 has a level twice"),
         ("factors:\n  seed: [0, 1]", "line 2: seed is not a key"),
         ("factors: {}", "line 1: not a mapping"),
+        ("factors: {norm: [none]}\narms: {}", "line 1: factors and arms exclude each other"),
+        ("arms: {}", "line 1: arms is not a mapping of names to settings"),
+        ("arms: [a]", "line 1: arms is not a mapping of names to settings"),
+        ("arms:\n  a: relu", "line 2: not a mapping"),
+        ("arms:\n  a/b: {}", "line 2: a/b is no name of an arm"),
+        ("arms:\n  a: {}\n  b: {beta1: much}", "line 3: beta1=much is not a number"),
+        ("arms:\n  a: {}\n  b: {seed: 1}", "line 3: seed is not a key"),
+        ("arms:\n  a: {beta1: 0.9}\n  b: {beta1: .9}", "line 3: b sets what a sets"),
     ],
 )
 def test_a_study_is_read_as_it_is_written_or_refused_with_the_line(text, said):
     with pytest.raises(BadStudy) as caught:
-        grid.parse_factors(text.encode())
+        grid.parse_study(text.encode())
     assert str(caught.value).startswith(said)
+
+
+def test_named_arms_set_what_they_say_and_nothing_else():
+    study = fit(define("followups", "small", 2), "cifar10", "0" * 64, 50_000)
+    made = runs(study)
+    assert len(made) == 2 * len(study.arms)
+    usual = made[0].config.model_dump()
+    assert (made[0].arm, made[0].folder) == ("arm=baseline", "arm=baseline/seed=0")
+    assert made[0].config == runs(fitted())[0].config
+    for run in made:
+        name = run.arm.removeprefix("arm=")
+        config = run.config.model_dump()
+        changed = {key: value for key, value in config.items() if value != usual[key]}
+        assert changed.items() - {("seed", 1)} == study.arms[name].items()
+
+
+def test_arms_are_narrowed_by_name():
+    study = define("followups", "small", None, ["arm=relu-d,baseline", "epochs=3"])
+    assert study.factors == {"arm": ["baseline", "relu-d"]}
+    with pytest.raises(BadStudy, match="arm=leaky is not a level of followups"):
+        define("followups", "small", None, ["arm=leaky"])
 
 
 def test_a_fault_in_a_file_names_the_file(monkeypatch, tmp_path):

@@ -511,7 +511,7 @@ def wrong_yaml(rng: Random, folder: Path) -> int:
         data = text.encode(errors="surrogatepass")
         if rng.random() < 0.05:
             data = mutated(rng, data)
-        parse = grid.parse_scale if kind == "scales" else grid.parse_factors
+        parse = grid.parse_scale if kind == "scales" else grid.parse_study
         try:
             found = parse(data)
         except BadStudy as error:
@@ -519,9 +519,8 @@ def wrong_yaml(rng: Random, folder: Path) -> int:
             assert re.match(r"line \d+: ", line), line
             assert line.isprintable(), ascii(line)
             continue
-        check_yaml(
-            data.decode(), found if kind == "studies" else {"seeds": found[0], "config": found[1]}
-        )
+        names = ("factors", "arms") if kind == "studies" else ("seeds", "config")
+        check_yaml(data.decode(), dict(zip(names, found, strict=True)))
     return count
 
 
@@ -529,20 +528,31 @@ def check_yaml(text: str, found: dict) -> None:
     """What was read from a YAML file is what is written there, every key once and no other."""
     assert not re.search(r"[&*]\w", re.sub(r"#.*", "", text)), text
     root = yaml.compose(text, yaml.BaseLoader)
-    pairs = [(key.value, value) for key, value in root.value]
-    if pairs[0][0] == "factors":
-        (_, (pairs)) = "", [(key.value, value) for key, value in pairs[0][1].value]
-        assert [key for key, _ in pairs] == list(found), text
-        for key, node in pairs:
-            assert len(node.value) == len(found[key]), text
-            assert all(means(key, x.value, y) for x, y in zip(node.value, found[key], strict=True))
-        return
-    assert sorted(key for key, _ in pairs) == ["config", "seeds"], text
-    nodes = dict(pairs)
-    assert nodes["seeds"].value.removeprefix("+") == str(found["seeds"]), text
-    written = [(key.value, value.value) for key, value in nodes["config"].value]
-    assert [key for key, _ in written] == list(found["config"]), text
-    assert all(means(key, value, found["config"][key]) for key, value in written), text
+    nodes = {key.value: value for key, value in root.value}
+    assert len(nodes) == len(root.value), text
+    if "factors" in nodes:
+        check_mapping(nodes["factors"], found["factors"], text)
+        assert found["arms"] == {}, text
+    elif "arms" in nodes:
+        assert [key.value for key, _ in nodes["arms"].value] == list(found["arms"]), text
+        assert found["factors"] == {"arm": list(found["arms"])}, text
+        for key, node in nodes["arms"].value:
+            check_mapping(node, found["arms"][key.value], text)
+    else:
+        assert nodes.keys() == {"config", "seeds"}, text
+        assert nodes["seeds"].value.removeprefix("+") == str(found["seeds"]), text
+        check_mapping(nodes["config"], found["config"], text)
+
+
+def check_mapping(node: yaml.MappingNode, found: dict, text: str) -> None:
+    """The fields of Config that a mapping sets, each to one value or to several."""
+    assert [key.value for key, _ in node.value] == list(found), text
+    for key, value in node.value:
+        several = isinstance(value, yaml.SequenceNode)
+        written = [x.value for x in value.value] if several else [value.value]
+        read = found[key.value] if several else [found[key.value]]
+        assert len(written) == len(read), text
+        assert all(means(key.value, x, y) for x, y in zip(written, read, strict=True)), text
 
 
 # --- Poor data ------------------------------------------------------------------------------------
