@@ -351,8 +351,11 @@ def _cells(study: Study, claim: Claim) -> pd.DataFrame | None:
 
 
 def _where(study: Study, levels: Levels) -> np.ndarray:
-    """Which planned runs have these levels; what all runs share stands in the settings."""
-    chosen = np.ones(len(study.plan), dtype=bool)
+    """Which planned runs have these levels; what all runs share stands in the settings.
+
+    Where arms have names, a claim has to name them.
+    """
+    chosen = np.full(len(study.plan), not study.baseline or "arm" in levels)
     for key, level in levels.items():
         column = study.plan[key] if key in study.plan else _shared(study, key)
         chosen &= np.asarray(column == level)

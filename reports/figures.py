@@ -34,6 +34,7 @@ from reports.tables import LN2, arm_name, label, of_arm, short_identity
 HUES = {"none": ("#1c5fa8", "#4a98dc"), "batch": ("#c4551a", "#eb9a45")}
 LINES = {"conv": "-", "avgpool": (0, (2.4, 1.2))}
 MARKERS = {"conv": "o", "avgpool": "^"}
+BASELINE, ARM = HUES["none"][0], HUES["batch"][0]  # where the arms have names
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
 WIDTH = 7.0  # inches
@@ -103,6 +104,7 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
             figures["shares"] = variance_shares(table, study)
         if len(study.frame):
             figures["losses"] = losses(study)
+        if len(study.frame) and not study.baseline:
             figures["throughput"] = throughput(study)
 
         for figure, _ in figures.values():
@@ -184,7 +186,8 @@ def fluctuation(study: Study) -> tuple[Figure, str]:
     axis = figure.subplots()
     for y, arm in enumerate(study.arms):
         here = of_arm(study, runs, arm)
-        look = {"color": colour(study, arm[0], arm[2]), "marker": MARKERS[arm[1]], "linestyle": ""}
+        shade, head = look_of(study, arm)
+        look = {"color": shade, "marker": MARKERS[head], "linestyle": ""}
         each = here[column].dropna().map(epochs.percent_sd)
         axis.plot(each, [y] * len(each), markersize=4.5, alpha=0.5, markeredgewidth=0, **look)
         for row in epochs.by_arm(study, here, [column]).to_dict("records"):
@@ -257,14 +260,16 @@ def variance_shares(table: pd.DataFrame, study: Study) -> tuple[Figure, str]:
 
 
 def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
-    """A metric against the epoch: a panel for each batch, a line for each run."""
-    batches = sorted(set(study.frame["batch"]))
-    rows, columns = math.ceil(len(batches) / 2), min(2, len(batches))
-    figure = Figure(figsize=(WIDTH, 0.5 + 3.1 * rows), layout="constrained")
-    for axis, batch in zip(_panels(figure, rows, columns, len(batches)), batches, strict=True):
-        _lines(study, axis, study.frame[study.frame["batch"] == batch], "epoch", metric)
-        axis.set_title(f"batch={batch}", loc="left")
-        axis.set_xlabel("epoch")
+    """A metric against the epoch: a panel for each batch or named arm, a line for each run."""
+    panels = _frames_by(study, study.frame, "arm" if study.baseline else "batch")
+    rows, columns = math.ceil(len(panels) / 2), min(2, len(panels))
+    height = 1.7 if study.baseline else 3.1
+    figure = Figure(figsize=(WIDTH, 0.5 + height * rows), layout="constrained")
+    axes = _panels(figure, rows, columns, len(panels))
+    for axis, (name, table) in zip(axes, panels.items(), strict=True):
+        _lines(study, axis, table, "epoch", metric)
+        axis.set_title(name, loc="left")
+        axis.set_xlabel("epoch" if axis in axes[-columns:] else "")
         axis.xaxis.set_major_locator(
             MaxNLocator(5, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
         )
@@ -285,21 +290,21 @@ def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
 def epoch_change(study: Study, metric: str) -> tuple[Figure, str]:
     """The factor by which a metric changes from one epoch to the next, a panel for each arm."""
     frame = _changes(study, metric)
-    keys = ["norm", "head", "batch"]
-    arms = list(dict.fromkeys(arm[:3] for arm in study.arms))
+    keys = ["arm"] if study.baseline else ["norm", "head", "batch"]
+    arms = list(dict.fromkeys(arm[: len(keys)] for arm in study.arms))
     there = set(frame[keys].itertuples(index=False, name=None))
     panels = [arm for arm in arms if arm in there]
-    columns = min(2, len({batch for _, _, batch in panels}))
+    columns = min(2, len({arm[-1] for arm in panels}))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(WIDTH, 0.4 + 1.45 * rows), layout="constrained")
 
     for axis, arm in zip(_panels(figure, rows, columns, len(panels)), panels, strict=True):
         axis.axhline(1, color=GREY, linewidth=0.8)
         _lines(study, axis, frame[(frame[keys] == list(arm)).all(axis=1)], "epoch", "change", True)
-        axis.set_title("norm={}, head={}, batch={}".format(*arm), loc="left", fontsize=10)
+        axis.set_title(arm_name(study, arm), loc="left", fontsize=10)
         axis.grid(axis="y")
 
-    names = ["norm={}, head={}, batch={}".format(*arm) for arm in arms if arm not in there]
+    names = [arm_name(study, arm) for arm in arms if arm not in there]
 
     # The factor 2 and the factor 1/2 lie equally far from 1.
     _scale(figure.axes[0], frame["change"], "change", logarithmic=True)
@@ -316,12 +321,14 @@ def epoch_change(study: Study, metric: str) -> tuple[Figure, str]:
 
 
 def losses(study: Study) -> tuple[Figure, str]:
-    """D's loss, G's loss and the metric on one clock, a row for each norm and batch."""
-    kinds = [
-        (norm, batch)
+    """D's loss, G's loss and the metric on one clock, a row for each norm and batch, or arm."""
+    kinds: list[dict[str, object]] = [
+        {"norm": norm, "batch": batch}
         for norm in dict.fromkeys(study.frame["norm"])
         for batch in sorted(set(study.frame["batch"]))
     ]
+    if study.baseline:
+        kinds = [{"arm": arm} for arm in dict.fromkeys(study.frame["arm"])]
     scored = _epochs_with(study, PRIMARY) > 0
     columns = ["d_loss", "g_loss"] + ([PRIMARY] if scored else [])
     figure = Figure(figsize=(WIDTH, 0.8 + 1.6 * len(kinds)), layout="constrained")
@@ -331,14 +338,15 @@ def losses(study: Study) -> tuple[Figure, str]:
         table.assign(thousands=table["images"] / 1000) for table in (curves, study.frame)
     )
 
-    for row, (norm, batch) in zip(grid, kinds, strict=True):
+    for row, kind in zip(grid, kinds, strict=True):
         for axis, column in zip(row, columns, strict=True):
             table = frame if column == PRIMARY else curves
-            here = table[(table["norm"] == norm) & (table["batch"] == batch)]
+            here = table[(table[list(kind)] == list(kind.values())).all(axis=1)]
             _lines(study, axis, here, "thousands", column, marked=column == PRIMARY)
             axis.grid(axis="y")
-        row[0].set_ylabel(f"norm={norm}\nbatch={batch}", fontsize=10)
-        if norm == "batch":
+        words = [f"{key}={value}" for key, value in kind.items()]
+        row[0].set_ylabel("\n".join(words).removeprefix("arm="), fontsize=10)
+        if kind.get("norm") == "batch":
             row[0].axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
             row[0].annotate(
                 "ln 2", (1, LN2), (0, -2), row[0].get_yaxis_transform(), "offset points",
@@ -457,6 +465,14 @@ def samples(study: Study) -> tuple[Figure, str]:
     )
 
 
+def look_of(study: Study, arm: tuple) -> tuple[str, str]:
+    """The colour of an arm, and the head whose line and marker it has."""
+    if study.baseline:
+        return BASELINE if arm[0] == study.baseline else ARM, "conv"
+    norm, head, batch = arm[:3]
+    return colour(study, norm, batch), head
+
+
 def colour(study: Study, norm: str, batch: int) -> str:
     """The hue of a norm in the lightness of a batch: the smallest of the study is the darkest."""
     batches = sorted(set(study.plan["batch"]))
@@ -480,8 +496,8 @@ def _lines(
     The only seed of an arm is its mean, and is drawn once.
     """
     for arm, runs in table.groupby(study.factors, sort=False):
-        norm, head, batch = arm[:3]
-        look = {"color": colour(study, norm, batch), "linestyle": LINES[head]}
+        shade, head = look_of(study, arm)
+        look = {"color": shade, "linestyle": LINES[head]}
         each_run = [run for _, run in runs.groupby("run", sort=False)]
         if len(each_run) > 1:
             for run in each_run:
@@ -503,6 +519,19 @@ def _lines(
             "linewidth": 2 if marked else 1.4,
         }
         axis.plot(mean.index, np.exp(mean) if geometric else mean, **look)
+
+
+def _frames_by(study: Study, frame: pd.DataFrame, factor: str) -> dict[str, pd.DataFrame]:
+    """The rows of each level; those of the baseline go with every named arm."""
+    if factor == "arm":
+        baseline = frame[frame["arm"] == study.baseline]
+        return {
+            arm: pd.concat([baseline, frame[frame["arm"] == arm]])
+            for arm in dict.fromkeys(frame["arm"])
+            if arm != study.baseline
+        } or {str(study.baseline): baseline}
+    levels = sorted(set(frame[factor]))
+    return {f"{factor}={level}": frame[frame[factor] == level] for level in levels}
 
 
 def _changes(study: Study, metric: str) -> pd.DataFrame:
@@ -566,6 +595,10 @@ def _legend(study: Study, figure: Figure, factors: list[str] | None = None) -> N
     """What hue and line style mean; lightness is named by the panels."""
     factors = ["norm", "head"] if factors is None else factors
     handles = []
+    if study.baseline:
+        factors = []
+        for name, shade in (str(study.baseline), BASELINE), ("the arm that is named", ARM):
+            handles.append(Line2D([], [], label=name, color=shade, linewidth=3))
     if "norm" in factors:
         smallest = min(study.plan["batch"])
         for norm in dict.fromkeys(study.plan["norm"]):
@@ -591,6 +624,8 @@ def _seeds(study: Study, mean: str = "mean") -> str:
 
 def _channels(study: Study) -> str:
     """What hue, style and lightness stand for; and the factors that share all three."""
+    if study.baseline:
+        return f"Blue: {study.baseline}; orange: the arm that is named."
     others = [factor for factor in study.factors if factor not in ("norm", "head", "batch")]
     shared = f" Arms that differ only in {', '.join(others)} look alike." if others else ""
     return "Hue: norm; line and marker: head; lightness: batch, darkest the smallest." + shared

@@ -43,6 +43,10 @@ def findings(study: Study) -> Findings:
     if PRIMARY not in measured(study):
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
     ends = [*_rise(study), *_diverged(study)]
+    if study.baseline:
+        few = [] if enough(study) else _few(study)
+        moves = [*_fluctuation(study), *_shares(study)] if enough(study) else []
+        return Findings(_against_baseline(study), [], [*_best(study), *moves, *ends, *few])
     if enough(study):
         moves = " ".join(_fluctuation(study) + _best(study))
         factors = [*_within_norms(study), *_bound(study), *_speed(study)]
@@ -100,16 +104,48 @@ def _effects(study: Study) -> list[str]:
     return sentences
 
 
+def _against_baseline(study: Study) -> list[str]:
+    """What every named arm does to the last epoch, the worst first; and how many are worse."""
+    last, first = last_epochs(study), study.baseline
+    if enough(study):
+        found = {
+            one.effect["arm"][1]: one
+            for one in effects.contrasts(study, last)
+            if list(one.effect) == ["arm"]
+        }
+        parts = {
+            name: (one.ratio.value, f"{_times(one.ratio)[:-1]}, p {_equals(one.p_holm)})")
+            for name, one in found.items()
+        }
+        worse = sum(one.p_holm < ALPHA and one.ratio.value > 1 for one in found.values())
+        better = sum(one.p_holm < ALPHA and one.ratio.value < 1 for one in found.values())
+        summary = f"{worse} of {count(len(parts), 'arm')} are worse and {better} better."
+    else:
+        parts, all_worse = {}, 0
+        for (name,) in study.arms[1:]:
+            ratios = paired_ratios(study, last, "arm", first, name, PRIMARY).dropna()
+            if len(ratios):
+                value, worse = geometric_mean(ratios), int((ratios > 1).sum())
+                parts[name] = value, f"{digits(value)} times, worse in {worse} of {len(ratios)}"
+                all_worse += worse == len(ratios)
+        summary = f"{all_worse} of {count(len(parts), 'arm')} are worse in all pairs."
+    if not parts:
+        return [f"No arm can be compared with {first} yet."]
+    ordered = sorted(parts, key=lambda name: -parts[name][0])
+    said = "; ".join(f"{name}: {parts[name][1]}" for name in ordered)
+    return [f"Against {first}, at the last epoch, in {PRIMARY}: {summary}", f"{said}."]
+
+
 def _fluctuation(study: Study) -> list[str]:
-    """The size of the fluctuation for each norm, noise taken out."""
+    """The size of the fluctuation for each norm, or for each named arm, noise taken out."""
     runs = epochs.fluctuation_table(study)
     if runs["variance"].isna().all():
         return []
-    parts = []
-    for norm, some in runs.groupby("norm", sort=False):
+    parts, factor = [], "arm" if study.baseline else "norm"
+    for level, some in runs.groupby(factor, sort=False):
         found = _over_seeds(some, "variance")
         value, low, high = (epochs.percent_sd(x) for x in (found.value, found.low, found.high))
-        parts.append(f"by {value:.1f} % ({low:.1f} to {high:.1f}) with norm={norm}")
+        parts.append(f"by {value:.1f} % ({low:.1f} to {high:.1f}) with {factor}={level}")
     return [f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."]
 
 

@@ -25,7 +25,7 @@ PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
 MOST_PICTURES = (24, 18, 12, 8, 6, 4)  # an arm; the first number whose pictures fit
 READOUT = {PRIMARY: PRIMARY, "FID": "fid", "D loss": "d_loss", "G loss": "g_loss"}
 SECTIONS = {  # of the page: its figures and its tables, in the order in which they are read
-    "effects": (["effects"], ["effects*", "batch", "last"]),
+    "effects": (["effects"], ["arms", "effects*", "batch", "last"]),
     "scores": ([], ["best", "epochs-*", "fidelity-*"]),
     "ledger": ([], ["ledger"]),
     "epochs": (
@@ -35,7 +35,12 @@ SECTIONS = {  # of the page: its figures and its tables, in the order in which t
     "runs": (["samples", "losses", "throughput"], ["losses", "throughput"]),
     "audit": ([], ["audit*"]),
 }
-TITLE = "What BatchNorm, the head and the batch size do to DCGAN"
+TITLES = {
+    "ablation": "What BatchNorm, the head and the batch size do to DCGAN",
+    "followups": "What single changes do to DCGAN",
+    "kinds": "Images of one kind and of ten, and DCGAN",
+}
+TARGETS = {"kinds": "followups"}  # of make, where it is not the study's name
 
 
 def render(
@@ -69,10 +74,11 @@ def render(
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        title=TITLE,
+        title=title(study),
         info=study.info,
         study=study,
         config=Config.model_construct(**study.info["settings"]),  # with every default
+        levels={key: list(dict.fromkeys(study.plan[key])) for key in ("norm", "batch")},
         findings=found,
         how_sure=findings.how_sure(study),
         tally=findings.tally(verdicts),
@@ -90,6 +96,11 @@ def render(
         command=command(study),
         downloads=downloads,
     )
+
+
+def title(study: Study) -> str:
+    """What the page is called; a study of the user's own by its name."""
+    return TITLES.get(study.info["study"], f"DCGAN: {study.info['study']}")
 
 
 def command(study: Study) -> str:
@@ -113,7 +124,8 @@ def command(study: Study) -> str:
         if key not in ("data", "data_sha256") and value != fields.get(key)
     ]
     source = {"shapes": "shapes", "zip": f"{data['name']}.zip"}.get(data["kind"], data["name"])
-    line = f"make ablation SCALE={info['scale']} SEEDS={len(info['seeds'])} DATA={source}"
+    target = TARGETS.get(info["study"], info["study"])
+    line = f"make {target} SCALE={info['scale']} SEEDS={len(info['seeds'])} DATA={source}"
     return line + (f' ARGS="{" ".join(words)}"' if words else "")
 
 
@@ -121,7 +133,7 @@ def bibtex(study: Study) -> str:
     """The study and the paper that it is about, to be cited."""
     info, data = study.info, study.info["data"]
     return f"""@misc{{{info["study"]}-{info["scale"]}-{data["name"]},
-  title = {{{TITLE}}},
+  title = {{{title(study)}}},
   note = {{Scale {info["scale"]}, seeds: {len(info["seeds"])}, commit {info["commit"]},
           data {data["name"]} with SHA-256 {data["sha256"]}}}
 }}
@@ -169,9 +181,9 @@ def filmstrip(study: Study, budget: int) -> dict[str, Any]:
     for run, rows in frame.groupby("run", sort=False):
         there = logs[rows.index].dropna()
         epochs = rows["epoch"].astype(int)
-        norm, head, batch = rows[["norm", "head", "batch"]].iloc[0]
+        shade, head = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
         arms[run.rpartition("/")[0]] = {
-            "colour": figures.colour(study, norm, batch),
+            "colour": shade,
             "dashed": head != "conv",
             "last": int(epochs.max()),
             "best": int(epochs[there.idxmin()]) if len(there) else None,

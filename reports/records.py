@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from experiments import journal
+from experiments import grid, journal
 from experiments.journal import Damaged
 
 ARM = ["norm", "head", "batch"]
@@ -32,6 +32,7 @@ LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
 TIMES = ["images_per_second", "train_seconds", "score_seconds"]
 CURVE = ["images", "d_loss", "g_loss"]
 AUDIT = "audit.json"  # of the scorer, beside study.json
+OWN_CLASSES = "train, of each run's own classes"
 UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
 
 
@@ -72,10 +73,15 @@ class Study:
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
     runs: list[Path]  # with at least a run.json
     missing: list[Missing]
-    factors: list[str]  # columns that tell the arms apart; norm, head and batch come first
+    factors: list[str]  # columns that tell the arms apart: norm, head, batch, ...; or `arm` alone
     arms: list[tuple]  # the levels of these, of every arm that was begun or planned
     plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
     machines: list[dict[str, Any]]  # the different fingerprints, usually one
+
+    @property
+    def baseline(self) -> str | None:
+        """The named arm that the others are compared with; None where factors are crossed."""
+        return self.arms[0][0] if self.factors == ["arm"] else None
 
 
 def load(folder: Path) -> Study:
@@ -92,10 +98,13 @@ def load(folder: Path) -> Study:
         names = [name for name in cells if name in there] + sorted(there - cells.keys())
         begun = {name: journal.unseal(folder / name / "run.json") for name in names}
         configs = {name: run["config"] for name, run in begun.items()}
-        identities = _one_identity_each({name: run["identities"] for name, run in begun.items()})
+        identities = _one_identity_each(_of_own_kinds(begun))
         machines = [run["fingerprint"] for run in begun.values()]
-        varying = _varying(list(configs.values()), info["factors"])
-        keys = {name: _key(name, cell, varying) for name, cell in (cells | configs).items()}
+        factors = ["arm"]
+        if not info.get("arms"):
+            varying = _varying(list(configs.values()), info["factors"])
+            factors = ARM + [_column(key) for key in varying]
+        keys = {name: _key(name, cell, factors) for name, cell in (cells | configs).items()}
         planned = {name: cell["epochs"] for name, cell in (cells | configs).items()}
     except (KeyError, TypeError) as error:
         raise Damaged(f"{folder}: its study.json or a run.json lacks {error}") from error
@@ -121,13 +130,13 @@ def load(folder: Path) -> Study:
             status = "finished"
         plan.append(keys[name] | {"planned": length, "committed": len(epochs), "status": status})
 
-    factors = ARM + [_column(key) for key in varying]
+    columns = list(dict.fromkeys(factors + ARM))
     return Study(
         folder=folder,
         info=info,
-        frame=_frame(rows, factors),
-        curves=_curves(points, factors),
-        banks=_bank_frame(banks, factors),
+        frame=_frame(rows, columns),
+        curves=_curves(points, columns),
+        banks=_bank_frame(banks, columns),
         identities=identities,
         runs=[folder / name for name in names],
         missing=[
@@ -138,7 +147,7 @@ def load(folder: Path) -> Study:
         factors=factors,
         arms=list(dict.fromkeys(tuple(key[x] for x in factors) for key in keys.values())),
         plan=pd.DataFrame(
-            plan, columns=["run", *factors, "seed", "planned", "committed", "status"]
+            plan, columns=["run", *columns, "seed", "planned", "committed", "status"]
         ),
         machines=[one for i, one in enumerate(machines) if one not in machines[:i]],
     )
@@ -212,7 +221,11 @@ def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     factors = info["factors"] | {"seed": info["seeds"]}
     levels = itertools.product(*factors.values())
     cells = [dict(zip(factors, values, strict=True)) for values in levels]
-    return {_folder(cell): info["settings"] | cell for cell in cells}
+    arms = info.get("arms", {})
+    return {
+        _folder(cell): info["settings"] | grid.fields(cell, arms) | {"seed": cell["seed"]}
+        for cell in cells
+    }
 
 
 def _folder(cell: dict[str, Any]) -> str:
@@ -265,6 +278,16 @@ def _check_sums(folder: Path) -> None:
             raise Damaged(f"{path}: is not as it was published (SHA256SUMS)")
 
 
+def _of_own_kinds(begun: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict]]:
+    """The identities of each run; where runs are of different classes, against images of these."""
+    if len({run["config"].get("classes", "all") for run in begun.values()}) < 2:
+        return {name: run["identities"] for name, run in begun.items()}
+    return {
+        name: {x: identity | {"split": OWN_CLASSES} for x, identity in run["identities"].items()}
+        for name, run in begun.items()
+    }
+
+
 def _one_identity_each(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, Any]]:
     """The identity of each metric; raises Mixed where two runs disagree on one."""
     identities: dict[str, dict[str, Any]] = {}
@@ -291,13 +314,15 @@ def _varying(configs: list[dict[str, Any]], factors: dict[str, list]) -> list[st
     return [key for key in {**factors, **fields} if key in differ - {*ARM, "seed"}]
 
 
-def _key(name: str, config: dict[str, Any], varying: list[str]) -> dict[str, Any]:
-    """The columns that name a run; the config's `images` would clash with the images shown."""
-    others = {_column(key): config.get(key) for key in varying}
-    return {"run": name} | {key: config[key] for key in ARM} | others | {"seed": config["seed"]}
+def _key(name: str, config: dict[str, Any], factors: list[str]) -> dict[str, Any]:
+    """The columns that name a run; a named arm stands in its folder's name."""
+    known = {_column(key): value for key, value in config.items()}
+    known["arm"] = name.partition("/")[0].removeprefix("arm=")
+    return {"run": name} | {key: known.get(key) for key in [*factors, *ARM, "seed"]}
 
 
 def _column(key: str) -> str:
+    """The config's `images` would clash with the images shown."""
     return "training_images" if key == "images" else key
 
 

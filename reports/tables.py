@@ -91,21 +91,24 @@ def losses_table(study: Study) -> pd.DataFrame:
         named = dict(zip(study.factors, arm, strict=True))
         runs = of_arm(study, _reached(study, None), arm)
         steps = of_arm(study, study.frame, arm)["d_loss_min"]
+        bound = LN2 if (of_arm(study, study.plan, arm)["norm"] == "batch").all() else math.nan
         row = named | {"seeds": len(runs)}
         for loss in ("d_loss", "g_loss"):
             row |= {loss: runs[loss].mean(), f"{loss}_sd": runs[loss].std(ddof=1)}
-        rows.append(
-            row | {"lowest": steps.min(), "bound": LN2 if named["norm"] == "batch" else math.nan}
-        )
+        rows.append(row | {"lowest": steps.min(), "bound": bound})
     return pd.DataFrame(rows)
 
 
 def throughput_table(study: Study) -> pd.DataFrame:
     """One row per batch size: training images a second of both heads, and avgpool over conv.
 
+    None where the arms have names.
+
     `conv` and `avgpool` are medians over the runs, each of them the median over its epochs. The
     ratio is the geometric mean over pairs of runs that differ in the head alone.
     """
+    if study.baseline:
+        return pd.DataFrame()
     speeds = run_speeds(study)
     ratios = paired_ratios(study, speeds, "head", "conv", "avgpool", "images_per_second").dropna()
     rows = []
@@ -158,7 +161,8 @@ def sheets(study: Study) -> list[Sheet]:
             result.append(
                 _score_sheet(study, fidelity, at, FIDELITY_METRICS, f"fidelity-{at}", title, notes)
             )
-    return [*result, _losses_sheet(study), _throughput_sheet(study)]
+    speeds = [] if study.baseline else [_throughput_sheet(study)]
+    return [*result, _losses_sheet(study), *speeds, *_arms_sheets(study)]
 
 
 def caption(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
@@ -170,7 +174,9 @@ def caption(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
     info, data = study.info, study.info["data"]
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
     drawn += ", in part stored with loss, as decoded" if data.get("lossy") else ""
+    arms = info.get("arms", {}).values()
     training = info["settings"].get("images", data["images"])
+    training = next((arm["images"] for arm in arms if "images" in arm), training)
     seeds = sorted(set(study.plan["seed"]))
     finished = len(study.plan) - len(study.missing)
     lines = [
@@ -389,6 +395,18 @@ def _losses_sheet(study: Study) -> Sheet:
         )
     columns = [*study.factors, "seeds", "D loss", "G loss", "lowest D step", "bound"]
     return Sheet("losses", "Losses", columns, body, notes, [])
+
+
+def _arms_sheets(study: Study) -> list[Sheet]:
+    """What each named arm sets."""
+    rows = [
+        [name, ", ".join(f"{key}={value}" for key, value in fields.items()) or "nothing"]
+        for name, fields in study.info.get("arms", {}).items()
+        if (name,) in study.arms
+    ]
+    notes = ["All else is as the study's settings have it, in every arm."]
+    title = "What each arm changes"
+    return [Sheet("arms", title, ["arm", "sets"], rows, notes, [], ("sets",))] if rows else []
 
 
 def _throughput_sheet(study: Study) -> Sheet:

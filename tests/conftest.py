@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dcgan.config import Config
-from experiments import journal
+from experiments import grid, journal
 from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,6 +172,7 @@ def write_study(
     resolution: int = 32,
     points: int = 20,
     banks: int = 0,
+    arms: dict[str, dict] | None = None,
 ) -> Path:
     """Write a made-up study through the journal; returns its folder. Same arguments, same bytes.
 
@@ -179,9 +180,11 @@ def write_study(
     epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A run is
     named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
     `banks`: evaluation banks of every epoch, its own among them; 0: no run has a folder of them.
+    `arms`: name -> fields, in the place of factors.
     """
-    factors = FACTORS if factors is None else factors
-    folder = parent / ("ablation-small" if data == "cifar10" else f"ablation-small-{data}")
+    factors = {"arm": list(arms)} if arms else FACTORS if factors is None else factors
+    study = "followups" if arms else "ablation"
+    folder = parent / (f"{study}-small" if data == "cifar10" else f"{study}-small-{data}")
     hashed = {
         name: hashlib.sha256(name.encode()).hexdigest() for name in (data, "net", "inception")
     }
@@ -203,7 +206,7 @@ def write_study(
             done = (committed or {}).get(name, epochs)
             if done == 0:
                 continue
-            config = Config(**shared | arm, seed=seed)
+            config = Config(**shared | grid.fields(arm, arms or {}), seed=seed)
             run = {
                 "config": config.model_dump(),
                 "fingerprint": {"torch": "2.15.0", "device": "cpu", "threads": 1},
@@ -215,7 +218,7 @@ def write_study(
                 _write_banks(folder / name, banks)
 
     info = {
-        "study": "ablation",
+        "study": study,
         "scale": "small",
         "data": {
             "name": data,
@@ -225,6 +228,7 @@ def write_study(
             "kind": "shapes" if data == "shapes" else "zip",
         },
         "factors": factors,
+        "arms": arms or {},
         "seeds": list(seeds),
         "settings": shared,
         "commit": "abc1234",

@@ -108,7 +108,10 @@ def test_the_ledger_holds_every_claim_that_this_study_can_test():
     }
     assert all(claim.seeds == 8 for claim in LEDGER.values())
     ratios = [x for x in LEDGER.values() if x.measure and x.expect == "lower"]
-    assert {x.id for x in ratios} == {"B1-losses", "B4-epochs", "B4-updates", "P2-stability"}
+    assert {x.id for x in ratios} == {
+        *("B1-losses", "B4-epochs", "B4-updates", "P2-stability"),
+        *("B7", "B8", "P3", "P4"),
+    }
 
 
 def test_the_blog_trained_without_norm_where_it_compared_anything_else():
@@ -619,8 +622,8 @@ def test_a_loss_that_points_both_ways_is_strong_and_tells_nothing():
 def test_an_absent_arm_is_named_and_so_is_the_study_that_has_it():
     found = {x.claim.id: x for x in claims.judge(simulate())}
     assert found["P5-beta1"].verdict == found["P5-rate"].verdict == "not yet run"
-    assert found["P5-beta1"].why.startswith("no run with beta1=0.9; needs the study of follow-ups")
-    assert "lr_g=0.001 and lr_d=0.001" in found["P5-rate"].why
+    assert found["P5-beta1"].why.startswith("no run with arm=beta1-0.9; needs the study of follow")
+    assert "arm=rate-0.001" in found["P5-rate"].why
     assert found["P7"].why.startswith("needs a probe of D's features")
     for name in ("P5-beta1", "P7"):
         assert found[name].estimate is None
@@ -668,7 +671,11 @@ def test_a_study_with_other_factors_makes_other_claims_testable():
         return 5 + other + rng.normal(0, size) + rng.normal(0, 0.01, 3)
 
     study = simulate(factors, epochs=16, arms=arms, log_fd=log_fd)
-    beta1, rate, norm = judge(study, "P5-beta1", "P5-rate", "B1")
+    usual = {"norm": "none", "beta1": 0.5}
+    beta1 = judge(study, "P5-beta1", arms=usual | {"beta1": 0.9}, against=usual)
+    usual = {"norm": "none", "lr_g": 2e-4, "lr_d": 2e-4}
+    rate = judge(study, "P5-rate", arms=usual | {"lr_g": 1e-3, "lr_d": 1e-3}, against=usual)
+    norm = judge(study, "B1")
     assert beta1.verdict == "supported"
     assert len(beta1.runs) == 16
     assert all("init=paper" in run and "lr_g=0.0002" in run for run in beta1.runs)
@@ -690,7 +697,8 @@ def test_two_fields_that_change_together_are_one_contrast():
     base = ("none", "conv", 128)
     arms = [(*base, 2e-4, 2e-4), (*base, 1e-3, 1e-3)]
     study = simulate(factors, arms=arms, log_fd=effect(0.5 + 0.1 * UNIT, 1e-3, "lr_g"))
-    found = judge(study, "P5-rate")
+    usual = {"norm": "none", "lr_g": 2e-4, "lr_d": 2e-4}
+    found = judge(study, "P5-rate", arms=usual | {"lr_g": 1e-3, "lr_d": 1e-3}, against=usual)
     assert found.verdict == "supported"
     assert found.estimate.value == pytest.approx(math.exp(0.5), rel=1e-9)
 

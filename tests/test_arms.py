@@ -1,0 +1,119 @@
+"""A study whose arms have names: from its records to what a reader sees."""
+
+import numpy as np
+import pytest
+
+from experiments import journal
+from reports import claims, contents, effects, figures, findings, page, records, tables
+
+ARMS = {
+    "baseline": {},
+    "plain-gan": {"model": "mlp", "batch": 512},
+    "relu-d": {"act_d": "relu"},
+}
+TINY = {"resolution": 16, "points": 2, "epochs": 4, "arms": ARMS}
+
+
+@pytest.fixture(scope="module")
+def named(make_study, tmp_path_factory):
+    """Three arms, eight seeds: plain-gan twice as far as the baseline, relu-d 1 % nearer."""
+    folder = make_study(tmp_path_factory.mktemp("named"), seeds=range(8), banks=3, **TINY)
+    study = records.load(folder)
+    base = study.frame.loc[study.frame["arm"] == "baseline", "fd_cifar"].to_numpy()
+    for arm, factor in ("plain-gan", 2.0), ("relu-d", 0.99):
+        study.frame.loc[study.frame["arm"] == arm, "fd_cifar"] = factor * base
+    return study
+
+
+def test_the_name_is_the_only_factor(named):
+    assert (named.factors, named.baseline) == (["arm"], "baseline")
+    assert named.arms == [("baseline",), ("plain-gan",), ("relu-d",)]
+    assert len(named.plan) == 24
+    assert named.missing == []
+    assert set(named.frame.loc[named.frame["arm"] == "plain-gan", "batch"]) == {512}
+
+
+def test_crossed_factors_have_no_baseline(study_folder):
+    assert records.load(study_folder).baseline is None
+
+
+def test_every_arm_is_compared_with_the_baseline(named):
+    table = effects.effects_table(named).set_index("effect")
+    assert list(table.index) == ["arm=plain-gan against baseline", "arm=relu-d against baseline"]
+    assert table["ratio"].to_list() == pytest.approx([2.0, 0.99])
+    assert table["n"].to_list() == [8, 8]
+    assert len(effects.batch_table(named)) == 0
+
+
+def test_the_sentences_say_so(named):
+    summary, each = findings.findings(named).headline
+    assert summary == (
+        "Against baseline, at the last epoch, in fd_cifar: 1 of 2 arms are worse and 1 better."
+    )
+    assert each.startswith("plain-gan: 2.00 times (2.00 to 2.00, p = 0.016); relu-d: 0.990 times")
+
+
+def test_few_seeds_are_counted(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, seeds=(0, 1), **TINY))
+    for arm, values in ("baseline", [2, 2]), ("plain-gan", [6, 6]), ("relu-d", [1, 4]):
+        last = (study.frame["arm"] == arm) & (study.frame["epoch"] == 4)
+        study.frame.loc[last, "fd_cifar"] = values
+    found = findings.findings(study)
+    assert found.headline[0].endswith("1 of 2 arms are worse in all pairs.")
+    assert found.headline[1] == (
+        "plain-gan: 3.00 times, worse in 2 of 2; relu-d: 1.00 times, worse in 1 of 2."
+    )
+    assert "Below 6 seeds no verdict is given" in found.epochs[-1]
+
+
+def test_a_claim_has_to_name_its_arms(named):
+    verdicts = {one.claim.id: one for one in claims.judge(named)}
+    assert (verdicts["B7"].verdict, verdicts["P4"].verdict) == ("supported", "equivalent")
+    assert verdicts["B7"].estimate.value == pytest.approx(0.5)
+    assert verdicts["B5"].verdict == "not yet run"
+    assert verdicts["B5"].why.endswith("needs the ablation with evaluation banks")
+    assert "no run with arm=no-batchnorm-g" in verdicts["P3"].why
+
+
+def test_the_tables_and_figures_are_those_of_named_arms(named):
+    sheets = {sheet.name: sheet for sheet in contents.sheets(named, claims.judge(named))}
+    assert sheets["arms"].rows == [
+        ["baseline", "nothing"],
+        ["plain-gan", "model=mlp, batch=512"],
+        ["relu-d", "act_d=relu"],
+    ]
+    assert "throughput" not in sheets
+    assert len(tables.throughput_table(named)) == 0
+    assert np.isnan(tables.losses_table(named)["bound"]).all()
+    drawn = figures.draw(named)
+    assert "throughput" not in drawn
+    titles = [axis.get_title("left") for axis in drawn["fd_cifar"][0].axes]
+    assert titles == ["plain-gan", "relu-d"]
+    assert "Blue: baseline; orange: the arm that is named." in drawn["fd_cifar"][1]
+    colours = {line.get_color() for line in drawn["fd_cifar"][0].axes[0].lines}
+    assert colours == {figures.BASELINE, figures.ARM}
+
+
+def test_the_page_names_its_study_and_its_command(named):
+    assert page.title(named) == "What single changes do to DCGAN"
+    assert page.command(named).startswith("make followups SCALE=small SEEDS=8 DATA=shapes")
+    film = page.filmstrip(named, 1 << 20)
+    assert film["factors"] == {"arm": ["baseline", "plain-gan", "relu-d"]}
+
+
+def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_path):
+    arms = {"all": {}, "one": {"classes": "1"}}
+    folder = make_study(tmp_path, **TINY | {"arms": arms})
+    run = folder / "arm=one/seed=0/run.json"
+    stored = journal.unseal(run)
+    for identity in stored["identities"].values():
+        identity["split"] = "train, 1"
+    journal.replace(run, journal.seal(stored))
+    assert records.load(folder).identities["fd_cifar"]["split"] == records.OWN_CLASSES
+
+    # Whatever else differs is still refused.
+    for identity in stored["identities"].values():
+        identity["generated"] += 1
+    journal.replace(run, journal.seal(stored))
+    with pytest.raises(records.Mixed, match="generated is 2000"):
+        records.load(folder)
