@@ -4,17 +4,23 @@
     python -m eval score runs/ablation-small/norm=none,head=conv,batch=128/seed=0 --epoch 4
     python -m eval audit runs/ablation-small/norm=none,head=conv,batch=128/seed=0 \\
         --data cifar10-train.zip --test cifar10-test.zip
+    python -m eval probe runs/ablation-small --data cifar10-train.zip --test cifar10-test.zip
+    python -m eval neighbours runs/ablation-small --data cifar10-train.zip --test cifar10-test.zip
+    python -m eval walks runs/ablation-small
+    python -m eval filters runs/ablation-small --data cifar10-train.zip
     python -m eval train-extractor --train cifar10-train.zip --test cifar10-test.zip
 
 Each command has its own --help.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,6 +64,54 @@ takes about five minutes; the time goes with --n and with the number of held-out
 the first 2 N are used.
 
 Exit code 1 where the constants fail.
+"""
+PROBE = """Find out what D's features are good for: linear SVMs on them name classes.
+
+The activations of all of D's convolutional layers, each max-pooled to 4x4, are the features, as in
+Section 5.1 of the paper; D works with BatchNorm's running statistics. A linear L2-SVM gets --labels
+labelled training images, as many of each class, --draws times, and names the class of each test
+image. The same draws serve the controls: D with its initial weights, the pixels, the bundled
+classifier. With --full N one more SVM gets N labels, or without a number all of them.
+
+Features are standardised by the images that the SVM gets; C is chosen once for each kind of
+features, by a fifth of each draw. Every finished run is probed; where the state of --epoch is
+pruned, the run is trained again up to there.
+
+Writes <run>/eval/probe.json. A run that has the result of this epoch is left alone. At the scale
+`small` a run takes about a minute on a CPU core.
+"""
+NEIGHBOURS = """Find out whether G repeats its training images: how near is the nearest one?
+
+--n generated images, and as many held-out ones of --test, are compared with the images that the run
+was trained on, in the features of the bundled classifier and in pixels. A generator that memorised
+comes nearer than new real images do. fd_cifar is taken against training and against test images,
+equally many; exact and near duplicates among the training images are counted.
+
+Writes <run>/eval/neighbours.json and neighbours.png: the eight generated images that come nearest,
+above their neighbours in features and in pixels. A run that has the result of this epoch is left
+alone. At the scale `small` a run takes about a minute on a CPU core.
+"""
+WALKS = """Find out whether the latent space is smooth, and whether one can calculate in it.
+
+Walks between --pairs pairs of z, in --steps steps: how even are they, in the features of the
+bundled classifier, beside a blend of the same two images in pixels? Circles around each z likewise.
+Then bright A - dark A + dark B for classes A and B that the classifier is sure of: is it a bright
+B, with three exemplars of each and with one? What is measured, and what a hit is, stands at the top
+of eval/walks.py.
+
+Writes <run>/eval/walks.json and walks.png: walks, each above its blend, and the arithmetic. Every
+run that kept a generator is measured; one that has the result of this epoch is left alone. At the
+scale `small` a run takes about twenty seconds on a CPU core.
+"""
+FILTERS = """Find out what D's last convolutional features respond to, trained and untrained.
+
+Guided backpropagation of the strongest units, from --images of the images that the run was trained
+on: which share of a response's energy lies in 5 % of the pixels, and how unequal (Gini) is it? The
+same for D's initial weights.
+
+Writes <run>/eval/filters.json and filters.png: images of the strongest features above what they
+respond to, trained and untrained. A run that has the result of this epoch is left alone; where the
+state of --epoch is pruned, the run is trained again up to there.
 """
 TRAIN = """Train the bundled CIFAR-10 classifier anew; on two CPU cores this takes an hour.
 
@@ -146,7 +200,7 @@ def audit(arguments: argparse.Namespace) -> int:
     # Only now what takes time: PyTorch, the images, the network.
     import torch
 
-    from dcgan.data import BadData, load, resize
+    from dcgan.data import resize
     from dcgan.models import load_generator
     from dcgan.sources import write_file
     from dcgan.train import draw_latent
@@ -157,16 +211,9 @@ def audit(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
     try:
         G, config = load_generator(str(path))
-        train, test = load(arguments.data, cache), load(arguments.test, cache)
-    except (BadData, ValueError) as error:
+    except ValueError as error:
         raise BadInput(error) from error
-    _check_same(arguments.data, train, config.data_sha256)
-    if test.pixels.shape[1] != native:
-        raise BadInput(
-            f"--test {arguments.test}: {test.pixels.shape[1]} pixels a side, not {native}"
-        )
-    if test.sha256 == train.sha256:
-        raise BadInput(f"--test {arguments.test}: these are the images of --data, none is held out")
+    train, test = _both_sets(arguments, cache, native, [config])
     if len(test.pixels) < 100:
         raise BadInput(f"--test {arguments.test}: {len(test.pixels)} images, 100 are needed")
 
@@ -207,6 +254,229 @@ def audit(arguments: argparse.Namespace) -> int:
     print(work.to_text(result))
     print(f"wrote {study / 'audit.json'}", file=sys.stderr)
     return 1 if result["fid"] is False else 0
+
+
+def probe(arguments: argparse.Namespace) -> int:
+    """Probe D of each finished run, and write probe.json into it."""
+    study = _study(arguments.where)
+    native = _native(study)
+    cache = arguments.cache or study.parent / "cache"
+
+    # Only now what takes time: PyTorch, the images, the network.
+    import torch
+
+    from dcgan.data import of_classes, resize
+    from dcgan.train import dump_state, start
+    from eval import probe as work
+    from eval.states import state_after
+
+    torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    runs = _finished(arguments.where)
+    for run, config in runs.items():
+        if config.model != "dcgan":
+            raise BadInput(f"{run}: model={config.model} has no convolutional layers to probe")
+    train, test = _both_sets(arguments, cache, native, runs.values())
+    for option, images in (("--data", train), ("--test", test)):
+        if unknown := int((images.labels < 0).sum()):
+            raise BadInput(f"{option} {images.name}: {unknown} of its images have no label")
+    if {*test.labels.tolist()} != {*train.labels.tolist()}:
+        raise BadInput(f"--test {arguments.test}: its classes are not those of --data")
+    full = len(train.labels) if arguments.full == "all" else arguments.full
+    try:
+        sets = work.label_sets(train.labels, arguments.labels, arguments.draws, full)
+    except ValueError as error:
+        raise BadInput(f"--data {arguments.data}: {error}") from error
+    extractor = _extractor("cifar", None, device, cache)
+    settings = {
+        "labels": arguments.labels,
+        "draws": arguments.draws,
+        "full": full,
+        "data_sha256": train.sha256,
+        "test_sha256": test.sha256,
+        "test_images": len(test.labels),
+        "classifier_sha256": extractor.sha256,
+    }
+
+    @functools.cache
+    def at(side: int) -> tuple[Any, Any]:
+        return resize(train, side), resize(test, side)
+
+    @functools.cache
+    def controls() -> dict[str, Any]:
+        kinds = {"pixels": work.pixel_features, "classifier": work.network_features(extractor)}
+        return {kind: work.solve(features, train, test, sets) for kind, features in kinds.items()}
+
+    def measure(run: Path, epoch: int) -> tuple[Any, None]:
+        config = runs[run]
+        sized = at(config.resolution)
+        pixels = of_classes(sized[0], config.classes).pixels[: config.images]
+        try:
+            state, _ = state_after(run, epoch, pixels, device)
+        except ValueError as error:
+            raise BadInput(error) from error
+        found = dict(controls())
+        for kind, D in ("trained", state.D), ("untrained", start(config, device).D):
+            found[kind] = work.solve(work.discriminator_features(D, device), *sized, sets)
+        about = settings | {"state_sha256": hashlib.sha256(dump_state(state)).hexdigest()}
+        return work.to_result(epoch, found, about), None
+
+    epochs = {run: _within(run, config, arguments.epoch) for run, config in runs.items()}
+    return _measure_runs(arguments, "probe", epochs, measure)
+
+
+def neighbours(arguments: argparse.Namespace) -> int:
+    """Look for training images among each finished run's own; write neighbours.json and .png."""
+    if arguments.n < 100:
+        raise BadInput(f"--n {arguments.n}: 100 images are needed at least")
+    study = _study(arguments.where)
+    native = _native(study)
+    cache = arguments.cache or study.parent / "cache"
+
+    # Only now what takes time: PyTorch, the images, the network.
+    import torch
+
+    from dcgan.data import BadData, of_classes, resize
+    from dcgan.models import load_generator
+    from dcgan.train import draw_latent
+    from eval import neighbours as work
+    from eval.results import Result
+    from eval.score import generate, reference
+
+    torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    runs = _finished(arguments.where)
+    kept = {run: _kept(run, arguments.epoch) for run in runs}
+    train, test = _both_sets(arguments, cache, native, runs.values())
+    for classes in sorted({config.classes for config in runs.values()}):
+        try:
+            there = len(of_classes(test, classes).pixels)
+        except BadData as error:
+            raise BadInput(f"--test {error}") from error
+        if there < arguments.n:
+            kind = f"{there} images of classes={classes}"
+            raise BadInput(f"--test {arguments.test}: {kind}, --n is {arguments.n}")
+    extractor = _extractor("cifar", None, device, cache)
+
+    @functools.cache
+    def real(classes: str, count: int, side: int) -> tuple[Any, Any, Any, tuple[int, int]]:
+        pixels, held_out = (
+            resize(of_classes(images, classes), side).pixels for images in (train, test)
+        )
+        pixels = pixels[:count]
+        compared = reference(extractor, pixels, train.sha256, cache)
+        new = reference(extractor, held_out, test.sha256, cache, "test")
+        seen = work.Seen(compared.features, pixels), work.Seen(new.features, held_out)
+        return compared, *seen, work.duplicates(pixels)
+
+    def measure(run: Path, epoch: int) -> tuple[Any, bytes | None]:
+        path = kept[run][1]
+        try:
+            G, config = load_generator(str(path))
+        except ValueError as error:
+            raise BadInput(error) from error
+        side = min(native, config.resolution)
+        compared, bank, new, copies = real(config.classes, config.images, side)
+        about = {
+            "generated": arguments.n,
+            "held_out": arguments.n,
+            "training": len(bank.pixels),
+            "side": compared.resolution,
+            "network": extractor.name,
+            "network_sha256": extractor.sha256,
+            "generator_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "data_sha256": train.sha256,
+            "test_sha256": test.sha256,
+        }
+        z = draw_latent(config, "neighbours", epoch, arguments.n).to(device)
+        try:
+            made = work.see(generate(G.to(device), z), compared)
+            values, figure = work.examine(made, bank, new)
+        except FloatingPointError:
+            values, figure = dict.fromkeys(work.TITLES), None
+        values |= dict(zip(("duplicates_exact", "duplicates_near"), copies, strict=True))
+        return Result("neighbours", epoch, values, work.TITLES, about, work.NOTES), figure
+
+    epochs = {run: epoch for run, (epoch, _) in kept.items()}
+    return _measure_runs(arguments, "neighbours", epochs, measure)
+
+
+def walks(arguments: argparse.Namespace) -> int:
+    """Walk through the latent space of each kept generator; write walks.json and walks.png."""
+    _study(arguments.where)
+    kept = _last_kept(arguments.where, arguments.epoch)
+
+    # Only now what takes time: PyTorch and the network.
+    import torch
+
+    from dcgan.models import load_generator
+    from eval import walks as work
+
+    torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    extractor = _extractor("cifar", None, device, Path())
+
+    def measure(run: Path, epoch: int) -> tuple[Any, bytes | None]:
+        path = kept[run][1]
+        try:
+            G, config = load_generator(str(path))
+        except ValueError as error:
+            raise BadInput(error) from error
+        if config.latent_size == 1:
+            raise BadInput(f"{run}: latent_size=1: there is no way around a z")
+        result, figure = work.walks(
+            G.to(device), config, epoch, extractor, arguments.pairs, arguments.steps
+        )
+        result.about["generator_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return result, figure
+
+    epochs = {run: epoch for run, (epoch, _) in kept.items()}
+    return _measure_runs(arguments, "walks", epochs, measure)
+
+
+def filters(arguments: argparse.Namespace) -> int:
+    """Follow the features of each finished run's D back to images; write filters.json and .png."""
+    study = _study(arguments.where)
+    cache = arguments.cache or study.parent / "cache"
+
+    # Only now what takes time: PyTorch and the images.
+    import torch
+
+    from dcgan.data import BadData, load, of_classes, resize
+    from eval import filters as work
+    from eval.states import state_after
+
+    torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    runs = _finished(arguments.where)
+    for run, config in runs.items():
+        if config.model != "dcgan":
+            raise BadInput(f"{run}: model={config.model} has no convolutional features")
+    try:
+        train = load(arguments.data, cache)
+    except BadData as error:
+        raise BadInput(error) from error
+    for config in runs.values():
+        _check_same(arguments.data, train, config.data_sha256)
+
+    @functools.cache
+    def shown(classes: str, side: int, count: int) -> Any:
+        return resize(of_classes(train, classes), side).pixels[:count]
+
+    def measure(run: Path, epoch: int) -> tuple[Any, bytes | None]:
+        config = runs[run]
+        pixels = shown(config.classes, config.resolution, config.images)
+        try:
+            state, _ = state_after(run, epoch, pixels, device)
+        except ValueError as error:
+            raise BadInput(error) from error
+        images = torch.from_numpy(pixels[: arguments.images]).permute(0, 3, 1, 2)
+        result, figure = work.filters(state.D, config, epoch, images)
+        result.about["data_sha256"] = train.sha256
+        return result, figure
+
+    epochs = {run: _within(run, config, arguments.epoch) for run, config in runs.items()}
+    return _measure_runs(arguments, "filters", epochs, measure)
 
 
 def train_extractor(arguments: argparse.Namespace) -> int:
@@ -279,6 +549,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
     add("--cache", type=Path, help="default: the folder `cache` beside the study")
 
+    add = _command(commands, "probe", probe, PROBE)
+    _add_sets(add)
+    add("--labels", type=_positive, default=1_000, help="for each SVM; default: 1000")
+    add("--draws", type=_positive, default=5, help="of labelled images; default: 5")
+    add("--full", metavar="N", type=_positive, nargs="?", const="all", help="and one SVM with more")
+
+    add = _command(commands, "neighbours", neighbours, NEIGHBOURS)
+    _add_sets(add)
+    add("--n", type=int, default=2_000, help="images of each side; default: 2000")
+
+    add = _command(commands, "walks", walks, WALKS)
+    _add_runs(add)
+    add("--pairs", type=_positive, default=200, help="of z; default: 200")
+    add("--steps", type=_positive, default=16, help="from one z to the other; default: 16")
+
+    add = _command(commands, "filters", filters, FILTERS)
+    _add_runs(add)
+    add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
+    add("--images", type=_positive, default=64, help="that D sees; default: 64")
+    add("--cache", type=Path, help="default: the folder `cache` beside the study")
+
     add = _command(commands, "train-extractor", train_extractor, TRAIN)
     add("--train", metavar="ZIP", required=True, help="the 50,000 training images")
     add("--test", metavar="ZIP", required=True, help="the 10,000 test images")
@@ -300,6 +591,23 @@ def _command(commands: Any, name: str, command: Any, text: str) -> Any:
     parser.error = _refuse
     parser.set_defaults(command=command)
     return parser.add_argument
+
+
+def _add_runs(add: Any) -> None:
+    """The arguments of tools that put a result into each run."""
+    add("where", metavar="RUN_OR_STUDY", type=Path, help="folder of a run, or of a whole study")
+    add("--epoch", type=_epoch, default="last", help="`last`, or a number; default: last")
+    add("--again", action="store_true", help="measure runs anew that have the result")
+    add("--threads", type=_positive, default=1, help="results depend on their number; default: 1")
+    add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
+
+
+def _add_sets(add: Any) -> None:
+    """The same, and those of tools that put real images beside finished runs."""
+    _add_runs(add)
+    add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
+    add("--test", metavar="TEST", required=True, help="images of that kind that it was not")
+    add("--cache", type=Path, help="default: the folder `cache` beside the study")
 
 
 def _positive(word: str) -> int:
@@ -349,6 +657,56 @@ def _runs(where: Path) -> list[Path]:
     return runs
 
 
+def _finished(where: Path) -> dict[Path, Any]:
+    """The finished runs here and their configs; the others are named on stderr."""
+    from eval.states import last_epoch, read_config
+
+    found = {}
+    for run in _runs(where):
+        try:
+            config = read_config(run)
+        except ValueError as error:
+            raise BadInput(error) from error
+        if (done := last_epoch(run)) == config.epochs:
+            found[run] = config
+        else:
+            print(f"left out, {done} of {config.epochs} epochs: {run}", file=sys.stderr)
+    if not found:
+        raise BadInput(f"{where}: no finished run in this folder")
+    return found
+
+
+def _within(run: Path, config: Any, epoch: str | int) -> int:
+    """The epoch asked for, of a finished run."""
+    if epoch == "last":
+        return config.epochs
+    if not 1 <= epoch <= config.epochs:
+        raise BadInput(f"{run}: epoch {epoch} is not one of 1 to {config.epochs}")
+    return epoch
+
+
+def _measure_runs(
+    arguments: argparse.Namespace,
+    tool: str,
+    epochs: dict[Path, int],
+    measure: Callable[[Path, int], tuple[Any, bytes | None]],
+) -> int:
+    """Put a tool's result into each run that has none of its epoch; print those of all."""
+    from eval import results
+
+    found = {}
+    for number, (run, epoch) in enumerate(epochs.items(), 1):
+        result, done = results.stored(run, tool), "kept"
+        if arguments.again or result is None or result.epoch != epoch:
+            result, figure = measure(run, epoch)
+            results.keep(run, result, figure)
+            done = "measured"
+        found[str(run)] = result
+        print(f"{done} {number} of {len(epochs)}: {run}, epoch {epoch}", file=sys.stderr)
+    print(results.table(found))
+    return 0
+
+
 def _kept(run: Path, epoch: str | int) -> tuple[int, Path]:
     """The epoch asked for and its generator's file, once its hash is the committed one."""
     files = sorted(run.glob("epochs/[0-9]*/generator.safetensors"))
@@ -369,6 +727,13 @@ def _kept(run: Path, epoch: str | int) -> tuple[int, Path]:
     if found not in committed:
         raise BadInput(f"{path}: its SHA-256 is not the committed one")
     return epoch, path
+
+
+def _last_kept(where: Path, epoch: str | int) -> dict[Path, tuple[int, Path]]:
+    """The epoch and the generator's file of each run that kept one."""
+    runs = _runs(where)
+    kept = [run for run in runs if any(run.glob("epochs/[0-9]*/generator.safetensors"))]
+    return {run: _kept(run, epoch) for run in kept or runs}
 
 
 def _device(wanted: str | None) -> str:
@@ -420,6 +785,27 @@ def _real_pixels(source: str | None, cache: Path, sha256: str, resolution: int) 
         raise BadInput(error if source else f"{error}, with --data SOURCE") from error
     _check_same(source, images, sha256)
     return images.pixels
+
+
+def _both_sets(
+    arguments: argparse.Namespace, cache: Path, native: int, configs: Iterable[Any]
+) -> tuple[Any, Any]:
+    """What the runs were trained on, and images of the same side that they were not."""
+    from dcgan.data import BadData, load
+
+    try:
+        train, test = load(arguments.data, cache), load(arguments.test, cache)
+    except BadData as error:
+        raise BadInput(error) from error
+    for config in configs:
+        _check_same(arguments.data, train, config.data_sha256)
+    if test.pixels.shape[1] != native:
+        raise BadInput(
+            f"--test {arguments.test}: {test.pixels.shape[1]} pixels a side, not {native}"
+        )
+    if test.sha256 == train.sha256:
+        raise BadInput(f"--test {arguments.test}: these are the images of --data, none is held out")
+    return train, test
 
 
 def _check_same(source: str | None, images: Any, sha256: str) -> None:

@@ -1,0 +1,168 @@
+"""Make images with a trained generator.
+
+    python -m dcgan sample runs/ablation-small/norm=none,head=conv,batch=128/seed=0 --out images
+    python -m dcgan sample generator.safetensors -n 64 --seed 7 --grid images.png
+
+    CHECKPOINT    generator.safetensors, or the folder of a run, whose last kept generator is taken
+    -n            how many images; default: 1000
+    --out DIR     0000.png, 0001.png, ... in a folder that is new or empty
+    --grid FILE   or one PNG of all of them, as square as can be
+    --seed        of the noise, which nothing else decides; default: 0
+    --device      cpu, cuda or cuda:N; default: cpu
+
+G runs in eval mode, and its values are rounded to the nearest of 256 levels. The same command gives
+the same bytes on one machine. Where a SHA256SUMS lies beside the generator, it has to agree. All
+that is asked for appears at once, or nothing does, and nothing that is there is written over.
+"""
+
+import argparse
+import hashlib
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from dcgan.pictures import png_grid
+from dcgan.sources import MOST_BYTES, write_file
+
+BATCH = 500  # images that the generator makes at a time
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used, said in one line."""
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command; 0 done, 1 the disk failed, 130 interrupted; exits with 2 on bad input."""
+    arguments = _parser().parse_args(words)
+    try:
+        return sample(arguments)
+    except BadInput as error:
+        _refuse(str(error))
+    except OSError as error:
+        print(f"dcgan: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """Make all images, then write them."""
+    out, grid = arguments.out, arguments.grid
+    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BadInput(f"--out {out}: is there already, and no empty folder")
+    if grid and grid.exists():
+        raise BadInput(f"--grid {grid}: is there already")
+    images = draw(find(arguments.checkpoint), arguments.n, arguments.seed, arguments.device)
+    if grid:
+        picture = png_grid(images, columns=math.ceil(math.sqrt(len(images))))
+        write_file(grid, lambda file: file.write(picture))
+    else:
+        write_folder(out, images)
+    print(f"wrote {len(images)} images of {images.shape[2]}x{images.shape[1]} to {grid or out}")
+    return 0
+
+
+def find(checkpoint: Path) -> Path:
+    """The generator's file; BadInput where it is not the one that was committed."""
+    kept = sorted(checkpoint.glob("epochs/[0-9]*/generator.safetensors"))
+    if checkpoint.is_dir() and not kept:
+        raise BadInput(f"{checkpoint}: no epoch here kept its generator")
+    path = kept[-1] if kept else checkpoint
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file or folder")
+
+    sums = path.with_name("SHA256SUMS")
+    found = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}".encode()
+    if sums.is_file() and found not in sums.read_bytes().splitlines():
+        raise BadInput(f"{path}: its SHA-256 is not the committed one")
+    return path
+
+
+def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
+    """Images of a generator's file, uint8 (count, H, W, 3); raises BadInput.
+
+    The noise is a stream of its own, which belongs to `seed` and to no run.
+    """
+    import torch
+
+    from dcgan.data import to_uint8
+    from dcgan.models import load_generator
+    from dcgan.train import draw_latent
+
+    gpus = torch.cuda.device_count()
+    there = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if device not in there:
+        raise BadInput(f"--device {device}: there is only {', '.join(there)}")
+    try:
+        G, config = load_generator(str(path))
+    except ValueError as error:
+        raise BadInput(error) from error
+    if count * 3 * config.resolution**2 > MOST_BYTES:
+        raise BadInput(f"-n {count}: images of {config.resolution} pixels a side, over 8 GiB")
+
+    z = draw_latent(config.model_copy(update={"seed": seed}), "sample", 0, count)
+    G, images = G.to(device), []
+    with torch.no_grad():
+        for part in z.split(BATCH):
+            signed = G(part.to(device))
+            if not signed.isfinite().all():
+                raise BadInput(f"{path}: its images are not finite")
+            images.append(to_uint8(signed).permute(0, 2, 3, 1).cpu())
+    return torch.cat(images).numpy()
+
+
+def write_folder(target: Path, images: np.ndarray) -> None:
+    """A PNG of each image, in a folder that appears by one rename."""
+    target, digits = target.resolve(), max(4, len(str(len(images) - 1)))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staged:
+        folder = Path(staged, target.name)
+        folder.mkdir()
+        for number, image in enumerate(images):
+            (folder / f"{number:0{digits}d}.png").write_bytes(png_grid(image[None], 1))
+        folder.replace(target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m dcgan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.error = _refuse
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command = commands.add_parser("sample", help="Write images of a kept generator.")
+    command.error = _refuse
+    add = command.add_argument
+    add("checkpoint", metavar="CHECKPOINT", type=Path, help="a generator's file, or a run")
+    add("-n", type=_whole(1), default=1_000, help="how many images; default: 1000")
+    add("--seed", type=_whole(0), default=0, help="of the noise; default: 0")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
+    add = command.add_mutually_exclusive_group(required=True).add_argument
+    add("--out", metavar="DIR", type=Path, help="a PNG each, in a folder that is new or empty")
+    add("--grid", metavar="FILE.png", type=Path, help="all of them in one PNG")
+    return parser
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers from `least` up."""
+
+    def read(word: str) -> int:
+        if not word.isdecimal() or int(word) < least:
+            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from {least}")
+        return int(word)
+
+    return read
+
+
+def _refuse(message: str) -> NoReturn:
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    print(f"dcgan: {shown}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""What D's last convolutional features respond to: guided backpropagation, against an untrained D.
+
+From one unit of the last feature map back to the image (Springenberg et al., 2015, arXiv
+1412.6806). At every ReLU the gradient passes where both it and the activation are positive. For
+slopes other than 0 below zero the rule here is: the activation's slope, times the positive part of
+the gradient. With a slope of 0 that is their rule.
+
+Each feature of the map is followed back, at the place where it is strongest, from the TOP images
+that it responds to most. A response is concentrated where few pixels have most of its energy, the
+squared gradient summed over channels: the share in the most energetic pixels, and Gini's
+coefficient over all of them. Both networks are in eval mode, and see the same images; the untrained
+one has the run's own initial weights.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dcgan.config import Config
+from dcgan.data import to_signed, to_uint8
+from dcgan.models import build
+from dcgan.pictures import png_grid
+from eval.results import Result
+
+BATCH = 100  # images that D sees at a time
+TOP = 4  # images a feature
+SHARE = 0.05  # of the pixels
+COLUMNS = 12  # features in the figure
+GAP = 2  # pixels between its images
+TITLES = {
+    "energy_trained": "energy in 5 %",
+    "energy_untrained": "untrained",
+    "energy_ratio": "ratio",
+    "gini_trained": "Gini",
+    "gini_untrained": "untrained, Gini",
+    "gini_ratio": "ratio, Gini",
+}
+NOTES = [
+    "energy in 5 %: the share of a feature's squared guided gradient that lies in its most "
+    f"energetic 5 % of pixels, mean over all features of D's last map and {TOP} images of each.",
+    "untrained: the same with the run's initial weights.",
+    "A unit of the last map does not see the whole image, so no share is as low as 5 %.",
+]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Guided gradients of single units, the strongest unit first."""
+
+    feature: Tensor  # (N,): its channel in the last map
+    image: Tensor  # (N,): which one it responds to
+    gradients: Tensor  # (N, 3, H, W), on the CPU like all of them
+
+
+def filters(
+    D: nn.Module, config: Config, epoch: int, pixels: Tensor
+) -> tuple[Result, bytes | None]:
+    """How concentrated D's responses to real images are, uint8 (N, 3, H, W), and the figure.
+
+    The figure: the images of the strongest features above their gradients, trained and untrained.
+    Neither where a response is not finite. ValueError for a D without convolutions.
+    """
+    if not hasattr(D, "from_rgb"):
+        raise ValueError(f"model={config.model}: its D has no convolutional features")
+    networks = {"trained": D, "untrained": build(config)[1].to(next(D.parameters()).device)}
+    about = {"images": len(pixels), "top": TOP}
+    try:
+        found = {name: respond(net, to_signed(pixels)) for name, net in networks.items()}
+    except FloatingPointError as error:
+        notes = [f"Not measured: {error}."]
+        return Result("filters", epoch, dict.fromkeys(TITLES), TITLES, about, notes), None
+
+    # A unit that nothing leads back from has no shape: it is counted, and left out.
+    values: dict[str, float | None] = {}
+    for name, responses in found.items():
+        energy = responses.gradients.double().square().sum(dim=1).flatten(1).numpy()
+        about[f"units_{name}"] = len(energy)
+        energy = energy[energy.sum(axis=1) > 0]
+        about[f"silent_{name}"] = about[f"units_{name}"] - len(energy)
+        values[f"energy_{name}"] = _mean(concentration(energy))
+        values[f"gini_{name}"] = _mean(gini(energy))
+    for word in ("energy", "gini"):
+        values[f"{word}_ratio"] = values[f"{word}_trained"] / values[f"{word}_untrained"]
+    values = {name: values[name] for name in TITLES}
+
+    rows = [row for responses in found.values() for row in _rows(pixels, responses)]
+    picture = torch.cat(rows).permute(0, 2, 3, 1).numpy()
+    return Result("filters", epoch, values, TITLES, about, NOTES), png_grid(
+        picture, len(rows[0]), GAP
+    )
+
+
+@contextmanager
+def guided(net: nn.Module) -> Iterator[None]:
+    """While the block runs, gradients pass the activations of a network by the guided rule."""
+
+    def keep_positive(layer: nn.Module, gradients: tuple, _: tuple) -> tuple[Tensor]:
+        return (gradients[0].clamp(min=0),)  # no slope is negative: so it is that of the gradient
+
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.LeakyReLU | nn.ReLU)]
+    hooks = [layer.register_full_backward_hook(keep_positive) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def respond(D: nn.Module, images: Tensor, top: int = TOP) -> Responses:
+    """Follow every feature of D's last map back from the `top` images that it responds to most.
+
+    `images`: (N, 3, H, W) in [-1, 1]. D stays as it is. FloatingPointError where a response is not
+    finite.
+    """
+    net, device = copy.deepcopy(D).eval().requires_grad_(False), next(D.parameters()).device
+
+    def last_map(part: Tensor) -> Tensor:
+        return net.down(net.from_rgb(part)).flatten(2)  # (N, features, places)
+
+    # For each feature the images with the strongest units, and where in the map these are.
+    maps = torch.cat([last_map(part.to(device)).cpu() for part in images.split(BATCH)])
+    if not maps.isfinite().all():
+        raise FloatingPointError("the discriminator's features are not finite")
+    peaks, places = maps.max(dim=2)
+    strongest, image = peaks.topk(min(top, len(images)), dim=0)
+    place, feature = places.gather(0, image), torch.arange(maps.shape[1]).expand_as(image)
+    order = strongest.flatten().argsort(descending=True, stable=True)
+    image, feature, place = (each.flatten()[order] for each in (image, feature, place))
+
+    gradients = []
+    for units in torch.arange(len(order)).split(BATCH):
+        shown = images[image[units]].to(device).requires_grad_()
+        with guided(net):
+            chosen = last_map(shown)[torch.arange(len(units)), feature[units], place[units]]
+            (gradient,) = torch.autograd.grad(chosen.sum(), shown)
+        gradients.append(gradient.cpu())
+    return Responses(feature, image, torch.cat(gradients))
+
+
+def concentration(energy: np.ndarray, share: float = SHARE) -> np.ndarray:
+    """The share of the energy (N, pixels) that lies in the most energetic `share` of the pixels.
+
+    A pixel that only partly belongs to these counts in that part. From `share`, where all pixels
+    have the same energy, to 1. (N,)
+    """
+    falling = -np.sort(-energy, axis=1)
+    whole, part = divmod(share * energy.shape[1], 1)
+    head = falling[:, : int(whole)].sum(axis=1) + part * falling[:, int(whole)]
+    return head / falling.sum(axis=1)
+
+
+def gini(energy: np.ndarray) -> np.ndarray:
+    """Gini's coefficient of the energy (N, pixels): from 0, where all pixels have the same, to 1.
+
+    (N,)
+    """
+    rising, count = np.sort(energy, axis=1), energy.shape[1]
+    weights = 2 * np.arange(1, count + 1) - count - 1
+    return (rising @ weights) / (count * rising.sum(axis=1))
+
+
+def _rows(pixels: Tensor, responses: Responses) -> list[Tensor]:
+    """Images of the strongest features and, below, their gradients; grey is 0, both uint8."""
+    features = responses.feature.tolist()
+    first = [features.index(feature) for feature in dict.fromkeys(features)][:COLUMNS]
+    gradients = responses.gradients[first]
+    largest = gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+    return [pixels[responses.image[first]], to_uint8(gradients / largest)]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan

@@ -1,0 +1,198 @@
+"""Does the generator repeat its training images? Distances to the nearest one of them.
+
+Generated images are compared with held-out ones, which are as new to the training images as an
+image of that kind can be: a generator that memorised comes nearer. Near is meant in the features of
+the network that scores every epoch (Euclidean) and in pixels (root mean square, grey levels).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import mannwhitneyu
+from torch import Tensor
+
+from dcgan.pictures import png_grid
+from eval import metrics
+from eval.extractors import resize
+from eval.score import Reference, at_side
+
+BLOCK = 1024  # rows of either side of a distance matrix that are in memory at a time
+LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious
+NEAR = 8.0  # grey levels of 255, RMS: images that are no further apart are near duplicates
+SKETCH = 8  # squares a side, whose means say which images may be near duplicates
+SHOWN = 8  # generated images of the figure
+ENLARGED = 3  # times
+GAP = 4  # pixels between them
+
+TITLES = {
+    "ratio_features": "ratio, features",
+    "share_features": "below 1 %, features",
+    "auc_features": "AUC, features",
+    "ratio_pixels": "ratio, pixels",
+    "share_pixels": "below 1 %, pixels",
+    "auc_pixels": "AUC, pixels",
+    "fd_cifar_train": "fd_cifar, train",
+    "fd_cifar_test": "fd_cifar, test",
+    "fd_cifar_gap": "test - train",
+    "duplicates_exact": "exact duplicates",
+    "duplicates_near": "near duplicates",
+}
+NOTES = [
+    "Distances to the nearest training image, of generated images and of as many held-out ones.",
+    "ratio: the median of the generated over that of the held-out. below 1 %: the share of "
+    "generated images nearer than the first percentile of the held-out; 0.01 is expected without "
+    "memorisation. AUC: the probability that a generated image is nearer than a held-out one; 0.5 "
+    "is expected without, 1 from copies.",
+    "Smooth images are near to everything in pixels: there, an AUC above 0.5 is no memorisation "
+    "as long as the share is not above 0.01 in features too.",
+    "test - train: how much higher fd_cifar is against as many test images. The network learned "
+    "from CIFAR-10's training images, and sees those and its test images a little differently even "
+    "where G favours neither.",
+    f"Near duplicates: training images at most {NEAR:g} grey levels (RMS) from an earlier one.",
+]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images in the two spaces in which they can be near."""
+
+    features: np.ndarray  # (N, D)
+    pixels: np.ndarray  # uint8 (N, S, S, 3)
+
+
+def see(images: Tensor, real: Reference) -> Seen:
+    """Generated images, uint8 (N, 3, H, W), as they meet real ones: in features, and in pixels."""
+    features = real.extractor.extract(at_side(images, real))[0].numpy()
+    small = resize(images, real.resolution).round().clamp(0, 255).to(torch.uint8)
+    return Seen(features, small.permute(0, 2, 3, 1).numpy())
+
+
+def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], bytes]:
+    """What memorisation would change in generated images, and the figure.
+
+    As many test images as generated ones are the held-out ones; the Fréchet distances take equally
+    many training and test images. ValueError where there are fewer test images than generated ones.
+    """
+    count = len(made.pixels)
+    if len(test.pixels) < count:
+        raise ValueError(f"{count} held-out images are needed, not {len(test.pixels)}")
+    values: dict[str, float] = {}
+    distances: dict[str, np.ndarray] = {}
+    index: dict[str, np.ndarray] = {}
+    for space in ("features", "pixels"):
+        generated, real, bank = (rows_of(getattr(each, space)) for each in (made, test, train))
+        distances[space], index[space] = nearest(generated, bank)
+        found = compare(distances[space], nearest(real[:count], bank)[0])
+        values |= {f"{name}_{space}": value for name, value in found.items()}
+
+    # How far the distribution is from images that trained the generator, and from others.
+    moments, equal = metrics.moments(made.features), min(len(train.pixels), len(test.pixels))
+    train_fd, test_fd = (
+        metrics.frechet_distance(moments, metrics.moments(real.features[:equal]))
+        for real in (train, test)
+    )
+    values |= {"fd_cifar_train": train_fd, "fd_cifar_test": test_fd}
+    values["fd_cifar_gap"] = test_fd - train_fd
+
+    # The most suspicious images, above their neighbours in features and in pixels.
+    shown = np.argsort(distances["features"], kind="stable")[:SHOWN]
+    rows = [made.pixels[shown], *(train.pixels[index[space][shown]] for space in index)]
+    large = np.concatenate(rows).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+    return values, png_grid(large, len(shown), GAP)
+
+
+def nearest(queries: np.ndarray, bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The Euclidean distance of each row of (N, D) to the nearest one of (M, D), and its index.
+
+    In float64, a block at a time; equal rows are 0 apart, and the first of several counts.
+    """
+    index = np.zeros(len(queries), dtype=np.int64)
+    lowest = np.full(len(queries), np.inf)
+    for rows, columns, squared in _squared_distances(queries, bank):
+        best = squared.argmin(axis=1)
+        found = squared[np.arange(len(best)), best]
+        closer = found < lowest[rows]
+        index[rows] = np.where(closer, columns.start + best, index[rows])
+        lowest[rows] = np.where(closer, found, lowest[rows])
+
+    # The expanded square has lost the digits of small distances: take them anew.
+    distances = np.empty(len(queries))
+    for i in range(0, len(queries), BLOCK):
+        rows = slice(i, i + BLOCK)
+        apart = queries[rows].astype(np.float64) - bank[index[rows]]
+        distances[rows] = np.sqrt(np.square(apart).sum(axis=1))
+    return distances, index
+
+
+def compare(generated: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+    """Distances (N,) and (M,) to the nearest training image: ratio, share and auc (see NOTES).
+
+    Ties count half in auc (Mann and Whitney, 1947). The ratio is not finite where the median of the
+    held-out distances is 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.median(generated) / np.median(held_out)
+    pairs = len(generated) * len(held_out)
+    return {
+        "ratio": float(ratio),
+        "share": float((generated < np.quantile(held_out, LOW)).mean()),
+        "auc": float(mannwhitneyu(held_out, generated, method="asymptotic").statistic / pairs),
+    }
+
+
+def duplicates(pixels: np.ndarray) -> tuple[int, int]:
+    """How many images of a set, uint8 (N, S, S, 3), repeat an earlier one: exactly, and nearly.
+
+    Nearly: at most NEAR from an earlier one, and equal to none. Only pairs are looked at whose
+    means over squares are near: those are never further apart than the pixels themselves.
+    """
+    first: dict[bytes, int] = {}
+    for i, image in enumerate(pixels):
+        first.setdefault(hashlib.sha256(image.tobytes()).digest(), i)
+    kept = pixels[list(first.values())]
+    sketches, most = _sketched(kept), NEAR**2 * kept[0].size
+    near = np.zeros(len(kept), dtype=bool)
+    for i in range(0, len(kept), BLOCK):
+        blocks = _squared_distances(sketches[i : i + BLOCK], sketches[: i + BLOCK])
+        for _, columns, squared in blocks:
+            found = np.argwhere(squared <= most * (1 + 1e-6))
+            pairs = np.add(found, (i, columns.start))
+            for later, earlier in pairs[pairs[:, 0] > pairs[:, 1]]:
+                near[later] |= rms(kept[later], kept[earlier]) <= NEAR
+    return len(pixels) - len(kept), int(near.sum())
+
+
+def rms(x: np.ndarray, y: np.ndarray) -> float:
+    """Root mean square difference of two images, in grey levels."""
+    return float(np.sqrt(np.square(x.astype(np.float64) - y).mean()))
+
+
+def rows_of(array: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, 3), or rows already, as rows (N, D)."""
+    return array.reshape(len(array), -1)
+
+
+def _sketched(pixels: np.ndarray) -> np.ndarray:
+    """Images (N, S, S, 3) as rows of means over SKETCH x SKETCH squares, times a square's side.
+
+    Two such rows are no further apart than the images (Cauchy and Schwarz, square by square).
+    """
+    count, side = pixels.shape[:2]
+    square = side // SKETCH
+    whole = pixels[:, : SKETCH * square, : SKETCH * square]
+    cut = whole.reshape(count, SKETCH, square, SKETCH, square, 3)
+    return rows_of(cut.mean(axis=(2, 4))) * square
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """The (N, M) matrix of squared distances of rows in float64: its blocks, with their places."""
+    for i in range(0, len(x), BLOCK):
+        rows = x[i : i + BLOCK].astype(np.float64)
+        norms = np.square(rows).sum(axis=1)[:, None]
+        for j in range(0, len(y), BLOCK):
+            columns = y[j : j + BLOCK].astype(np.float64)
+            squared = norms + np.square(columns).sum(axis=1) - 2 * (rows @ columns.T)
+            yield slice(i, i + BLOCK), slice(j, j + BLOCK), squared

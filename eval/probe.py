@@ -1,0 +1,211 @@
+"""Do D's features carry over to a task that it was not trained for? A linear probe.
+
+As Radford et al. (2015, arXiv 1511.06434, Section 5.1) do it: the activations of all of D's
+convolutional layers, each max-pooled to 4x4, flattened and concatenated, under a linear L2-SVM
+(squared hinge, one class against the rest). D works with BatchNorm's running statistics. The paper
+says nothing of scale; here every feature has mean 0 and variance 1 over the images that the SVM
+gets, divided by the root of the number of features, so that one C suits all kinds of features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
+
+from dcgan.data import Images, to_signed
+from dcgan.models import MAP
+from eval.extractors import Extractor
+from eval.results import Result
+
+BATCH = 500  # images whose features are in memory at a time
+COSTS = (0.01, 0.1, 1.0, 10.0)  # C of the SVM; held-out training labels choose one
+HELD_OUT = 5  # the last fifth of each draw chooses C
+STEPS = 20_000  # of the SVM's solver, at most
+
+KINDS = {
+    "trained": "D of the run",
+    "untrained": "the same D with its initial weights, in which BatchNorm does nothing yet",
+    "pixels": "the pixels",
+    "classifier": "the network that scores every epoch, which saw the labels of its training set",
+}
+NOTES = [
+    "Accuracy on all test images of a linear SVM on four kinds of features, with so many labels; "
+    "mean and SD over draws of labelled images, which all kinds share.",
+    *(f"{kind}: {words}." for kind, words in KINDS.items()),
+    "gain: trained less untrained, draw by draw.",
+]
+
+Features = Callable[[np.ndarray], np.ndarray]  # uint8 (N, H, W, 3) -> float32 (N, D)
+Sets = dict[int, list[np.ndarray]]  # number of labels -> draws, each of indices of images
+
+
+@dataclass(frozen=True)
+class Found:
+    """What linear SVMs make of one kind of features."""
+
+    rates: np.ndarray  # (draws,), the share of test images that are named rightly
+    cost: float | None  # C
+    size: int | None  # features
+
+
+@dataclass(frozen=True)
+class Span:
+    """Labelled images in the space that their features span, and the way there."""
+
+    scaler: StandardScaler
+    basis: np.ndarray  # (D, R) with orthonormal columns, R the smaller one of N and D
+    rows: np.ndarray  # (N, R)
+
+
+def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
+    """D's features of images at its resolution; FloatingPointError where one is not finite.
+
+    D has to be convolutional, and is left in eval mode.
+    """
+    D.eval()
+
+    @torch.no_grad()
+    def pooled(images: Tensor) -> Tensor:
+        maps = [D.from_rgb(images)]
+        for layer in D.down:
+            maps.append(layer(maps[-1]))
+        return torch.cat([adaptive_max_pool2d(x, MAP).flatten(1) for x in maps], dim=1)
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH)
+        found = torch.cat([pooled(to_signed(part.to(device))) for part in parts])
+        if not found.isfinite().all():
+            raise FloatingPointError("the discriminator's features are not finite")
+        return found.cpu().numpy()
+
+    return features
+
+
+def pixel_features(pixels: np.ndarray) -> np.ndarray:
+    """The pixels, flattened."""
+    return pixels.reshape(len(pixels), -1).astype(np.float32)
+
+
+def network_features(extractor: Extractor) -> Features:
+    """The features of a feature network."""
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        return extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
+
+    return features
+
+
+def label_sets(labels: np.ndarray, count: int, draws: int, full: int | None) -> Sets:
+    """`draws` seeded choices of `count` labels, equally many of each class, and one of `full`.
+
+    In a balanced draw the classes take turns, so that its last fifth is about as balanced as it
+    is. ValueError where that many labels cannot be chosen.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    each, rest = divmod(count, len(classes))
+    if rest or each < 2:
+        raise ValueError(f"{count} labels are not equally many, and two, of {len(classes)} classes")
+    if each > sizes.min():
+        raise ValueError(f"{count} labels are {each} of a class, and one has {sizes.min()} images")
+    if full is not None and not count < full <= len(labels):
+        raise ValueError(f"all labels are to be more than {count} and at most {len(labels)}")
+    sets: Sets = {count: []}
+    for draw in range(draws):
+        rng = np.random.default_rng(draw)
+        chosen = [rng.permutation(np.flatnonzero(labels == c))[:each] for c in classes]
+        sets[count].append(np.stack(chosen, axis=1).ravel())
+    if full is not None:
+        sets[full] = [np.random.default_rng(draws).permutation(len(labels))[:full]]
+    return sets
+
+
+def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[int, Found]:
+    """How well SVMs do on one kind of features, by the number of labels.
+
+    NaN where a feature is not finite.
+    """
+    try:
+        return {count: _solve(features, train, test, draws) for count, draws in sets.items()}
+    except FloatingPointError:
+        return {
+            count: Found(np.full(len(draws), np.nan), None, None) for count, draws in sets.items()
+        }
+
+
+def _solve(features: Features, train: Images, test: Images, draws: list[np.ndarray]) -> Found:
+    """One SVM for each draw.
+
+    C is the smallest one of COSTS with the best accuracy on the last fifths of all draws, by SVMs
+    that saw only the rest. The test images choose nothing.
+    """
+    labels = [train.labels[draw] for draw in draws]
+    spanned = [span(features(train.pixels[draw])) for draw in draws]
+    right = dict.fromkeys(COSTS, 0.0)
+    for each, y in zip(spanned, labels, strict=True):
+        rows, seen = each.rows, len(y) - len(y) // HELD_OUT
+        for cost in COSTS:
+            right[cost] += fit(rows[:seen], y[:seen], cost).score(rows[seen:], y[seen:])
+    cost = max(COSTS, key=right.get)
+
+    # All test images go by once, a few at a time, for all draws.
+    machines = [fit(each.rows, y, cost) for each, y in zip(spanned, labels, strict=True)]
+    hits = np.zeros(len(draws))
+    for i in range(0, len(test.pixels), BATCH):
+        x, y = features(test.pixels[i : i + BATCH]), test.labels[i : i + BATCH]
+        named = map(predict, machines, spanned, [x] * len(draws))
+        hits += [(each == y).sum() for each in named]
+    return Found(hits / len(test.pixels), cost, x.shape[1])
+
+
+def span(x: np.ndarray) -> Span:
+    """Rows of features (N, D), standardised and divided by the root of D.
+
+    A linear SVM depends on their inner products alone, so that it is fitted in the space that they
+    span: only its time changes, by D / N.
+    """
+    scaler = StandardScaler().fit(x)
+    basis, rows = np.linalg.qr(scaler.transform(x).T / np.float32(np.sqrt(x.shape[1])))
+    return Span(scaler, basis, rows.T)
+
+
+def fit(rows: np.ndarray, labels: np.ndarray, cost: float) -> LinearSVC:
+    """A linear L2-SVM, one class against the rest."""
+    machine = LinearSVC(C=cost, dual="auto", max_iter=STEPS, random_state=0)
+    return machine.fit(rows, labels)
+
+
+def predict(machine: LinearSVC, spanned: Span, x: np.ndarray) -> np.ndarray:
+    """The classes that a machine, fitted on the rows of a span, gives to features (N, D)."""
+    weights = spanned.basis @ machine.coef_.T / np.sqrt(x.shape[1])
+    scores = spanned.scaler.transform(x) @ weights + machine.intercept_
+    if scores.shape[1] == 1:  # of the second of two classes
+        scores = np.hstack([-scores, scores])
+    return machine.classes_[scores.argmax(axis=1)]
+
+
+def to_result(epoch: int, found: dict[str, dict[int, Found]], about: dict[str, Any]) -> Result:
+    """The result of a run from what was found for each of KINDS."""
+    values: dict[str, float | None] = {}
+    titles: dict[str, str] = {}
+    svm: dict[str, dict[str, float | None]] = {}
+    for count in found["trained"]:
+        rates = {kind: found[kind][count].rates for kind in KINDS}
+        rates["gain"] = rates["trained"] - rates["untrained"]
+        for kind, each in rates.items():
+            values[f"accuracy_{kind}_{count}"] = float(each.mean())
+            titles[f"accuracy_{kind}_{count}"] = f"{kind}, {count}"
+            if len(each) > 1:
+                values[f"sd_{kind}_{count}"] = float(each.std(ddof=1))
+                titles[f"sd_{kind}_{count}"] = f"SD {kind}, {count}"
+        for kind in KINDS:
+            one = found[kind][count]
+            svm[f"{kind}_{count}"] = {"C": one.cost, "features": one.size}
+    about = about | {"scikit_learn": sklearn.__version__, "costs": list(COSTS), "svm": svm}
+    return Result("probe", epoch, values, titles, about, NOTES)

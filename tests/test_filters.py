@@ -1,0 +1,272 @@
+"""Guided backpropagation and how concentrated it is, by hand and on planted patterns."""
+
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dcgan.config import Config
+from dcgan.data import load, shapes
+from dcgan.models import build
+from dcgan.train import dump_state, start, train_epoch
+from eval.__main__ import main
+from eval.filters import BATCH, GAP, TITLES, TOP, concentration, filters, gini, guided, respond
+from experiments import journal
+
+CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
+
+
+def layer(weight, activation):
+    """A 1x1 convolution of given rows (out, in), and what follows it."""
+    conv = nn.Conv2d(len(weight[0]), len(weight), 1, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor(weight, dtype=torch.float32)[..., None, None])
+    return nn.Sequential(conv, activation)
+
+
+class TwoLayers(nn.Module):
+    """As much of a discriminator as guided backpropagation sees."""
+
+    def __init__(self, first, second, activation):
+        super().__init__()
+        self.from_rgb, self.down = layer(first, activation), layer(second, activation)
+
+
+@pytest.fixture
+def pixels():
+    return torch.randint(256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+
+
+# --- The rule -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("activation", "slope"), [(nn.ReLU(), 0.0), (nn.LeakyReLU(0.2), 0.2)])
+def test_the_guided_rule_by_hand(activation, slope):
+    # The first hidden unit is active. The second is not, and a positive gradient comes to it. To
+    # the third comes a negative one.
+    D = TwoLayers([[1, 0, 0], [0, -1, 0], [0, 0, 1]], [[2, 3, -1]], activation)
+    x = torch.tensor([5.0, 1.0, 0.5]).reshape(1, 3, 1, 1).requires_grad_()
+
+    def gradient():
+        return torch.autograd.grad(D.down(D.from_rgb(x)).sum(), x)[0].flatten().tolist()
+
+    plain = gradient()
+    with guided(D):
+        inside = gradient()
+    assert plain == pytest.approx([2, -3 * slope, -1])
+    assert inside == pytest.approx([2, -3 * slope, 0])
+    assert gradient() == plain  # the rule has left no trace
+
+
+def test_each_feature_is_followed_from_the_images_and_places_where_it_is_strongest():
+    # Feature 0 is the red of a pixel, feature 1 twice its green; blue is seen by none.
+    D = TwoLayers(np.eye(3).tolist(), [[1, 0, 0], [0, 2, 0]], nn.LeakyReLU(0.2))
+    images = torch.zeros(BATCH + 2, 3, 4, 4)
+    images[3, 0, 1, 2], images[BATCH + 1, 0, 0, 3] = 0.9, 0.8
+    images[1, 1, 3, 0], images[2, 1, 2, 2] = 0.7, 0.3
+    images[:, 2] = 1
+    found = respond(D, images, top=2)
+    assert found.feature.tolist() == [1, 0, 0, 1]  # by their strength: 1.4, 0.9, 0.8, 0.6
+    assert found.image.tolist() == [1, 3, BATCH + 1, 2]
+    expected = torch.zeros(4, 3, 4, 4)
+    expected[0, 1, 3, 0] = expected[3, 1, 2, 2] = 2
+    expected[1, 0, 1, 2] = expected[2, 0, 0, 3] = 1
+    assert torch.equal(found.gradients, expected)
+
+
+def test_more_units_than_d_sees_at_a_time():
+    count = BATCH + 7
+    D = TwoLayers(np.eye(3).tolist(), [[i + 1, 0, 0] for i in range(count)], nn.ReLU())
+    found = respond(D, torch.rand(1, 3, 2, 2), top=5)  # of one image
+    assert found.feature.tolist() == list(range(count))[::-1]
+    assert found.gradients.sum(dim=(1, 2, 3)).tolist() == [i + 1 for i in found.feature.tolist()]
+
+
+def test_following_back_leaves_the_discriminator_alone(pixels):
+    D = build(CONFIG)[1].train()
+    before = copy.deepcopy(D.state_dict())
+    first = respond(D, pixels / 127.5 - 1)
+    assert D.training
+    assert all(torch.equal(value, before[name]) for name, value in D.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in D.parameters())
+    assert torch.equal(respond(D.eval(), pixels / 127.5 - 1).gradients, first.gradients)
+
+
+# --- How concentrated -----------------------------------------------------------------------------
+
+
+def test_concentration_by_hand():
+    for count in (20, 100, 1024):  # of 1024 pixels 51.2 are five percent
+        constant, delta = np.full((1, count), 3.0), np.eye(count)[:2]
+        assert concentration(constant) == pytest.approx(0.05, rel=1e-12)
+        assert concentration(delta).tolist() == [1, 1]
+    rng = np.random.default_rng(0)
+    ladder = rng.permutation(np.arange(1.0, 101))[None]
+    assert concentration(ladder) == pytest.approx((100 + 99 + 98 + 97 + 96) / 5050)
+    assert concentration(ladder * 1e-12) == pytest.approx(concentration(ladder))
+    assert concentration(ladder, share=0.015) == pytest.approx((100 + 99 / 2) / 5050)
+
+
+def test_ginis_coefficient_by_hand():
+    assert gini(np.full((1, 50), 3.0)) == pytest.approx(0, abs=1e-15)
+    assert gini(np.eye(50)[:2]).tolist() == pytest.approx([0.98, 0.98])
+    ladder = np.random.default_rng(0).permutation(np.arange(1.0, 101))
+    assert gini(np.stack([ladder, 7 * ladder])) == pytest.approx(99 / 300)  # (n - 1) / 3n
+
+    # Half the mean absolute difference, relative to the mean.
+    values = np.random.default_rng(1).exponential(size=40)
+    differences = np.abs(values[:, None] - values).mean()
+    assert gini(values[None]) == pytest.approx(differences / 2 / values.mean())
+
+
+# --- Trained against untrained --------------------------------------------------------------------
+
+
+def test_initial_weights_are_as_concentrated_as_themselves(pixels):
+    result, _ = filters(build(CONFIG)[1], CONFIG, 2, pixels)
+    assert (result.tool, result.epoch, result.titles) == ("filters", 2, TITLES)
+    assert list(result.values) == list(TITLES)
+    assert result.values["energy_ratio"] == result.values["gini_ratio"] == 1
+    assert 0.05 < result.values["energy_trained"] < 0.8
+    assert result.about == {
+        "images": 6,
+        "top": TOP,
+        "units_trained": 8 * TOP,
+        "silent_trained": 0,
+        "units_untrained": 8 * TOP,
+        "silent_untrained": 0,
+    }
+
+
+def test_filters_that_see_one_pixel_are_as_concentrated_as_can_be(pixels):
+    D = build(CONFIG)[1]
+    with torch.no_grad():
+        for conv in (D.from_rgb[0], D.down[0][0]):
+            tap = conv.weight[:, :, 1, 2].abs().clone()
+            conv.weight.zero_()
+            conv.weight[:, :, 1, 2] = tap
+    values = filters(D, CONFIG, 2, pixels)[0].values
+    assert values["energy_trained"] == 1
+    assert values["gini_trained"] == pytest.approx(1 - 1 / 256)
+    assert values["energy_ratio"] == pytest.approx(1 / values["energy_untrained"])
+    assert values["gini_ratio"] == pytest.approx((1 - 1 / 256) / values["gini_untrained"])
+    assert values["energy_untrained"] < 0.8
+
+
+def test_silent_units_are_counted_and_left_out(pixels):
+    D = build(CONFIG)[1]
+    with torch.no_grad():
+        D.down[0][0].weight[:3] = 0
+    result, _ = filters(D, CONFIG, 2, pixels)
+    assert result.about["silent_trained"] == 3 * TOP
+    assert 0.05 < result.values["energy_trained"] < 0.8
+
+
+def test_the_figure_has_images_above_gradients_and_trained_above_untrained(pixels):
+    figure = np.asarray(Image.open(io.BytesIO(filters(build(CONFIG)[1], CONFIG, 2, pixels)[1])))
+    side = 16 + GAP
+    assert figure.shape == (4 * side - GAP, 8 * side - GAP, 3)
+    assert np.array_equal(figure[: 2 * side - GAP], figure[2 * side :])  # of the same weights
+    shown = {figure[:16, x : x + 16].tobytes() for x in range(0, 8 * side, side)}
+    assert shown <= {image.tobytes() for image in pixels.permute(0, 2, 3, 1).numpy()}
+    response = figure[side : side + 16, :16].astype(int)
+    assert np.abs(response - 127.5).max() == 127.5  # the largest gradient is black or white
+    assert np.median(response) in (127, 128)  # and none is grey
+
+
+def test_a_discriminator_that_cannot_be_followed_back(pixels):
+    broken = build(CONFIG)[1]
+    with torch.no_grad():
+        broken.from_rgb[0].weight[0, 0, 0, 0] = float("nan")
+    result, figure = filters(broken, CONFIG, 2, pixels)
+    assert set(result.values.values()) == {None}
+    assert result.notes == ["Not measured: the discriminator's features are not finite."]
+    assert figure is None
+
+    plain = CONFIG.model_copy(update={"model": "mlp"})
+    with pytest.raises(ValueError, match="model=mlp: its D has no convolutional features"):
+        filters(build(plain)[1], plain, 2, pixels)
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A run of two epochs over 40 images, of which the last has kept its state."""
+    folder, data = tmp_path / "out" / "study", tmp_path / "real"
+    data.mkdir()
+    for number, image in enumerate(shapes(40).pixels[:, ::2, ::2]):
+        Image.fromarray(image).save(data / f"{number}.png")
+    images = load(str(data), tmp_path / "cache")
+    config = CONFIG.model_copy(update={"data_sha256": images.sha256})
+    state = start(config)
+    for epoch in (1, 2):
+        train_epoch(state, config, torch.from_numpy(images.pixels))
+        files = {journal.STATE: dump_state(state)} if epoch == 2 else {journal.RECORD: b"{}"}
+        journal.commit(folder / "seed=0", epoch, files)
+    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 16}}))
+    description = {"config": config.model_dump()}
+    journal.replace(folder / "seed=0" / "run.json", journal.seal(description))
+    return folder, data, state, images
+
+
+def run_filters(capsys, *words):
+    try:
+        code = main(["filters", *map(str, words), "--device", "cpu"])
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_filters_of_a_study_from_the_command_line(study, capsys):
+    folder, data, state, images = study
+    code, shown, progress = run_filters(capsys, folder, "--data", data, "--images", 9)
+    run = folder / "seed=0"
+    assert (code, progress) == (0, f"measured 1 of 1: {run}, epoch 2\n")
+    assert shown.splitlines()[0].split()[:2] == ["run", "epoch"]
+    found = json.loads((run / "eval" / "filters.json").read_bytes())
+    seen = torch.from_numpy(images.pixels[:9]).permute(0, 3, 1, 2)
+    config = CONFIG.model_copy(update={"data_sha256": images.sha256})
+    expected, figure = filters(state.D, config, 2, seen)
+    assert found["values"] == expected.values
+    assert found["values"]["energy_ratio"] != 1
+    assert found["about"] == expected.about | {"data_sha256": images.sha256}
+    assert (run / "eval" / "filters.png").read_bytes() == figure
+
+    # What is there is left alone, unless it is asked for again.
+    (run / "eval" / "filters.png").unlink()
+    code, again, progress = run_filters(capsys, folder, "--data", data)
+    assert (code, again, progress) == (0, shown, f"kept 1 of 1: {run}, epoch 2\n")
+    assert not (run / "eval" / "filters.png").exists()
+    run_filters(capsys, folder, "--data", data, "--images", 9, "--again")
+    assert (run / "eval" / "filters.png").read_bytes() == figure
+
+
+def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
+    folder, data, *_ = study
+    path = folder / "seed=0" / "epochs" / "0002" / journal.STATE
+    whole, before = path.read_bytes(), sorted(folder.rglob("*"))
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(shapes(1).pixels[0]).save(other / "0.png")
+    path.write_bytes(whole[:-1] + b"\0\0")
+    refused = {
+        (folder,): "--data",
+        (folder, "--data", other): f"--data {other}: its SHA-256 is",
+        (folder, "--data", tmp_path / "none"): "none: no such file or folder",
+        (folder, "--data", data, "--images", 0): "argument --images: '0' is not a positive number",
+        (folder, "--data", data, "--epoch", 3): "epoch 3 is not one of 1 to 2",
+        (folder, "--data", data): str(path),
+    }
+    for words, reason in refused.items():
+        code, shown, complaint = run_filters(capsys, *words)
+        assert (code, shown) == (2, ""), words
+        assert reason in complaint
+        assert len(complaint.splitlines()) == 1, complaint
+    assert sorted(folder.rglob("*")) == before

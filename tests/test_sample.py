@@ -1,0 +1,235 @@
+"""`python -m dcgan sample`: the images of a kept generator, and files that are refused."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from dcgan.__main__ import BadInput, draw, main
+from dcgan.config import Config
+from dcgan.models import build, dump_generator
+from dcgan.pictures import png_grid
+from dcgan.train import draw_latent
+from eval.extractors import WEIGHTS
+from eval.score import BATCH, generate
+from experiments import journal
+
+CONFIG = Config(resolution=16, width=2, latent_size=4, images=40, batch=20, seed=5)
+
+
+@pytest.fixture(scope="module")
+def G():
+    net = build(CONFIG)[0].train()
+    with torch.no_grad():
+        net.to_rgb.weight.mul_(20)  # so that the images have contrast
+        net(draw_latent(CONFIG, "warm-up", 0, 40))  # and BatchNorm's two modes differ
+    return net.eval()
+
+
+@pytest.fixture
+def file(G, tmp_path):
+    path = tmp_path / "generator.safetensors"
+    path.write_bytes(dump_generator(G, CONFIG))
+    return path
+
+
+@pytest.fixture
+def run_sample(capsys):
+    """The command line in this process: words -> exit code, stdout, stderr."""
+
+    def run(*words):
+        capsys.readouterr()
+        try:
+            code = main(["sample", *map(str, words)])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def read_all(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_files_hold_what_the_generator_makes_of_the_seeds_noise(G, file, run_sample, tmp_path):
+    out = tmp_path / "new" / "images"
+    assert run_sample(file, "-n", 12, "--seed", 3, "--out", out) == (
+        0,
+        f"wrote 12 images of 16x16 to {out}\n",
+        "",
+    )
+    assert [path.name for path in sorted(out.iterdir())] == [f"{i:04d}.png" for i in range(12)]
+    assert [path.name for path in out.parent.iterdir()] == ["images"]
+
+    # The scorer's own images, of noise in which the run's seed has no part.
+    z = draw_latent(CONFIG.model_copy(update={"seed": 3}), "sample", 0, 12)
+    expected = generate(G, z).permute(0, 2, 3, 1).numpy()
+    found = np.stack([np.asarray(Image.open(out / f"{i:04d}.png")) for i in range(12)])
+    assert np.array_equal(found, expected)
+    assert len(np.unique(found.reshape(12, -1), axis=0)) == 12
+
+
+def test_the_seed_decides_every_byte(file, run_sample, tmp_path):
+    folders = {name: tmp_path / name for name in ("one", "again", "other")}
+    (tmp_path / "again").mkdir()  # an empty folder is as good as none
+    for name, folder in folders.items():
+        assert run_sample(file, "-n", 5, "--seed", int(name == "other"), "--out", folder)[0] == 0
+    one, again, other = (read_all(folder) for folder in folders.values())
+    assert one == again
+    assert not one.items() & other.items()
+
+
+def test_a_grid_is_the_files_side_by_side(file, run_sample, tmp_path):
+    run_sample(file, "-n", 5, "--out", tmp_path / "images")
+    shown = run_sample(file, "-n", 5, "--grid", tmp_path / "grid.png")
+    assert shown == (0, f"wrote 5 images of 16x16 to {tmp_path / 'grid.png'}\n", "")
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (32, 48, 3)
+    for i in range(5):
+        y, x = 16 * (i // 3), 16 * (i % 3)
+        image = np.asarray(Image.open(tmp_path / "images" / f"{i:04d}.png"))
+        assert np.array_equal(grid[y : y + 16, x : x + 16], image)
+    assert (grid[16:, 32:] == 255).all()
+
+
+def test_gaps_of_a_grid_are_white_and_inside():
+    grid = Image.open(io.BytesIO(png_grid(np.zeros((4, 2, 3, 3), np.uint8), columns=2, gap=1)))
+    lines = np.asarray(grid)[..., 0]
+    assert lines.shape == (5, 7)
+    assert (lines[2] == 255).all()
+    assert (lines[:, 3] == 255).all()
+    assert lines.astype(int).sum() == 255 * (7 + 5 - 1)
+
+
+def test_more_images_than_go_through_at_once(G, file):
+    images = draw(file, BATCH + 3, seed=0)
+    z = draw_latent(CONFIG.model_copy(update={"seed": 0}), "sample", 0, BATCH + 3)
+    assert np.array_equal(images, generate(G, z).permute(0, 2, 3, 1).numpy())
+
+
+def test_of_a_run_it_is_the_last_kept_generator(G, file, run_sample, tmp_path):
+    other = build(CONFIG.model_copy(update={"seed": 6}))[0]
+    run = tmp_path / "run"
+    journal.commit(run, 2, {journal.GENERATOR: dump_generator(other, CONFIG)})
+    journal.commit(run, 10, {journal.GENERATOR: dump_generator(G, CONFIG)})
+    journal.commit(run, 11, {journal.RECORD: b"{}"})
+    for name, checkpoint in (("by file", file), ("by run", run)):
+        run_sample(checkpoint, "-n", 3, "--out", tmp_path / name)
+    assert read_all(tmp_path / "by file") == read_all(tmp_path / "by run")
+
+
+def test_what_is_no_generator_is_refused_by_name(G, file, run_sample, tmp_path):
+    whole = file.read_bytes()
+    broken = build(CONFIG)[0]
+    with torch.no_grad():
+        broken.to_rgb.weight[0, 0, 0, 0] = float("nan")
+    flipped = bytearray(whole)
+    flipped[200] ^= 1
+    bad = {
+        "not a safetensors file": b"no such thing",
+        "empty": b"",
+        "truncated": whole[:-1],
+        "longer": whole + b"\0",
+        "flipped in its header": bytes(flipped),
+        "the classifier's": (WEIGHTS / "cifar10-resnet.safetensors").read_bytes(),
+        "without a config": save(G.state_dict()),
+        "not a number": dump_generator(broken, CONFIG),
+    }
+    for name, data in bad.items():
+        path, out = tmp_path / f"{name}.safetensors", tmp_path / "out"
+        path.write_bytes(data)
+        for word in ("--out", "--grid"):
+            code, shown, complaint = run_sample(path, "-n", 2, word, out)
+            assert (code, shown) == (2, ""), name
+            reason = "its images are not finite" if name == "not a number" else "not a generator"
+            assert complaint.startswith(f"dcgan: {path}: {reason}")
+            assert len(complaint.splitlines()) == 1
+            assert not out.exists()
+
+
+def test_a_flipped_bit_in_the_header_is_refused_or_changes_no_image(file, tmp_path):
+    whole = file.read_bytes()
+    size = 8 + int.from_bytes(whole[:8], "little")
+    images, refused, path = draw(file, 2, seed=0), 0, tmp_path / "flipped.safetensors"
+    for place in range(size):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 7
+        path.write_bytes(flipped)
+        try:
+            assert np.array_equal(draw(path, 2, seed=0), images), flipped[place - 20 : place + 20]
+        except BadInput:
+            refused += 1
+    assert size / 2 < refused < size
+
+
+def test_a_generator_that_is_not_the_committed_one_is_refused(G, run_sample, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    journal.commit(run, 1, {journal.GENERATOR: dump_generator(G, CONFIG)})
+    path = run / "epochs" / "0001" / journal.GENERATOR
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # a weight that is still finite
+    path.write_bytes(data)
+    for checkpoint in (run, path):
+        code, shown, complaint = run_sample(checkpoint, "--out", out)
+        assert (code, shown) == (2, "")
+        assert complaint == f"dcgan: {path}: its SHA-256 is not the committed one\n"
+    assert not out.exists()
+
+
+def test_bad_input_is_one_line_and_leaves_everything_as_it_was(file, run_sample, tmp_path):
+    full, taken = tmp_path / "full", tmp_path / "taken.png"
+    full.mkdir()
+    (full / "0000.png").write_bytes(b"mine")
+    taken.write_bytes(b"mine")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    out = ("--out", tmp_path / "out")
+    refused = {
+        (file, "--out", full): f"--out {full}: is there already, and no empty folder",
+        (file, "--out", taken): f"--out {taken}: is there already, and no empty folder",
+        (file, "--grid", taken): f"--grid {taken}: is there already",
+        (file, "--grid", full): f"--grid {full}: is there already",
+        (file,): "one of the arguments --out --grid is required",
+        (file, *out, "--grid", taken): "not allowed with argument --out",
+        (tmp_path / "nowhere", *out): f"{tmp_path / 'nowhere'}: no such file or folder",
+        (full, *out): f"{full}: no epoch here kept its generator",
+        (file, *out, "-n", 0): "argument -n: '0' is not a whole number from 1",
+        (file, *out, "-n", 10**8): "-n 100000000: images of 16 pixels a side, over 8 GiB",
+        (file, *out, "--seed", -1): "argument --seed: '-1' is not a whole number from 0",
+        (file, *out, "--device", "cuda:99"): "--device cuda:99: there is only cpu",
+    }
+    for words, reason in refused.items():
+        code, shown, complaint = run_sample(*words)
+        assert (code, shown) == (2, ""), words
+        assert reason in complaint
+        assert len(complaint.splitlines()) == 1, complaint
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_a_disk_that_fails_leaves_nothing(file, run_sample, tmp_path, monkeypatch):
+    def fail(self, data):
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    code, shown, complaint = run_sample(file, "-n", 2, "--out", tmp_path / "out")
+    assert (code, shown) == (1, "")
+    assert complaint.startswith("dcgan: [Errno 28] No space left on device: ")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_help_is_documentation_and_needs_no_torch():
+    code = "import sys; from dcgan.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: "
+    code += "print([name for name in sys.modules if name.startswith('torch')])"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    *text, modules = done.stdout.splitlines()
+    assert modules == "[]"
+    assert max(map(len, text)) <= 100
+    assert "    --out DIR     0000.png, 0001.png, ... in a folder that is new or empty" in text

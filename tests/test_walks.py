@@ -1,0 +1,435 @@
+"""Walks and arithmetic in latent spaces whose geometry is known."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dcgan.config import Config
+from dcgan.models import build, dump_generator
+from dcgan.train import draw_latent
+from eval import walks as work
+from eval.__main__ import main
+from eval.extractors import Extractor, classifier
+from eval.score import generate
+from eval.walks import (
+    AROUND,
+    GAP,
+    ROWS,
+    TITLES,
+    TRIALS,
+    arithmetic,
+    blend,
+    circle,
+    combine,
+    describe,
+    draw_trials,
+    measure,
+    smoothness,
+    walk,
+    walks,
+)
+from experiments import journal
+
+CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, latent="uniform")
+BLOCKS = 12  # of an image, 64 values each
+
+
+class Linear(nn.Module):
+    """z -> images in which each of twelve blocks of values has a linear function of z as its mean.
+
+    The values of a block lie evenly within one grey level, so that its mean survives rounding.
+    """
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, z):
+        blocks = z @ self.weight.T  # (N, BLOCKS)
+        ramp = (torch.arange(64) - 31.5) / 64 / 127.5
+        return (blocks[..., None] + ramp).reshape(len(z), 3, 16, 16)
+
+
+class Jump(nn.Module):
+    """A black image for one half of all z, a white one for the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.edge = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z):
+        bright = (z[:, 0] > self.edge).float() * 2 - 1
+        return bright[:, None, None, None].expand(-1, 3, 16, 16)
+
+
+def block_means(images):
+    """The features: means of blocks. The logits: two classes by which of two blocks is larger."""
+    means = images.flatten(1).float().unflatten(1, (BLOCKS, 64)).mean(dim=2)
+    gap = 1e3 * (means[:, 0] - means[:, 1])
+    return means, torch.stack([gap, -gap], dim=1)
+
+
+def unsure(images):
+    """The same features, and ten classes alike."""
+    return block_means(images)[0], torch.zeros(len(images), 10)
+
+
+SEEN = Extractor("blocks", "5" * 64, BLOCKS, 16, "none", "_blocks", "cpu", block_means)
+UNSURE = dataclasses.replace(SEEN, extract=unsure)
+
+
+def isometry(size):
+    """Orthogonal columns: features then lie as z does, at another scale."""
+    matrix = torch.randn(BLOCKS, size, generator=torch.Generator().manual_seed(0))
+    return torch.linalg.qr(matrix).Q / 4
+
+
+# --- Paths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", ["normal", "uniform"])
+def test_a_walk_ends_where_it_should_and_its_steps_are_equal(latent):
+    start, end = torch.randn(2, 5, 100, generator=torch.Generator().manual_seed(0))
+    if latent == "normal":
+        end *= start.norm(dim=1, keepdim=True) / end.norm(dim=1, keepdim=True)
+    z = walk(start, end, 7, latent)
+    assert z.shape == (5, 8, 100)
+    assert torch.allclose(z[:, 0], start, atol=1e-6)
+    assert torch.allclose(z[:, -1], end, atol=1e-6)
+    distance = (end - start).norm(dim=1)
+    if latent == "uniform":
+        step = distance / 7
+        assert torch.allclose(z[:, 3], start + 3 / 7 * (end - start), atol=1e-6)
+    else:
+        radius = start.norm(dim=1)
+        assert torch.allclose(z.norm(dim=2), radius[:, None].expand(5, 8), rtol=1e-5)
+        angle = 2 * (distance / 2 / radius).arcsin()
+        step = 2 * radius * (angle / 14).sin()  # the chord of a seventh
+    sizes = z.diff(dim=1).norm(dim=2)
+    assert torch.allclose(sizes, step[:, None].expand(5, 7), rtol=1e-4)
+
+
+def test_a_walk_to_where_it_starts_stays_there():
+    z = torch.randn(3, 20)
+    assert torch.allclose(walk(z, z, 4, "normal"), z[:, None].expand(3, 5, 20), atol=1e-5)
+
+
+def test_a_circle_is_round_and_closed():
+    centre, directions = torch.randn(4, 30), torch.randn(4, 2, 30)
+    z = circle(centre, directions, 0.5, 12) - centre[:, None]
+    assert torch.allclose(z.norm(dim=2), torch.full((4, 13), 0.5), rtol=1e-5)
+    assert torch.allclose(z[:, 0], z[:, -1], atol=1e-6)
+    assert torch.allclose(z[:, 0], -z[:, 6], atol=1e-6)
+    steps = z.diff(dim=1).norm(dim=2)
+    assert torch.allclose(steps, torch.full((4, 12), math.sin(math.pi / 12)), rtol=1e-4)
+    for each, plane in zip(z, directions, strict=True):  # it lies in the plane
+        assert torch.linalg.matrix_rank(torch.cat([each, plane]), atol=1e-4) == 2
+
+
+def test_a_blend_is_made_of_pixels():
+    start, end = torch.tensor([[0, 255, 10]]), torch.tensor([[255, 0, 10]])
+    start, end = (x.byte().reshape(1, 3, 1, 1).expand(2, 3, 4, 4) for x in (start, end))
+    found = blend(start, end, 5)
+    assert (found.shape, found.dtype) == ((2, 6, 3, 4, 4), torch.uint8)
+    assert found[1, :, 0, 2, 2].tolist() == [0, 51, 102, 153, 204, 255]
+    assert found[1, :, 1, 2, 2].tolist() == [255, 204, 153, 102, 51, 0]
+    assert found[1, :, 2, 2, 2].tolist() == [10] * 6
+
+
+def test_steps_by_hand():
+    features = torch.tensor([[[0.0, 0], [3, 4], [3, 5]], [[0, 0], [0, 1], [0, 2]]])
+    mean, largest = measure(features, torch.tensor([2.0, 4.0]))
+    assert mean.tolist() == [1.5, 0.25]
+    assert largest.tolist() == [2.5, 0.25]
+
+
+# --- How smooth -----------------------------------------------------------------------------------
+
+
+def test_a_linear_generator_walks_in_equal_steps():
+    config = CONFIG.model_copy(update={"latent_size": 12})
+    values, counts, _ = smoothness(Linear(isometry(12)), config, 3, SEEN, 20, 8)
+    assert counts == {"pairs_moving": 20, "circles": 20, "circle_radius": 0.1}
+    for kind, error in (("walk", 1e-2), ("blend", 5e-2)):  # one path; a blend is rounded twice
+        assert values[f"{kind}_mean_step"] == pytest.approx(1 / 8, rel=error / 2)
+        assert values[f"{kind}_largest_step"] == pytest.approx(1 / 8, rel=error)
+        assert values[f"{kind}_unevenness"] == pytest.approx(1, rel=error)
+    assert values["walk_refined"] == pytest.approx(1 / 2, rel=1e-2)
+    side = math.sin(math.pi / AROUND)  # of a polygon, relative to its diameter
+    assert values["circle_mean_step"] == pytest.approx(side, rel=1e-2)
+    assert values["circle_largest_step"] == pytest.approx(side, rel=3e-2)
+    assert values["circle_unevenness"] == pytest.approx(1, rel=3e-2)
+
+
+def test_a_spherical_walk_of_a_linear_generator_is_an_arc():
+    config = CONFIG.model_copy(update={"latent_size": 12, "latent": "normal"})
+    G = Linear(isometry(12))
+    values, *_ = smoothness(G, config, 3, SEEN, 20, 8)
+    start, end = draw_latent(config, "walks", 3, 40).split(20)
+    expected, largest = measure(walk(start, end, 8, "normal"), (end - start).norm(dim=1))
+    assert values["walk_mean_step"] == pytest.approx(expected.mean().item(), rel=2e-3)
+    assert values["walk_largest_step"] == pytest.approx(largest.mean().item(), rel=1e-2)
+    assert values["walk_mean_step"] > 1.05 * values["blend_mean_step"]
+    assert values["share_below_blend"] == 0
+
+
+def test_a_generator_that_jumps_takes_one_step():
+    values, counts, _ = smoothness(Jump(), CONFIG, 3, SEEN, 100, 8)
+    start, end = draw_latent(CONFIG, "walks", 3, 200).split(100)
+    assert counts["pairs_moving"] == ((start[:, 0] > 0) != (end[:, 0] > 0)).sum()
+    assert 0 < counts["pairs_moving"] < 100
+    assert values["walk_largest_step"] == values["walk_refined"] == 1  # however small the steps
+    assert values["walk_mean_step"] == 1 / 8
+    assert values["walk_unevenness"] == 8
+    assert values["blend_largest_step"] == pytest.approx(1 / 8, rel=1e-2)
+    assert values["share_below_blend"] == 0
+    assert 0 < counts["circles"] < 20  # few come near the edge
+
+
+def test_a_generator_that_makes_one_image_has_no_steps(monkeypatch):
+    monkeypatch.setattr(work, "BANK", 50)
+    result, figure = walks(Linear(torch.zeros(BLOCKS, 8)), CONFIG, 3, SEEN, 5, 4)
+    assert result.about["pairs_moving"] == result.about["circles"] == 0
+    assert all(value is None or math.isnan(value) for value in result.values.values())
+    assert figure is not None
+
+
+# --- Arithmetic -----------------------------------------------------------------------------------
+
+
+def kinds(size):
+    """Classes and tones: a third of each tone for classes 0 and 1, few dark ones for class 2."""
+    named = np.repeat([0, 1, 2, -1], size)
+    tone = np.tile([1, -1, 0], len(named) // 3)
+    tone[(named == 2) & (np.arange(len(named)) % 12 > 0)] = 1
+    return named, tone
+
+
+def test_trials_are_of_the_kinds_they_should_be():
+    named, tone = kinds(60)
+    trials = draw_trials(named, tone, np.random.default_rng(0))
+    assert trials.operands.shape == (TRIALS, 3, 3)
+    bright_a, dark_a, dark_b = trials.operands.transpose(1, 0, 2)
+    a, b = named[bright_a[:, 0]], trials.target
+    assert {*zip(a.tolist(), b.tolist(), strict=True)} == {(0, 1), (1, 0)}
+    assert (named[bright_a] == a[:, None]).all()
+    assert (named[dark_a] == a[:, None]).all()
+    assert (named[dark_b] == b[:, None]).all()
+    assert (tone[bright_a] == 1).all()
+    assert (tone[[dark_a, dark_b]] == -1).all()
+    assert all(len({*row}) == 3 for row in trials.operands.reshape(-1, 3).tolist())
+    assert (named[trials.unedited] == b).all()
+    assert {*tone[trials.unedited].tolist()} == {1, 0, -1}
+    again = draw_trials(named, tone, np.random.default_rng(0))
+    assert np.array_equal(again.operands, trials.operands)
+
+    # The placebo differs by its first operand, which has nothing in common with the second.
+    assert np.array_equal(trials.placebo[:, 1:], trials.operands[:, 1:])
+    other = trials.placebo[:, 0]
+    assert (named[other] == a[:, None]).all()
+    assert (tone[other] == -1).all()
+    assert all(len({*x, *y}) == 6 for x, y in zip(other, dark_a, strict=True))
+
+
+def test_two_classes_with_enough_images_are_needed():
+    named, tone = kinds(60)
+    assert draw_trials(np.where(named == 1, -1, named), tone, np.random.default_rng(0)) is None
+    assert draw_trials(named, tone, np.random.default_rng(0)) is not None
+    kept = np.ones(len(named), bool)
+    kept[np.flatnonzero((named == 1) & (tone == 1))[9:]] = False  # nine bright ones are left
+    assert draw_trials(named[kept], tone[kept], np.random.default_rng(0)) is None
+
+
+def test_exemplars_are_averaged_and_combined_by_hand():
+    z = torch.arange(18.0).reshape(9, 2) ** 2
+    operands = np.arange(9).reshape(1, 3, 3)
+    means = [z[3 * i : 3 * i + 3].mean(dim=0) for i in range(3)]
+    assert torch.allclose(combine(z, operands)[0], means[0] - means[1] + means[2])
+    assert torch.equal(combine(z, operands[..., :1])[0], z[0] - z[3] + z[6])
+
+
+def test_images_are_described_by_the_classifier_and_by_their_pixels():
+    images = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    images[0].view(-1)[:64] = 120  # the first block
+    images[1].view(-1)[64:128] = 240
+    named, brightness = describe(images, SEEN)
+    assert named.tolist() == [0, 1, 0]  # equal logits are half and half, which is enough
+    assert brightness.tolist() == [10, 20, 0]
+    assert describe(images, UNSURE)[0].tolist() == [-1, -1, -1]
+
+
+def test_hits_in_a_linear_latent_space_are_those_of_z_itself():
+    # One number of z is the brightness, another one the class; the other two are seen by nobody.
+    weight = torch.zeros(BLOCKS, 4)
+    weight[:, 0], weight[0, 1], weight[1, 1] = 0.1, 0.1, -0.1
+    config = CONFIG.model_copy(update={"latent_size": 4, "latent": "normal"})
+    G = Linear(weight)
+    values, counts, rows = arithmetic(G, config, 2, SEEN)
+    assert (counts["named"], counts["classes"], counts["bank"]) == (3000, 2, 3000)
+
+    # By hand, in z: the tones are those of images, lest a rounded one at the border is another's.
+    z = draw_latent(config, "walks exemplars", 2, 3000)
+    named, brightness = describe(generate(G, z), SEEN)
+    tone = np.digitize(brightness.argsort().argsort(), [1000, 2000]) - 1
+    high = np.quantile(z[:, 0], 2 / 3)
+    assert np.mean(named == (z[:, 1] < 0).long().numpy()) > 0.99
+    seed = work.seed_of(config.seed, "walks trials", 2)
+    trials = draw_trials(named, tone, np.random.default_rng(seed))
+    target = torch.from_numpy(trials.target)
+
+    def hits(edited):
+        return ((edited[:, 0] > high) & ((edited[:, 1] < 0) == target)).double().mean().item()
+
+    one = combine(z, trials.operands[..., :1])
+    assert values["hits_three"] == pytest.approx(hits(combine(z, trials.operands)), abs=0.02)
+    assert values["hits_one"] == pytest.approx(hits(one), abs=0.02)
+    assert values["hits_one_shortened"] == pytest.approx(hits(one / math.sqrt(3)), abs=0.02)
+    assert values["hits_placebo"] == pytest.approx(hits(combine(z, trials.placebo)), abs=0.02)
+    assert values["hits_chance"] == pytest.approx(np.mean(tone[trials.unedited] == 1), abs=0.02)
+
+    # Means are nearer to their class than what they are means of.
+    assert values["hits_three"] > values["hits_one"] + 0.1
+    assert values["hits_one"] > values["hits_one_shortened"] > values["hits_placebo"] + 0.1
+    assert 0.25 < values["hits_chance"] < 0.42
+    assert [len(row) for row in rows] == [1] + [16] * ROWS
+
+
+def test_an_unsure_classifier_leaves_the_hits_open(monkeypatch):
+    monkeypatch.setattr(work, "BANK", 60)
+    result, figure = walks(Linear(isometry(8)), CONFIG, 4, UNSURE, 6, 4)
+    hits = {name: value for name, value in result.values.items() if name.startswith("hits")}
+    assert hits == dict.fromkeys(hits)
+    assert len(hits) == 5
+    assert result.values["walk_mean_step"] == pytest.approx(0.25, rel=1e-2)
+    assert result.notes[-1] == (
+        "No arithmetic in epoch 4 of seed 0: of 60 images the classifier is sure of 0, and 0 "
+        "classes have 10 bright and 10 dark ones; two are needed."
+    )
+    shape = np.asarray(Image.open(io.BytesIO(figure))).shape
+    assert shape == (2 * ROWS * (16 + GAP) - GAP, 5 * (16 + GAP) - GAP, 3)
+
+
+# --- One generator --------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_walks_above_their_blends():
+    config = CONFIG.model_copy(update={"latent_size": 12})
+    G = Linear(isometry(12))
+    result, figure = walks(G, config, 3, SEEN, 6, 16)
+    assert list(result.values) == list(TITLES)
+    picture = np.asarray(Image.open(io.BytesIO(figure)))
+    side = 16 + GAP
+    assert picture.shape == ((3 * ROWS + 1) * side - GAP, 17 * side - GAP, 3)
+
+    def image(row, column):
+        return picture[row * side : row * side + 16, column * side : column * side + 16].astype(int)
+
+    for row in range(0, 2 * ROWS, 2):
+        for end in (0, 16):
+            assert np.array_equal(image(row, end), image(row + 1, end))
+        assert np.abs(image(row, 8) - image(row + 1, 8)).max() <= 1  # G is linear
+        assert np.abs(image(row, 8) - image(row, 0)).max() > 1
+    assert (image(2 * ROWS, 0) == 255).all()
+    assert (image(2 * ROWS + 1, 3) == 255).all()
+
+
+def test_equal_arguments_give_equal_numbers_and_other_epochs_others(monkeypatch):
+    monkeypatch.setattr(work, "BANK", 60)
+    G = Linear(isometry(8))
+    first, again, other = (walks(G, CONFIG, epoch, SEEN, 6, 4) for epoch in (1, 1, 2))
+    assert first == again
+    assert first[0].values["circle_largest_step"] != other[0].values["circle_largest_step"]
+
+
+def test_images_that_are_not_finite_have_no_values():
+    result, figure = walks(Linear(torch.full((BLOCKS, 8), torch.nan)), CONFIG, 3, SEEN, 5, 4)
+    assert result.values == dict.fromkeys(TITLES)
+    assert result.notes == ["Not measured: the generator's images are not finite."]
+    assert figure is None
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Two runs that kept their generators after epochs 1 and 2, and one that kept none."""
+    monkeypatch.setattr(work, "BANK", 30)
+    folder = tmp_path / "study"
+    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 16}}))
+    for seed in (0, 1, 2):
+        config = CONFIG.model_copy(update={"seed": seed})
+        run = folder / "norm=none" / f"seed={seed}"
+        journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+        for epoch in (1, 2):
+            data = dump_generator(build(config)[0], config)
+            journal.commit(run, epoch, {journal.GENERATOR: data} if seed < 2 else {})
+    return folder
+
+
+def run_walks(capsys, *words):
+    try:
+        code = main(["walks", *map(str, words), "--device", "cpu", "--pairs", "3", "--steps", "4"])
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_walks_of_a_study_from_the_command_line(study, capsys):
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    code, shown, progress = run_walks(capsys, study)
+    runs = [study / "norm=none" / f"seed={seed}" for seed in (0, 1)]
+    assert code == 0
+    assert progress.splitlines() == [
+        f"measured {number} of 2: {run}, epoch 2" for number, run in enumerate(runs, 1)
+    ]
+    for run in runs:
+        assert f"{run}" in shown
+        assert sorted(path.name for path in (run / "eval").iterdir()) == ["walks.json", "walks.png"]
+    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + 4
+
+    # What is written is what is measured, of the generator that is named.
+    found = json.loads((runs[1] / "eval" / "walks.json").read_bytes())
+    config = CONFIG.model_copy(update={"seed": 1})
+    G = build(config)[0].eval()
+    expected, figure = walks(G, config, 2, classifier(), 3, 4)
+    known = {name: value for name, value in expected.values.items() if value == value}
+    assert {name: found["values"][name] for name in known} == known
+    data = dump_generator(G, config)
+    assert found["about"]["generator_sha256"] == hashlib.sha256(data).hexdigest()
+    assert after[runs[1] / "eval" / "walks.png"] == figure
+
+    # Each is left alone, until another epoch is asked for, or the same one again.
+    assert run_walks(capsys, runs[1])[2] == f"kept 1 of 1: {runs[1]}, epoch 2\n"
+    assert run_walks(capsys, runs[1], "--again")[2] == f"measured 1 of 1: {runs[1]}, epoch 2\n"
+    assert run_walks(capsys, runs[1], "--epoch", 1)[2] == f"measured 1 of 1: {runs[1]}, epoch 1\n"
+
+
+def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
+    path = study / "norm=none" / "seed=1" / "epochs" / "0002" / journal.GENERATOR
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    before = sorted(study.rglob("*"))
+    refused = {
+        (tmp_path / "nowhere",): "nowhere: no such folder",
+        (study / "norm=none" / "seed=2",): "seed=2: no epoch here kept its generator",
+        (study, "--epoch", 3): "epoch 3 kept no generator, only 1, 2 did",
+        (study, "--pairs", 0): "argument --pairs: '0' is not a positive number",
+        (study, "--steps", "x"): "argument --steps: 'x' is not a positive number",
+        (study,): f"{path}: its SHA-256 is not the committed one",
+    }
+    for words, reason in refused.items():
+        code, shown, complaint = run_walks(capsys, *words)
+        assert (code, shown) == (2, ""), words
+        assert reason in complaint
+        assert len(complaint.splitlines()) == 1, complaint
+    assert sorted(study.rglob("*")) == before
