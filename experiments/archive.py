@@ -7,6 +7,7 @@ study.json, real.png, audit.json    what is there of them
 <run>/epochs/0007/                  record.json, timing.json, SHA256SUMS, and samples.png for the
                                     lowest seed of an arm, or for all
 <run>/banks/                        scores.json, SHA256SUMS
+<run>/eval/                         what the tools of python -m eval found; pictures as above
 generators.sha256                   of the last generator of each finished run, as coreutils has it
 SHA256SUMS                          of all of the above
 
@@ -39,6 +40,7 @@ from experiments import grid, journal
 from experiments.journal import BANK_SCORES, BANKS, RECORD, SAMPLES, SUMS, TIMING, Damaged, Differs
 
 GENERATORS = "generators.sha256"
+TOOLS = "eval"
 OF_STUDY = ("study.json", "real.png", "audit.json")
 DATA = ("data", "data_sha256")  # the fields of Config that say which images
 LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
@@ -46,7 +48,7 @@ NAME = re.compile(
     r"(study\.json|real\.png|audit\.json|generators\.sha256|SHA256SUMS"
     r"|\w+=[\w.+-]+(,\w+=[\w.+-]+)*/seed=\d+/"
     r"(run\.json|epochs/\d{4,6}/(record\.json|timing\.json|samples\.png|SHA256SUMS)"
-    r"|banks/(scores\.json|SHA256SUMS)))",
+    r"|banks/(scores\.json|SHA256SUMS)|eval/\w+\.(json|png)))",
     re.ASCII,
 )
 MOST_NAME = 400  # characters
@@ -106,6 +108,8 @@ def files(study: Path, samples: str = "lowest") -> Iterator[tuple[str, bytes]]:
         folders = [journal.epoch_folder(run, epoch) for epoch in journal.committed(run, LACK)]
         there = [folder / name for folder in folders for name in kept]
         there += [run / "run.json", *(run / BANKS / name for name in (BANK_SCORES, SUMS))]
+        there += (run / TOOLS).glob("*.json")
+        there += [] if run.parent.name in pictured else (run / TOOLS).glob("*.png")
         names += [path.relative_to(study).as_posix() for path in there if path.exists()]
         if folders and samples == "lowest":
             pictured.add(run.parent.name)
@@ -283,7 +287,8 @@ def _check_epochs(folder: Path) -> None:
         raise Damaged(f"{folder / min(strange)}: belongs to no committed epoch")
     if wrong := [name for name, same in whole.items() if not same]:
         raise Damaged(f"{folder / wrong[0]}: is not what the other files make it")
-    for path in [*folder.glob("audit.json"), *folder.glob(f"*/seed=*/{BANKS}/{BANK_SCORES}")]:
+    parts = "audit.json", f"*/seed=*/{BANKS}/{BANK_SCORES}", f"*/seed=*/{TOOLS}/*.json"
+    for path in chain.from_iterable(map(folder.glob, parts)):
         _json(path)
     for run in _runs(folder):
         epochs, planned = journal.committed(run, LACK), _config(run).epochs
@@ -321,6 +326,10 @@ def _check_against(folder: Path, target: Path) -> None:
         banks = [each / BANKS / BANK_SCORES for each in (here, run)]
         if all(path.exists() for path in banks) and (found := _difference(*map(_json, banks))):
             raise Differs(f"{here}: {found}")
+        for path in (run / TOOLS).glob("*.json"):
+            there = here / TOOLS / path.name
+            if there.exists() and (found := _difference(_json(there), _json(path))):
+                raise Differs(f"{there}: {found}")
 
 
 def _check_end(run: Path, stored: int, added: int) -> None:
@@ -359,6 +368,9 @@ def _add(folder: Path, target: Path) -> Merged:
             new_epochs += 1
         if (run / BANKS).exists() and not (here / BANKS).exists():
             journal.place(here / BANKS, _content(run / BANKS))
+        for path in (run / TOOLS).glob("*"):
+            if not (here / TOOLS / path.name).exists():
+                journal.replace(here / TOOLS / path.name, path.read_bytes())
     return Merged(target, len(_runs(folder)), new_runs, new_epochs)
 
 

@@ -22,6 +22,7 @@ refutes it, however few the seeds.
 """
 
 import math
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ from pydantic import (
 )
 
 from dcgan.config import Config
-from reports import epochs, records, statistics
+from reports import epochs, records, statistics, tools
 from reports.records import PRIMARY, Study
 from reports.statistics import Estimate
 from reports.tables import DASH, LN2, Sheet, interval, join, p_value, span
@@ -50,6 +51,7 @@ from reports.tables import DASH, LN2, Sheet, interval, join, p_value, span
 LEDGER = Path(__file__).with_name("claims.yaml")
 ALPHA = 0.05
 COMPUTED = ("metric", "expect", "smallest", "reason")  # what a claim with a measure must say
+TOOL = r"[a-z]+/[a-z0-9_]+"  # a number of a tool: `probe/accuracy_trained`
 METRICS = [*records.LOWER_IS_BETTER, *records.LOSSES, *records.TIMES]
 
 Word = Literal["supported", "refuted", "equivalent", "inconclusive", "not yet run"]
@@ -77,12 +79,13 @@ class Claim(BaseModel):
     measure: (
         Literal[
             "last", "first", "updates", "mean", "gain", "median", "swing",
-            "fluctuation", "share", "correlation", "strength", "bound",
+            "fluctuation", "share", "correlation", "strength", "bound", "points", "times",
         ]
         | None
     ) = None  # fmt: skip
     metric: str | None = None
     loss: Literal["d_loss", "g_loss"] | None = None  # that the metric is correlated with
+    versus: StrictStr | StrictFloat | None = None  # what a tool's number is compared with
     arms: Levels = {}
     against: Levels = {}
     expect: Literal["higher", "lower", "same"] | None = None
@@ -91,7 +94,8 @@ class Claim(BaseModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        given = [key for key in (*COMPUTED, "loss", "arms", "against") if getattr(self, key)]
+        keys = (*COMPUTED, "loss", "versus", "arms", "against")
+        given = [key for key in keys if getattr(self, key)]
         if self.measure is None:
             if given:
                 raise ValueError(f"{given[0]}: means nothing without a measure")
@@ -99,7 +103,10 @@ class Claim(BaseModel):
         for key in COMPUTED:
             if getattr(self, key) is None:
                 raise ValueError(f"{key}: is missing")
-        if self.metric not in METRICS:
+        of_tool = self.measure in ("points", "times")
+        if (self.versus is not None) != of_tool:
+            raise ValueError("versus: belongs to the measures points and times")
+        if not re.fullmatch(TOOL, self.metric) if of_tool else self.metric not in METRICS:
             raise ValueError(f"metric: {self.metric!r} is not in the records")
         if (self.loss is not None) != (self.measure in ("correlation", "strength")):
             raise ValueError("loss: belongs to the measures correlation and strength")
@@ -304,8 +311,11 @@ def _evidence(study: Study, claim: Claim) -> Evidence:
     frame = study.frame[study.frame["run"].isin(cells["run"])]
     if frame.empty:
         return _nothing("no epoch of its runs has been committed")
+    if claim.versus is not None:
+        frame = tools.values(study)
     if claim.metric not in frame:
-        return _nothing(f"{claim.metric} has not been measured")
+        needs = f"; needs {claim.needs}" if claim.versus is not None else ""
+        return _nothing(f"{claim.metric} has not been measured{needs}")
 
     measure = MEASURES[claim.measure]
     banks = study.banks.loc[study.banks["run"].isin(cells["run"]), "bank"].nunique()
@@ -554,6 +564,19 @@ def _strength(study: Study, claim: Claim) -> pd.Series:
     return _correlation(study, claim).abs()
 
 
+def _points(study: Study, claim: Claim) -> pd.Series:
+    """How far a tool's number lies above another of the same run, or above a constant; per cent."""
+    found = tools.values(study)
+    other = found[claim.versus] if isinstance(claim.versus, str) else claim.versus
+    return 100 * (found[claim.metric] - other)
+
+
+def _times(study: Study, claim: Claim) -> pd.Series:
+    """The logarithm of a tool's number less that of another of the same run."""
+    found = tools.values(study)
+    return statistics.logarithm(found[claim.metric]) - statistics.logarithm(found[claim.versus])
+
+
 def _lowest(study: Study, claim: Claim) -> pd.Series:
     return _whole(study).groupby("run")[claim.metric].min()
 
@@ -562,6 +585,7 @@ RATIO = Scale("times", 3, math.log, math.exp)
 SPREAD = Scale("% between epochs", 2, lambda percent: (percent / 100) ** 2, _signed_root)
 SHARE = Scale("of runs", 3, float, lambda excess: excess + 0.5)
 RANK = Scale("rank correlation", 2, float, float)
+POINTS = Scale("points", 2, float, float)
 STEP = Scale("lowest step of each run", 4, float, float)
 
 MEASURES = {
@@ -577,4 +601,6 @@ MEASURES = {
     "correlation": Measure(_correlation, RANK, primary=True),
     "strength": Measure(_strength, RANK, primary=True),
     "bound": Measure(_lowest, STEP),
+    "points": Measure(_points, POINTS),
+    "times": Measure(_times, RATIO),
 }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reports import audit, claims, effects, epochs, tables
+from reports import audit, claims, effects, epochs, tables, tools
 from reports.claims import Verdict
 from reports.records import Study
 from reports.tables import Sheet
@@ -15,6 +15,7 @@ def sheets(study: Study, verdicts: list[Verdict]) -> list[Sheet]:
         *tables.sheets(study),
         claims.sheet(verdicts),
         *epochs.sheets(study),
+        *tools.sheets(study),
         *audit.sheets(study),
     ]
 
@@ -33,6 +34,7 @@ def write(study: Study, verdicts: list[Verdict], shown: list[Sheet], out: Path) 
         "throughput": tables.throughput_table(study),
         "ledger": claims.table(verdicts),
         **epochs.tables(study),
+        **tools.frames(study),
         **audit.frames(study),
     }
     files = {

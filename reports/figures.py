@@ -24,7 +24,7 @@ from matplotlib.ticker import (
 from PIL import Image
 
 from experiments import journal
-from reports import effects, epochs, statistics
+from reports import effects, epochs, statistics, tools
 from reports.records import LOWER_IS_BETTER, PRIMARY, Study, at_updates, last_epochs
 from reports.tables import LN2, arm_name, label, of_arm, short_identity
 
@@ -106,6 +106,9 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
             figures["losses"] = losses(study)
         if len(study.frame) and not study.baseline:
             figures["throughput"] = throughput(study)
+
+        for tool, picture in tools.pictures(study).items():
+            figures[tool] = picture_of(picture), tools.caption(study, tool, picture)
 
         for figure, _ in figures.values():
             _settle(figure)
@@ -463,6 +466,17 @@ def samples(study: Study) -> tuple[Figure, str]:
         + ", ".join(map(str, seeds))
         + ", the same noise for every arm; no metric, no band."
     )
+
+
+def picture_of(picture: tools.Picture) -> Figure:
+    """What a tool has drawn, at the full width."""
+    pixels = np.asarray(Image.open(picture.path).convert("RGB"))
+    height = WIDTH * len(pixels) / pixels.shape[1]
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(pixels, interpolation="none")
+    axis.set_axis_off()
+    return figure
 
 
 def look_of(study: Study, arm: tuple) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dcgan.config import Config
 from experiments import grid, journal
-from reports import figures, findings, tables
+from reports import figures, findings, tables, tools
 from reports.claims import Verdict
 from reports.findings import Findings
 from reports.records import PRIMARY, Study
@@ -33,6 +33,7 @@ SECTIONS = {  # of the page: its figures and its tables, in the order in which t
         ["fluctuation", "shares", "selection", "ranks"],
     ),
     "runs": (["samples", "losses", "throughput"], ["losses", "throughput"]),
+    "tools": (list(tools.TITLES), list(tools.TITLES)),
     "audit": ([], ["audit*"]),
 }
 TITLES = {

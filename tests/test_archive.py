@@ -105,6 +105,30 @@ def test_an_archive_holds_records_and_the_lowest_seeds_pictures(made, packed, tm
     assert len([n for n in entries(tmp_path / "all.zip") if n.endswith(journal.SAMPLES)]) == 12
 
 
+def test_what_tools_found_travels_and_is_not_overwritten(made, tmp_path):
+    copy = tmp_path / "here" / made.name
+    shutil.copytree(made, copy)
+    found = {}
+    for run in (f"{NONE}/seed=2", f"{NONE}/seed=10"):
+        for name, data in ("walks.json", b'{"epoch": 3}'), ("walks.png", b"a picture"):
+            path = copy / run / "eval" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+            found[f"{run}/eval/{name}"] = data
+    archive.pack(copy, tmp_path / "tools.zip")
+    every = entries(tmp_path / "tools.zip")
+    packed = {name: data for name, data in every.items() if "/eval/" in name}
+    del found[f"{NONE}/seed=10/eval/walks.png"]  # of the lowest seed alone
+    assert packed == found
+
+    merged = archive.merge(tmp_path / "tools.zip", tmp_path / "out").study
+    assert {name: (merged / name).read_bytes() for name in found} == found
+    archive.merge(tmp_path / "tools.zip", tmp_path / "out")
+    (merged / NONE / "seed=2/eval/walks.json").write_bytes(b'{"epoch": 2}')
+    with pytest.raises(Differs, match=r"walks\.json: epoch=2 is stored, epoch=3 is in the archive"):
+        archive.merge(tmp_path / "tools.zip", tmp_path / "out")
+
+
 def test_equal_records_make_equal_bytes(made, packed, tmp_path):
     copy = tmp_path / "elsewhere" / made.name
     shutil.copytree(made, copy)

@@ -110,7 +110,7 @@ def test_the_ledger_holds_every_claim_that_this_study_can_test():
     ratios = [x for x in LEDGER.values() if x.measure and x.expect == "lower"]
     assert {x.id for x in ratios} == {
         *("B1-losses", "B4-epochs", "B4-updates", "P2-stability"),
-        *("B7", "B8", "P3", "P4"),
+        *("B7", "B8", "P3", "P4", "P9"),
     }
 
 
@@ -624,8 +624,9 @@ def test_an_absent_arm_is_named_and_so_is_the_study_that_has_it():
     assert found["P5-beta1"].verdict == found["P5-rate"].verdict == "not yet run"
     assert found["P5-beta1"].why.startswith("no run with arm=beta1-0.9; needs the study of follow")
     assert "arm=rate-0.001" in found["P5-rate"].why
-    assert found["P7"].why.startswith("needs a probe of D's features")
-    for name in ("P5-beta1", "P7"):
+    assert found["P6"].why.startswith("needs a longer study")
+    assert found["P7"].why.startswith("probe/accuracy_trained_1000 has not been measured; needs")
+    for name in ("P5-beta1", "P6", "P7"):
         assert found[name].estimate is None
         assert (found[name].n, found[name].runs, found[name].identity) == (0, [], None)
         assert math.isnan(found[name].p)

@@ -140,6 +140,17 @@ def test_a_generator_that_memorised_is_found_out(drawn):
     assert np.array_equal(strips[0][1:96:3, 1:96:3], tile)
 
 
+def test_the_figure_has_the_neighbours_of_each_space(drawn):
+    train, test = drawn
+    other = train.pixels[::-1]  # features of one image, pixels of another
+    _, figure = examine(Seen(train.features, other), train, test)
+    grid = np.asarray(Image.open(io.BytesIO(figure)))
+    for row, expected in enumerate((other, train.pixels, other)):
+        for column in range(8):
+            tile = grid[row * 100 :, column * 100 :][1:96:3, 1:96:3]
+            assert np.array_equal(tile, expected[column]), (row, column)
+
+
 def test_copies_with_noise_are_found_and_shown_above_their_originals(drawn):
     train, test = drawn
     noise = np.random.default_rng(0).integers(-3, 4, train.pixels.shape)
@@ -165,13 +176,14 @@ def test_held_out_images_are_as_near_as_held_out_images(drawn):
     assert values["fd_cifar_train"] > 1e-3
 
 
-def test_the_distances_take_equally_many_images(drawn):
+def test_both_sides_have_equally_many_images(drawn):
     train, test = drawn
     few = Seen(test.features[:120], test.pixels[:120])
     values, _ = examine(few, train, few)
     made = metrics.moments(few.features)
     expected = metrics.frechet_distance(made, metrics.moments(train.features[:120]))
     assert values["fd_cifar_train"] == expected
+    assert examine(few, train, test)[0]["auc_pixels"] == 0.5  # against the first 120 alone
     with pytest.raises(ValueError, match="150 held-out images are needed, not 120"):
         examine(Seen(train.features[:150], train.pixels[:150]), train, few)
 
