@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dcgan.data import Images, to_signed
 
@@ -39,9 +40,9 @@ class Block(nn.Module):
         self.second_norm = nn.BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.enter_norm(self.pool(self.enter(x))))
-        y = F.relu(self.first_norm(self.first(x)))
-        return x + F.relu(self.second_norm(self.second(y)))
+        x = F.relu(self.enter_norm(self.pool(self.enter(x))), inplace=True)
+        y = F.relu(self.first_norm(self.first(x)), inplace=True)
+        return x + F.relu(self.second_norm(self.second(y)), inplace=True)
 
 
 class Classifier(nn.Module):
@@ -60,9 +61,22 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 images (N, 3, 32, 32) -> features (N, 192), logits (N, 10)."""
-        x = F.relu(self.stem_norm(self.stem(to_signed(images))))
+        x = F.relu(self.stem_norm(self.stem(to_signed(images))), inplace=True)
         features = self.blocks(x).mean(dim=(2, 3))
         return features, self.linear(features)
+
+
+def folded(net: Classifier) -> Classifier:
+    """The same network for inference: each BatchNorm in the convolution right before it."""
+    net.stem, net.stem_norm = fuse_conv_bn_eval(net.stem, net.stem_norm), nn.Identity()
+    for block in net.blocks:
+        for name in ("enter", "first", "second"):
+            if name == "enter" and not isinstance(block.pool, nn.Identity):
+                continue  # a maximum lies between the two
+            conv, norm = getattr(block, name), getattr(block, f"{name}_norm")
+            setattr(block, name, fuse_conv_bn_eval(conv, norm))
+            setattr(block, f"{name}_norm", nn.Identity())
+    return net
 
 
 def train_classifier(

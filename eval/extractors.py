@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from dcgan.models import fill
-from eval.classifier import FEATURES, NAME, Classifier
+from eval.classifier import FEATURES, NAME, Classifier, folded
 from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed, reason
 
 WEIGHTS = Path(__file__).parent / "weights"  # the classifier's, committed with its card
@@ -53,7 +53,8 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
         fill(net, load(weights))
     except (SafetensorError, ValueError) as error:
         raise NoWeights(f"{path}: {reason(error)}") from error
-    net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    net = folded(net.eval()).requires_grad_(False)
+    net.to(device, memory_format=torch.channels_last)
 
     def forward(images: Tensor) -> tuple[Tensor, Tensor]:
         return net(resize(images, SIDE))

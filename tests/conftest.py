@@ -377,7 +377,7 @@ def _identities(hashed: dict[str, str], data: str, resolution: int, inception: s
             "resizer": "none",
             "quantiser": "round to nearest uint8",
             "batchnorm": "running",
-            "implementation": "eval.metrics 1",
+            "implementation": "eval.metrics 2",
         }
         for metric, (network, sha256) in metrics.items()
     }

@@ -282,7 +282,7 @@ def test_identity_has_every_field(colours: Extractor) -> None:
         "resizer": "none",
         "quantiser": "round to nearest uint8",
         "batchnorm": "running",
-        "implementation": "eval.metrics 1",
+        "implementation": "eval.metrics 2",
     }
     assert all(each.keys() == found["fd_cifar"].keys() for each in found.values())
     assert (
@@ -295,11 +295,11 @@ def test_identity_has_every_field(colours: Extractor) -> None:
     )
     assert (found["cs_cifar"]["split"], found["cs_cifar"]["reference_sha256"]) == ("none", "")
     assert identities(at(colours, 16), 20, 16)["cs_cifar"]["resizer"].endswith("16 -> 32")
-    assert found["cs_cifar"]["implementation"] == "eval.metrics 1, splits = 1"
-    assert found["recall_cifar"]["implementation"] == "eval.metrics 1, k = 5"
+    assert found["cs_cifar"]["implementation"] == "eval.metrics 2, splits = 1"
+    assert found["recall_cifar"]["implementation"] == "eval.metrics 2, k = 5"
     inception = identities(at(replace(colours, suffix=""), 32), 2000, 32)
-    assert inception["is"]["implementation"] == "eval.metrics 1, splits = 10"
-    assert inception["kid"]["implementation"] == "eval.metrics 1"
+    assert inception["is"]["implementation"] == "eval.metrics 2, splits = 10"
+    assert inception["kid"]["implementation"] == "eval.metrics 2"
 
 
 def test_identity_says_how_pixels_got_to_the_network(colours: Extractor) -> None:

@@ -153,7 +153,7 @@ def test_the_caption_spells_out_identity_data_code_and_hardware(study_folder):
         "2,000 generated against 10,000 real images (train split",
         "round to nearest uint8",
         "BatchNorm of G: running",
-        "eval.metrics 1",
+        "eval.metrics 2",
         "FID, IS, KID: not measured",
         "commit abc1234",
         "Example CPU @ 2.00GHz",
