@@ -56,6 +56,10 @@ lock: setup ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade take
 ablation: setup ## train, score and report the grid; ARGS="head=avgpool" narrows it
 	@$(RUN) experiments ablation $(OPTIONS) $(ARGS)
 
+followups: setup ## train, score and report single changes, and images of one kind (CIFAR-10)
+	@$(RUN) experiments followups $(OPTIONS) $(ARGS)
+	@$(RUN) experiments kinds $(OPTIONS) $(filter-out arm=%,$(ARGS))
+
 banks: setup ## score finished runs of the newest study, or of STUDY, on more noise
 	@$(RUN) experiments banks $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
@@ -82,7 +86,7 @@ dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal das
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 	@$(RUN) experiments sync $(PLACE)
 
-.PHONY: help setup test chaos lint lock ablation banks audit bench report publish dashboard sync build
+.PHONY: help setup test chaos lint lock ablation followups banks audit bench report publish dashboard sync build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the
