@@ -210,8 +210,12 @@ def last_state(run: Path) -> tuple[int, bytes] | None:
 
 
 def has_records_only(run: Path) -> bool:
-    """Whether a run has epochs and no state: imported or published ones do, and cannot go on."""
-    return epoch_folder(run, 1).exists() and not any(run.glob(f"epochs/[0-9]*/{STATE}"))
+    """Whether a run is an imported or published one, which cannot go on.
+
+    It has epochs, and neither a state nor a generator: one that was made here kept that of epoch 1.
+    """
+    kept = (path for name in PRUNABLE for path in run.glob(f"epochs/[0-9]*/{name}"))
+    return epoch_folder(run, 1).exists() and not any(kept)
 
 
 def rewind(run: Path, epoch: int) -> None:

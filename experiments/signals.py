@@ -14,11 +14,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from types import FrameType
 
 WORDS = "Stopped. Committed epochs stay: the same command goes on from them.\n"
+HEARD = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that the workers have to end
 
 _commands: list[subprocess.Popen] = []  # at work for this process
@@ -27,7 +29,7 @@ _held: list[int] | None = None  # the signals that come while a command is being
 
 def listen() -> None:
     """From now on Ctrl-C ends this process with 130, and SIGTERM with 143."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HEARD:
         signal.signal(number, _end)
 
 
@@ -56,12 +58,13 @@ def workers(module: str) -> ForkServerContext:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """A process that begins meanwhile never hears of Ctrl-C; this one does, afterwards at last.
+    """A process that begins meanwhile hears of neither signal; this one does, afterwards at last.
 
     That goes for the server that forks workers, too. It begins with the first of them, or anew
     after its death, and imports for seconds.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    resource_tracker.ensure_running()  # which unblocks both when it begins
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     try:
         yield
     finally:
@@ -72,6 +75,7 @@ def follow() -> None:
     """In a worker: leave Ctrl-C to the process that started it, and end with that, however."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
     starter = multiprocessing.parent_process()
     assert starter is not None
 
@@ -88,7 +92,7 @@ def _end(number: int, frame: FrameType | None) -> None:
         return
 
     # A second Ctrl-C changes nothing.
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in HEARD:
         signal.signal(each, signal.SIG_IGN)
 
     # End whatever works for this process, and wait for it.

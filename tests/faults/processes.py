@@ -207,7 +207,7 @@ def stop(rng: Random, folder: Path) -> int:
     out, study = folder / "out", folder / "out" / STUDY
     number = rng.randint(1, 2 * EPOCHS)
     moments: dict[str, Callable[[], Any]] = {
-        "start": lambda: True,
+        "start": lambda: listens(command.pid),
         "data": lambda: list(out.glob("cache/*")),
         "plan": (study / "study.json").exists,
         "epochs": lambda: len(list(study.glob("*/*/epochs/[0-9]*"))) >= number,

@@ -1,0 +1,469 @@
+"""`python -m dcgan prepare`: pixels worked out by hand, refusals, and the README's example."""
+
+import io
+import json
+import os
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from dcgan import prepare
+from dcgan.__main__ import main
+from dcgan.data import load
+from dcgan.sources import decode
+
+ROOT = Path(__file__).resolve().parents[1]
+RGB = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+DEEP = np.random.default_rng(1).integers(0, 1 << 16, (16, 16, 4), dtype=np.uint16)
+ALPHA = np.where(GREY < 80, 0, np.where(GREY < 160, 51, 255)).astype(np.uint8)
+
+
+def encode(pixels, form="PNG", mode=None, **options):
+    file = io.BytesIO()
+    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    (image.convert(mode) if mode else image).save(file, form, **options)
+    return file.getvalue()
+
+
+def png(depth, colour, rows, clear=b""):
+    """A PNG of 16x16 pixels as Pillow would not write it; `clear`: its transparent colour."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+    header = struct.pack(">IIBBBBB", 16, 16, depth, colour, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
+    parts = [(b"IHDR", header), *([(b"tRNS", clear)] if clear else [])]
+    parts += [(b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def grey(plane):
+    return np.stack([plane] * 3, -1).astype(np.uint8)
+
+
+def on_white(pixels, alpha):
+    opacity = alpha[..., None] / 255
+    return np.rint(pixels * opacity + 255 * (1 - opacity)).astype(np.uint8)
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_zip(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def contents(path):
+    """What a prepared zip holds: its labels, and the pixels of each of its images."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name != "dataset.json"]
+        assert names == [f"img{i:08d}.png" for i in range(len(names))]
+        labels = json.loads(archive.read("dataset.json"))["labels"]
+        return labels, [decode(archive.read(name))[0] for name in names]
+
+
+@pytest.fixture
+def run_prepare(capsys):
+    """The command line in this process: words -> exit code, stdout, stderr."""
+
+    def run(*words):
+        capsys.readouterr()
+        try:
+            code = main(["prepare", *map(str, words)])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes and every format, in sizes that differ."""
+    rng = np.random.default_rng(2)
+
+    def picture(height, width):
+        return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    files = {
+        "cats/a.jpg": encode(picture(40, 70), "JPEG"),
+        "cats/b.PNG": encode(picture(16, 16)),
+        "dogs/deep/a.webp": encode(picture(33, 20), "WEBP"),
+        "dogs/deep/b.webp": encode(picture(20, 20), "WEBP", lossless=True),
+        "dogs/deep/c.bmp": encode(picture(90, 17), "BMP"),
+        "notes.txt": b"no picture",
+        "cats/.hidden.png": b"nor this",
+    }
+    return write(tmp_path / "photos", files)
+
+
+# --- The zip --------------------------------------------------------------------------------------
+
+
+def test_a_folder_becomes_a_labelled_set_of_one_size(photos, run_prepare, tmp_path):
+    out = tmp_path / "new" / "photos.zip"
+    assert run_prepare(photos, "-o", out, "--side", 16) == (
+        0,
+        f"wrote 5 pictures of 16x16 to {out}: 2 classes, 2 stored with loss\n",
+        "",
+    )
+    assert [path.name for path in out.parent.iterdir()] == ["photos.zip"]
+    labels, images = contents(out)
+    assert labels == [[f"img{i:08d}.png", label] for i, label in enumerate([0, 0, 1, 1, 1])]
+    assert np.array_equal(images[1], np.asarray(Image.open(photos / "cats" / "b.PNG")))
+
+    # And the study reads just this.
+    found = load(str(out), tmp_path / "cache")
+    assert (found.kind, found.pixels.shape, found.lossy) == ("zip", (5, 16, 16, 3), False)
+    pairs = {(image.tobytes(), label) for image, label in zip(images, [0, 0, 1, 1, 1], strict=True)}
+    assert {(found.pixels[i].tobytes(), found.labels[i]) for i in range(5)} == pairs
+
+
+def test_equal_pictures_give_equal_bytes(photos, run_prepare, tmp_path):
+    files = {
+        path.relative_to(photos).as_posix(): path.read_bytes()
+        for path in sorted(photos.rglob("*"), reverse=True)
+        if path.is_file()
+    }
+    again = write(tmp_path / "again", files)
+    for path in again.rglob("*"):
+        os.utime(path, (10**9, 10**9))
+    archive = write_zip(tmp_path / "archive.zip", files)
+    other = dict(files, **{"cats/a.jpg": files["cats/b.PNG"]})
+    given = [photos, again, archive, write(tmp_path / "other", other)]
+    found = []
+    for number, source in enumerate(given):
+        assert run_prepare(source, "-o", tmp_path / str(number), "--side", 16)[0] == 0
+        found.append((tmp_path / str(number)).read_bytes())
+    assert found[0] == found[1] == found[2] != found[3]
+    with zipfile.ZipFile(tmp_path / "0") as archive:
+        for entry in archive.infolist():
+            assert entry.date_time == (1980, 1, 1, 0, 0, 0)
+            assert entry.external_attr >> 16 == 0o644
+
+
+def test_the_labels_of_a_zip_are_kept(run_prepare, tmp_path):
+    files = {"b.png": encode(RGB), "x/a.png": encode(GREY), "c.gif": b"GIF89a"}
+    listing = {"labels": [["b.png", 7], ["c.gif", 5], ["x/a.png", 3]]}
+    source = write_zip(tmp_path / "s.zip", {**files, "dataset.json": json.dumps(listing)})
+    code, shown, _ = run_prepare(source, "-o", tmp_path / "o.zip", "--side", 16, "--skip")
+    assert code == 0
+    assert "wrote 2 pictures" in shown
+    assert "2 classes, none stored with loss" in shown
+    labels, images = contents(tmp_path / "o.zip")
+    assert labels == [["img00000000.png", 7], ["img00000001.png", 3]]
+    assert np.array_equal(images, [RGB, grey(GREY)])
+
+
+def test_without_class_folders_there_are_no_labels(run_prepare, tmp_path):
+    source = write(tmp_path / "flat", {"b.png": encode(RGB), "a.png": encode(GREY)})
+    out = tmp_path / "o.zip"
+    assert "no classes" in run_prepare(source, "-o", out, "--side", 16)[1]
+    labels, images = contents(out)
+    assert labels is None
+    assert np.array_equal(images, [grey(GREY), RGB])
+    assert load(str(out), tmp_path / "cache").labels.tolist() == [-1, -1]
+
+
+# --- Pixels ---------------------------------------------------------------------------------------
+
+
+UPPER = DEEP >> 8
+PALETTE = Image.fromarray(GREY % 16)
+PALETTE.putpalette(RGB[0].tobytes())
+INKS = Image.fromarray(np.full((16, 16, 4), (10, 50, 200, 30), np.uint8), "CMYK")
+BITS = np.packbits(GREY > 127, axis=1)
+NIBBLES = GREY[:, ::2] // 16 << 4 | GREY[:, 1::2] // 16
+PICTURES = {
+    "rgb": (encode(RGB), RGB),
+    "bmp": (encode(RGB, "BMP"), RGB),
+    "webp": (encode(RGB, "WEBP", lossless=True), RGB),
+    "grey": (encode(GREY), grey(GREY)),
+    "two-level": (png(1, 0, BITS), grey(np.where(GREY > 127, 255, 0))),
+    "4-bit": (png(4, 0, NIBBLES), grey(GREY // 16 * 17)),
+    "16-bit grey": (
+        png(16, 0, [row.astype(">u2").tobytes() for row in DEEP[..., 0]]),
+        grey(UPPER[..., 0]),
+    ),
+    "16-bit rgb": (
+        png(16, 2, [row.astype(">u2").tobytes() for row in DEEP[..., :3]]),
+        UPPER[..., :3],
+    ),
+    "16-bit rgba": (
+        png(16, 6, [row.astype(">u2").tobytes() for row in DEEP]),
+        on_white(UPPER[..., :3], UPPER[..., 3]),
+    ),
+    "palette": (encode(PALETTE), RGB[0][GREY % 16]),
+    "clear palette": (
+        encode(PALETTE, transparency=3),
+        on_white(RGB[0][GREY % 16], np.where(GREY % 16 == 3, 0, 255)),
+    ),
+    "rgba": (encode(np.dstack([RGB, ALPHA])), on_white(RGB, ALPHA)),
+    "webp rgba": (
+        encode(np.dstack([RGB, ALPHA]), "WEBP", lossless=True, exact=True),
+        on_white(RGB, ALPHA),
+    ),
+    "grey alpha": (
+        encode(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)])),
+        on_white(grey(GREY), ALPHA),
+    ),
+    "clear grey": (
+        encode(GREY, transparency=int(GREY[0, 0])),
+        on_white(grey(GREY), np.where(GREY[0, 0] == GREY, 0, 255)),
+    ),
+    "cmyk": (  # (255 - 10)(255 - 30) / 255 = 216.2, and so on
+        encode(INKS, "JPEG", quality=100),
+        np.full((16, 16, 3), (216, 181, 49), np.uint8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_kind_of_colour_becomes_rgb_by_its_rule(name, run_prepare, tmp_path):
+    content, expected = PICTURES[name]
+    source, out = write(tmp_path / "s", {"a.png": content}), tmp_path / "o.zip"
+    assert run_prepare(source, "-o", out, "--side", 16)[0] == 0
+    np.testing.assert_array_equal(contents(out)[1][0], expected)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_pictures_are_turned_upright(form, run_prepare, tmp_path):
+    turned = {  # orientation -> how a picture is stored that looks like RGB
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB),
+        7: RGB[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(RGB, -1),
+    }
+    files = {}
+    for orientation, stored in turned.items():
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        files[f"{orientation}.png"] = encode(stored.copy(), form, exif=exif, lossless=True)
+    out = tmp_path / "o.zip"
+    assert run_prepare(write(tmp_path / "s", files), "-o", out, "--side", 16)[0] == 0
+    for image in contents(out)[1]:
+        assert np.array_equal(image, RGB)
+    with zipfile.ZipFile(out) as archive:
+        for name in archive.namelist()[1:]:
+            kinds = re.findall(b"IHDR|eXIf|tEXt|IDAT|IEND", archive.read(name))
+            assert kinds == [b"IHDR", b"IDAT", b"IEND"]  # where it was taken is not passed on
+
+
+def test_the_first_of_several_pictures_in_a_jpeg_counts(run_prepare, tmp_path):
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ("white", "black"))
+    content = encode(first, "MPO", save_all=True, append_images=[second])
+    source, out = write(tmp_path / "s", {"a.jpg": content}), tmp_path / "o.zip"
+    assert "1 stored with loss" in run_prepare(source, "-o", out, "--side", 16)[1]
+    assert (contents(out)[1][0] == 255).all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 0), (0, 2), (3, 0), (0, 3)])
+def test_what_is_kept_is_the_square_in_the_middle(rows, columns):
+    # What is cut off is nearest to the edges, and has no part in the result.
+    frame = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)]
+    for side in (16, 8):
+        expected = prepare.square(Image.fromarray(RGB), side)
+        for value in (0, 255):
+            wide = Image.fromarray(np.pad(RGB, frame, constant_values=value))
+            assert np.array_equal(prepare.square(wide, side), expected)
+    assert np.array_equal(prepare.square(Image.fromarray(RGB), 16), RGB)
+
+
+def lanczos(pixels, side):
+    """Lanczos' filter with three lobes, in floats: as wide as the reduction asks for."""
+    size = len(pixels)
+    scale = max(size / side, 1)
+    centres = (np.arange(side) + 0.5) * size / side
+    x = (np.arange(size) + 0.5 - centres[:, None]) / scale
+    weights = np.where(abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+    weights /= weights.sum(1, keepdims=True)
+    return np.clip(np.einsum("ai,bj,ijc->abc", weights, weights, pixels), 0, 255)
+
+
+@pytest.mark.parametrize("size", [100, 43, 11])
+def test_sizes_change_by_lanczos(size):
+    pixels = np.random.default_rng(size).integers(40, 216, (size, size, 3), dtype=np.uint8)
+    found = np.asarray(prepare.square(Image.fromarray(pixels), 32, enlarge=True), np.float64)
+    assert abs(found - lanczos(pixels.astype(np.float64), 32)).max() < 1.5
+    wrong = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC))
+    assert abs(wrong - lanczos(pixels.astype(np.float64), 32)).max() > 3
+
+
+# --- Refusals -------------------------------------------------------------------------------------
+
+
+PNG = encode(RGB)
+BROKEN = bytearray(PNG)
+BROKEN[-20] ^= 1
+CLEAR = png(16, 2, [row.astype(">u2").tobytes() for row in DEEP[..., :3]], clear=bytes(6))
+BOMB = png(8, 2, []).replace(struct.pack(">II", 16, 16), struct.pack(">II", 60_000, 60_000))
+OUTSIDE = Image.fromarray(GREY % 16)
+OUTSIDE.putpalette([0, 0, 0] * 5)  # in four bits
+TWO = encode(Image.new("L", (16, 16)), save_all=True, append_images=[Image.new("L", (16, 16), 9)])
+REFUSED = {
+    "x.png": (b"no picture", "not a PNG, BMP, WebP or JPEG image"),
+    "empty.jpg": (b"", "not a PNG, BMP, WebP or JPEG image"),
+    "gif.png": (encode(RGB, "GIF"), "not a PNG, BMP, WebP or JPEG image"),
+    "x.heic": (b"a phone's", "not one of .png .bmp .webp .jpg .jpeg"),
+    "cut.jpg": (encode(RGB, "JPEG")[:-200], "truncated or corrupt: "),
+    "cut.webp": (encode(RGB, "WEBP")[:-20], "truncated or corrupt: "),
+    "flipped.png": (bytes(BROKEN), "truncated or corrupt: wrong checksum of IDAT"),
+    "short.png": (png(8, 0, GREY[:9]), "truncated or corrupt: 153 bytes of pixels, not 272"),
+    "bomb.png": (BOMB.replace(BOMB[29:33], zlib.crc32(BOMB[12:29]).to_bytes(4)), "a bomb: "),
+    "two.png": (TWO, "an animation of 2 frames"),
+    "clear.png": (CLEAR, "a transparent colour at 16 bits a channel"),
+    "outside.png": (encode(OUTSIDE), "colour 15 of a palette of 5"),
+    "small.png": (encode(RGB[:15]), "16x15 pixels, fewer than 16 a side; --enlarge takes it"),
+    "long.png": (PNG + bytes(16 << 20), "more than 16 MiB"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_is_refused_by_name_or_left_out(name, run_prepare, tmp_path):
+    content, reason = REFUSED[name]
+    source = write(tmp_path / "s", {"a.png": PNG, name: content, "zz.png": encode(GREY)})
+    out = tmp_path / "new" / "o.zip"
+    code, shown, complaint = run_prepare(source, "-o", out, "--side", 16)
+    assert (code, shown) == (2, "")
+    assert complaint.startswith(f"dcgan: '{name}' in {source}: {reason}")
+    assert len(complaint.splitlines()) == 1
+    assert not out.parent.exists()
+
+    code, shown, complaint = run_prepare(source, "-o", out, "--side", 16, "--skip")
+    assert (code, complaint) == (0, "")
+    first, second, third = shown.splitlines()
+    assert first.startswith("wrote 2 pictures")
+    assert second == "left out 1:"
+    assert third.startswith(f"  '{name}' in {source}: {reason}")
+    assert np.array_equal(contents(out)[1], [RGB, grey(GREY)])
+
+
+def test_smaller_pictures_are_taken_where_that_is_said(run_prepare, tmp_path):
+    source = write(tmp_path / "s", {"a.png": PNG})
+    assert run_prepare(source, "-o", tmp_path / "o.zip", "--side", 64, "--enlarge")[0] == 0
+    (image,) = contents(tmp_path / "o.zip")[1]
+    assert image.shape == (64, 64, 3)
+    assert len(np.unique(image)) > 200
+
+
+def test_a_picture_outside_of_the_class_folders_is_refused(run_prepare, tmp_path):
+    source = write(tmp_path / "s", {"cats/a.png": PNG, "loose.png": PNG})
+    out = tmp_path / "o.zip"
+    code, _, complaint = run_prepare(source, "-o", out, "--side", 16)
+    assert code == 2
+    assert complaint == f"dcgan: 'loose.png' in {source}: lies outside of the class folders\n"
+    assert run_prepare(source, "-o", out, "--side", 16, "--skip")[0] == 0
+    assert contents(out)[0] == [["img00000000.png", 0]]
+
+
+def test_pipes_are_not_waited_for(run_prepare, tmp_path):
+    source = write(tmp_path / "s", {"a.png": PNG})
+    os.mkfifo(source / "b.png")
+    code, _, complaint = run_prepare(source, "-o", tmp_path / "o.zip", "--side", 16)
+    assert code == 2
+    assert complaint == f"dcgan: 'b.png' in {source}: not a regular file\n"
+
+
+def test_bad_input_is_one_line_and_leaves_everything_as_it_was(run_prepare, tmp_path, monkeypatch):
+    good = write(tmp_path / "good", {"a.png": PNG})
+    bad = write(tmp_path / "bad", {"a.png": b"", "b.png": b""})
+    hostile = write_zip(tmp_path / "hostile.zip", {"../a.png": PNG})
+    torn = tmp_path / "torn.zip"
+    torn.write_bytes(write_zip(tmp_path / "whole.zip", {"a.png": PNG}).read_bytes()[:-30])
+    (tmp_path / "none").mkdir()
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    out = ("-o", tmp_path / "out" / "o.zip")
+    refused = {
+        (good, "-o", torn): f"-o {torn}: is there already",
+        (good, "-o", good): f"-o {good}: is there already",
+        (good,): "the following arguments are required: -o",
+        (good, *out, "--side", 48): "argument --side: invalid choice: 48",
+        (good, *out, "--side", 32): f"'a.png' in {good}: 16x16 pixels, fewer than 32 a side",
+        (tmp_path / "no\nwhere", *out): f"{tmp_path}/no\\nwhere: no such file or folder",
+        (tmp_path / "none", *out): f"{tmp_path / 'none'}: no images (.png",
+        (hostile, *out): f"'../a.png' in {hostile}: climbs out of the zip",
+        (torn, *out): f"{torn}: not a whole zip",
+        (bad, *out, "--skip"): f"{bad}: no picture is left, the first was refused: 'a.png' in",
+    }
+    for words, reason in refused.items():
+        code, shown, complaint = run_prepare(*words)
+        assert (code, shown) == (2, ""), words
+        assert complaint.startswith(f"dcgan: {reason}"), complaint
+        assert len(complaint.splitlines()) == 1, complaint
+    monkeypatch.setattr(prepare, "MOST_BYTES", 3 * 16 * 16 - 1)
+    assert "1 pictures of 16x16 are over" in run_prepare(good, *out, "--side", 16)[2]
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+# --- The README's example -------------------------------------------------------------------------
+
+
+def example():
+    """The commands of the README that begin with a folder `photos`, split into words."""
+    blocks = re.findall(r"(?:^    .+\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (block,) = (block for block in blocks if "dcgan prepare photos " in block)
+    return [shlex.split(line, comments=True) for line in block.splitlines()]
+
+
+def in_this_environment(command):
+    """`make setup` is done, and `make ablation A=b` is what the Makefile makes of it."""
+    if command[0] == ".venv/bin/python":
+        return [sys.executable, *command[1:]]
+    assert command[:2] == ["make", "ablation"]
+    options = [word.split("=") for word in command[2:]]
+    flags = [word for name, value in options for word in (f"--{name.lower()}", value)]
+    return [sys.executable, "-m", "experiments", "ablation", *flags]
+
+
+def test_the_readmes_example_leads_to_a_report(tmp_path):
+    setup, preparing, ablation = example()
+    assert setup == ["make", "setup"]
+    for number in range(200):
+        colours = np.random.default_rng(number).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+        picture = Image.fromarray(colours).resize((48, 36 + number % 9))
+        path = tmp_path / "photos" / ("cats", "dogs")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+    # Two of the eight arms are enough here, and need fewer pictures.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
+    commands = [*map(in_this_environment, (preparing, ablation))]
+    commands[1] += ["head=conv", "batch=128"]
+    for command in commands:
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**kept, "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    study = tmp_path / "runs" / "ablation-smoke-photos"
+    page = (study / "report" / "index.html").read_text()
+    data = json.loads((study / "study.json").read_bytes())["data"]
+    assert (data["name"], data["images"], data["resolution"]) == ("photos", 200, 32)
+    assert "photos, 200 images at 32×32" in page
+    assert data["sha256"][:12] in page
