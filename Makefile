@@ -78,7 +78,7 @@ report: setup ## build the report of every study in OUT again, or of STUDY
 	@for study in $(STUDIES); do $(RUN) reports --from "$$study" || exit; done
 
 publish: setup ## copy the records of the newest study, or of STUDY, to reports/published
-	@$(RUN) experiments publish $(PLACE)
+	@$(RUN) experiments publish $(PLACE) $(ARGS)
 
 dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal dashboard
 	@$(RUN) experiments dashboard $(PLACE)

@@ -226,7 +226,7 @@ def bench(arguments: argparse.Namespace) -> int:
 def publish(arguments: argparse.Namespace) -> int:
     """Copy the records and samples of a study, hash-checked, and build its report beside them."""
     study = _study(arguments.study, arguments.out)
-    _publish(study, PUBLISHED / study.name)
+    _publish(study, PUBLISHED / study.name, arguments.samples)
     return _report(PUBLISHED / study.name)
 
 
@@ -261,12 +261,12 @@ def import_study(arguments: argparse.Namespace) -> int:
     return _report(merged.study)
 
 
-def _publish(study: Path, target: Path) -> None:
+def _publish(study: Path, target: Path, samples: str = "lowest") -> None:
     """Replace a folder by the files of a study that are published, by one rename."""
     staged = target.with_name(f".{target.name}")
     shutil.rmtree(staged, ignore_errors=True)
     try:
-        for name, data in archive.files(study):
+        for name, data in archive.files(study, samples):
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).write_bytes(data)
     except journal.Damaged as error:
@@ -408,22 +408,18 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     add.add_argument("--threads", type=_positive, default=1, help="of this process (1)")
     add.add_argument("--out", default="runs", help="where the record goes (runs)")
-    for command in (publish, dashboard, sync):
-        add = commands.add_parser(command.__name__, help=command.__doc__)
+    on_a_study = {"publish": publish, "dashboard": dashboard, "sync": sync, "export": export_study}
+    for name, command in on_a_study.items():
+        add = commands.add_parser(name, help=command.__doc__, allow_abbrev=False)
         add.set_defaults(command=command)
         add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
         add.add_argument("--out", default="runs", help="where studies lie (runs)")
-    add = commands.add_parser("export", help=export_study.__doc__, allow_abbrev=False)
-    add.set_defaults(command=export_study)
-    add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
+        if name in ("publish", "export"):
+            text = "pictures of the lowest seed of each arm, of all or of none (lowest)"
+            add.add_argument(
+                "--samples", choices=["lowest", "all", "none"], default="lowest", help=text
+            )
     add.add_argument("-o", "--file", type=Path, required=True, help="the zip to write")
-    add.add_argument(
-        "--samples",
-        choices=["lowest", "all"],
-        default="lowest",
-        help="pictures of the lowest seed of each arm, or of all (lowest)",
-    )
-    add.add_argument("--out", default="runs", help="where studies lie (runs)")
     add = commands.add_parser("import", help=import_study.__doc__, allow_abbrev=False)
     add.set_defaults(command=import_study)
     add.add_argument("file", type=Path, help="what `export` wrote")

@@ -97,13 +97,14 @@ class Merged:
 def files(study: Path, samples: str = "lowest") -> Iterator[tuple[str, bytes]]:
     """Every file of a study that is published or packed, by name; raises Damaged.
 
-    `samples`: "lowest", the pictures of the lowest seed of each arm, or "all". Of a study at work
-    these are the epochs that are committed by now.
+    `samples`: "lowest", the pictures of the lowest seed of each arm, "all" or "none". Of a study at
+    work these are the epochs that are committed by now.
     """
     names: list[str] = []
     generators: dict[str, str] = {}
-    pictured: set[str] = set()
-    for run in _runs(study):
+    runs = _runs(study)
+    pictured = {run.parent.name for run in runs} if samples == "none" else set()
+    for run in runs:
         kept = (RECORD, TIMING, SUMS) + (() if run.parent.name in pictured else (SAMPLES,))
         folders = [journal.epoch_folder(run, epoch) for epoch in journal.committed(run, LACK)]
         there = [folder / name for folder in folders for name in kept]

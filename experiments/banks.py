@@ -66,7 +66,7 @@ def make_plan(study: Path, banks: int, device: str, threads: int) -> Plan:
     seconds: list[float] = []
     for folder in (path.parent for path in study.glob("*/*/run.json")):
         config, stored = _described(folder)
-        if len(journal.committed(folder)) < config.epochs:
+        if len(journal.committed(folder, (journal.SAMPLES,))) < config.epochs:
             unfinished += 1
             continue
         if _stored(folder) >= banks:

@@ -8,7 +8,7 @@ each time:
 
     index.html          the page, one file that needs nothing beside it and loads nothing
     tables/             every table as Markdown, LaTeX (booktabs) and CSV
-    figures/            every figure as SVG, PNG and PDF
+    figures/            every figure as SVG, PNG and PDF, pictures as PNG
     records.csv         every epoch of every run in full precision, and as records.parquet
     banks.csv           the scores of further evaluation banks, where there are any
 """
@@ -44,10 +44,7 @@ def main() -> None:
         }
         offered["study.bib"] = page.bibtex(study).encode()
         figures.save(drawn, out / "figures")
-        inline = {
-            name: ((out / "figures" / f"{name}.svg").read_text(encoding="utf-8"), caption)
-            for name, (_, caption) in drawn.items()
-        }
+        inline = {name: (figures.to_svg(figure), text) for name, (figure, text) in drawn.items()}
         text = page.render(study, verdicts, found, sheets, inline, offered)
         (out / "index.html").write_text(text, encoding="utf-8")
     except (records.NoStudy, records.Mixed, claims.BadClaim, Damaged, OSError) as error:

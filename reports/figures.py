@@ -94,7 +94,7 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
         if found := effects.contrasts(study, last_epochs(study)):
             figures["effects"] = effect_sizes(study, found)
         figures |= {metric: metric_by_epoch(study, metric) for metric in shown}
-        if len(study.frame):
+        if any(study.folder.glob(f"*/*/epochs/*/{journal.SAMPLES}")):
             figures["samples"] = samples(study)
         if PRIMARY in shown and len(_changes(study, PRIMARY)):
             figures["change"] = epoch_change(study, PRIMARY)
@@ -116,11 +116,15 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
 
 
 def save(figures: dict[str, tuple[Figure, str]], out: Path) -> list[Path]:
-    """Write each figure as SVG, PNG and PDF; the same study gives the same bytes."""
+    """Write each figure as SVG, PNG and PDF, or as PNG alone where it is made of pictures.
+
+    The same study gives the same bytes.
+    """
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, (figure, _) in figures.items():
-        for kind in KINDS:
+        pictures = any(axis.images for axis in figure.axes)
+        for kind in ["png"] if pictures else KINDS:
             paths.append(out / f"{name}.{kind}")
             paths[-1].write_bytes(_render(figure, kind))
     return paths
@@ -426,6 +430,7 @@ def throughput(study: Study) -> tuple[Figure, str]:
 def samples(study: Study) -> tuple[Figure, str]:
     """Real images above the last samples of every arm at the lowest seed."""
     rows = study.frame.sort_values("epoch").groupby("run", sort=False).tail(1)
+    rows = rows[[has_picture(study, row.run, row.epoch) for row in rows.itertuples()]]
     rows = rows.sort_values("seed").drop_duplicates(study.factors)
     by_arm = {tuple(row[x] for x in study.factors): row for row in rows.to_dict("records")}
     real = study.folder / "real.png"
@@ -466,6 +471,11 @@ def samples(study: Study) -> tuple[Figure, str]:
         + ", ".join(map(str, seeds))
         + ", the same noise for every arm; no metric, no band."
     )
+
+
+def has_picture(study: Study, run: str, epoch: int) -> bool:
+    """Whether an epoch's samples are here; a study may be published without them."""
+    return (journal.epoch_folder(study.folder / run, epoch) / journal.SAMPLES).is_file()
 
 
 def picture_of(picture: tools.Picture) -> Figure:

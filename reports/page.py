@@ -200,10 +200,12 @@ def filmstrip(study: Study, budget: int) -> dict[str, Any]:
     for most in MOST_PICTURES:
         for name, arm in arms.items():
             arm["frames"] = {}
-            for epoch in chosen_epochs(list(arm["scores"]), {arm["best"], arm["worst"]}, most):
+            run = f"{name}/seed={seed}"
+            there = [e for e in arm["scores"] if figures.has_picture(study, run, e)]
+            for epoch in chosen_epochs(there, {arm["best"], arm["worst"]}, most):
                 if (name, epoch) not in pictures:
-                    run = study.folder / name / f"seed={seed}"
-                    pictures[name, epoch] = _webp_uri(journal.read(run, epoch, journal.SAMPLES))
+                    data = journal.read(study.folder / run, epoch, journal.SAMPLES)
+                    pictures[name, epoch] = _webp_uri(data)
                 arm["frames"][epoch] = pictures[name, epoch]
         if sum(len(uri) for arm in arms.values() for uri in arm["frames"].values()) <= budget:
             break
@@ -212,6 +214,7 @@ def filmstrip(study: Study, budget: int) -> dict[str, Any]:
     first = min(arms, key=lambda name: -max([p[1] for p in arms[name]["points"].values()] or [0]))
     cells = {name: dict(word.split("=") for word in name.split(",")) for name in arms}
     return {
+        "shown": any(arm["frames"] for arm in arms.values()),
         "arm": first,
         "factors": {
             factor: list(dict.fromkeys(cell[factor] for cell in cells.values()))

@@ -19,7 +19,7 @@ from dcgan.sources import BadData
 from experiments import __main__ as command
 from experiments import archive, grid, journal, launch
 from experiments.journal import Damaged, Differs
-from reports import records
+from reports import figures, page, records
 
 FACTORS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 NONE, BATCH = "norm=none,head=conv,batch=128", "norm=batch,head=conv,batch=128"
@@ -81,7 +81,9 @@ def publish(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_report", lambda study: 0)
 
     def run(study):
-        assert command.publish(argparse.Namespace(study=str(study), out="runs")) == 0
+        assert (
+            command.publish(argparse.Namespace(study=str(study), out="runs", samples="lowest")) == 0
+        )
         return contents(tmp_path / "published" / study.name)
 
     return run
@@ -127,6 +129,18 @@ def test_what_tools_found_travels_and_is_not_overwritten(made, tmp_path):
     (merged / NONE / "seed=2/eval/walks.json").write_bytes(b'{"epoch": 2}')
     with pytest.raises(Differs, match=r"walks\.json: epoch=2 is stored, epoch=3 is in the archive"):
         archive.merge(tmp_path / "tools.zip", tmp_path / "out")
+
+
+def test_records_travel_without_any_picture(made, tmp_path):
+    archive.pack(made, tmp_path / "none.zip", "none")
+    names = entries(tmp_path / "none.zip")
+    assert not [name for name in names if name.endswith(journal.SAMPLES)]
+    study = records.load(archive.merge(tmp_path / "none.zip", tmp_path / "out").study)
+    assert len(study.frame) == len(records.load(made).frame)
+    assert "samples" not in figures.draw(study)
+    film = page.filmstrip(study, 1 << 20)
+    assert not film["shown"]
+    assert page.filmstrip(records.load(made), 1 << 20)["shown"]
 
 
 def test_equal_records_make_equal_bytes(made, packed, tmp_path):
