@@ -1,4 +1,4 @@
-"""Make images with a trained generator.
+"""Make images with a trained generator; make a data set of your own pictures.
 
     python -m dcgan sample runs/ablation-small/norm=none,head=conv,batch=128/seed=0 --out images
     python -m dcgan sample generator.safetensors -n 64 --seed 7 --grid images.png
@@ -13,6 +13,18 @@
 G runs in eval mode, and its values are rounded to the nearest of 256 levels. The same command gives
 the same bytes on one machine. Where a SHA256SUMS lies beside the generator, it has to agree. All
 that is asked for appears at once, or nothing does, and nothing that is there is written over.
+
+    python -m dcgan prepare photos -o photos.zip --side 32
+
+    PICTURES      a folder, in which folders are classes, or a zip, of pictures of any size
+    -o FILE       a zip of square PNGs, which DATA= takes
+    --side        pixels a side, 16, 32 or 64; default: 32
+    --enlarge     take smaller pictures too
+    --skip        leave out what would be refused, and say what it was
+
+Each picture is turned upright, laid on white, cut to the square in its middle and reduced; the
+rules stand at the top of dcgan/prepare.py. One that cannot be read is refused by name, and nothing
+is written then. Equal pictures give equal bytes.
 """
 
 import argparse
@@ -27,7 +39,7 @@ from typing import NoReturn
 import numpy as np
 
 from dcgan.pictures import png_grid
-from dcgan.sources import MOST_BYTES, write_file
+from dcgan.sources import MOST_BYTES, BadData, write_file
 
 BATCH = 500  # images that the generator makes at a time
 
@@ -40,7 +52,7 @@ def main(words: list[str] | None = None) -> int:
     """Run the command; 0 done, 1 the disk failed, 130 interrupted; exits with 2 on bad input."""
     arguments = _parser().parse_args(words)
     try:
-        return sample(arguments)
+        return arguments.command(arguments)
     except BadInput as error:
         _refuse(str(error))
     except OSError as error:
@@ -64,6 +76,29 @@ def sample(arguments: argparse.Namespace) -> int:
     else:
         write_folder(out, images)
     print(f"wrote {len(images)} images of {images.shape[2]}x{images.shape[1]} to {grid or out}")
+    return 0
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    """Read all pictures, then write them, and say what they were."""
+    from dcgan.prepare import prepare, write_zip
+
+    source, out = arguments.pictures, arguments.out
+    if out.exists():
+        raise BadInput(f"-o {out}: is there already")
+    try:
+        prepared = prepare(source, arguments.side, arguments.enlarge, arguments.skip)
+    except BadData as error:
+        raise BadInput(error) from error
+    write_file(out, lambda file: write_zip(file, prepared))
+
+    pictures, classes = len(prepared.pngs), len({*prepared.labels} - {-1})
+    print(
+        f"wrote {pictures} pictures of {arguments.side}x{arguments.side} to {out}: "
+        f"{classes or 'no'} classes, {prepared.lossy or 'none'} stored with loss"
+    )
+    if prepared.skipped:
+        print(f"left out {len(prepared.skipped)}:", *map(_shown, prepared.skipped), sep="\n  ")
     return 0
 
 
@@ -136,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser("sample", help="Write images of a kept generator.")
     command.error = _refuse
+    command.set_defaults(command=sample)
     add = command.add_argument
     add("checkpoint", metavar="CHECKPOINT", type=Path, help="a generator's file, or a run")
     add("-n", type=_whole(1), default=1_000, help="how many images; default: 1000")
@@ -144,6 +180,16 @@ def _parser() -> argparse.ArgumentParser:
     add = command.add_mutually_exclusive_group(required=True).add_argument
     add("--out", metavar="DIR", type=Path, help="a PNG each, in a folder that is new or empty")
     add("--grid", metavar="FILE.png", type=Path, help="all of them in one PNG")
+
+    command = commands.add_parser("prepare", help="Make a zip for DATA= of pictures of any size.")
+    command.error = _refuse
+    command.set_defaults(command=prepare)
+    add = command.add_argument
+    add("pictures", metavar="PICTURES", type=Path, help="a folder or a zip")
+    add("-o", dest="out", metavar="FILE.zip", type=Path, required=True, help="which must be new")
+    add("--side", type=int, choices=(16, 32, 64), default=32, help="pixels; default: 32")
+    add("--enlarge", action="store_true", help="take pictures that are smaller than --side")
+    add("--skip", action="store_true", help="leave out what would be refused")
     return parser
 
 
@@ -158,9 +204,12 @@ def _whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def _shown(message: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
+
 def _refuse(message: str) -> NoReturn:
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    print(f"dcgan: {shown}", file=sys.stderr)
+    print(f"dcgan: {_shown(message)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -103,15 +103,15 @@ def find(source: str | None, downloads: Path) -> tuple[str, Path | None]:
 def count(kind: str, path: Path) -> int:
     """How many images a folder or a zip names, none of them decoded; raises BadData."""
     if kind == "folder":
-        return len(_contents(kind, path))
+        return len(contents(kind, path))
     with opened(path) as archive:
-        return len(_image_names(path, archive))
+        return len(image_names(path, archive))
 
 
 def content_hash(kind: str, path: Path) -> str:
     """The SHA-256 of what a source holds: the name and the bytes of each of its files."""
     digest = hashlib.sha256(kind.encode())
-    for name in _contents(kind, path):
+    for name in contents(kind, path):
         digest.update(b"\0" + os.fsencode(name) + b"\0")
         if (path / name).exists() and not (path / name).is_file():  # which might never end
             raise BadData(f"{name!r} in {path}: not a regular file")
@@ -155,7 +155,7 @@ def _identify(path: Path) -> tuple[str, Path] | None:
     return ("zip", zips[0]) if zips else None
 
 
-def _contents(kind: str, path: Path) -> list[str]:
+def contents(kind: str, path: Path) -> list[str]:
     """The files of a source, relative to it."""
     if path.is_file():
         return [""]
@@ -186,16 +186,16 @@ def read_folder(path: Path) -> Labelled:
         with open(path / name, "rb") as file:
             return file.read(MOST_FILE_BYTES + 1)
 
-    names = _contents("folder", path)
+    names = contents("folder", path)
     pixels, lossy = _decode_all(path, names, read)
-    return pixels, _folder_labels(names), lossy
+    return pixels, folder_labels(names), lossy
 
 
 def read_zip(path: Path) -> Labelled:
     """The images of a zip, with the labels of its dataset.json, or else of its folders."""
     with opened(path) as archive:
-        names = _image_names(path, archive)
-        labels = _listed_labels(path, archive, names)
+        names = image_names(path, archive)
+        labels = listed_labels(path, archive, names)
         pixels, lossy = _decode_all(path, names, archive.read)
     return pixels, labels, lossy
 
@@ -214,7 +214,9 @@ def decode(data: bytes) -> tuple[np.ndarray, bool]:
     if (frames := getattr(image, "n_frames", 1)) > 1:
         raise BadData(f"an animation of {frames} frames")
     if image.format == "PNG":
-        _check_png(data)
+        check_png(data)
+        if (depth := data[24]) != 8 and data[25] != 3:  # which Pillow drops, but for a palette
+            raise BadData(f"{depth} bits a channel, not 8")
     elif image.format == "BMP":
         _check_bmp(data)
 
@@ -222,7 +224,7 @@ def decode(data: bytes) -> tuple[np.ndarray, bool]:
     image.load()
     if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
         raise BadData(f"EXIF orientation {orientation}, not upright")
-    lossy = image.format == "JPEG" or (image.format == "WEBP" and not _is_vp8l(data))
+    lossy = image.format == "JPEG" or (image.format == "WEBP" and not is_vp8l(data))
     if image.palette and image.mode in ("P", "PA"):
         colours = len(image.palette.palette) // len(image.palette.mode)
         if (used := image.getchannel(0).getextrema()[1]) >= colours:
@@ -236,10 +238,10 @@ def decode(data: bytes) -> tuple[np.ndarray, bool]:
     return np.asarray(image.convert("RGB")), lossy
 
 
-def _check_png(data: bytes) -> None:
-    """Refuse a PNG with a wrong checksum, another depth, or other pixel data than it announces.
+def check_png(data: bytes) -> None:
+    """Refuse a PNG with a wrong checksum, or other pixel data than it announces.
 
-    Pillow drops the depth of RGB, fills missing rows with black, and does not need the end mark.
+    Pillow fills missing rows with black, and does not need the end mark.
     """
     kinds, packed, place = [], [], len(b"\x89PNG\r\n\x1a\n")
     while kinds[-1:] != [b"IEND"]:
@@ -256,8 +258,6 @@ def _check_png(data: bytes) -> None:
     if kinds[0] != b"IHDR" or kinds.count(b"IHDR") > 1:
         raise ValueError("its header is not its first chunk")
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    if depth != 8 and colour != 3:
-        raise BadData(f"{depth} bits a channel, not 8")
     if colour == 3 and b"PLTE" not in kinds:
         raise ValueError("no palette")
 
@@ -280,7 +280,7 @@ def _check_bmp(data: bytes) -> None:
         raise BadData("16 bits a pixel, not 8 a channel")
 
 
-def _is_vp8l(data: bytes) -> bool:
+def is_vp8l(data: bytes) -> bool:
     """Whether the pixels of a WebP are in a lossless chunk."""
     place = 12
     while place + 8 <= len(data):
@@ -297,11 +297,10 @@ def _decode_all(
     """Named images -> (N, H, W, 3) uint8, and whether any was lossy; raises BadData by name."""
     pixels, any_lossy = np.empty(0, np.uint8), False
     for i, name in enumerate(names):
-        try:
+        with blamed(name, source):
             if name.lower().endswith(OTHER_ENDINGS):
                 raise BadData(f"not one of {' '.join(ENDINGS)}")
-            with warnings.catch_warnings(action="ignore"):  # it is read, or refused, not warned of
-                image, lossy = decode(read(name))
+            image, lossy = decode(read(name))
             if i == 0:
                 side = len(image)
                 if len(names) * image.nbytes > MOST_BYTES:
@@ -309,35 +308,44 @@ def _decode_all(
                 pixels = np.empty((len(names), *image.shape), np.uint8)
             if len(image) != side:
                 raise BadData(f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}")
-        except UnidentifiedImageError as error:
-            raise BadData(f"{name!r} in {source}: not a PNG, BMP, WebP or JPEG image") from error
-        except BadData as error:
-            raise BadData(f"{name!r} in {source}: {error}") from error
-        except Image.DecompressionBombError as error:
-            raise BadData(f"{name!r} in {source}: a bomb: {error}") from error
-        except Exception as error:  # decoders raise anything on foreign bytes
-            reason = " ".join(str(error).split())
-            raise BadData(f"{name!r} in {source}: truncated or corrupt: {reason}") from error
         pixels[i] = image
         any_lossy |= lossy
     return pixels, any_lossy
 
 
-def _folder_labels(names: list[str]) -> np.ndarray:
+@contextmanager
+def blamed(name: str, source: Path) -> Iterator[None]:
+    """Whatever goes wrong with an image is BadData, in one line with its name."""
+    where = f"{name!r} in {source}"
+    try:
+        with warnings.catch_warnings(action="ignore"):  # it is read, or refused, not warned of
+            yield
+    except UnidentifiedImageError as error:
+        raise BadData(f"{where}: not a PNG, BMP, WebP or JPEG image") from error
+    except BadData as error:
+        raise BadData(f"{where}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise BadData(f"{where}: a bomb: {error}") from error
+    except Exception as error:  # decoders raise anything on foreign bytes
+        reason = " ".join(str(error).split())
+        raise BadData(f"{where}: truncated or corrupt: {reason}") from error
+
+
+def folder_labels(names: list[str]) -> np.ndarray:
     folders = [PurePosixPath(name).parent.as_posix() for name in names]
     classes = {folder: i for i, folder in enumerate(sorted(set(folders) - {"."}))}
     return np.array([classes.get(folder, -1) for folder in folders], dtype=np.int64)
 
 
-def _listed_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> np.ndarray:
+def listed_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> np.ndarray:
     """The labels in dataset.json, {"labels": [[name, class], ...]} as StyleGAN's tools write it."""
     if "dataset.json" not in archive.namelist():
-        return _folder_labels(names)
+        return folder_labels(names)
     where = f"'dataset.json' in {path}"
     try:
         pairs = json.loads(archive.read("dataset.json"))["labels"]
         if pairs is None:
-            return _folder_labels(names)
+            return folder_labels(names)
         listed = {str(name): label for name, label in pairs}
     except Exception as error:  # of the zip, of JSON, of what is in it
         raise BadData(f"{where}: no list of [name, label] pairs under 'labels'") from error
@@ -366,7 +374,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise BadData(f"{path}: not a whole zip: {error}") from error
 
 
-def _image_names(path: Path, archive: zipfile.ZipFile) -> list[str]:
+def image_names(path: Path, archive: zipfile.ZipFile) -> list[str]:
     names = sorted(n for n in archive.namelist() if _is_image(n) and not n.endswith("/"))
     if not names:
         raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this zip")

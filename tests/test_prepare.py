@@ -331,6 +331,7 @@ REFUSED = {
     "cut.webp": (encode(RGB, "WEBP")[:-20], "truncated or corrupt: "),
     "flipped.png": (bytes(BROKEN), "truncated or corrupt: wrong checksum of IDAT"),
     "short.png": (png(8, 0, GREY[:9]), "truncated or corrupt: 153 bytes of pixels, not 272"),
+    "short deep.png": (png(16, 0, [bytes(32)] * 9), "truncated or corrupt: 297 bytes of pixels"),
     "bomb.png": (BOMB.replace(BOMB[29:33], zlib.crc32(BOMB[12:29]).to_bytes(4)), "a bomb: "),
     "two.png": (TWO, "an animation of 2 frames"),
     "clear.png": (CLEAR, "a transparent colour at 16 bits a channel"),
