@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -182,8 +183,9 @@ def _value(key: str, text: str) -> Any:
     if kind is not str and not (WHOLE if kind is int else NUMBER).fullmatch(text):
         raise BadStudy(f"{key}={_shown(text)} is not a {'whole ' * (kind is int)}number")
     value = kind(text)
-    if kind is float and not value and re.match("[+-]?[0.]*[1-9]", text):
-        raise BadStudy(f"{key}={_shown(text)} is too small, and would become 0")
+    tiny = kind is float and abs(value) < sys.float_info.min
+    if tiny and re.match("[+-]?[0.]*[1-9]", text):
+        raise BadStudy(f"{key}={_shown(text)} is too small to be kept in all its digits")
     try:
         return _adapter(key).validate_python(value)
     except ValidationError as error:

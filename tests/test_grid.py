@@ -67,6 +67,7 @@ def test_there_are_never_more_images_than_the_data_has():
         (["width=016"], "width=016 is not a whole number"),
         (["width=１６"], "width=１６ is not a whole number"),
         (["lr_g=1e-999"], "lr_g=1e-999 is too small"),
+        (["lr_g=1e-311"], "lr_g=1e-311 is too small to be kept in all its digits"),
         (["norm=NO"], "norm=NO is not a level"),
         (["latent=two\nlines"], r"latent='two\nlines'"),
     ],
