@@ -7,7 +7,8 @@ study.json, real.png, audit.json    what is there of them
 <run>/epochs/0007/                  record.json, timing.json, SHA256SUMS, and samples.png for the
                                     lowest seed of an arm, or for all
 <run>/banks/                        scores.json, SHA256SUMS
-<run>/eval/                         what the tools of python -m eval found; pictures as above
+<run>/eval/                         what the tools of python -m eval found, and pictures as above
+                                    where they show no image of the data set
 generators.sha256                   of the last generator of each finished run, as coreutils has it
 SHA256SUMS                          of all of the above
 
@@ -41,6 +42,7 @@ from experiments.journal import BANK_SCORES, BANKS, RECORD, SAMPLES, SUMS, TIMIN
 
 GENERATORS = "generators.sha256"
 TOOLS = "eval"
+PICTURES = ("walks.png",)  # made of samples alone; the others show images of the data set
 OF_STUDY = ("study.json", "real.png", "audit.json")
 DATA = ("data", "data_sha256")  # the fields of Config that say which images
 LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
@@ -110,7 +112,7 @@ def files(study: Path, samples: str = "lowest") -> Iterator[tuple[str, bytes]]:
         there = [folder / name for folder in folders for name in kept]
         there += [run / "run.json", *(run / BANKS / name for name in (BANK_SCORES, SUMS))]
         there += (run / TOOLS).glob("*.json")
-        there += [] if run.parent.name in pictured else (run / TOOLS).glob("*.png")
+        there += [] if run.parent.name in pictured else [run / TOOLS / name for name in PICTURES]
         names += [path.relative_to(study).as_posix() for path in there if path.exists()]
         if folders and samples == "lowest":
             pictured.add(run.parent.name)

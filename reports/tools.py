@@ -21,6 +21,15 @@ TITLES = {
     "walks": "Walks and arithmetic in latent space",
     "filters": "What D's last features respond to",
 }
+ROWS = {  # what stands where in a picture
+    "neighbours": "Above, the samples that lie nearest to a training image; below each that image, "
+    "in the classifier's features and then in pixels.",
+    "walks": "Rows in pairs: a walk between two z, and a blend of the pixels of its ends. Below, a "
+    "row for each trial of arithmetic: exemplars of a bright A, a dark A and a dark B, then what "
+    "their means give, what one of each gives, the same shortened, and the placebo.",
+    "filters": "Images, and under each the guided gradient of the unit that responds most to it: "
+    "first of the trained D, then of the untrained one.",
+}
 DIGITS = 4  # significant ones that a reader needs
 
 
@@ -102,8 +111,8 @@ def caption(study: Study, tool: str, picture: Picture) -> str:
     """What stands under a tool's picture."""
     row = study.plan.set_index("run").loc[picture.run]
     name = arm_name(study, tuple(row[x] for x in study.factors))
-    title = TITLES.get(tool, tool)
-    return f"{title}: {name}, seed {row['seed']}, after epoch {picture.epoch}; n = 1 run."
+    where = f"{name}, seed {row['seed']}, after epoch {picture.epoch}; n = 1 run."
+    return f"{TITLES.get(tool, tool)}. {ROWS.get(tool, '')} {where}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -112,9 +112,11 @@ def test_what_tools_found_travels_and_is_not_overwritten(made, tmp_path):
     shutil.copytree(made, copy)
     found = {}
     for run in (f"{NONE}/seed=2", f"{NONE}/seed=10"):
-        for name, data in ("walks.json", b'{"epoch": 3}'), ("walks.png", b"a picture"):
+        walks = {"walks.json": b'{"epoch": 3}', "walks.png": b"a picture"}
+        (copy / run / "eval").mkdir(exist_ok=True)
+        (copy / run / "eval/filters.png").write_bytes(b"shows images of the data set")
+        for name, data in walks.items():
             path = copy / run / "eval" / name
-            path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
             found[f"{run}/eval/{name}"] = data
     archive.pack(copy, tmp_path / "tools.zip")

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import __main__ as command
 from experiments import journal
-from reports import findings, records, tables
+from reports import claims, findings, records, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published"
@@ -96,6 +96,14 @@ def test_the_readme_says_what_the_records_say():
         said += findings.findings(records.load(other)).headline
     for sentence in said:
         assert " ".join(sentence.split()) in readme
+
+    # What the tools found, as the ledger rounds it, and how many claims came out how.
+    verdicts = claims.judge(study)
+    said = {row[0]: row[3] for row in claims.sheet(verdicts).rows}
+    for name in ("P7", "P7-pixels", "P8", "P9", "P9-arithmetic", "P10"):
+        assert said[name] in readme
+    assert findings.tally(verdicts) in readme
+
     (last,) = (sheet for sheet in tables.sheets(study) if sheet.name == "last")
     for row in tables.to_markdown(last, []).splitlines():
         if row.startswith("|"):

@@ -81,6 +81,7 @@ def test_the_picture_is_that_of_the_lowest_seed_that_has_one(measured):
     figure, caption = figures.draw(measured)["walks"]
     assert np.unique(figure.axes[0].images[0].get_array()).tolist() == [2]
     assert "norm=none, head=conv, batch=128, seed 2, after epoch 2; n = 1 run." in caption
+    assert "a walk between two z, and a blend" in caption
 
 
 def test_nothing_measured_is_nothing_shown(study_folder):
