@@ -152,13 +152,13 @@ def score(arguments: argparse.Namespace) -> int:
     # Only now what takes time: PyTorch and the network.
     from dcgan.models import load_generator
     from dcgan.train import draw_latent
-    from eval.score import Reference, generate, identities, names, reference
+    from eval.score import Reference, generate, identities, names, reference, split_of
     from eval.score import score as score_images
 
     device = _device(arguments.device)
     extractor = _extractor(arguments.extractor, arguments.weights, device, cache)
     rows: list[dict[str, Any]] = []
-    references: dict[tuple[str, int], Reference] = {}
+    references: dict[tuple[str, str, int], Reference] = {}
     for number, (run, epoch, path) in enumerate(kept, 1):
         try:
             G, config = load_generator(str(path))
@@ -166,10 +166,10 @@ def score(arguments: argparse.Namespace) -> int:
             raise BadInput(error) from error
 
         # The real images at their own side, or at the generator's if that is smaller.
-        key = config.data_sha256, min(native, config.resolution)
+        key = config.data_sha256, config.classes, min(native, config.resolution)
         if key not in references:
-            pixels = _real_pixels(arguments.data, cache, *key)
-            references[key] = reference(extractor, pixels, config.data_sha256, cache)
+            pixels, split = _real_pixels(arguments.data, cache, *key), split_of(config.classes)
+            references[key] = reference(extractor, pixels, config.data_sha256, cache, split)
 
         # The noise is a bank of its own, by which no epoch was chosen.
         z = draw_latent(config, "rescore", epoch, arguments.n).to(device)
@@ -200,12 +200,12 @@ def audit(arguments: argparse.Namespace) -> int:
     # Only now what takes time: PyTorch, the images, the network.
     import torch
 
-    from dcgan.data import resize
+    from dcgan.data import BadData, of_classes, resize
     from dcgan.models import load_generator
     from dcgan.sources import write_file
     from dcgan.train import draw_latent
     from eval import audit as work
-    from eval.score import reference
+    from eval.score import reference, split_of
 
     torch.set_num_threads(arguments.threads)
     device = _device(arguments.device)
@@ -214,16 +214,20 @@ def audit(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise BadInput(error) from error
     train, test = _both_sets(arguments, cache, native, [config])
-    if len(test.pixels) < 100:
-        raise BadInput(f"--test {arguments.test}: {len(test.pixels)} images, 100 are needed")
+    try:
+        trained, new = (of_classes(images, config.classes) for images in (train, test))
+    except BadData as error:
+        raise BadInput(error) from error
+    if len(new.pixels) < 100:
+        raise BadInput(f"--test {arguments.test}: {len(new.pixels)} images, 100 are needed")
 
     # What the run was scored with, and as it was in training.
     side = min(native, config.resolution)
-    pixels = resize(train, side).pixels
+    pixels, split = resize(trained, side).pixels, split_of(config.classes)
     extractor = _extractor("cifar", None, device, cache)
-    real = reference(extractor, pixels[: config.reference_images], config.data_sha256, cache)
+    real = reference(extractor, pixels[: config.reference_images], train.sha256, cache, split)
     G = G.to(device, memory_format=torch.channels_last)
-    held_out = work.first(resize(test, side), 2 * arguments.n)
+    held_out = work.first(resize(new, side), 2 * arguments.n)
 
     def say(line: str) -> None:
         print(f"audit: {line}", file=sys.stderr)
@@ -772,9 +776,11 @@ def _has_inception(named: Path | None, cache: Path) -> bool:
     return True
 
 
-def _real_pixels(source: str | None, cache: Path, sha256: str, resolution: int) -> Any:
-    """The images that a run was trained on, (N, H, W, 3) uint8."""
-    from dcgan.data import BadData, load, load_cached, resize
+def _real_pixels(
+    source: str | None, cache: Path, sha256: str, classes: str, resolution: int
+) -> Any:
+    """The images of the classes that a run was trained on, (N, H, W, 3) uint8."""
+    from dcgan.data import BadData, load, load_cached, of_classes, resize
 
     try:
         if source is None:
@@ -784,7 +790,7 @@ def _real_pixels(source: str | None, cache: Path, sha256: str, resolution: int) 
     except BadData as error:
         raise BadInput(error if source else f"{error}, with --data SOURCE") from error
     _check_same(source, images, sha256)
-    return images.pixels
+    return of_classes(images, classes).pixels
 
 
 def _both_sets(

@@ -90,6 +90,11 @@ def reference(
     return Reference(extractor, arrays["features"], moments, count, resolution, data_sha256, split)
 
 
+def split_of(classes: str) -> str:
+    """What the reference of runs on these classes is called: their own training images."""
+    return "train" if classes == "all" else f"train, {classes}"
+
+
 def score(images: Tensor, references: list[Reference]) -> dict[str, float | None]:
     """Every metric of generated images, uint8 (N, 3, H, W); None where it is not finite.
 

@@ -23,7 +23,7 @@ from dcgan.models import dump_generator
 from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
 from eval import metrics
 from eval.extractors import Extractor, classifier, inception
-from eval.score import Reference, generate, identities, names, reference, score
+from eval.score import Reference, generate, identities, names, reference, score, split_of
 from experiments import journal, tracking
 
 CURVE_POINTS = 20  # points of the loss curves that an epoch's record keeps
@@ -127,10 +127,9 @@ def references(job: Job) -> tuple[list[Reference], list[Reference]]:
     classes = job.config.classes
     real = of_classes(load_cached(job.cache, job.config.data_sha256, job.side), classes)
     pixels = real.pixels[: job.config.reference_images]
-    split = "train" if classes == "all" else f"train, {classes}"
 
     def seen_by(extractor: Extractor) -> Reference:
-        return reference(extractor, pixels, real.sha256, job.cache, split)
+        return reference(extractor, pixels, real.sha256, job.cache, split_of(classes))
 
     always = [seen_by(classifier(job.device))]
     if job.config.inception == "never" or not job.inception:

@@ -416,6 +416,29 @@ def test_rescoring_gives_the_same_numbers_as_scoring(study: Path, run_eval: Call
     assert "resizer antialiased bilinear 16 -> 32, reference too" in distance
 
 
+def test_a_run_of_one_class_is_rescored_against_that_class(
+    study: Path, tmp_path: Path, run_eval: Callable
+) -> None:
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for i, image in enumerate(pictures(40, 16, 0)):
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            archive.writestr(f"{'ab'[i % 4 == 0]}/{i}.png", png.getvalue())
+    images = load(str(tmp_path / "two.zip"), tmp_path / "cache")
+    run = tmp_path / "study" / "norm=none" / "seed=0"
+    journal.replace(run.parents[1] / "study.json", (study / "study.json").read_bytes())
+    config = CONFIG.model_copy(update={"classes": "1", "data_sha256": images.sha256})
+    journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+    journal.commit(run, 1, {journal.GENERATOR: dump_generator(build(config)[0], config)})
+    options = ("--n", 20, "--weights", study.parent / "weights", "--device", "cpu", "--json")
+    where = ("--data", tmp_path / "two.zip", "--cache", tmp_path / "cache")
+    code, shown, _ = run_eval("score", run, *options, *where)
+    assert code == 0
+    (row,) = json.loads(shown)
+    found = row["identities"]["fd_cifar"]
+    assert (found["reference"], found["split"]) == (10, "train, 1")
+
+
 def test_bad_input_is_one_line_and_exit_code_2(
     study: Path, tmp_path: Path, run_eval: Callable
 ) -> None:
