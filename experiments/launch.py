@@ -24,11 +24,12 @@ from rich.console import Console
 from dcgan.config import Config
 from dcgan.data import Images, of_classes
 from dcgan.models import build
+from dcgan.pictures import png_grid
 from dcgan.train import start, train_epoch
 from eval.fetch import NoWeights, find_inception
 from experiments import grid, journal, progress, signals, tracking
 from experiments.grid import Run, Study
-from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone, png_grid
+from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone
 from experiments.run import run as run_job
 
 START_SECONDS = 3  # of a run, before its first epoch
@@ -162,7 +163,7 @@ def write_study(plan: Plan, images: Images) -> None:
     journal.replace(plan.folder / "study.json", journal.seal(info))
     count = SAMPLE_ROWS * SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
-    journal.replace(plan.folder / "real.png", png_grid(chosen))
+    journal.replace(plan.folder / "real.png", png_grid(chosen, SAMPLE_COLUMNS))
 
 
 def execute(plan: Plan, console: Console) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """One run: for each epoch train, score, commit, mirror."""
 
 import hashlib
-import io
 import math
 import os
 import time
@@ -11,15 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch._dynamo  # which every optimiser imports: once, before workers are forked
-from PIL import Image
 from torch import nn
 
 from dcgan.config import Config
 from dcgan.data import load_cached, of_classes
 from dcgan.models import dump_generator
+from dcgan.pictures import png_grid
 from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
 from eval import metrics
 from eval.extractors import Extractor, classifier, inception
@@ -266,17 +264,7 @@ def draw_samples(config: Config, state: State) -> bytes:
         images = generate(state.G, z.to(next(state.G.parameters()).device))
     except FloatingPointError:
         images = torch.zeros((len(z), 3, config.resolution, config.resolution), dtype=torch.uint8)
-    return png_grid(images.permute(0, 2, 3, 1).numpy())
-
-
-def png_grid(images: np.ndarray) -> bytes:
-    """uint8 images (rows * columns, H, W, 3) -> one PNG without gaps."""
-    side = images.shape[1]
-    grid = images.reshape(SAMPLE_ROWS, SAMPLE_COLUMNS, side, side, 3).transpose(0, 2, 1, 3, 4)
-    image = Image.fromarray(grid.reshape(SAMPLE_ROWS * side, SAMPLE_COLUMNS * side, 3))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    return png_grid(images.permute(0, 2, 3, 1).numpy(), SAMPLE_COLUMNS)
 
 
 def _parts(count: int, most: int) -> list[slice]:

@@ -9,19 +9,20 @@ import torch
 from PIL import Image
 
 from dcgan.config import Config
+from dcgan.pictures import png_grid
 from dcgan.train import Log, dump_state, start
 from eval.extractors import classifier
 from eval.metrics import moments
 from eval.score import Reference
 from experiments import journal, run
 from experiments.run import (
+    SAMPLE_COLUMNS,
     arithmetic,
     draw_samples,
     files,
     fingerprint,
     is_milestone,
     measure,
-    png_grid,
     summarise,
 )
 
@@ -164,7 +165,7 @@ def test_an_epoch_holds_its_state_and_at_milestones_its_generator():
 
 def test_a_grid_is_read_row_by_row():
     images = np.arange(32, dtype=np.uint8).repeat(2 * 2 * 3).reshape(32, 2, 2, 3)
-    grid = np.asarray(Image.open(io.BytesIO(png_grid(images))))
+    grid = np.asarray(Image.open(io.BytesIO(png_grid(images, SAMPLE_COLUMNS))))
     assert grid.shape == (8, 16, 3)
     assert grid[::2, ::2, 0].ravel().tolist() == list(range(32))
     assert (grid[2:4, 2:4] == 9).all()
