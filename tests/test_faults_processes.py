@@ -202,6 +202,7 @@ def test_what_begins_unheard_is_not_stopped_and_its_starter_is_afterwards() -> N
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
             os.kill(os.getpid(), signal.SIGINT)
             child.send_signal(signal.SIGINT)
+        processes.until(lambda: heard, "the signal, which any thread may take")
         assert heard == ["starter"]
         assert child.communicate("go on\n", timeout=60)[0] == "whole\n"
     finally:
