@@ -50,7 +50,7 @@ class Generator(nn.Module):
             self.stem = nn.Sequential(
                 nn.Linear(config.latent_size, top * MAP * MAP, bias=not normed),
                 nn.BatchNorm1d(top * MAP * MAP) if normed else nn.Identity(),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Unflatten(1, (top, MAP, MAP)),
             )
         else:
@@ -58,7 +58,7 @@ class Generator(nn.Module):
                 nn.Unflatten(1, (config.latent_size, 1, 1)),
                 nn.ConvTranspose2d(config.latent_size, top, MAP, 1, 0, bias=not normed),
                 nn.BatchNorm2d(top) if normed else nn.Identity(),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             )
 
         # Double the side, halve the channels.
@@ -68,7 +68,7 @@ class Generator(nn.Module):
                 nn.Sequential(
                     nn.ConvTranspose2d(2 * width, width, KERNEL, STRIDE, PADDING, bias=not normed),
                     nn.BatchNorm2d(width) if normed else nn.Identity(),
-                    nn.ReLU(),
+                    nn.ReLU(inplace=True),
                 )
             )
 
@@ -118,7 +118,7 @@ class Discriminator(nn.Module):
 
 def activation(config: Config) -> nn.Module:
     """What stands between D's layers."""
-    return nn.LeakyReLU(0.2) if config.act_d == "leaky" else nn.ReLU()
+    return nn.LeakyReLU(0.2, inplace=True) if config.act_d == "leaky" else nn.ReLU(inplace=True)
 
 
 def plain_generator(config: Config) -> nn.Sequential:

@@ -105,10 +105,13 @@ def guided(net: nn.Module) -> Iterator[None]:
 
     layers = [layer for layer in net.modules() if isinstance(layer, nn.LeakyReLU | nn.ReLU)]
     hooks = [layer.register_full_backward_hook(keep_positive) for layer in layers]
+    for layer in layers:
+        layer.inplace = False  # PyTorch hooks no layer that overwrites its input
     try:
         yield
     finally:
-        for hook in hooks:
+        for layer, hook in zip(layers, hooks, strict=True):
+            layer.inplace = True
             hook.remove()
 
 

@@ -28,6 +28,8 @@ from experiments import signals
 if __name__ == "__main__":
     signals.listen()  # before the imports that take time
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy reads it once; more change the bits
+    os.environ.setdefault("MALLOC_MMAP_MAX_", "0")  # a worker keeps what it frees for the next step
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 34))
 
 from rich.console import Console
 
