@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dcgan.config import Config
 from dcgan.data import signed_batch
-from dcgan.models import build, seed_of
+from dcgan.models import build, laid_out, seed_of
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Log:
 
 def start(config: Config, device: str = "cpu") -> State:
     """The state before the first epoch."""
-    G, D = (net.to(device, memory_format=torch.channels_last) for net in build(config))
+    G, D = (laid_out(net, device) for net in build(config))
     return State(G, D, _adam(G, config.lr_g, config), _adam(D, config.lr_d, config))
 
 

@@ -201,7 +201,7 @@ def audit(arguments: argparse.Namespace) -> int:
     import torch
 
     from dcgan.data import BadData, of_classes, resize
-    from dcgan.models import load_generator
+    from dcgan.models import laid_out, load_generator
     from dcgan.sources import write_file
     from dcgan.train import draw_latent
     from eval import audit as work
@@ -226,7 +226,7 @@ def audit(arguments: argparse.Namespace) -> int:
     pixels, split = resize(trained, side).pixels, split_of(config.classes)
     extractor = _extractor("cifar", None, device, cache)
     real = reference(extractor, pixels[: config.reference_images], train.sha256, cache, split)
-    G = G.to(device, memory_format=torch.channels_last)
+    G = laid_out(G, device)
     held_out = work.first(resize(new, side), 2 * arguments.n)
 
     def say(line: str) -> None:

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
 from dcgan.config import Config
-from dcgan.models import load_generator
+from dcgan.models import laid_out, load_generator
 from eval.score import Reference, identities
 from experiments import journal, progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
@@ -166,7 +165,7 @@ def load_kept(job: Job, epoch: int) -> nn.Module:
     """The generator of an epoch as it was in training, its layout in memory included."""
     journal.read(job.folder, epoch, journal.GENERATOR)  # compares it with its sum
     path = journal.epoch_folder(job.folder, epoch) / journal.GENERATOR
-    return load_generator(str(path))[0].to(job.device, memory_format=torch.channels_last)
+    return laid_out(load_generator(str(path))[0], job.device)
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -7,10 +8,15 @@ from torch import nn
 
 from dcgan.config import Config
 from dcgan.models import (
+    BLOCK,
     Discriminator,
+    Doubling,
+    Generator,
+    Halving,
     build,
     convolved,
     dump_generator,
+    laid_out,
     load_generator,
     seed_of,
     transposed,
@@ -67,6 +73,28 @@ def test_shapes_and_ranges(resolution, stem, head, norm):
     assert images.shape == (5, 3, resolution, resolution)
     assert images.abs().max() < 1
     assert D(images).shape == (5,)
+
+
+@pytest.mark.parametrize(("layer", "into", "out"), [(Halving, 10, 6), (Doubling, 6, 10)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_in_blocks_is_the_same_one(layer, into, out, bias):
+    whole = layer(into, out, 4, 2, 1, bias=bias, dtype=torch.float64)
+    parts = copy.deepcopy(whole)
+    parts.block = 4  # the last one has two channels
+    x = torch.randn(3, into, 8, 8, dtype=torch.float64, requires_grad=True)
+    results = []
+    for each in (whole, parts):
+        y = each(x)
+        results.append([y, *torch.autograd.grad(y.sin().sum(), [x, *each.parameters()])])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("device", "widest"), [("cpu", BLOCK), ("meta", None)])
+def test_only_wide_convolutions_work_in_blocks_and_only_on_a_cpu(device, widest):
+    G, D = (laid_out(net, device) for net in (Generator(BLOG), Discriminator(BLOG)))
+    assert [layer[0].block for layer in G.up] == [widest, None, None]  # 1024, 512, 256, 128
+    assert [layer[0].block for layer in D.down] == [None, None, widest]
 
 
 def normed(net):
