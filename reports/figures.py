@@ -38,7 +38,9 @@ BASELINE, ARM = HUES["none"][0], HUES["batch"][0]  # where the arms have names
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
 WIDTH = 7.0  # inches
-CURVE_POINTS = 64  # of one run's loss curve, at most; each the mean of its neighbours
+DPI = 160  # of PNG files
+WIDTH_PIXELS = round(WIDTH * DPI)
+CURVE_POINTS = 32  # of one run's loss curve, at most; each the mean of its neighbours
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 CHANGES = [  # the ticks where no change is by a larger factor than the first number
     (1.1, [0.92, 0.95, 0.98, 1, 1.02, 1.05, 1.08]),
@@ -54,7 +56,7 @@ SHARES = {  # an axis of the variance: face, hatch, ink; no hue, for that is nor
 }
 KINDS = {  # how each kind of file is written: no dates, no versions
     "svg": {"metadata": {"Date": None, "Creator": None}},
-    "png": {"metadata": {"Software": None}, "facecolor": "white", "dpi": 160},
+    "png": {"metadata": {"Software": None}, "facecolor": "white", "dpi": DPI},
     "pdf": {"metadata": {"CreationDate": None}, "facecolor": "white"},
 }
 STYLE = {
@@ -123,10 +125,14 @@ def save(figures: dict[str, tuple[Figure, str]], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, (figure, _) in figures.items():
-        pictures = any(axis.images for axis in figure.axes)
-        for kind in ["png"] if pictures else KINDS:
+        if any(axis.images for axis in figure.axes):
+            files = {"png": _render(figure, "png")}
+        else:
+            files = {kind: _render(figure, kind) for kind in KINDS}
+            files["png"] = _in_a_palette(files["png"])
+        for kind, data in files.items():
             paths.append(out / f"{name}.{kind}")
-            paths[-1].write_bytes(_render(figure, kind))
+            paths[-1].write_bytes(data)
     return paths
 
 
@@ -434,39 +440,30 @@ def samples(study: Study) -> tuple[Figure, str]:
     rows = rows.sort_values("seed").drop_duplicates(study.factors)
     by_arm = {tuple(row[x] for x in study.factors): row for row in rows.to_dict("records")}
     real = study.folder / "real.png"
-    lines = math.ceil(len(study.arms) / 2)
-    top = int(real.is_file())
-    figure = Figure(figsize=(WIDTH, 1.15 * top + 2.05 * lines), layout="constrained")
-    layout = figure.add_gridspec(top + lines, 2, height_ratios=[1.05] * top + [2] * lines)
 
     # The 4x8 real images in two rows over the full width, so that all images are of one size.
-    if top:
+    above: list[np.ndarray] = []
+    if real.is_file():
         pixels = np.asarray(Image.open(real).convert("RGB"))
         half = len(pixels) // 2
-        axis = figure.add_subplot(layout[0, :])
-        axis.set_title("real", loc="left", fontsize=10)
-        axis.imshow(np.hstack([pixels[:half], pixels[half:]]), interpolation="none")
-        axis.set_axis_off()
+        above.append(np.hstack([pixels[:half], pixels[half:]]))
 
     # Each arm keeps its place, whether it has begun or not.
     last = set(last_epochs(study)["run"])
-    for i, arm in enumerate(study.arms):
-        axis = figure.add_subplot(layout[top + i // 2, i % 2])
-        axis.set_axis_off()
-        title = arm_name(study, arm)
-        row = by_arm.get(arm)
+    places: list[tuple[str, np.ndarray | None]] = []
+    for arm in study.arms:
+        row, title = by_arm.get(arm), arm_name(study, arm)
         if row is None:
-            axis.text(0.5, 0.5, "not yet", ha="center", va="center", transform=axis.transAxes)
-        else:
-            data = journal.read(study.folder / row["run"], row["epoch"], journal.SAMPLES)
-            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-            axis.imshow(pixels, interpolation="none")
-            title += "" if row["run"] in last else f" (epoch {row['epoch']})"
-        axis.set_title(title, loc="left", fontsize=10)
+            places.append((title, None))
+            continue
+        data = journal.read(study.folder / row["run"], row["epoch"], journal.SAMPLES)
+        title += "" if row["run"] in last else f" (epoch {row['epoch']})"
+        places.append((title, np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))))
 
+    figure = _in_two_columns(above, places)
     seeds = sorted({row["seed"] for row in by_arm.values()})
     return figure, (
-        ("Real images, then s" if top else "S")
+        ("Real images, then s" if above else "S")
         + "amples of every arm after its last epoch, not selected: n = 1 run of each arm, seed "
         + ", ".join(map(str, seeds))
         + ", the same noise for every arm; no metric, no band."
@@ -479,13 +476,52 @@ def has_picture(study: Study, run: str, epoch: int) -> bool:
 
 
 def picture_of(picture: tools.Picture) -> Figure:
-    """What a tool has drawn, at the full width."""
+    """What a tool has drawn, as wide as whole multiples of its pixels can be."""
     pixels = np.asarray(Image.open(picture.path).convert("RGB"))
-    height = WIDTH * len(pixels) / pixels.shape[1]
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axis = figure.subplots()
+    size = np.array(pixels.shape[1::-1]) * max(1, WIDTH_PIXELS // pixels.shape[1])
+    figure = Figure(figsize=tuple(size / DPI))
+    axis = figure.add_axes((0, 0, 1, 1))
     axis.imshow(pixels, interpolation="none")
     axis.set_axis_off()
+    return figure
+
+
+def _in_two_columns(above: list[np.ndarray], places: list[tuple[str, np.ndarray | None]]) -> Figure:
+    """Real images over the full width, if any; under them titled pictures, all of one size.
+
+    A pixel of a picture is a whole number of pixels of a PNG file: sharp, and small when packed.
+    """
+    gap, title = 64, 40
+    column = (WIDTH_PIXELS - gap) // 2
+    tile = next(pixels.shape for _, pixels in places if pixels is not None)
+    height, width = np.array(tile[:2]) * max(1, column // tile[1])
+    figure = Figure()
+
+    def add(name: str, left: int, top: int, height: int, width: int) -> Axes:
+        box = (
+            left / WIDTH_PIXELS,
+            1 - (top + height) / total,
+            width / WIDTH_PIXELS,
+            height / total,
+        )
+        axis = figure.add_axes(box)
+        axis.set_axis_off()
+        axis.set_title(name, loc="left", fontsize=10)
+        return axis
+
+    sizes = [np.array(each.shape[:2]) * max(1, WIDTH_PIXELS // each.shape[1]) for each in above]
+    begin = sum(title + int(size[0]) for size in sizes)
+    total = begin + math.ceil(len(places) / 2) * (title + height)
+    figure.set_size_inches(WIDTH, total / DPI)
+    for pixels, size in zip(above, sizes, strict=True):
+        add("real", 0, title, *size).imshow(pixels, interpolation="none", aspect="auto")
+    for i, (name, pixels) in enumerate(places):
+        top = begin + i // 2 * (title + height) + title
+        axis = add(name, i % 2 * (column + gap), top, height, width)
+        if pixels is None:
+            axis.text(0.5, 0.5, "not yet", ha="center", va="center", transform=axis.transAxes)
+        else:
+            axis.imshow(pixels, interpolation="none", aspect="auto")
     return figure
 
 
@@ -679,4 +715,13 @@ def _render(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
     with _style():
         figure.savefig(file, format=kind, **KINDS[kind])
+    return file.getvalue()
+
+
+def _in_a_palette(png: bytes) -> bytes:
+    """A drawing of few colours in a third of the bytes."""
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(file, "PNG", optimize=True, dpi=image.info["dpi"])
     return file.getvalue()

@@ -246,8 +246,16 @@ def chosen_epochs(epochs: list[int], wanted: set[int | None], most: int) -> list
 
 
 def inline_svg(svg: str, name: str) -> str:
-    """A figure as a part of the page, its ids apart from others', its text in the page's colour."""
+    """A figure as a part of the page, its ids apart from others', its text in the page's colour.
+
+    Pictures in it are recompressed as those of the film are; the files beside the page keep them.
+    """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(
+        r"data:image/png;base64,([\w+/=\s]+)",
+        lambda found: _webp_uri(base64.b64decode(found[1])),
+        svg,
+    )
     svg = re.sub(r' id="image\w+"', "", svg)  # equal pictures have equal ones
     svg = svg.replace(figures.GREY, "currentColor")
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
