@@ -78,7 +78,7 @@ class Claim(BaseModel):
     # None: the records of a study hold nothing of the kind, and none of the rest is set.
     measure: (
         Literal[
-            "last", "first", "updates", "mean", "gain", "median", "swing",
+            "last", "level", "first", "updates", "mean", "gain", "median", "swing",
             "fluctuation", "share", "correlation", "strength", "bound", "points", "times",
         ]
         | None
@@ -503,6 +503,11 @@ def _last(study: Study, claim: Claim) -> pd.Series:
     return _at(records.last_epochs(study), claim.metric)
 
 
+def _level(study: Study, claim: Claim) -> pd.Series:
+    """A share of images at the last epoch in per cent; unlike a ratio it may come from zero."""
+    return 100 * records.last_epochs(study).set_index("run")[claim.metric]
+
+
 def _first(study: Study, claim: Claim) -> pd.Series:
     return _at(study.frame[study.frame["epoch"] == 1], claim.metric)
 
@@ -590,6 +595,7 @@ STEP = Scale("lowest step of each run", 4, float, float)
 
 MEASURES = {
     "last": Measure(_last, RATIO),
+    "level": Measure(_level, POINTS),
     "first": Measure(_first, RATIO),
     "updates": Measure(_updates, RATIO),
     "mean": Measure(_mean, RATIO),

@@ -366,6 +366,23 @@ def test_after_one_epoch_and_after_the_last_are_two_questions():
     assert last.estimate.value == pytest.approx(math.exp(-0.3), rel=1e-9)
 
 
+def test_a_share_that_falls_to_zero_is_a_difference_in_points():
+    def recall(arm, seed, epoch):
+        kept = 0.4 + 0.02 * UNIT[seed]
+        return kept if epoch < 8 or arm["head"] == "conv" else 0.0
+
+    study = simulate(GRID, recall_cifar=recall)
+    sides = {"arms": {"head": "avgpool"}, "against": {"head": "conv"}}
+    found = judge(study, "P3", **sides)
+    assert (found.verdict, found.unit, found.n) == ("supported", "points", 8)
+    assert found.estimate.value == pytest.approx(-40, rel=1e-9)
+    assert found.estimate.high - found.estimate.value == pytest.approx(2 * HALF, rel=1e-9)
+    swapped = judge(study, "P3", arms=sides["against"], against=sides["arms"])
+    assert (swapped.verdict, swapped.estimate.value) == ("refuted", pytest.approx(40))
+    alike = judge(simulate(GRID, recall_cifar=lambda *_: 0.0), "P3", **sides)
+    assert (alike.verdict, alike.estimate.value) == ("equivalent", 0)
+
+
 def test_what_happens_with_norm_does_not_touch_the_blogs_own_arms():
     def log_fd(arm, seed, epoch):
         return 4 + 0.05 * UNIT[seed] * (arm["head"] == "avgpool") + 0.01 * epoch
