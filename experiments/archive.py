@@ -2,7 +2,7 @@
 
 A published study and an archive hold the same files, those that `files` lists:
 
-study.json, real.png, audit.json    what is there of them
+study.json, audit.json              what is there of them
 <run>/run.json
 <run>/epochs/0007/                  record.json, timing.json, SHA256SUMS, and samples.png for the
                                     lowest seed of an arm, or for all
@@ -12,8 +12,9 @@ study.json, real.png, audit.json    what is there of them
 generators.sha256                   of the last generator of each finished run, as coreutils has it
 SHA256SUMS                          of all of the above
 
-States and generators stay where they were made. So an imported run is read like any other, and does
-not go on: `make ablation` skips it where it is finished, and refuses it where it is not.
+States, generators and whatever shows an image of the data set stay where they were made. So an
+imported run is read like any other, and does not go on: `make ablation` skips it where it is
+finished, and refuses it where it is not.
 
 An archive is foreign. It is refused by name, before anything is written, for what dcgan.sources
 refuses in any zip, for other files than these, for a file that is damaged or belongs to no
@@ -43,11 +44,11 @@ from experiments.journal import BANK_SCORES, BANKS, RECORD, SAMPLES, SUMS, TIMIN
 GENERATORS = "generators.sha256"
 TOOLS = "eval"
 PICTURES = ("walks.png",)  # made of samples alone; the others show images of the data set
-OF_STUDY = ("study.json", "real.png", "audit.json")
+OF_STUDY = ("study.json", "audit.json")
 DATA = ("data", "data_sha256")  # the fields of Config that say which images
 LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
 NAME = re.compile(
-    r"(study\.json|real\.png|audit\.json|generators\.sha256|SHA256SUMS"
+    r"(study\.json|audit\.json|generators\.sha256|SHA256SUMS"
     r"|\w+=[\w.+-]+(,\w+=[\w.+-]+)*/seed=\d+/"
     r"(run\.json|epochs/\d{4,6}/(record\.json|timing\.json|samples\.png|SHA256SUMS)"
     r"|banks/(scores\.json|SHA256SUMS)|eval/\w+\.(json|png)))",
