@@ -1,6 +1,7 @@
 """State, and one epoch of training."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,35 +54,36 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
     noise = draw_latent(config, "train", state.epoch + 1, len(pixels)).to(device)
 
     batches = zip(order.split(config.batch), noise.split(config.batch), strict=True)
-    for step, (index, z) in enumerate(batches):
-        # Take a batch of real images (B, 3, H, W).
-        real = signed_batch(pixels, index)
+    with products(config.precision):  # those of the backward passes as well
+        for step, (index, z) in enumerate(batches):
+            # Take a batch of real images (B, 3, H, W).
+            real = signed_batch(pixels, index)
 
-        # One pass of G serves both networks.
-        with precision(config, device):
-            fake = G(z)
+            # One pass of G serves both networks.
+            with autocast(config, device):
+                fake = G(z)
 
-        # D learns to tell them apart, in separate passes: the mean of the two halves of its loss.
-        with precision(config, device):
-            real_logits, fake_logits = D(real).float(), D(fake.detach()).float()
-        d_loss = (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()) / 2
-        adam_d.zero_grad()
-        d_loss.backward()
-        adam_d.step()
+            # D learns to tell them apart, in separate passes: the mean of two halves of its loss.
+            with autocast(config, device):
+                real_logits, fake_logits = D(real).float(), D(fake.detach()).float()
+            d_loss = (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()) / 2
+            adam_d.zero_grad()
+            d_loss.backward()
+            adam_d.step()
 
-        # G learns to be taken for real (the non-saturating loss) by a D that stands still.
-        if step % config.d_steps == 0:
-            D.requires_grad_(False)
-            with precision(config, device):
-                g_loss = F.softplus(-D(fake).float()).mean()
-            adam_g.zero_grad()
-            g_loss.backward()
-            adam_g.step()
-            D.requires_grad_(True)
+            # G learns to be taken for real (the non-saturating loss) by a D that stands still.
+            if step % config.d_steps == 0:
+                D.requires_grad_(False)
+                with autocast(config, device):
+                    g_loss = F.softplus(-D(fake).float()).mean()
+                adam_g.zero_grad()
+                g_loss.backward()
+                adam_g.step()
+                D.requires_grad_(True)
 
-        # Keep the numbers on the device until the epoch ends.
-        probabilities = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
-        rows.append(torch.stack([d_loss, g_loss, *probabilities]).detach())
+            # Keep the numbers on the device until the epoch ends.
+            probabilities = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
+            rows.append(torch.stack([d_loss, g_loss, *probabilities]).detach())
 
     state.epoch += 1
     images = torch.tensor([len(index) for index in order.split(config.batch)]).cumsum(0)
@@ -97,9 +99,27 @@ def draw_latent(config: Config, stream: str, epoch: int, count: int) -> Tensor:
     return torch.rand(shape, generator=generator) * 2 - 1
 
 
-def precision(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
-    """Where a network runs: bf16 is cast in here, tf32 is a setting of the process."""
+def autocast(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
+    """Where a network's forward pass runs: bf16 is cast in here, and its backward pass follows."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextlib.contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Where a GPU's matrix products and convolutions of float32 round their inputs, or do not.
+
+    With tf32 they round them to TF32, otherwise they compute in float32. It is read when a kernel
+    starts, in the forward and in the backward pass, and is put back at the end. A CPU has no TF32.
+    """
+    kinds = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for kind, setting in zip(kinds, before, strict=True):
+            kind.fp32_precision = setting
 
 
 def dump_state(state: State) -> bytes:

@@ -13,6 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from dcgan.models import fill
+from dcgan.train import products
 from eval.classifier import FEATURES, NAME, Classifier, folded
 from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed, reason
 
@@ -105,9 +106,10 @@ def resize(images: Tensor, side: int) -> Tensor:
 def _in_batches(
     forward: Callable[[Tensor], tuple[Tensor, Tensor]], device: str
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """A pass of a network over any number of images."""
+    """A pass of a network over any number of images, in float32 whatever the process trains in."""
 
     @torch.no_grad()
+    @products("fp32")
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(

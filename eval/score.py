@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dcgan.data import to_uint8
 from dcgan.sources import write_file
+from dcgan.train import products
 from eval import metrics
 from eval.extractors import Extractor, resize
 from eval.metrics import Moments
@@ -39,14 +40,15 @@ class Reference:
 def generate(generator: nn.Module, z: Tensor) -> Tensor:
     """Images of z (N, latent_size) on the generator's device: uint8 (N, 3, H, W) on the CPU.
 
-    In eval mode, so with BatchNorm's running statistics; every module's mode is put back, and
-    neither buffers nor random streams are touched. FloatingPointError where an image is not finite.
+    In eval mode, so with BatchNorm's running statistics, and in float32, whatever the training is
+    in; every module's mode is put back, and neither buffers nor random streams are touched.
+    FloatingPointError where an image is not finite.
     """
     modes = {module: module.training for module in generator.modules()}
     generator.eval()
     images = []
     try:
-        with torch.no_grad():
+        with torch.no_grad(), products("fp32"):
             for part in z.split(BATCH):
                 signed = generator(part)
                 if not signed.isfinite().all():

@@ -121,7 +121,7 @@ def train_study(arguments: argparse.Namespace) -> int:
             if any(plan.missing):
                 keep(images, out / "cache", plan.runs[0].config.resolution)
                 launch.write_study(plan, images)
-                prepare(plan.runs[0].config, device, arguments.threads)
+                prepare(device, arguments.threads)
                 references(plan.jobs[0])  # once, before the workers need it
                 failed = launch.execute(plan, console)
     except (journal.Busy, journal.Damaged) as error:
@@ -192,7 +192,7 @@ def banks(arguments: argparse.Namespace) -> int:
         if plan.tasks:
             with journal.owned(study):
                 job = next(iter(plan.tasks.values())).job
-                prepare(job.config, device, arguments.threads)
+                prepare(device, arguments.threads)
                 references(job)  # once, before the workers need it
                 failed = execute(plan, places, console)
     except (BadData, NoWeights, journal.Busy, journal.Damaged, journal.Differs) as error:

@@ -135,7 +135,7 @@ def score_run(task: Task) -> None:
     journal.Damaged where a generator is not the one that was committed.
     """
     job, config = task.job, task.job.config
-    prepare(config, job.device, job.threads)
+    prepare(job.device, job.threads)
     with journal.owned(job.folder):
         # What is measured here is what the run measured at every epoch, bit for bit.
         compared, _ = references(job)

@@ -36,7 +36,7 @@ from dcgan import data
 from dcgan.config import Config
 from dcgan.data import Images, keep, load_cached, shapes
 from dcgan.models import build
-from dcgan.train import Log, State, dump_state, load_state, start, train_epoch
+from dcgan.train import Log, State, dump_state, load_state, products, start, train_epoch
 from eval import audit, metrics
 from eval.extractors import classifier
 from eval.score import reference, score
@@ -89,7 +89,7 @@ def write(bench: Bench, parts: Iterable[str], show: Callable[[str], None] = prin
     """Measure these parts, show each as it is done, and keep the record; returns its path."""
     bench.folder.mkdir(parents=True, exist_ok=True)
     path = bench.folder / f"{bench.device.replace(':', '-')}{'-quick' if bench.quick else ''}.json"
-    prepare(Config(), bench.device, bench.threads)
+    prepare(bench.device, bench.threads)
     record = {**machine(bench), "quick": bench.quick, "parts": {}}
     for name in parts:
         record["parts"][name] = rows = PARTS[name](bench)
@@ -158,7 +158,8 @@ def training(bench: Bench) -> list[Row]:
         ways = {"ours": our_pass(config, pixels, bench.device)}
         if name in COMPARED:
             ways["plain"] = plain_pass(config, pixels, bench.device)
-        seconds, _ = in_turn(ways, bench.rounds, bench.device)
+        with products(config.precision):  # for the plain loop, which sets nothing
+            seconds, _ = in_turn(ways, bench.rounds, bench.device)
         speeds = {way: config.images / statistics.median(each) for way, each in seconds.items()}
         work = flops(config)
         ratios = compare(seconds["ours"], seconds["plain"]) if "plain" in seconds else {}
@@ -273,7 +274,8 @@ def product_speed(bench: Bench) -> float:
     """Floating-point operations a second of one float32 product of square matrices."""
     side = 8192 if bench.device.startswith("cuda") else 256 if bench.quick else 2048
     x = torch.randn(side, side, device=bench.device)
-    seconds, _ = in_turn({"product": lambda: x @ x}, bench.rounds, bench.device)
+    with products("fp32"):
+        seconds, _ = in_turn({"product": lambda: x @ x}, bench.rounds, bench.device)
     return 2 * side**3 / statistics.median(seconds["product"])
 
 
@@ -366,7 +368,7 @@ def _train_one(
 ) -> None:
     """The body of such a process: a step to warm up, then an epoch when all are ready."""
     signals.follow()
-    prepare(config, device, threads)
+    prepare(device, threads)
     pixels = torch.from_numpy(noise(config.images, config.resolution)).to(device)
     state = start(config, device)
     train_epoch(state, config, pixels[: config.batch])

@@ -49,7 +49,7 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
     `notify` hears of each epoch, {"record", "timing"}, and of W&B's failure, {"unmirrored": why}.
     """
     config = job.config
-    prepare(config, job.device, job.threads)
+    prepare(job.device, job.threads)
     with journal.owned(job.folder):
         # A finished run, which another machine may have made, can only lack its mirror.
         if len(journal.committed(job.folder)) == config.epochs:
@@ -107,17 +107,20 @@ def _close(mirror: tracking.Mirror, notify: Callable[[dict[str, Any]], None]) ->
         notify({"unmirrored": why})
 
 
-def prepare(config: Config, device: str, threads: int) -> None:
-    """Set what results depend on in this process: threads, algorithms, precision."""
+def prepare(device: str, threads: int) -> None:
+    """Set what results depend on in this process: threads and algorithms.
+
+    The arithmetic is set where networks run, see dcgan.train.products. That a GPU repeats its bits
+    rests on PyTorch's list in torch.use_deterministic_algorithms: there convolutions, either way
+    and backward, and indexing act deterministically once it is set, nothing else that is trained or
+    scored with is on it, and what cannot act so raises RuntimeError.
+    """
     torch.set_num_threads(threads)
     if device == "cpu":
         return  # whose algorithms are deterministic as they are
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    tf32 = config.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def references(job: Job) -> tuple[list[Reference], list[Reference]]:
@@ -177,7 +180,7 @@ def arithmetic(precision: str, device: str, threads: int) -> str:
     wherever they compute alike.
     """
     config = Config(precision=precision, resolution=16, width=16, images=64, batch=64)
-    prepare(config, device, threads)
+    prepare(device, threads)
     stream = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (64, 16, 16, 3), generator=stream, dtype=torch.uint8)
     state = start(config, device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dcgan.config import Config
 from dcgan.data import keep, load, load_cached
 from dcgan.models import build, dump_generator
-from dcgan.train import draw_latent
+from dcgan.train import draw_latent, products
 from eval import metrics
 from eval.__main__ import main
 from eval.classifier import Classifier, write_card
@@ -94,6 +94,19 @@ def test_generating_leaves_no_trace(generator: nn.Module) -> None:
         assert torch.equal(value, state[name]), name
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(p.grad is not None for p in generator.parameters())
+
+
+def test_images_are_made_and_seen_in_float32(generator: nn.Module) -> None:
+    kinds, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), {}
+    network = classifier()
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, *_: seen.update({module: [kind.fp32_precision for kind in kinds]})
+    )
+    with hook, products("tf32"):
+        network.extract(generate(generator, draw_latent(CONFIG, "test", 0, 4)))
+    convolutions = {type(m).__name__ for m in seen if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
+    assert convolutions == {"Conv2d", "ConvTranspose2d"}  # those of the network and those of G
+    assert set(map(tuple, seen.values())) == {("ieee", "ieee")}
 
 
 def test_images_that_are_not_finite_are_refused(generator: nn.Module) -> None:

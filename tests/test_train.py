@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import math
 
@@ -8,7 +9,7 @@ from safetensors.torch import load, save
 
 from dcgan.config import Config
 from dcgan.models import seed_of
-from dcgan.train import draw_latent, dump_state, load_state, start, train_epoch
+from dcgan.train import draw_latent, dump_state, load_state, products, start, train_epoch
 
 TINY = Config(resolution=16, width=4, images=50, batch=20, epochs=3)
 
@@ -175,3 +176,38 @@ def test_latent_noise(latent):
 
 def test_bf16_runs_and_differs(pixels):
     assert train(TINY, pixels, 1) != train(TINY.model_copy(update={"precision": "bf16"}), pixels, 1)
+
+
+def product_settings():
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "setting"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")]
+)
+def test_forward_and_backward_passes_have_the_precision_of_the_config(pixels, precision, setting):
+    config = TINY.model_copy(update={"precision": precision})
+    state, before, seen = start(config), product_settings(), []
+    for net in (state.G, state.D):
+        net.register_forward_hook(lambda *_: seen.append(("forward", product_settings())))
+        for p in net.parameters():
+            p.register_hook(lambda gradient: seen.append(("backward", product_settings())))
+    train_epoch(state, config, pixels)
+    assert set(seen) == {("forward", (setting,) * 2), ("backward", (setting,) * 2)}
+    assert product_settings() == before
+
+
+def test_the_precision_of_products_is_put_back():
+    before = product_settings()
+    with products("tf32"):
+        with products("fp32"):
+            assert product_settings() == ("ieee", "ieee")
+        assert product_settings() == ("tf32", "tf32")
+    assert product_settings() == before
+    with contextlib.suppress(ZeroDivisionError), products("tf32"):
+        raise ZeroDivisionError
+    assert product_settings() == before
+
+
+def test_a_cpu_has_no_tf32(pixels):
+    assert train(TINY, pixels, 1) == train(TINY.model_copy(update={"precision": "tf32"}), pixels, 1)
