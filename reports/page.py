@@ -40,6 +40,7 @@ TITLES = {
     "ablation": "What BatchNorm, the head and the batch size do to DCGAN",
     "followups": "What single changes do to DCGAN",
     "kinds": "Images of one kind and of ten, and DCGAN",
+    "precision": "The arithmetic that DCGAN is trained in",
 }
 TARGETS = {"kinds": "followups"}  # of make, where it is not the study's name
 

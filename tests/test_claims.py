@@ -105,6 +105,7 @@ def test_the_ledger_holds_every_claim_that_this_study_can_test():
     assert {name.partition("-")[0] for name in LEDGER} == {
         *(f"B{i}" for i in range(1, 9)),
         *(f"P{i}" for i in range(1, 11)),
+        *("G1", "G2"),
     }
     assert all(claim.seeds == 8 for claim in LEDGER.values())
     ratios = [x for x in LEDGER.values() if x.measure and x.expect == "lower"]
