@@ -50,7 +50,8 @@ BENCH = """Measure how fast this project is on this machine, in about ten minute
 
   training   images a second at each scale; the loop of the tutorials on the same networks; the
              share of the arithmetic that the machine can do
-  jobs       two processes of one thread against one process of two
+  jobs       two processes of one thread against one process of two; on a GPU one, two, four and
+             eight that share it
   scoring    from images to scores, and the same by torchmetrics and torch-fidelity
   frechet    the Fréchet distance: seconds and errors of three ways to compute it
   epoch      where the time of an epoch goes

@@ -194,6 +194,40 @@ def test_training_is_measured_at_every_scale_and_against_the_plain_loop(quick, t
         assert row["seconds"] == [1.0, 1.0]
 
 
+def test_a_gpu_trains_in_other_precisions_too():
+    assert bench.cases("cpu") == {name: (name, "fp32") for name in bench.CASES}
+    more = {name: case for name, case in bench.cases("cuda:1").items() if name not in bench.CASES}
+    assert more == {
+        "cifar32 in tf32": ("cifar32", "tf32"),
+        "cifar32 in bf16": ("cifar32", "bf16"),
+        "blog64 in tf32": ("blog64", "tf32"),
+        "blog64 in bf16": ("blog64", "bf16"),
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_product_is_measured_in_the_precision_of_training(quick, monkeypatch, precision):
+    measured = []
+
+    def in_turn(ways, rounds, device):
+        setting = torch.backends.cuda.matmul.fp32_precision
+        measured.append((setting == "tf32", ways["product"]().dtype))
+        return {"product": [2.0, 4.0, 4.0]}, {}
+
+    monkeypatch.setattr(bench, "in_turn", in_turn)
+    assert bench.product_speed(quick, precision) == 2 * 256**3 / 4
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert measured == [(precision == "tf32", dtype)]
+
+
+def test_each_case_is_compared_with_a_product_of_its_own(quick, ticks, monkeypatch):
+    chosen = {"a": ("smoke", "fp32"), "b": ("smoke", "bf16")}
+    monkeypatch.setattr(bench, "cases", lambda device: chosen)
+    monkeypatch.setattr(bench, "product_speed", lambda _, each: {"fp32": 1e9, "bf16": 4e9}[each])
+    one, other = bench.training(quick)
+    assert one["of a matrix product"] == 4 * other["of a matrix product"]
+
+
 # --- Processes ------------------------------------------------------------------------------------
 
 
@@ -223,6 +257,22 @@ def test_images_of_all_processes_count(quick, monkeypatch):
     assert [row["images/s"] for row in rows] == [64 / 3, 32 / 3]
     assert (rows[1]["ratio"], rows[1]["lowest"], rows[1]["highest"]) == (2.5, 1.0, 4.0)
     assert rows[0]["ratio"] == 1.0
+    assert [row["fastest"] for row in rows] == ["yes", None]
+
+
+def test_several_processes_share_a_gpu(tmp_path, monkeypatch):
+    seen = []
+
+    def together(config, jobs, threads, device):
+        seen.append((config.width, jobs, threads, device))
+        return [{"began": 0.0, "ended": {1: 1.0, 2: 1.5, 4: 2.0, 8: 8.0}[jobs]}]
+
+    monkeypatch.setattr(bench, "together", together)
+    rows = bench.jobs(Bench("cuda", 1, tmp_path))
+    assert seen == [(128, jobs, 1, "cuda") for jobs in (1, 2, 4, 8)] * 3
+    assert [row["processes x threads"] for row in rows] == ["1 x 1", "2 x 1", "4 x 1", "8 x 1"]
+    assert [row["ratio"] for row in rows] == [1.0, 0.75, 0.5, 1.0]
+    assert [row["fastest"] for row in rows] == [None, None, "yes", None]
 
 
 def test_growth_changes_one_factor_at_a_time(tmp_path, monkeypatch):
