@@ -19,21 +19,29 @@ damage   a truncated file is refused in every format, and in a zip every damaged
          checksum: a flipped bit there may decode, to other pixels. The SHA-256 of a set is of its
          decoded pixels, so it is then another set, and no study goes on with it
 zip      no encryption, absolute or '..' names, links, repeated names, entries that shrank more than
-         200 times; dataset.json and the zip name the same images; nothing is ever unpacked to disk
-memory   at most 8 GiB, as unpacked from a zip and as decoded
+         200 times; dataset.json and the zip name the same images; no entry ever becomes a file
+amount   at most 64 GiB, as unpacked from a zip and as decoded; of that one image is in memory at a
+         time. What grows with their number are the names, and a zip's table of contents: about 1 KB
+         an image
+disk     twice the decoded pixels while a source is read, and once until it is kept; these files
+         have no name, so that nothing is left of them whatever happens
 """
 
+import errno
 import hashlib
 import http.client
 import io
 import json
+import math
 import os
 import pickle
 import queue
 import re
+import shutil
 import stat
 import struct
 import tarfile
+import tempfile
 import threading
 import time
 import urllib.request
@@ -41,8 +49,9 @@ import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -53,7 +62,8 @@ FORMATS = ("PNG", "BMP", "WEBP", "JPEG")
 ENDINGS = (".png", ".bmp", ".webp", ".jpg", ".jpeg")
 OTHER_ENDINGS = (".gif", ".tif", ".tiff", ".apng", ".avif", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
 SIDES = range(8, 1025)  # pixels
-MOST_BYTES = 8 << 30
+MOST_BYTES = 8 << 30  # of what lies in memory at once
+MOST_STORED_BYTES = 64 << 30  # of a set of images, which does not
 MOST_FILE_BYTES = 16 << 20  # of one encoded image
 MANY = 0xFFFF  # entries: as many, or more than the end of a zip can say
 MOST_SHRUNK = 200  # bytes of a zip entry for each of its compressed bytes
@@ -66,11 +76,32 @@ ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 ANSWER_SECONDS = 5.0  # for each wait of the download; its first answer may take 1.6 times as long
 DOWNLOAD_SECONDS = 1800.0  # for all of it
 
-Labelled = tuple[np.ndarray, np.ndarray, bool]  # pixels (N, H, W, 3) uint8, labels (N,), lossy
-
 
 class BadData(Exception):
     """A source that cannot be used, in one line."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images that stay in a file, of which only those that are asked for are read."""
+
+    file: IO[bytes]  # unbuffered
+    offset: int  # bytes before its first image
+    shape: tuple[int, ...]  # of an image, uint8: (H, W, 3)
+    rows: np.ndarray  # (N,) int64: which images of the file, in their order
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images of a source as they come, in a file without a name."""
+
+    images: Stored
+    keys: bytes  # the SHA-256 of each, 32 bytes
+    labels: np.ndarray  # (N,) int64, -1 where there is none
+    lossy: bool
 
 
 def find(source: str | None, downloads: Path) -> tuple[str, Path | None]:
@@ -135,6 +166,19 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         staged.unlink(missing_ok=True)
 
 
+def write_nameless(folder: Path, parts: Iterable[np.ndarray]) -> IO[bytes]:
+    """A file of these parts, open for reading, that is gone when nobody holds it any more."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            return open(os.dup(file.fileno()), "rb", buffering=0)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
+
+
 def _identify(path: Path) -> tuple[str, Path] | None:
     if path.is_file():
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
@@ -179,25 +223,48 @@ def _is_image(name: str) -> bool:
 # --- Images ---------------------------------------------------------------------------------------
 
 
-def read_folder(path: Path) -> Labelled:
-    """The images under a folder; each folder that holds some is a class."""
+def read_folder(path: Path, room: Path) -> Decoded:
+    """The images under a folder; each folder that holds some is a class.
+
+    `room`: a folder on the disk that the decoded pixels take the space of.
+    """
 
     def read(name: str) -> bytes:
         with open(path / name, "rb") as file:
             return file.read(MOST_FILE_BYTES + 1)
 
     names = contents("folder", path)
-    pixels, lossy = _decode_all(path, names, read)
-    return pixels, folder_labels(names), lossy
+    return _decode_all(path, names, folder_labels(names), read, room)
 
 
-def read_zip(path: Path) -> Labelled:
-    """The images of a zip, with the labels of its dataset.json, or else of its folders."""
+def read_zip(path: Path, room: Path) -> Decoded:
+    """The images of a zip, with the labels of its dataset.json, or else of its folders.
+
+    `room`: a folder on the disk that the decoded pixels take the space of.
+    """
     with opened(path) as archive:
         names = image_names(path, archive)
         labels = listed_labels(path, archive, names)
-        pixels, lossy = _decode_all(path, names, archive.read)
-    return pixels, labels, lossy
+        return _decode_all(path, names, labels, archive.read, room)
+
+
+def read_rows(stored: Stored, index: np.ndarray, pixels: np.ndarray) -> None:
+    """Read images by their numbers into `pixels`, in the order in which they lie in the file.
+
+    Not through a mapping, whose pages would count as memory of this process, and which a fault
+    fills with what lies around an image. OSError where the file ends too early.
+    """
+    rows, size = stored.rows[index], math.prod(stored.shape)
+    places = [(place, stored.offset + int(rows[place]) * size) for place in rows.argsort().tolist()]
+
+    # What has to come from the disk is asked for at once: two to three times as fast as in turn.
+    if hasattr(os, "posix_fadvise"):
+        for _, start in places:
+            os.posix_fadvise(stored.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+    for place, start in places:
+        stored.file.seek(start)
+        if stored.file.readinto(pixels[place]) != size:
+            raise OSError(errno.EIO, "an array that ends too early", str(stored.file.name))
 
 
 def decode(data: bytes) -> tuple[np.ndarray, bool]:
@@ -292,25 +359,41 @@ def is_vp8l(data: bytes) -> bool:
 
 
 def _decode_all(
-    source: Path, names: list[str], read: Callable[[str], bytes]
-) -> tuple[np.ndarray, bool]:
-    """Named images -> (N, H, W, 3) uint8, and whether any was lossy; raises BadData by name."""
-    pixels, any_lossy = np.empty(0, np.uint8), False
-    for i, name in enumerate(names):
-        with blamed(name, source):
-            if name.lower().endswith(OTHER_ENDINGS):
-                raise BadData(f"not one of {' '.join(ENDINGS)}")
-            image, lossy = decode(read(name))
-            if i == 0:
-                side = len(image)
-                if len(names) * image.nbytes > MOST_BYTES:
-                    raise BadData(f"{len(names)} images of {side}x{side} are over 8 GiB")
-                pixels = np.empty((len(names), *image.shape), np.uint8)
-            if len(image) != side:
-                raise BadData(f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}")
-        pixels[i] = image
-        any_lossy |= lossy
-    return pixels, any_lossy
+    source: Path, names: list[str], labels: np.ndarray, read: Callable[[str], bytes], room: Path
+) -> Decoded:
+    """Decode named images one by one; raises BadData by name."""
+    keys, side, any_lossy = bytearray(), 0, False
+
+    def images() -> Iterator[np.ndarray]:
+        nonlocal side, any_lossy
+        for name in names:
+            with blamed(name, source):
+                if name.lower().endswith(OTHER_ENDINGS):
+                    raise BadData(f"not one of {' '.join(ENDINGS)}")
+                image, lossy = decode(read(name))
+                if not side:
+                    side = len(image)
+                    _check_room(room, len(names), side)
+                if len(image) != side:
+                    raise BadData(
+                        f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}"
+                    )
+            keys.extend(hashlib.sha256(image).digest())
+            any_lossy |= lossy
+            yield image
+
+    file = write_nameless(room, images())
+    stored = Stored(file, 0, (side, side, 3), np.arange(len(names)))
+    return Decoded(stored, bytes(keys), labels, any_lossy)
+
+
+def _check_room(room: Path, count: int, side: int) -> None:
+    """Refuse what the disk has no room for, as it comes and then sorted, before it is decoded."""
+    what, size = f"{count} images of {side}x{side}", 3 * count * side**2
+    if size > MOST_STORED_BYTES:
+        raise BadData(f"{what} are over 64 GiB")
+    if 2 * size > (free := shutil.disk_usage(room).free):
+        raise BadData(f"{what} need {2 * size:,} bytes in {room}, and {free:,} are free")
 
 
 @contextmanager
@@ -409,6 +492,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             f"is over {MOST_FILE_BYTES >> 20} MiB": (
                 _is_image(name) and entry.file_size > MOST_FILE_BYTES
             ),
+            "is over 8 GiB": entry.file_size > MOST_BYTES,
             f"shrank more than {MOST_SHRUNK} times": (
                 entry.file_size > MOST_SHRUNK * max(entry.compress_size, 1)
             ),
@@ -417,15 +501,15 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             if found:
                 raise BadData(f"{name!r} in {path}: {problem}")
         names.add(name)
-    if (size := sum(entry.file_size for entry in entries)) > MOST_BYTES:
-        raise BadData(f"{path}: {size:,} bytes unpacked, over 8 GiB")
+    if (size := sum(entry.file_size for entry in entries)) > MOST_STORED_BYTES:
+        raise BadData(f"{path}: {size:,} bytes unpacked, over 64 GiB")
 
 
 # --- CIFAR-10 -------------------------------------------------------------------------------------
 
 
-def read_cifar10(path: Path) -> Labelled:
-    """CIFAR-10's training images, from torchvision's folder or archive."""
+def read_cifar10(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """CIFAR-10's training images (N, 32, 32, 3) uint8 and labels, from torchvision's files."""
     expected = dict(_cifar10().train_list)
     if path.is_dir():
         batches = {name: (path / name).read_bytes() for name in expected}
@@ -442,7 +526,7 @@ def read_cifar10(path: Path) -> Labelled:
             batch = pickle.loads(data, encoding="latin1")
         pixels.append(np.reshape(batch["data"], (-1, 3, 32, 32)).transpose(0, 2, 3, 1))
         labels.append(batch["labels"])
-    return np.concatenate(pixels), np.concatenate(labels), False
+    return np.concatenate(pixels), np.concatenate(labels)
 
 
 def download(target: Path) -> bool:

@@ -10,8 +10,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
-from dcgan.data import signed_batch
+from dcgan.data import signed_batches
 from dcgan.models import build, laid_out, seed_of
+from dcgan.sources import Stored
 
 
 @dataclass
@@ -42,23 +43,21 @@ def start(config: Config, device: str = "cpu") -> State:
     return State(G, D, _adam(G, config.lr_g, config), _adam(D, config.lr_d, config))
 
 
-def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
-    """Show every image to D once: pixels (N, H, W, 3) uint8, on the device of the networks."""
+def train_epoch(state: State, config: Config, pixels: Tensor | Stored) -> Log:
+    """Show every image to D once: uint8 (N, H, W, 3), on the networks' device or in a file."""
     G, D, adam_g, adam_d = state.G.train(), state.D.train(), state.adam_g, state.adam_d
-    device = pixels.device
+    device = next(G.parameters()).device
     rows = []
 
     # The order of the images and the noise of the whole epoch belong to (seed, epoch) alone.
     stream = torch.Generator().manual_seed(seed_of(config.seed, "order", state.epoch + 1))
-    order = torch.randperm(len(pixels), generator=stream).to(device)
-    noise = draw_latent(config, "train", state.epoch + 1, len(pixels)).to(device)
+    order = torch.randperm(len(pixels), generator=stream)
+    images = signed_batches(pixels, order, config.batch, device)
+    noise = latent_batches(config, "train", state.epoch + 1, len(pixels), device)
 
-    batches = zip(order.split(config.batch), noise.split(config.batch), strict=True)
+    # A batch of real images (B, 3, H, W), and the noise for as many generated ones.
     with products(config.precision):  # those of the backward passes as well
-        for step, (index, z) in enumerate(batches):
-            # Take a batch of real images (B, 3, H, W).
-            real = signed_batch(pixels, index)
-
+        for step, (real, z) in enumerate(zip(images, noise, strict=True)):
             # One pass of G serves both networks.
             with autocast(config, device):
                 fake = G(z)
@@ -86,13 +85,37 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
             rows.append(torch.stack([d_loss, g_loss, *probabilities]).detach())
 
     state.epoch += 1
-    images = torch.tensor([len(index) for index in order.split(config.batch)]).cumsum(0)
-    return Log(images.tolist(), *torch.stack(rows).T.tolist())
+    shown = torch.tensor([len(index) for index in order.split(config.batch)]).cumsum(0)
+    return Log(shown.tolist(), *torch.stack(rows).T.tolist())
 
 
 def draw_latent(config: Config, stream: str, epoch: int, count: int) -> Tensor:
     """z (count, latent_size) of one stream, the same on every device."""
-    generator = torch.Generator().manual_seed(seed_of(config.seed, f"z {stream}", epoch))
+    return _draw(config, count, _noise(config, stream, epoch))
+
+
+def latent_batches(
+    config: Config, stream: str, epoch: int, count: int, device: torch.device
+) -> Iterator[Tensor]:
+    """What `draw_latent` gives, a batch at a time and on the device.
+
+    Normal numbers are made sixteen at a time, and the last sixteen of a draw anew where their
+    count is no multiple of it (normal_fill in PyTorch's ATen/native/cpu/DistributionTemplates.h).
+    So every draw but the last is of a multiple of sixteen, and the last is no smaller.
+    """
+    generator = _noise(config, stream, epoch)
+    step, pinned = 16 * config.batch, device.type == "cuda"
+    for first in range(0, max(1, count - 15), step):
+        z = _draw(config, step if first + step <= count - 16 else count - first, generator)
+        z = z.pin_memory() if pinned else z
+        yield from z.to(device, non_blocking=pinned).split(config.batch)
+
+
+def _noise(config: Config, stream: str, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(config.seed, f"z {stream}", epoch))
+
+
+def _draw(config: Config, count: int, generator: torch.Generator) -> Tensor:
     shape = (count, config.latent_size)
     if config.latent == "normal":
         return torch.randn(shape, generator=generator)

@@ -334,6 +334,8 @@ def _device(wanted: str | None, gpus: int) -> str:
 
 def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
     """What is going to happen, before it does."""
+    from dcgan.data import fits
+
     study, job = plan.study, plan.jobs[0]
     whole = [run.config.epochs for run in plan.runs]
     done = plan.missing.count(False)
@@ -351,6 +353,11 @@ def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
     }
     for name, text in rows.items():
         console.print(f"{name:<8}{text}", soft_wrap=True, markup=False)
+    if not fits(size := 3 * job.config.images * job.config.resolution**2, job.device):
+        console.print(
+            f"These images take {size / 1e9:,.1f} GB, over half of the memory: every batch of"
+        )
+        console.print("them is read from the disk.")
     if images.lossy:
         console.print("Some images were stored with loss: they are trained on, and scores taken")
         console.print("against them, as they are decoded.")

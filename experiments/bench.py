@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan import data
 from dcgan.config import Config
-from dcgan.data import Images, keep, load_cached, shapes
+from dcgan.data import Images, hold, keep, load_cached, shapes
 from dcgan.models import build
 from dcgan.train import Log, State, dump_state, load_state, products, start, train_epoch
 from eval import audit, metrics
@@ -555,7 +555,7 @@ def epoch_pieces(job: Job) -> dict[str, float]:
     assert found is not None
     state = load_state(found[1], config, job.device)
     images = load_cached(job.cache, config.data_sha256, config.resolution)
-    pixels = torch.from_numpy(images.pixels[: config.images]).to(job.device)
+    pixels = hold(images, config.classes, config.images, job.device)
     compared = references(job)[0]
     info = journal.unseal(job.study / "study.json")
     mirror = tracking.start(job.study, job.folder, info, config.model_dump(), job.wandb_mode)

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from dcgan.config import Config
-from dcgan.data import Images, of_classes
+from dcgan.data import Images, rows_of
 from dcgan.models import build
 from dcgan.pictures import png_grid
 from dcgan.train import start, train_epoch
@@ -110,8 +110,7 @@ def make_plan(
 def _check_images(runs: list[Run], images: Images) -> None:
     """Whether there are the images that every run asks for; raises BadStudy or BadData."""
     there = {
-        classes: len(of_classes(images, classes).labels)
-        for classes in {run.config.classes for run in runs}
+        classes: len(rows_of(images, classes)) for classes in {run.config.classes for run in runs}
     }
     for run in runs:
         for key in ("images", "reference_images"):

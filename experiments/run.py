@@ -15,7 +15,7 @@ import torch._dynamo  # which every optimiser imports: once, before workers are 
 from torch import nn
 
 from dcgan.config import Config
-from dcgan.data import load_cached, of_classes
+from dcgan.data import hold, load_cached, of_classes
 from dcgan.models import dump_generator
 from dcgan.pictures import png_grid
 from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
@@ -57,9 +57,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
             return
 
         # The images to train on, and the real features to be scored against.
-        every = load_cached(job.cache, config.data_sha256, config.resolution)
-        images = of_classes(every, config.classes)
-        pixels = torch.from_numpy(images.pixels[: config.images]).to(job.device)
+        images = load_cached(job.cache, config.data_sha256, config.resolution)
+        pixels = hold(images, config.classes, config.images, job.device)
         each_epoch, at_the_end = references(job)
 
         # Go on from the last whole state.
@@ -125,12 +124,11 @@ def prepare(device: str, threads: int) -> None:
 
 def references(job: Job) -> tuple[list[Reference], list[Reference]]:
     """What generated images are compared with at every epoch, and what only at the last one."""
-    classes = job.config.classes
-    real = of_classes(load_cached(job.cache, job.config.data_sha256, job.side), classes)
-    pixels = real.pixels[: job.config.reference_images]
+    classes, images = job.config.classes, load_cached(job.cache, job.config.data_sha256, job.side)
+    real = of_classes(images, classes, job.config.reference_images)
 
     def seen_by(extractor: Extractor) -> Reference:
-        return reference(extractor, pixels, real.sha256, job.cache, split_of(classes))
+        return reference(extractor, real.pixels, real.sha256, job.cache, split_of(classes))
 
     always = [seen_by(classifier(job.device))]
     if job.config.inception == "never" or not job.inception:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import socket
 import stat
 import struct
@@ -138,13 +139,20 @@ def test_quantising_rounds_to_nearest_and_clips():
     assert data.to_uint8(torch.tensor([-1, 1], dtype=torch.bfloat16)).tolist() == [0, 255]
 
 
-def test_a_batch_holds_the_rows_asked_for_with_channels_last():
-    batch = data.signed_batch(torch.from_numpy(DRAWN.pixels), torch.tensor([3, 1, 3]))
-    assert batch.shape == (3, 3, 32, 32)
-    assert batch.dtype == torch.float32
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-    back = data.to_uint8(batch).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_array_equal(back, DRAWN.pixels[[3, 1, 3]])
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_batches_hold_the_rows_asked_for_with_channels_last(place, kept, cache):
+    images = load_cached(cache, DRAWN.sha256, 32)
+    pixels = torch.from_numpy(images.pixels)
+    if place == "disk":
+        pixels = data.hold(images, "all", 40, "cpu")
+    order = torch.tensor([3, 1, 3, 39, 0, 7, 2])
+    first, *_, last = data.signed_batches(pixels, order, 3, torch.device("cpu"))
+    assert (first.shape, last.shape) == ((3, 3, 32, 32), (1, 3, 32, 32))
+    for batch, rows in ((first, [3, 1, 3]), (last, [2])):
+        assert batch.dtype == torch.float32
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+        back = data.to_uint8(batch).permute(0, 2, 3, 1).numpy()
+        np.testing.assert_array_equal(back, DRAWN.pixels[rows])
 
 
 # --- One data set, however it is stored -----------------------------------------------------------
@@ -169,6 +177,20 @@ def test_the_hash_covers_pixels_and_labels():
 def test_images_stand_in_the_order_of_their_hashes():
     keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in DRAWN.pixels]
     assert keys == sorted(keys)
+
+
+def test_equal_images_stand_in_the_order_of_their_labels():
+    images = canonical("twins", DRAWN.pixels[[4, 9, 4, 4]], np.array([10, 0, 2, -1]))
+    assert [label for label in images.labels if label] == [-1, 2, 10]
+
+
+def test_keys_are_compared_to_their_last_byte_and_beyond_a_zero():
+    rng = np.random.default_rng(5)
+    keys = rng.integers(0, 2, (500, 32), dtype=np.uint8)
+    keys[:, :30] = 0
+    labels = rng.integers(-1, 3, 500)
+    order = sorted(range(500), key=lambda i: (keys[i].tobytes(), labels[i]))
+    assert data._order(keys.tobytes(), labels).tolist() == order
 
 
 def test_folder_zip_tree_and_archive_are_one_data_set(
@@ -522,10 +544,22 @@ def test_an_unknown_users_folder_is_refused(cache):
     assert refusal("~no-such-user-x/faces", cache) == "~no-such-user-x/faces: no such user"
 
 
-def test_what_would_not_fit_into_memory_is_refused(files, tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_BYTES", 40 * 32 * 32 * 3 - 1)
+def test_what_is_over_the_limit_is_refused(files, tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_STORED_BYTES", 40 * 32 * 32 * 3 - 1)
     source = write_folder(tmp_path / "f", files)
-    assert "40 images of 32x32 are over 8 GiB" in refusal(source, cache)
+    assert "40 images of 32x32 are over 64 GiB" in refusal(source, cache)
+
+
+def test_what_the_disk_has_no_room_for_is_refused(files, tmp_path, cache, monkeypatch):
+    source, size = write_zip(tmp_path / "x.zip", files), 40 * 32 * 32 * 3
+    for free, refused in ((2 * size, False), (2 * size - 1, True)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        if refused:
+            line = refusal(source, cache)
+            assert f"40 images of 32x32 need {2 * size:,} bytes in {tmp_path}, and {free:,}" in line
+        else:
+            assert len(load(source, cache).pixels) == 40
 
 
 @pytest.mark.parametrize(
@@ -600,8 +634,8 @@ def test_an_entry_that_hides_others_behind_it_is_refused(files, tmp_path, cache)
 
 
 def test_a_zip_that_would_unpack_to_too_much_is_refused(files, tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(sources, "MOST_BYTES", sum(map(len, files.values())) - 1)
-    assert "bytes unpacked, over 8 GiB" in refusal(write_zip(tmp_path / "x.zip", files), cache)
+    monkeypatch.setattr(sources, "MOST_STORED_BYTES", sum(map(len, files.values())) - 1)
+    assert "bytes unpacked, over 64 GiB" in refusal(write_zip(tmp_path / "x.zip", files), cache)
 
 
 @pytest.mark.parametrize(
@@ -858,6 +892,15 @@ def test_a_damaged_cache_is_found_and_mended(damage, ending, side, kept, cache):
     np.testing.assert_array_equal(load_cached(cache, DRAWN.sha256, side).pixels, expected.pixels)
 
 
+def test_an_array_that_ends_too_early_is_no_batch(kept, cache):
+    held = data.hold(load_cached(cache, DRAWN.sha256, 32), "all", 40, "cpu")
+    os.truncate(held.file.name, 39 * 32 * 32 * 3)
+    batches = data.signed_batches(held, torch.tensor([0, 39]), 1, torch.device("cpu"))
+    assert next(batches).shape == (1, 3, 32, 32)
+    with pytest.raises(OSError, match=f"{DRAWN.sha256}-32.npy"):
+        next(batches)
+
+
 @pytest.mark.parametrize("write", [np.savez, lambda file, pixels: pickle.dump(pixels, file)])
 def test_a_file_of_another_kind_in_place_of_an_array_is_found_and_not_opened(write, kept, cache):
     path = cache / f"{DRAWN.sha256}-32.npy"
@@ -894,7 +937,9 @@ def test_one_class_is_taken_by_number_or_by_cifar10s_name():
         assert chosen.pixels[:, 0, 0, 0].tolist() == [1, 2]
         assert chosen.labels.tolist() == [1, 1]
         assert chosen.sha256 == images.sha256
+    assert data.of_classes(images, "1", 1).labels.tolist() == [1]
     assert data.of_classes(images, "all") is images
+    assert data.of_classes(images, "all", 3).labels.tolist() == [3, 1, 1]
     for word in ("2", "dog", "cats", "01"):  # dogs are class 5
         with pytest.raises(BadData, match=f"cifar10: has no images of classes={word}"):
             data.of_classes(images, word)

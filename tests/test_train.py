@@ -8,8 +8,17 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 
 from dcgan.config import Config
+from dcgan.data import canonical, hold, keep, load_cached
 from dcgan.models import seed_of
-from dcgan.train import draw_latent, dump_state, load_state, products, start, train_epoch
+from dcgan.train import (
+    draw_latent,
+    dump_state,
+    latent_batches,
+    load_state,
+    products,
+    start,
+    train_epoch,
+)
 
 TINY = Config(resolution=16, width=4, images=50, batch=20, epochs=3)
 
@@ -25,6 +34,20 @@ def train(config, pixels, epochs):
     for _ in range(epochs):
         train_epoch(state, config, pixels)
     return dump_state(state)
+
+
+@pytest.mark.parametrize("classes", ["all", "1"])
+@pytest.mark.parametrize("batch", [7, 16, 20])
+def test_images_in_memory_and_on_disk_give_the_same_bytes(batch, classes, pixels, tmp_path):
+    images = canonical("noise", pixels.numpy(), torch.arange(50).numpy() % 2)
+    keep(images, tmp_path, 16)
+    count = 48 if classes == "all" else 24
+    config = TINY.model_copy(update={"batch": batch, "images": count})
+    held = hold(load_cached(tmp_path, images.sha256, 16), classes, count, "cpu")
+    chosen = torch.from_numpy(
+        images.pixels[images.labels == 1] if classes == "1" else images.pixels
+    )
+    assert train(config, held, 2) == train(config, chosen[:count], 2)
 
 
 def test_equal_seeds_agree_and_different_seeds_do_not(pixels):
@@ -172,6 +195,30 @@ def test_latent_noise(latent):
     assert not torch.equal(z, draw_latent(config, "score", 1, 2000))
     # Batch 128 and batch 512 see the same noise.
     assert torch.equal(z, draw_latent(config.model_copy(update={"batch": 10}), "train", 1, 2000))
+
+
+@pytest.mark.parametrize("latent", ["normal", "uniform"])
+@pytest.mark.parametrize("latent_size", [1, 3, 100])
+@pytest.mark.parametrize("batch", [2, 7])
+def test_noise_in_batches_is_the_noise_as_a_whole(latent, latent_size, batch):
+    # A draw ends in a whole step of sixteen batches, shortly before or after it, or in none.
+    step = 16 * batch
+    sized = TINY.model_copy(update={"latent": latent, "latent_size": latent_size, "batch": batch})
+    for count in (
+        2,
+        15,
+        17,
+        step - 1,
+        step,
+        step + 1,
+        step + 15,
+        step + 16,
+        step + 17,
+        3 * step + 5,
+    ):
+        parts = list(latent_batches(sized, "train", 1, count, torch.device("cpu")))
+        assert {len(part) for part in parts[:-1]} <= {batch}
+        assert torch.equal(torch.cat(parts), draw_latent(sized, "train", 1, count))
 
 
 def test_bf16_runs_and_differs(pixels):

@@ -192,8 +192,8 @@ def hostile_files(rng: Random, folder: Path) -> int:
         (lambda: classifier(folder=places), (NoWeights,), f"{NAME}.safetensors"),
         (lambda: inception(places / "w.pth"), (NoWeights,), f"not {INCEPTION_SHA256[:12]}"),
         (lambda: load_cached(places, sha256, 16), (BadData,), f"{sha256}-16.npy"),
-        (lambda: sources.read_folder(places / "images"), (BadData,), "'a.png' in "),
-        (lambda: sources.read_zip(places / "set.zip"), (BadData,), "set.zip"),
+        (lambda: sources.read_folder(places / "images", places), (BadData,), "'a.png' in "),
+        (lambda: sources.read_zip(places / "set.zip", places), (BadData,), "set.zip"),
         (lambda: sources.read_cifar10(places / "images"), (BadData,), "data_batch_1: MD5 "),
         (lambda: grid.parse_scale(f"config: {program}".encode()), (BadStudy,), "line 1: the tag "),
     ]
@@ -307,7 +307,7 @@ def hostile_zips(rng: Random, folder: Path) -> int:
             archive.writestr(info, content)
         before = tree(folder)
         with refused(BadData, names=reason):
-            sources.read_zip(path)
+            sources.read_zip(path, folder)
         with maybe_refused(BadData):
             sources.count("zip", path)
         assert tree(folder) == before, info.filename
@@ -319,14 +319,14 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     content[table + 8] |= 1
     path.write_bytes(content)
     with refused(BadData, names="'a.png' in "):
-        sources.read_zip(path)
+        sources.read_zip(path, folder)
     content[table + 8] ^= 1
     record = bytes(content[table : content.rfind(b"PK\x05\x06")])
     other = record.replace(b"a.png", b"b.png")
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, 2 * len(record), table, 0)
     path.write_bytes(bytes(content[:table]) + record + other + end)
     with refused(BadData, names="set.zip"):
-        sources.read_zip(path)
+        sources.read_zip(path, folder)
     return len(cases) + 2
 
 
@@ -337,18 +337,26 @@ def damaged_zips(rng: Random, folder: Path) -> int:
     files["c/3.bmp"] = encoded(some_pixels(rng), "BMP")
     write_zip(path, files | {"README": b"what this is"})
     whole = path.read_bytes()
-    pixels, labels, _ = sources.read_zip(path)
-    assert labels.tolist() == [0, 0, 1, 2]
+    decoded = sources.read_zip(path, folder)
+    assert decoded.labels.tolist() == [0, 0, 1, 2]
     for _ in range(count):
         path.write_bytes(mutated(rng, whole))
         with maybe_refused(BadData):
-            found = sources.read_zip(path)
-            assert np.array_equal(found[0], pixels), "other pixels in silence"
-            assert np.array_equal(found[1], labels), "other labels in silence"
+            found = sources.read_zip(path, folder)
+            assert np.array_equal(all_of(found), all_of(decoded)), "other pixels in silence"
+            assert np.array_equal(found.labels, decoded.labels), "other labels in silence"
     return count
 
 
 # --- Images ---------------------------------------------------------------------------------------
+
+
+def all_of(decoded: sources.Decoded) -> np.ndarray:
+    """The pixels of a source, in the order of their names."""
+    pixels = np.empty((len(decoded.images), *decoded.images.shape), np.uint8)
+    sources.read_rows(decoded.images, np.arange(len(pixels)), pixels)
+    return pixels
+
 
 FORMS: list[tuple[str, str, str | None, dict[str, object]]] = [
     ("png", "PNG", None, {}),
@@ -373,10 +381,10 @@ def damaged_images(rng: Random, folder: Path) -> int:
     from dcgan.data import canonical
 
     def read() -> tuple[np.ndarray, str]:
-        pixels, labels, _ = sources.read_folder(folder)
+        decoded = sources.read_folder(folder, folder)
+        pixels = all_of(decoded)
         assert pixels.shape == (2, 16, 16, 3)
-        assert pixels.dtype == np.uint8
-        return pixels, canonical("x", pixels, labels).sha256
+        return pixels, canonical("x", pixels, decoded.labels).sha256
 
     ending, form, mode, options = rng.choice(FORMS)
     path, count = folder / f"b.{ending}", 25

@@ -94,7 +94,7 @@ def poison(epoch: int, what: str) -> None:
     value = {"nan": math.nan, "inf": math.inf}.get(what.split()[-1], 0.0)
     extract = run.classifier
 
-    def train(state: State, config: Any, pixels: torch.Tensor) -> Log:
+    def train(state: State, config: Any, pixels: Any) -> Log:
         log = train_epoch(state, config, pixels)
         if state.epoch != epoch:
             return log
