@@ -47,7 +47,7 @@ def train_epoch(state: State, config: Config, pixels: Tensor | Stored) -> Log:
     """Show every image to D once: uint8 (N, H, W, 3), on the networks' device or in a file."""
     G, D, adam_g, adam_d = state.G.train(), state.D.train(), state.adam_g, state.adam_d
     device = next(G.parameters()).device
-    rows = []
+    rows = torch.empty((-(-len(pixels) // config.batch), 4), device=device)
 
     # The order of the images and the noise of the whole epoch belong to (seed, epoch) alone.
     stream = torch.Generator().manual_seed(seed_of(config.seed, "order", state.epoch + 1))
@@ -82,11 +82,11 @@ def train_epoch(state: State, config: Config, pixels: Tensor | Stored) -> Log:
 
             # Keep the numbers on the device until the epoch ends.
             probabilities = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
-            rows.append(torch.stack([d_loss, g_loss, *probabilities]).detach())
+            rows[step] = torch.stack([d_loss, g_loss, *probabilities]).detach()
 
     state.epoch += 1
     shown = torch.tensor([len(index) for index in order.split(config.batch)]).cumsum(0)
-    return Log(shown.tolist(), *torch.stack(rows).T.tolist())
+    return Log(shown.tolist(), *rows.T.tolist())
 
 
 def draw_latent(config: Config, stream: str, epoch: int, count: int) -> Tensor:
