@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published"
 STUDIES = sorted(path.parent for path in PUBLISHED.glob("*/study.json"))
 AFTERWARDS = ("banks", "eval")  # what is measured of a finished run
+ARCHIVES = sorted(PUBLISHED.glob("*.zip"))  # studies that are published packed, without pictures
 HEADLINE = PUBLISHED / "ablation-small"
 
 
@@ -44,6 +45,24 @@ def test_the_report_rebuilds_byte_for_byte(study, tmp_path):
         if (study / "report" / name).read_bytes() != (tmp_path / "report" / name).read_bytes()
     ]
     assert different == []
+
+
+@pytest.mark.parametrize("packed", ARCHIVES, ids=lambda path: path.stem)
+def test_what_is_published_of_an_archive_rebuilds_byte_for_byte(packed, tmp_path):
+    words = [sys.executable, "-m", "experiments", "import", str(packed), "--out", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    built, kept = (folder / packed.stem / "report" for folder in (tmp_path, PUBLISHED))
+    names = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
+    assert {"index.html", "tables/ledger.csv", "figures/fd_cifar.png"} < names
+    assert [n for n in names if (kept / n).read_bytes() != (built / n).read_bytes()] == []
+
+    # The README says what they say.
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    study = records.load(tmp_path / packed.stem)
+    for sentence in findings.findings(study).headline:
+        assert " ".join(sentence.split()) in readme
+    if packed.stem == "kinds-small":
+        assert {row[0]: row[3] for row in claims.sheet(claims.judge(study)).rows}["B8"] in readme
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
