@@ -261,10 +261,14 @@ def read_rows(stored: Stored, index: np.ndarray, pixels: np.ndarray) -> None:
     if hasattr(os, "posix_fadvise"):
         for _, start in places:
             os.posix_fadvise(stored.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
-    for place, start in places:
-        stored.file.seek(start)
-        if stored.file.readinto(pixels[place]) != size:
-            raise OSError(errno.EIO, "an array that ends too early", str(stored.file.name))
+    try:
+        for place, start in places:
+            stored.file.seek(start)
+            if stored.file.readinto(pixels[place]) != size:
+                raise OSError(errno.EIO, "an array that ends too early")
+    except OSError as error:
+        error.filename = error.filename or str(stored.file.name)  # which a failed read does not say
+        raise
 
 
 def decode(data: bytes) -> tuple[np.ndarray, bool]:

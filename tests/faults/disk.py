@@ -223,7 +223,7 @@ def kill_at_random(rng: Random, folder: Path) -> int:
     """Kill a grid of two runs at random moments until it gets to its end."""
     grid = Grid(folder, tuple(rng.sample(ARMS, 2)), SHORT)
     twin(grid.arms, grid.epochs)
-    kills, before, patience = 0, 0, 0.5
+    kills, before, patience = 0, 0, 0.2
     while True:
         answer = grid.make(kill_after=rng.uniform(0, patience))
         after = check(grid, finished=False)
