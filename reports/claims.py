@@ -42,7 +42,6 @@ from pydantic import (
     model_validator,
 )
 
-from dcgan.config import Config
 from reports import epochs, records, statistics, tools
 from reports.records import PRIMARY, Study
 from reports.statistics import Estimate
@@ -374,9 +373,7 @@ def _where(study: Study, levels: Levels) -> np.ndarray:
 
 def _shared(study: Study, key: str) -> Any:
     """The value of a field of Config that all runs of a study share; None where there is none."""
-    single = {factor: levels[0] for factor, levels in study.info["factors"].items()}
-    config = Config.model_construct(**study.info["settings"] | single)
-    return getattr(config, key, None)
+    return getattr(records.first_config(study), key, None)
 
 
 def _absent(study: Study, claim: Claim) -> str:

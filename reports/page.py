@@ -18,7 +18,7 @@ from experiments import grid, journal
 from reports import figures, findings, tables, tools
 from reports.claims import Verdict
 from reports.findings import Findings
-from reports.records import PRIMARY, Study
+from reports.records import PRIMARY, Study, first_config
 from reports.tables import Sheet
 
 PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
@@ -79,7 +79,7 @@ def render(
         title=title(study),
         info=study.info,
         study=study,
-        config=Config.model_construct(**study.info["settings"]),  # with every default
+        config=first_config(study),
         levels={key: list(dict.fromkeys(study.plan[key])) for key in ("norm", "batch")},
         findings=found,
         how_sure=findings.how_sure(study),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dcgan.config import Config
 from experiments import grid, journal
 from experiments.journal import Damaged
 
@@ -214,6 +215,13 @@ def at_updates(study: Study) -> pd.DataFrame:
 def number_columns(study: Study) -> list[str]:
     """The columns of the frame that are losses, scores and times."""
     return list(study.frame.columns[study.frame.columns.get_loc("status") + 1 :])
+
+
+def first_config(study: Study) -> Config:
+    """What the first arm runs with, defaults included; where arms have names, the baseline."""
+    info = study.info
+    cell = {factor: levels[0] for factor, levels in info["factors"].items()}
+    return Config.model_construct(**info["settings"] | grid.fields(cell, info.get("arms", {})))
 
 
 def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:

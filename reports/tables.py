@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from reports.records import PRIMARY, Study, best_epochs, last_epochs, measured, number_columns
+from reports.records import (
+    PRIMARY,
+    Study,
+    best_epochs,
+    first_config,
+    last_epochs,
+    measured,
+    number_columns,
+)
 
 FID_METRICS = ["fid", "is", "kid", "fd_cifar", "cs_cifar", "kd_cifar"]
 FIDELITY_METRICS = ["precision_cifar", "recall_cifar", "density_cifar", "coverage_cifar"]
@@ -174,9 +182,7 @@ def caption(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
     info, data = study.info, study.info["data"]
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
     drawn += ", in part stored with loss, as decoded" if data.get("lossy") else ""
-    arms = info.get("arms", {}).values()
-    training = info["settings"].get("images", data["images"])
-    training = next((arm["images"] for arm in arms if "images" in arm), training)
+    training = first_config(study).images
     seeds = sorted(set(study.plan["seed"]))
     finished = len(study.plan) - len(study.missing)
     lines = [

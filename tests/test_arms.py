@@ -101,6 +101,15 @@ def test_the_page_names_its_study_and_its_command(named):
     assert film["factors"] == {"arm": ["baseline", "plain-gan", "relu-d"]}
 
 
+def test_the_images_of_a_study_are_those_of_its_baseline(make_study, tmp_path):
+    arms = {"few": {"images": 300}, "fewer": {"images": 200}}
+    study = records.load(make_study(tmp_path, **TINY | {"arms": arms}))
+    assert records.first_config(study).images == 300
+    assert "; 300 of " in tables.caption(study)[0]
+    shown = page.render(study, claims.judge(study), findings.findings(study), [], {}, {})
+    assert "300 images at 16×16" in shown
+
+
 def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_path):
     arms = {"all": {}, "one": {"classes": "1"}}
     folder = make_study(tmp_path, **TINY | {"arms": arms})
