@@ -198,9 +198,9 @@ def laid_out(net: nn.Module, device: str) -> nn.Module:
     again work in blocks: in one piece oneDNN takes up to twice as long for them.
     """
     for layer in net.modules():
-        if isinstance(layer, Halving | Doubling) and device == "cpu":
-            narrow = min(layer.in_channels, layer.out_channels)
-            layer.block = BLOCK if narrow >= 4 * BLOCK else None
+        if isinstance(layer, Halving | Doubling):
+            wide = min(layer.in_channels, layer.out_channels) >= 4 * BLOCK
+            layer.block = BLOCK if wide and device == "cpu" else None
     return net.to(device, memory_format=torch.channels_last)
 
 

@@ -105,13 +105,14 @@ def guided(net: nn.Module) -> Iterator[None]:
 
     layers = [layer for layer in net.modules() if isinstance(layer, nn.LeakyReLU | nn.ReLU)]
     hooks = [layer.register_full_backward_hook(keep_positive) for layer in layers]
+    before = [layer.inplace for layer in layers]
     for layer in layers:
         layer.inplace = False  # PyTorch hooks no layer that overwrites its input
     try:
         yield
     finally:
-        for layer, hook in zip(layers, hooks, strict=True):
-            layer.inplace = True
+        for layer, hook, inplace in zip(layers, hooks, before, strict=True):
+            layer.inplace = inplace
             hook.remove()
 
 

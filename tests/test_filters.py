@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -45,8 +46,10 @@ def pixels():
 # --- The rule -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("activation", "slope"), [(nn.ReLU(), 0.0), (nn.LeakyReLU(0.2), 0.2)])
-def test_the_guided_rule_by_hand(activation, slope):
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize(("kind", "slope"), [(nn.ReLU, 0.0), (partial(nn.LeakyReLU, 0.2), 0.2)])
+def test_the_guided_rule_by_hand(kind, slope, inplace):
+    activation = kind(inplace=inplace)
     # The first hidden unit is active. The second is not, and a positive gradient comes to it. To
     # the third comes a negative one.
     D = TwoLayers([[1, 0, 0], [0, -1, 0], [0, 0, 1]], [[2, 3, -1]], activation)
@@ -61,6 +64,7 @@ def test_the_guided_rule_by_hand(activation, slope):
     assert plain == pytest.approx([2, -3 * slope, -1])
     assert inside == pytest.approx([2, -3 * slope, 0])
     assert gradient() == plain  # the rule has left no trace
+    assert activation.inplace is inplace
 
 
 def test_each_feature_is_followed_from_the_images_and_places_where_it_is_strongest():

@@ -38,7 +38,7 @@ def write_zip(path, count):
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(count):
             file = io.BytesIO()
-            Image.new("RGB", (256, 256), (i, 0, 0)).save(file, "PNG")
+            Image.new("RGB", (256, 256), (i % 256, i // 256, 0)).save(file, "PNG")
             archive.writestr(f"{i}.png", file.getvalue())
     return str(path)
 

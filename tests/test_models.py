@@ -92,7 +92,8 @@ def test_a_convolution_in_blocks_is_the_same_one(layer, into, out, bias):
 
 @pytest.mark.parametrize(("device", "widest"), [("cpu", BLOCK), ("meta", None)])
 def test_only_wide_convolutions_work_in_blocks_and_only_on_a_cpu(device, widest):
-    G, D = (laid_out(net, device) for net in (Generator(BLOG), Discriminator(BLOG)))
+    nets = (laid_out(net, "cpu") for net in (Generator(BLOG), Discriminator(BLOG)))
+    G, D = (laid_out(net, device) for net in nets)
     assert [layer[0].block for layer in G.up] == [widest, None, None]  # 1024, 512, 256, 128
     assert [layer[0].block for layer in D.down] == [None, None, widest]
 

@@ -105,7 +105,7 @@ def test_images_are_made_and_seen_in_float32(generator: nn.Module) -> None:
     with hook, products("tf32"):
         network.extract(generate(generator, draw_latent(CONFIG, "test", 0, 4)))
     convolutions = {type(m).__name__ for m in seen if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
-    assert {"Conv2d", "Doubling"} <= convolutions  # those of the network and those of G
+    assert convolutions == {"Conv2d", "ConvTranspose2d", "Doubling"}  # of the network, and of G
     assert set(map(tuple, seen.values())) == {("ieee", "ieee")}
 
 
