@@ -32,34 +32,21 @@ import hashlib
 import math
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
+from dcgan import commands
+from dcgan.commands import BadInput
 from dcgan.pictures import png_grid
 from dcgan.sources import MOST_BYTES, BadData, write_file
 
 BATCH = 500  # images that the generator makes at a time
 
 
-class BadInput(Exception):
-    """Something the user gave cannot be used, said in one line."""
-
-
 def main(words: list[str] | None = None) -> int:
-    """Run the command; 0 done, 1 the disk failed, 130 interrupted; exits with 2 on bad input."""
-    arguments = _parser().parse_args(words)
-    try:
-        return arguments.command(arguments)
-    except BadInput as error:
-        _refuse(str(error))
-    except OSError as error:
-        print(f"dcgan: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    """Run one command; see dcgan.commands.run."""
+    return commands.run(_parser(), words)
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -98,7 +85,9 @@ def prepare(arguments: argparse.Namespace) -> int:
         f"{classes or 'no'} classes, {prepared.lossy or 'none'} stored with loss"
     )
     if prepared.skipped:
-        print(f"left out {len(prepared.skipped)}:", *map(_shown, prepared.skipped), sep="\n  ")
+        print(
+            f"left out {len(prepared.skipped)}:", *map(commands.shown, prepared.skipped), sep="\n  "
+        )
     return 0
 
 
@@ -129,10 +118,7 @@ def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
     from dcgan.models import load_generator
     from dcgan.train import draw_latent
 
-    gpus = torch.cuda.device_count()
-    there = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
-    if device not in there:
-        raise BadInput(f"--device {device}: there is only {', '.join(there)}")
+    device = commands.choose_device(device, torch.cuda.device_count())
     try:
         G, config = load_generator(str(path))
     except ValueError as error:
@@ -164,25 +150,20 @@ def write_folder(target: Path, images: np.ndarray) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m dcgan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.error = _refuse
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = commands.add_parser("sample", help="Write images of a kept generator.")
-    command.error = _refuse
+    parser = commands.Parser("python -m dcgan", description=__doc__)
+    named = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command = named.add_parser("sample", help="Write images of a kept generator.")
     command.set_defaults(command=sample)
     add = command.add_argument
     add("checkpoint", metavar="CHECKPOINT", type=Path, help="a generator's file, or a run")
-    add("-n", type=_whole(1), default=1_000, help="how many images; default: 1000")
-    add("--seed", type=_whole(0), default=0, help="of the noise; default: 0")
+    add("-n", type=commands.positive, default=1_000, help="how many images; default: 1000")
+    add("--seed", type=_seed, default=0, help="of the noise; default: 0")
     add("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
     add = command.add_mutually_exclusive_group(required=True).add_argument
     add("--out", metavar="DIR", type=Path, help="a PNG each, in a folder that is new or empty")
     add("--grid", metavar="FILE.png", type=Path, help="all of them in one PNG")
 
-    command = commands.add_parser("prepare", help="Make a zip for DATA= of pictures of any size.")
-    command.error = _refuse
+    command = named.add_parser("prepare", help="Make a zip for DATA= of pictures of any size.")
     command.set_defaults(command=prepare)
     add = command.add_argument
     add("pictures", metavar="PICTURES", type=Path, help="a folder or a zip")
@@ -193,24 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    """A reader of whole numbers from `least` up."""
-
-    def read(word: str) -> int:
-        if not word.isdecimal() or int(word) < least:
-            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from {least}")
-        return int(word)
-
-    return read
-
-
-def _shown(message: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-
-
-def _refuse(message: str) -> NoReturn:
-    print(f"dcgan: {_shown(message)}", file=sys.stderr)
-    sys.exit(2)
+def _seed(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0")
+    return int(word)
 
 
 if __name__ == "__main__":

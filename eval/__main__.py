@@ -22,8 +22,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from dcgan import commands
+from dcgan.commands import BadInput, positive
 from dcgan.sources import SIDES
 from eval.fetch import INCEPTION_FILES, NoWeights, find_inception
 
@@ -120,28 +122,16 @@ network: scores measured with them cannot stand beside the old ones.
 """
 
 
-class BadInput(Exception):
-    """Something the user gave cannot be used, said in one line."""
-
-
 def main(words: list[str] | None = None) -> int:
-    """Run one command; 0 done, 130 interrupted; exits with 2 on bad input."""
-    arguments = _parser().parse_args(words)
-    try:
-        return arguments.command(arguments)
-    except BadInput as error:
-        _refuse(str(error))
-    except KeyboardInterrupt:
-        return 130
+    """Run one command; see dcgan.commands.run."""
+    return commands.run(_parser(), words)
 
 
 def score(arguments: argparse.Namespace) -> int:
     """Score kept generators with new images, and print the numbers with their identities."""
     if arguments.n < 10:
         raise BadInput(f"--n {arguments.n}: every metric needs 10 images at least")
-    study = _study(arguments.where)
-    native = _native(study)
-    cache = arguments.cache or study.parent / "cache"
+    _, native, cache = _place(arguments)
     kept = [(run, *_kept(run, arguments.epoch)) for run in _runs(arguments.where)]
     if arguments.extractor == "inception":
         try:
@@ -189,9 +179,7 @@ def audit(arguments: argparse.Namespace) -> int:
     """Audit the scorer on one run, print the tables, write audit.json."""
     if arguments.n < 100:
         raise BadInput(f"--n {arguments.n}: an audit needs 100 images at least")
-    study = _study(arguments.where)
-    native = _native(study)
-    cache = arguments.cache or study.parent / "cache"
+    study, native, cache = _place(arguments)
     if len(runs := _runs(arguments.where)) > 1:
         raise BadInput(f"{arguments.where}: holds {len(runs)} runs; name one of them")
     epoch, path = _kept(runs[0], arguments.epoch)
@@ -262,9 +250,7 @@ def audit(arguments: argparse.Namespace) -> int:
 
 def probe(arguments: argparse.Namespace) -> int:
     """Probe D of each finished run, and write probe.json into it."""
-    study = _study(arguments.where)
-    native = _native(study)
-    cache = arguments.cache or study.parent / "cache"
+    _, native, cache = _place(arguments)
 
     # Only now what takes time: PyTorch, the images, the network.
     import torch
@@ -333,9 +319,7 @@ def neighbours(arguments: argparse.Namespace) -> int:
     """Look for training images among each finished run's own; write neighbours.json and .png."""
     if arguments.n < 100:
         raise BadInput(f"--n {arguments.n}: 100 images are needed at least")
-    study = _study(arguments.where)
-    native = _native(study)
-    cache = arguments.cache or study.parent / "cache"
+    _, native, cache = _place(arguments)
 
     # Only now what takes time: PyTorch, the images, the network.
     import torch
@@ -440,8 +424,7 @@ def walks(arguments: argparse.Namespace) -> int:
 
 def filters(arguments: argparse.Namespace) -> int:
     """Follow the features of each finished run's D back to images; write filters.json and .png."""
-    study = _study(arguments.where)
-    cache = arguments.cache or study.parent / "cache"
+    _, _, cache = _place(arguments)
 
     # Only now what takes time: PyTorch and the images.
     import torch
@@ -524,13 +507,10 @@ def train_extractor(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.error = _refuse
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser = commands.Parser("python -m eval", description=__doc__)
+    named = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    add = _command(commands, "score", score, SCORE)
+    add = _command(named, "score", score, SCORE)
     add("where", metavar="RUN_OR_STUDY", type=Path, help="folder of a run, or of a whole study")
     add("--extractor", choices=["cifar", "inception"], default="cifar", help="default: cifar")
     add("--n", type=int, default=50_000, help="images from each generator; default: 50000")
@@ -541,7 +521,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", type=Path, help="default: the folder `cache` beside the study")
     add("--json", action="store_true", help="print JSON, with all digits")
 
-    add = _command(commands, "audit", audit, AUDIT)
+    add = _command(named, "audit", audit, AUDIT)
     add("where", metavar="RUN", type=Path, help="folder of a run that kept its generator")
     add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
     add("--test", metavar="TEST", required=True, help="images of that kind that it was not")
@@ -549,32 +529,32 @@ def _parser() -> argparse.ArgumentParser:
     add("--epoch", type=_epoch, default="last", help="`last` that kept its generator, or a number")
     add("--weights", type=Path, help="Inception's file")
     add("--constants", choices=["quick", "full"], default="quick", help="default: quick")
-    add("--threads", type=_positive, default=1, help="results depend on their number; default: 1")
+    add("--threads", type=positive, default=1, help="results depend on their number; default: 1")
     add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
     add("--cache", type=Path, help="default: the folder `cache` beside the study")
 
-    add = _command(commands, "probe", probe, PROBE)
+    add = _command(named, "probe", probe, PROBE)
     _add_sets(add)
-    add("--labels", type=_positive, default=1_000, help="for each SVM; default: 1000")
-    add("--draws", type=_positive, default=5, help="of labelled images; default: 5")
-    add("--full", metavar="N", type=_positive, nargs="?", const="all", help="and one SVM with more")
+    add("--labels", type=positive, default=1_000, help="for each SVM; default: 1000")
+    add("--draws", type=positive, default=5, help="of labelled images; default: 5")
+    add("--full", metavar="N", type=positive, nargs="?", const="all", help="and one SVM with more")
 
-    add = _command(commands, "neighbours", neighbours, NEIGHBOURS)
+    add = _command(named, "neighbours", neighbours, NEIGHBOURS)
     _add_sets(add)
     add("--n", type=int, default=2_000, help="images of each side; default: 2000")
 
-    add = _command(commands, "walks", walks, WALKS)
+    add = _command(named, "walks", walks, WALKS)
     _add_runs(add)
-    add("--pairs", type=_positive, default=200, help="of z; default: 200")
-    add("--steps", type=_positive, default=16, help="from one z to the other; default: 16")
+    add("--pairs", type=positive, default=200, help="of z; default: 200")
+    add("--steps", type=positive, default=16, help="from one z to the other; default: 16")
 
-    add = _command(commands, "filters", filters, FILTERS)
+    add = _command(named, "filters", filters, FILTERS)
     _add_runs(add)
     add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
-    add("--images", type=_positive, default=64, help="that D sees; default: 64")
+    add("--images", type=positive, default=64, help="that D sees; default: 64")
     add("--cache", type=Path, help="default: the folder `cache` beside the study")
 
-    add = _command(commands, "train-extractor", train_extractor, TRAIN)
+    add = _command(named, "train-extractor", train_extractor, TRAIN)
     add("--train", metavar="ZIP", required=True, help="the 50,000 training images")
     add("--test", metavar="ZIP", required=True, help="the 10,000 test images")
     add("--seed", type=int, default=0, help="of the weights and the augmentation; default: 0")
@@ -584,15 +564,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, command: Any, text: str) -> Any:
+def _command(named: Any, name: str, command: Any, text: str) -> Any:
     """Add a subcommand; returns the function that adds an argument to it."""
-    parser = commands.add_parser(
-        name,
-        help=text.splitlines()[0],
-        description=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.error = _refuse
+    parser = named.add_parser(name, help=text.splitlines()[0], description=text)
     parser.set_defaults(command=command)
     return parser.add_argument
 
@@ -602,7 +576,7 @@ def _add_runs(add: Any) -> None:
     add("where", metavar="RUN_OR_STUDY", type=Path, help="folder of a run, or of a whole study")
     add("--epoch", type=_epoch, default="last", help="`last`, or a number; default: last")
     add("--again", action="store_true", help="measure runs anew that have the result")
-    add("--threads", type=_positive, default=1, help="results depend on their number; default: 1")
+    add("--threads", type=positive, default=1, help="results depend on their number; default: 1")
     add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
 
 
@@ -614,22 +588,16 @@ def _add_sets(add: Any) -> None:
     add("--cache", type=Path, help="default: the folder `cache` beside the study")
 
 
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a positive number")
-    return int(word)
-
-
 def _epoch(word: str) -> str | int:
     if word != "last" and not word.isdecimal():
         raise argparse.ArgumentTypeError(f"{word!r} is neither `last` nor a number")
     return word if word == "last" else int(word)
 
 
-def _refuse(message: str) -> NoReturn:
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    print(f"eval: {shown}", file=sys.stderr)
-    sys.exit(2)
+def _place(arguments: argparse.Namespace) -> tuple[Path, int, Path]:
+    """The study's folder, the side of its real images in pixels, and the cache."""
+    study = _study(arguments.where)
+    return study, _native(study), arguments.cache or study.parent / "cache"
 
 
 def _study(where: Path) -> Path:
@@ -743,13 +711,7 @@ def _last_kept(where: Path, epoch: str | int) -> dict[Path, tuple[int, Path]]:
 def _device(wanted: str | None) -> str:
     import torch
 
-    gpus = torch.cuda.device_count()
-    if wanted is None:
-        return "cuda" if gpus else "cpu"
-    there = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
-    if wanted not in there:
-        raise BadInput(f"--device {wanted}: there is only {', '.join(there)}")
-    return wanted
+    return commands.choose_device(wanted, torch.cuda.device_count())
 
 
 def _extractor(name: str, weights: Path | None, device: str, cache: Path) -> Any:

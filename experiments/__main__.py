@@ -21,7 +21,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from experiments import signals
 
@@ -33,7 +33,8 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from dcgan import sources
+from dcgan import commands, sources
+from dcgan.commands import BadInput, choose_device, positive
 from dcgan.sources import BadData
 from eval.fetch import NoWeights, find_inception
 from experiments import archive, grid, journal, progress, tracking
@@ -63,20 +64,9 @@ this command. Other work on the machine spoils speeds, and ratios less.
 """
 
 
-def main() -> int:
-    """Run one command; 0 done, 1 a run or the disk failed, 2 bad input, 130 and 143 stopped."""
-    arguments = _parser().parse_args()
-    try:
-        return arguments.command(arguments)
-    except BadInput as error:
-        _refuse(str(error))
-    except OSError as error:  # a full disk, for one: it is no fault of the input
-        print(f"experiments: {error}", file=sys.stderr)
-        return 1
-
-
-class BadInput(Exception):
-    """Something the user gave cannot be used, said in one line."""
+def main(words: list[str] | None = None) -> int:
+    """Run one command: 1 also where a run failed, 143 ended; see dcgan.commands.run."""
+    return commands.run(_parser(), words)
 
 
 def train_study(arguments: argparse.Namespace) -> int:
@@ -96,7 +86,7 @@ def train_study(arguments: argparse.Namespace) -> int:
 
     from dcgan.data import keep, load
 
-    device = _device(arguments.device, torch.cuda.device_count())
+    device = choose_device(arguments.device, torch.cuda.device_count())
     scale = arguments.scale or ("small" if device == "cpu" else "cifar32")
     try:
         study = grid.define(arguments.study, scale, arguments.seeds, words)
@@ -178,7 +168,7 @@ def banks(arguments: argparse.Namespace) -> int:
     from experiments.run import prepare, references
 
     console, failed = Console(highlight=False), {}
-    device = _device(arguments.device, torch.cuda.device_count())
+    device = choose_device(arguments.device, torch.cuda.device_count())
     places = arguments.jobs or (launch.cores() if device == "cpu" else 1)
     try:
         plan = make_plan(study, arguments.banks, device, arguments.threads)
@@ -214,7 +204,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
     from experiments.bench import PARTS, Bench, write
 
-    device = _device(arguments.device, torch.cuda.device_count())
+    device = choose_device(arguments.device, torch.cuda.device_count())
     if unknown := [word for word in arguments.only or [] if word not in PARTS]:
         raise BadInput(f"--only {unknown[0]}: not one of {', '.join(PARTS)}")
     what = Bench(device, arguments.threads, out, arguments.data, arguments.quick)
@@ -322,16 +312,6 @@ def _report(study: Path) -> int:
     return signals.call([sys.executable, "-m", "reports", "--from", str(study)])
 
 
-def _device(wanted: str | None, gpus: int) -> str:
-    """`cpu`, `cuda` or `cuda:N`; without a wish the first GPU where there is one."""
-    if wanted is None:
-        return "cuda" if gpus else "cpu"
-    here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
-    if wanted not in here:
-        raise BadInput(f"device {wanted!r} is not one of {', '.join(here)}")
-    return wanted
-
-
 def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
     """What is going to happen, before it does."""
     from dcgan.data import fits
@@ -374,15 +354,11 @@ def _existing(folder: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m experiments",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = commands.Parser("python -m experiments", description=__doc__)
+    named = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in grid.studies():
         help_text = f"train, score and report the study {name}"
-        add = commands.add_parser(name, help=help_text, allow_abbrev=False)
+        add = named.add_parser(name, help=help_text)
         add.set_defaults(command=train_study, study=name)
         add.add_argument("words", nargs="*", metavar="key=value", help="narrows the grid, or sets")
         add.add_argument("--scale", help=f"{', '.join(grid.scales())}; by default small or cifar32")
@@ -390,37 +366,31 @@ def _parser() -> argparse.ArgumentParser:
         add.add_argument("--epochs", type=int, help="of each run; by default the scale's")
         add.add_argument("--data", help="CIFAR-10 tree or archive, folder or zip of images, shapes")
         add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-        add.add_argument("--jobs", type=_positive, help="runs at a time; by default one a core")
+        add.add_argument("--jobs", type=positive, help="runs at a time; by default one a core")
         add.add_argument(
-            "--threads", type=_positive, default=1, help="of each run (1): changes bits"
+            "--threads", type=positive, default=1, help="of each run (1): changes bits"
         )
         add.add_argument("--out", default="runs", help="where studies and the cache lie (runs)")
         add.add_argument("--plan", action="store_true", help="print the plan and stop")
-    add = commands.add_parser("banks", help=banks.__doc__, description=BANKS, allow_abbrev=False)
+    add = named.add_parser("banks", help=banks.__doc__, description=BANKS)
     add.set_defaults(command=banks)
     add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
-    add.add_argument("--banks", type=_positive, default=3, help="of each run, its own included (3)")
+    add.add_argument("--banks", type=positive, default=3, help="of each run, its own included (3)")
     add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-    add.add_argument("--jobs", type=_positive, help="runs at a time; by default one a core")
-    add.add_argument("--threads", type=_positive, default=1, help="of each, as the runs had (1)")
+    add.add_argument("--jobs", type=positive, help="runs at a time; by default one a core")
+    add.add_argument("--threads", type=positive, default=1, help="of each, as the runs had (1)")
     add.add_argument("--out", default="runs", help="where studies lie (runs)")
-    add = commands.add_parser(
-        "bench",
-        help=bench.__doc__,
-        description=BENCH,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    add = named.add_parser("bench", help=bench.__doc__, description=BENCH)
     add.set_defaults(command=bench)
     add.add_argument("--only", nargs="+", metavar="PART", help="these parts; by default all")
     add.add_argument("--quick", action="store_true", help="everything tiny: do the parts work?")
     add.add_argument("--data", help="the images of `epoch`; by default shapes")
     add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-    add.add_argument("--threads", type=_positive, default=1, help="of this process (1)")
+    add.add_argument("--threads", type=positive, default=1, help="of this process (1)")
     add.add_argument("--out", default="runs", help="where the record goes (runs)")
     on_a_study = {"publish": publish, "dashboard": dashboard, "sync": sync, "export": export_study}
     for name, command in on_a_study.items():
-        add = commands.add_parser(name, help=command.__doc__, allow_abbrev=False)
+        add = named.add_parser(name, help=command.__doc__)
         add.set_defaults(command=command)
         add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
         add.add_argument("--out", default="runs", help="where studies lie (runs)")
@@ -430,25 +400,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--samples", choices=["lowest", "all", "none"], default="lowest", help=text
             )
     add.add_argument("-o", "--file", type=Path, required=True, help="the zip to write")
-    add = commands.add_parser("import", help=import_study.__doc__, allow_abbrev=False)
+    add = named.add_parser("import", help=import_study.__doc__)
     add.set_defaults(command=import_study)
     add.add_argument("file", type=Path, help="what `export` wrote")
     add.add_argument("--out", default="runs", help="where the study lies, or is to lie (runs)")
-    for each in (parser, *commands.choices.values()):
-        each.error = _refuse
     return parser
-
-
-def _refuse(message: str) -> NoReturn:
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    print(f"experiments: {shown}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
 
 
 if __name__ == "__main__":

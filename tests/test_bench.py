@@ -431,7 +431,7 @@ def test_the_first_epoch_ends_the_waiting(quick, monkeypatch, lines, seconds):
     ("words", "line"),
     [
         (["--only", "epoch", "epochs"], "--only epochs: not one of training, jobs, scoring, "),
-        (["--device", "tpu"], "device 'tpu' is not one of cpu"),
+        (["--device", "tpu"], "--device tpu: there is only cpu"),
         (["--threads", "0"], "'0' is not a positive number"),
     ],
 )

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from dcgan.__main__ import BadInput, draw, main
+from dcgan.__main__ import draw, main
+from dcgan.commands import BadInput
 from dcgan.config import Config
 from dcgan.models import build, dump_generator
 from dcgan.pictures import png_grid
@@ -199,7 +200,7 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(file, run_sample,
         (file, *out, "--grid", taken): "not allowed with argument --out",
         (tmp_path / "nowhere", *out): f"{tmp_path / 'nowhere'}: no such file or folder",
         (full, *out): f"{full}: no epoch here kept its generator",
-        (file, *out, "-n", 0): "argument -n: '0' is not a whole number from 1",
+        (file, *out, "-n", 0): "argument -n: '0' is not a positive number",
         (file, *out, "-n", 10**8): "-n 100000000: images of 16 pixels a side, over 8 GiB",
         (file, *out, "--seed", -1): "argument --seed: '-1' is not a whole number from 0",
         (file, *out, "--device", "cuda:99"): "--device cuda:99: there is only cpu",

@@ -650,7 +650,7 @@ def refusals(folder: Path) -> dict[str, Refusal]:
         "no seeds": train("shapes", "--seeds", "0", said="seeds=0"),
         "too many seeds": train("shapes", "--seeds", "99999999999", said="over 10,000"),
         "an unknown scale": train("shapes", "--scale", "smal", said="'smal'"),
-        "an unknown device": train("shapes", "--device", "tpu", said="'tpu'", torch=True),
+        "an unknown device": train("shapes", "--device", "tpu", said="--device tpu", torch=True),
         "an unknown W&B mode": train(
             "shapes", said="WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}
         ),
