@@ -63,6 +63,9 @@ followups: setup ## train, score and report single changes, and images of one ki
 precision: setup ## train, score and report three precisions of the arithmetic
 	@$(RUN) experiments precision $(OPTIONS) $(ARGS)
 
+status: setup ## what is done, at work, failed and missing in the newest study, or in STUDY
+	@$(RUN) experiments status $(PLACE) $(ARGS)
+
 banks: setup ## score finished runs of the newest study, or of STUDY, on more noise
 	@$(RUN) experiments banks $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
@@ -89,7 +92,7 @@ dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal das
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 	@$(RUN) experiments sync $(PLACE)
 
-.PHONY: help setup test chaos lint lock ablation followups precision banks audit bench report publish dashboard sync build
+.PHONY: help setup test chaos lint lock ablation followups precision status banks audit bench report publish dashboard sync build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

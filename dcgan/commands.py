@@ -1,6 +1,7 @@
 """What the command lines share: reading words, refusing in one line, exit codes. Knows no torch."""
 
 import argparse
+import json
 import sys
 from typing import Any, NoReturn
 
@@ -43,6 +44,11 @@ def run(parser: Parser, words: list[str] | None = None) -> int:
 def shown(message: str) -> str:
     """A text in one line, whatever is in it."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """What --json promises: one object in one line of stdout, full precision, no NaN."""
+    print(json.dumps(value, allow_nan=False), flush=True)
 
 
 def positive(word: str) -> int:

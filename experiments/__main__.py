@@ -3,6 +3,7 @@
     python -m experiments ablation                        the blog's grid, at the scale that fits
     python -m experiments ablation --scale small --seeds 8 --data cifar10-train.zip
     python -m experiments ablation head=avgpool batch=128,512 epochs=4
+    python -m experiments status                          what is done, at work, failed, missing
     python -m experiments banks runs/ablation-small       finished runs, scored on more noise
     python -m experiments publish runs/ablation-small     records -> reports/published/
     python -m experiments bench                           how fast all this is here
@@ -20,6 +21,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,20 @@ from dcgan import commands, sources
 from dcgan.commands import BadInput, choose_device, positive
 from dcgan.sources import BadData
 from eval.fetch import NoWeights, find_inception
-from experiments import archive, grid, journal, progress, tracking
+from experiments import archive, grid, journal, progress, status, tracking
 
 PUBLISHED = Path("reports/published")
+STATUS = """Say where a study stands. Reads only, at any time, from any terminal.
+
+  done      every epoch is committed
+  running   a process of this machine is at work on it
+  failed    its error.txt, whose last line is shown, says why
+  damaged   a committed file is missing or not as it was written; it is made anew
+  stopped   half-done: the study's own command goes on with it
+  missing   planned, and without an epoch
+
+The time left is that of the epochs which lack, at the speed of the committed ones.
+"""
 BANKS = """Score the kept generators of every finished run again, on noise of their own.
 
 Bank 0 is the scoring that a run did itself; banks 1, 2, ... have the same number of images, the
@@ -152,6 +165,20 @@ def _check_same(folder: Path, images: Any, source: str | None) -> None:
             f"SHA-256 is {there[:12]}..., that of {source or 'these'} is {here[:12]}...; rename "
             "these or name another --out"
         )
+
+
+def show_status(arguments: argparse.Namespace) -> int:
+    """Say what is done, at work, failed, missing in a study; read only, at any time."""
+    folder = _study(arguments.study, arguments.out)
+    try:
+        found = status.look(folder)
+    except (journal.Damaged, grid.BadStudy) as error:
+        raise BadInput(error) from error
+    if arguments.json:
+        commands.print_json(asdict(found))
+    else:
+        status.show(found, Console(highlight=False))
+    return 0
 
 
 def banks(arguments: argparse.Namespace) -> int:
@@ -372,6 +399,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         add.add_argument("--out", default="runs", help="where studies and the cache lie (runs)")
         add.add_argument("--plan", action="store_true", help="print the plan and stop")
+    add = named.add_parser("status", help=show_status.__doc__, description=STATUS)
+    add.set_defaults(command=show_status)
+    add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
+    add.add_argument("--out", default="runs", help="where studies lie (runs)")
+    add.add_argument("--json", action="store_true", help="one JSON object, with all digits")
     add = named.add_parser("banks", help=banks.__doc__, description=BANKS)
     add.set_defaults(command=banks)
     add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")

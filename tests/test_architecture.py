@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "experiments.grid": ("dcgan.config",),
     "experiments.journal": (),
     "experiments.progress": ("experiments.grid", "experiments.journal"),
+    "experiments.status": ("experiments.grid", "experiments.journal", "experiments.progress"),
     "experiments.tracking": ("experiments.grid", "experiments.journal"),
     "reports": ("dcgan.config", "experiments.grid", "experiments.journal", "reports"),
 }
@@ -48,6 +49,7 @@ WITHOUT_TORCH = (
     "dcgan.config",
     "experiments.grid",
     "experiments.journal",
+    "experiments.status",
     "reports",
 )
 TORCH = ("torch", "torchvision", "torchmetrics", "torch_fidelity", "safetensors.torch")

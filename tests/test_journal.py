@@ -2,9 +2,11 @@ import errno
 import json
 import math
 import os
+import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,7 @@ from experiments.journal import (
     epoch_folder,
     last_state,
     owned,
+    owner_of,
     prune,
     read,
     rewind,
@@ -293,3 +296,20 @@ def test_json_keeps_full_precision_and_refuses_nan():
     assert json.loads(journal.to_json(value)) == value
     with pytest.raises(ValueError, match="JSON"):
         journal.to_json(math.nan)
+
+
+def test_an_owner_is_seen_without_a_lock_of_ones_own(tmp_path):
+    assert owner_of(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    with owned(tmp_path):
+        assert owner_of(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel keeps no such list")
+def test_a_name_without_its_lock_is_no_owner(tmp_path):
+    with owned(tmp_path):
+        pass
+    assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
+    assert owner_of(tmp_path) is None
+    with owned(tmp_path / "other"):
+        assert owner_of(tmp_path) is None

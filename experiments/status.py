@@ -1,0 +1,195 @@
+"""Where a study stands: what is done, at work, failed or missing, read from its folder alone."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments import grid, journal
+from experiments.progress import duration
+
+STATES = ("done", "running", "failed", "damaged", "stopped", "missing")
+IN_FULL = ("running", "failed", "damaged", "stopped")  # each such run has a line of its own
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One planned run."""
+
+    arm: str
+    seed: int
+    state: str  # one of STATES
+    epoch: int  # the last one that is committed
+    epochs: int  # planned
+    fd_cifar: float | None  # of that epoch; None also where the run diverged
+    seconds: float | None  # of a committed epoch, on average: training and scoring
+    note: str  # who runs it, why it failed, what is damaged
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study; `seconds_left` is None before the first epoch, and as if all that lacks were run."""
+
+    folder: str
+    owner: str | None  # the process that makes the study now
+    states: dict[str, int]  # state -> runs
+    epochs: int  # of all runs together
+    epochs_done: int
+    seconds_left: float | None
+    runs: list[RunStatus]
+
+
+def look(folder: Path) -> Status:
+    """Read where a study stands. Raises journal.Damaged or grid.BadStudy where nobody can tell."""
+    info = journal.unseal(folder / "study.json")
+    try:
+        keys = ("study", "scale", "factors", "seeds", "settings")
+        study = grid.Study(*(info[key] for key in keys), info.get("arms", {}))
+        places = max(1, int(info["hardware"]["jobs"]))
+        planned = grid.runs(study)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise journal.Damaged(
+            f"{folder / 'study.json'}: {type(error).__name__}: {error}"
+        ) from error
+    runs = [_look_at_run(folder / run.folder, run) for run in planned]
+    counts = Counter(run.state for run in runs)
+    return Status(
+        folder=str(folder),
+        owner=journal.owner_of(folder),
+        states={state: counts[state] for state in STATES if counts[state]},
+        epochs=sum(run.epochs for run in runs),
+        epochs_done=sum(run.epoch for run in runs),
+        seconds_left=_seconds_left(runs, places),
+        runs=runs,
+    )
+
+
+def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
+    config = run.config
+    seconds, score, done, damage = None, None, [], ""
+    owner = journal.owner_of(folder)
+    try:
+        done = journal.committed(folder, (journal.SAMPLES,))
+        if journal.epoch_folder(folder, len(done) + 1).exists():
+            damage = f"epoch {len(done) + 1} is not as it was committed"
+        if done:
+            seconds = math.fsum(_epoch_seconds(folder, epoch) for epoch in done) / len(done)
+            score = journal.read_json(folder, done[-1], journal.RECORD)["scores"].get("fd_cifar")
+        if done or (folder / "run.json").exists():
+            journal.unseal(folder / "run.json")
+    except (journal.Damaged, LookupError, TypeError, AttributeError) as error:
+        damage = str(error) if isinstance(error, journal.Damaged) else f"{folder}: not a record"
+    except OSError as error:
+        damage = f"{error.filename or folder}: {error.strerror}"
+
+    state, note = "missing", ""
+    if owner:
+        state, note = "running", owner
+    elif damage:
+        state, note = "damaged", damage
+    elif complaint := _complaint(folder):
+        state, note = "failed", complaint
+    elif len(done) >= config.epochs:
+        state = "done"
+    elif done:
+        state = "stopped"
+    epoch = min(len(done), config.epochs)
+    return RunStatus(run.arm, config.seed, state, epoch, config.epochs, score, seconds, note)
+
+
+def _epoch_seconds(folder: Path, epoch: int) -> float:
+    timing = journal.read_json(folder, epoch, journal.TIMING)
+    return timing["train_seconds"] + timing["score_seconds"]
+
+
+def _complaint(folder: Path) -> str:
+    """The last line of a failed run's traceback; nothing where it did not fail."""
+    try:
+        lines = (folder / "error.txt").read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line.strip()), "error.txt is empty")
+
+
+def _seconds_left(runs: list[RunStatus], places: int) -> float | None:
+    """The epochs that lack, at the speed of their run, else of their arm, else of the study."""
+    of_run = {(run.arm, run.seed): run.seconds for run in runs if run.seconds is not None}
+    if not of_run:
+        return None
+    of_arm = {
+        arm: _mean([seconds for (name, _), seconds in of_run.items() if name == arm])
+        for arm in {arm for arm, _ in of_run}
+    }
+    of_study = _mean(list(of_run.values()))
+    left = [
+        (run.epochs - run.epoch) * of_run.get((run.arm, run.seed), of_arm.get(run.arm, of_study))
+        for run in runs
+    ]
+
+    # However many places there are, the longest run takes its own time.
+    return max(math.fsum(left) / places, *left, 0.0)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+# --- Display --------------------------------------------------------------------------------------
+
+
+def show(status: Status, console: Console) -> None:
+    """An arm a row, then a line for each run of which there is something to say."""
+    if not console.is_terminal:
+        console.width = 1_000  # plain lines are as long as they are
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, soft_wrap=True)
+
+    runs = f"{status.states.get('done', 0)} of {len(status.runs)} runs done"
+    left = f", {duration(status.seconds_left)} left" if status.epochs_done < status.epochs else ""
+    say(f"{status.folder}: {runs}, {status.epochs_done} of {status.epochs} epochs{left}", "bold")
+    if status.owner:
+        say(f"At work: {status.owner}.")
+    elif left:
+        say("Nobody is at work on it; its own command goes on with it.")
+    say("")
+    console.print(_arms(status))
+    if shown := [run for run in status.runs if run.state in IN_FULL]:
+        say("")
+        console.print(_lines(shown))
+
+
+def _arms(status: Status) -> Table:
+    table = _table("arm", *status.states, "epochs")
+    for arm in dict.fromkeys(run.arm for run in status.runs):
+        runs = [run for run in status.runs if run.arm == arm]
+        counts = Counter(run.state for run in runs)
+        epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
+        table.add_row(arm, *(str(counts[state] or "") for state in status.states), epochs)
+    return table
+
+
+def _lines(runs: list[RunStatus]) -> Table:
+    table = _table("state", "epoch", "fd_cifar", "run")
+    table.columns[0].justify = "left"
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    for run in sorted(runs, key=lambda run: IN_FULL.index(run.state)):
+        score = "" if run.fd_cifar is None else f"{run.fd_cifar:.1f}"
+        name = f"{run.arm} seed={run.seed}"
+        note = f": {run.note}" if run.note and run.state != "running" else ""
+        style = "bold red" if run.state in ("failed", "damaged") else None
+        row = (run.state, f"{run.epoch}/{run.epochs}", score, f"{name}{note}")
+        table.add_row(*map(escape, row), style=style)
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,176 @@
+"""Where a study stands, on made-up studies whose every run is known."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+
+import pytest
+from rich.console import Console
+
+from experiments import __main__ as command
+from experiments import grid, journal, status
+
+ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
+GOOD, BAD = "norm=none,head=conv,batch=128", "norm=batch,head=conv,batch=128"
+
+
+@pytest.fixture
+def study(make_study, tmp_path):
+    """Eight runs of four epochs: of every state but `running` at least one."""
+    few = {f"{GOOD}/seed=1": 2, f"{GOOD}/seed=2": 0, f"{BAD}/seed=1": 1, f"{BAD}/seed=3": 0}
+    folder = make_study(tmp_path, range(4), 4, ARMS, committed=few, resolution=16, points=2)
+    (folder / BAD / "seed=1" / "error.txt").write_text(
+        "Traceback:\n  f()\nValueError: [b]no[/b]\n\n"
+    )
+    path = folder / BAD / "seed=2" / "epochs/0003" / journal.RECORD
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    return folder
+
+
+def states(found):
+    return {(run.arm, run.seed): (run.state, run.epoch) for run in found.runs}
+
+
+def printed(found, terminal, width=80):
+    out = io.StringIO()
+    status.show(found, Console(file=out, force_terminal=terminal, width=width, highlight=False))
+    return out.getvalue()
+
+
+def test_each_run_has_the_state_that_its_folder_shows(study):
+    found = status.look(study)
+    assert states(found) == {
+        (GOOD, 0): ("done", 4),
+        (GOOD, 1): ("stopped", 2),
+        (GOOD, 2): ("missing", 0),
+        (GOOD, 3): ("done", 4),
+        (BAD, 0): ("done", 4),
+        (BAD, 1): ("failed", 1),
+        (BAD, 2): ("damaged", 2),
+        (BAD, 3): ("missing", 0),
+    }
+    assert found.states == {"done": 3, "failed": 1, "damaged": 1, "stopped": 1, "missing": 2}
+    assert (found.epochs, found.epochs_done, found.owner) == (32, 17, None)
+    notes = {run.state: run.note for run in found.runs}
+    assert notes["failed"] == "ValueError: [b]no[/b]"
+    assert notes["damaged"] == "epoch 3 is not as it was committed"
+
+
+def test_the_last_committed_epoch_gives_the_score(study):
+    (run,) = (run for run in status.look(study).runs if run.state == "stopped")
+    record = journal.read_json(study / GOOD / "seed=1", 2, journal.RECORD)
+    assert run.fd_cifar == record["scores"]["fd_cifar"]
+
+
+def test_a_run_is_at_work_while_its_lock_is_held_and_no_longer(study):
+    run = study / GOOD / "seed=2"
+    with journal.owned(study), journal.owned(run):
+        found = status.look(study)
+        assert states(found)[GOOD, 2] == ("running", 0)
+        assert found.owner == f"process {os.getpid()} on {socket.gethostname()}"
+    assert (run / "lock").exists()
+    assert states(status.look(study))[GOOD, 2] == ("missing", 0)
+    assert status.look(study).owner is None
+
+
+def test_the_time_left_is_that_of_the_speed_of_run_arm_or_study(study):
+    for path in study.glob(f"*/seed=*/epochs/*/{journal.SUMS}"):
+        seconds = {GOOD: 2.0, BAD: 10.0}[path.parents[3].name]
+        timing = journal.to_json({"train_seconds": seconds - 1, "score_seconds": 1.0})
+        (path.parent / journal.TIMING).write_bytes(timing)
+        sums = {journal.TIMING: hashlib.sha256(timing).hexdigest()}
+        path.write_bytes(journal.to_lines(journal.read_sums(path.parent) | sums))
+
+    # Two places: of GOOD 2 + 4 epochs lack, of BAD 3 + 2 + 4.
+    assert status.look(study).seconds_left == pytest.approx((6 * 2 + 9 * 10) / 2)
+    for seed in (0, 1, 2):
+        shutil.rmtree(study / BAD / f"seed={seed}")
+    assert status.look(study).seconds_left == pytest.approx((6 * 2 + 16 * 2) / 2)
+
+    # The last run takes its own time, whatever other places there are.
+    shutil.rmtree(study / GOOD / "seed=1")
+    shutil.rmtree(study / GOOD / "seed=3")
+    info = journal.unseal(study / "study.json")
+    info["hardware"]["jobs"] = 100
+    journal.replace(study / "study.json", journal.seal(info))
+    assert status.look(study).seconds_left == pytest.approx(4 * 2)
+
+
+def test_without_an_epoch_the_time_left_is_not_known(study):
+    for arm in (GOOD, BAD):
+        shutil.rmtree(study / arm)
+    found = status.look(study)
+    assert found.seconds_left is None
+    assert found.states == {"missing": 8}
+    assert "0 of 8 runs done, 0 of 32 epochs, not known yet left" in printed(found, False)
+
+
+def test_looking_changes_nothing(study):
+    before = {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
+    with journal.owned(study / GOOD / "seed=1"):
+        inside = {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
+        status.look(study)
+        assert inside == {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
+    assert before.keys() < inside.keys()  # the lock, which this test has made
+
+
+@pytest.mark.parametrize("what", ["run.json", "epochs"])
+def test_a_damaged_run_is_shown_and_hides_no_other(study, what):
+    run = study / GOOD / "seed=0"
+    if what == "run.json":
+        (run / what).write_bytes(b"{}")
+    else:
+        shutil.rmtree(run / "epochs")
+        (run / "epochs").mkdir()
+        (run / "epochs" / "0001").write_text("a file where a folder should be")
+    found = status.look(study)
+    assert states(found)[GOOD, 0][0] == "damaged"
+    assert found.states["done"] == 2
+
+
+def test_records_alone_and_named_arms_are_enough(make_study, tmp_path):
+    arms = {"baseline": {}, "short": {"epochs": 1}}
+    folder = make_study(tmp_path, arms=arms, epochs=2, resolution=16, points=2)
+    for path in folder.glob(f"*/seed=*/epochs/*/{journal.SAMPLES}"):
+        path.unlink()
+    found = status.look(folder)
+    assert states(found) == {("arm=baseline", 0): ("done", 2), ("arm=short", 0): ("done", 1)}
+    assert found.seconds_left == 0
+
+
+def test_a_study_that_is_none_is_refused(study):
+    info = journal.unseal(study / "study.json")
+    for change in ({"hardware": {}}, {"seeds": 3}, {"settings": {"width": -1}}):
+        journal.replace(study / "study.json", journal.seal(info | change))
+        with pytest.raises((journal.Damaged, grid.BadStudy)):
+            status.look(study)
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(True, 80), (True, 120), (False, 80)])
+def test_the_screen_has_an_arm_a_row_and_a_line_for_what_is_not_well(study, terminal, width):
+    text = printed(status.look(study), terminal, width)
+    assert ("\x1b" in text) == terminal
+    lines = text.splitlines()
+    assert "3 of 8 runs done, 17 of 32 epochs" in text
+    assert sum(GOOD in line for line in lines) == 2  # its row, and the stopped run
+    assert sum(BAD in line for line in lines) == 3  # its row, the failed and the damaged run
+    assert "[b]no[/b]" in text
+    if not terminal:
+        assert f"{BAD} seed=1: ValueError: [b]no[/b]" in text
+
+
+def test_the_command_prints_one_object_or_refuses(study, capsys, tmp_path):
+    assert command.main(["status", "--out", str(tmp_path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found = json.loads(out)
+    assert (len(out.splitlines()), found["states"]["done"], len(found["runs"])) == (1, 3, 8)
+
+    (study / "study.json").write_bytes(b"{}")
+    with pytest.raises(SystemExit) as end:
+        command.main(["status", str(study)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"experiments: {study}/study.json: is not as it was written\n"
