@@ -1,7 +1,7 @@
 # The study from the command line. `make` alone lists what can be made.
 
 PYTHON ?= python3
-SETUP_GB ?= 6
+SETUP_GB ?= 7
 MINUTES ?= 30
 RUN = .venv/bin/python -m
 
@@ -49,7 +49,7 @@ lint: setup ## check style and format
 	@$(RUN) ruff format --check .
 
 lock: setup ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade takes newer versions
-	@.venv/bin/uv pip compile pyproject.toml --extra dev --quiet --universal --python-version 3.11 \
+	@.venv/bin/uv pip compile pyproject.toml --all-extras --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --output-file requirements.lock $(ARGS)
 
