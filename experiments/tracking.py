@@ -1,8 +1,10 @@
 """The W&B mirror of a run: a projection of its committed epochs, rebuilt whenever that is easier.
 
     train/d_loss, train/g_loss                    against images   about twenty rows an epoch
-    eval/<score>, losses/<loss>, time/*, samples  against epoch    one row an epoch
+    eval/<score>, losses/<loss>, time/*, samples  against epoch    one row an epoch, and its clock
+    config                                        that of the run, study.json and run.json
 
+A number that is not finite is NaN there. It is enough to make the report from, see reports.mirrors.
 All of W&B's files lie in <study>/wandb. W&B is only ever called in a process of its own, which
 reads what is committed: no epoch waits for it, neither at the start nor when it hangs or dies.
 """
@@ -10,6 +12,7 @@ reads what is committed: no epoch waits for it, neither at the start nor when it
 import fcntl
 import hashlib
 import json
+import math
 import netrc
 import os
 import shutil
@@ -31,6 +34,8 @@ MODES = ("online", "offline", "disabled")
 PROJECT = "dcgan-study"  # unless WANDB_PROJECT is set
 LOWER_IS_BETTER = ("fd", "kd", "fid", "kid")  # of a score's name, before the first underscore
 PATIENCE = 30.0  # seconds that a finished run waits for its mirror
+CLOCK = ("epoch", "images", "steps", "status")  # of an epoch's record, under these very names
+UNNAMED = "a processor that W&B is not told"
 RECEIPT = "finished"  # the file that says after which epoch a mirror was finished
 
 
@@ -77,17 +82,35 @@ class Mirror:
 def choose_mode(environ: Mapping[str, str]) -> tuple[str, str]:
     """The W&B mode, and why in a few words; raises ValueError with one line."""
     word = environ.get("WANDB_MODE", "")
-    credential = _credential(environ)
+    place = credential(environ)
     if word and word not in MODES:
         raise ValueError(f"WANDB_MODE={word} is not one of {', '.join(MODES)}")
-    if word == "online" and not credential:
+    if word == "online" and not place:
         raise ValueError("WANDB_MODE=online needs WANDB_API_KEY or a key stored by `wandb login`")
 
     if word:
         return word, f"WANDB_MODE={word}"
-    if credential:
-        return "online", f"credential in {credential}"
+    if place:
+        return "online", f"credential in {place}"
     return "offline", "no credential"
+
+
+def credential(environ: Mapping[str, str]) -> str | None:
+    """Where W&B would find a credential: the same places in the same order."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if environ.get(name):
+            return name
+
+    home = Path(environ.get("HOME") or Path.home())
+    path = next((path for path in (home / ".netrc", home / "_netrc") if path.exists()), None)
+    if environ.get("NETRC"):
+        path = Path(environ["NETRC"]).expanduser()
+    host = urlsplit(environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    try:
+        entry = path and netrc.netrc(path).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return str(path) if entry and entry[2] else None
 
 
 def run_id(info: dict, config: dict) -> str:
@@ -135,7 +158,7 @@ def dashboard(study: Path) -> int:
 
 def sync(study: Path) -> int:
     """Upload the offline runs of a study that W&B's server does not have. Returns an exit code."""
-    if not _credential(os.environ):
+    if not credential(os.environ):
         print("sync needs WANDB_API_KEY or a key stored by `wandb login`", file=sys.stderr)
         return 2
     return _command(study, "sync", "--yes")
@@ -209,7 +232,6 @@ def _open(study: Path, run: Path, info: dict, config: dict, name: str) -> Any:
     import wandb  # takes about a second, and only this process needs it
 
     arm, seed = run.parent.name, run.name
-    facts = {"study": info["study"], "scale": info["scale"], "commit": info["commit"]}
     tags = [info["study"], info["scale"], info["data"]["name"], *arm.split(",")]
     wandb_run = wandb.init(
         dir=str(study),
@@ -220,7 +242,7 @@ def _open(study: Path, run: Path, info: dict, config: dict, name: str) -> Any:
         group=arm,
         job_type="train",
         tags=list(dict.fromkeys(tags)),
-        config={**config, **facts, "device": info["hardware"]["device"]},
+        config={**config, **_facts(run, info)},
         settings=wandb.Settings(
             allow_val_change=True,
             silent=True,
@@ -250,6 +272,24 @@ def _open(study: Path, run: Path, info: dict, config: dict, name: str) -> Any:
     return wandb_run
 
 
+def _facts(run: Path, info: dict) -> dict:
+    """What a run's W&B config says beside its config: names to group by, study.json and run.json.
+
+    These two are texts, for W&B sorts keys and writes 0.0 as 0. The processor keeps its name to
+    itself: W&B is told nothing about the machine but the device.
+    """
+    hardware = {**info["hardware"], "processor": UNNAMED}
+    return {
+        "study": info["study"],
+        "scale": info["scale"],
+        "commit": info["commit"],
+        "device": info["hardware"]["device"],
+        "run": f"{run.parent.name}/{run.name}",
+        "study_json": json.dumps({**info, "hardware": hardware}, allow_nan=False),
+        "run_json": json.dumps(journal.unseal(run / "run.json"), allow_nan=False),
+    }
+
+
 def _drop_logs(study: Path, desk: Path) -> None:
     """Unlink W&B's logs, written to or not: they name the folders of this machine."""
     for logs in [desk / "tmp/wandb/logs", *(study / "wandb").glob(f"*run-*-{desk.name}*/logs")]:
@@ -263,28 +303,31 @@ def _send(wandb_run: Any, run: Path, record: dict, images: int, epoch: int) -> N
     for point in record["curve"]:
         losses = {f"train/{name}": value for name, value in point.items() if name != "images"}
         if point["images"] > images:
-            wandb_run.log(_measured({"images": point["images"], **losses}))
+            wandb_run.log(_numbers({"images": point["images"], **losses}))
 
     timing = journal.read_json(run, record["epoch"], journal.TIMING)
     samples = journal.epoch_folder(run, record["epoch"]) / journal.SAMPLES
-    row = {"epoch": record["epoch"], "images": record["images"]}
+    row = {key: record[key] for key in CLOCK}
     row |= {f"eval/{name}": value for name, value in record["scores"].items()}
     row |= {f"losses/{name}": value for name, value in record["losses"].items()}
-    row |= {"time/images_per_second": timing["images_per_second"]}
+    row |= {f"time/{name}": value for name, value in timing.items()}
     if record["epoch"] > epoch:
-        wandb_run.log({**_measured(row), "samples": wandb.Image(str(samples))})
+        wandb_run.log({**_numbers(row), "samples": wandb.Image(str(samples))})
 
 
 def _summarise(summary: dict[str, dict], scores: dict) -> None:
     """Keep the best and the last of each score. W&B's own forget the best when a run is resumed."""
-    for name, value in _measured(scores).items():
+    for name, value in scores.items():
+        if value is None:
+            continue
         word, best = ("min", min) if name.split("_")[0] in LOWER_IS_BETTER else ("max", max)
         former = summary.get(f"eval/{name}", {word: value})
         summary[f"eval/{name}"] = {word: best(former[word], value), "last": value}
 
 
-def _measured(row: dict) -> dict:
-    return {name: value for name, value in row.items() if value is not None}
+def _numbers(row: dict) -> dict:
+    """A row as W&B takes it: what was not finite is null in a record, and NaN here."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _folders(study: Path) -> dict[str, str]:
@@ -292,24 +335,6 @@ def _folders(study: Path) -> dict[str, str]:
     names = ("DATA", "CACHE", "CONFIG", "ARTIFACT")
     folders = {f"WANDB_{name}_DIR": str(study / "wandb" / name.lower()) for name in names}
     return {**folders, "WANDB_DIR": str(study), "WANDB_ERROR_REPORTING": "false"}
-
-
-def _credential(environ: Mapping[str, str]) -> str | None:
-    """Where W&B would find a credential: the same places in the same order."""
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if environ.get(name):
-            return name
-
-    home = Path(environ.get("HOME") or Path.home())
-    path = next((path for path in (home / ".netrc", home / "_netrc") if path.exists()), None)
-    if environ.get("NETRC"):
-        path = Path(environ["NETRC"]).expanduser()
-    host = urlsplit(environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
-    try:
-        entry = path and netrc.netrc(path).authenticators(host)
-    except (OSError, netrc.NetrcParseError):
-        return None
-    return str(path) if entry and entry[2] else None
 
 
 def _desk(study: Path, info: dict, config: dict) -> Path:

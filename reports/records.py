@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,13 +92,26 @@ def load(folder: Path) -> Study:
         raise NoStudy(f"{folder}: no study here (study.json is missing)")
     _check_sums(folder)
     info = journal.unseal(folder / "study.json")
+    there = sorted(path.parent for path in folder.glob("*/*/run.json"))
+    begun = {run.relative_to(folder).as_posix(): journal.unseal(run / "run.json") for run in there}
+    return assemble(folder, info, begun, lambda name: _records(folder / name))
 
+
+def assemble(
+    folder: Path,
+    info: dict[str, Any],
+    begun: dict[str, dict[str, Any]],
+    records: Callable[[str], list[tuple[dict[str, Any], dict[str, Any]]]],
+) -> Study:
+    """The study of these study.json and run.json, the latter by the run's folder.
+
+    `records`: a run's folder -> record and timing of each committed epoch. Raises as `load` does.
+    """
     # Every run that is there or should be, in the order of the plan.
-    there = {path.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/run.json")}
     try:
         cells = _cells(info)
-        names = [name for name in cells if name in there] + sorted(there - cells.keys())
-        begun = {name: journal.unseal(folder / name / "run.json") for name in names}
+        names = [name for name in cells if name in begun] + sorted(begun.keys() - cells.keys())
+        begun = {name: begun[name] for name in names}
         configs = {name: run["config"] for name, run in begun.items()}
         identities = _one_identity_each(_of_own_kinds(begun))
         machines = [run["fingerprint"] for run in begun.values()]
@@ -113,11 +127,9 @@ def load(folder: Path) -> Study:
     # One row per committed epoch, and the points of the loss curves.
     rows, points, banks, plan = [], [], [], []
     for name, length in planned.items():
-        epochs = _epochs(folder / name) if name in begun else []
+        epochs = records(name) if name in begun else []
         status = "unfinished" if name in begun else "not begun"
-        for epoch in epochs:
-            record = journal.read_json(folder / name, epoch, journal.RECORD)
-            timing = journal.read_json(folder / name, epoch, journal.TIMING)
+        for epoch, (record, timing) in enumerate(epochs, start=1):
             try:
                 status = "diverged" if record["status"] == "diverged" else status
                 rows.append(keys[name] | _row(record, timing))
@@ -239,6 +251,17 @@ def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _folder(cell: dict[str, Any]) -> str:
     arm = ",".join(f"{key}={value}" for key, value in cell.items() if key != "seed")
     return f"{arm}/seed={cell['seed']}"
+
+
+def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Record and timing of each committed epoch of a run."""
+    return [
+        (
+            journal.read_json(run, epoch, journal.RECORD),
+            journal.read_json(run, epoch, journal.TIMING),
+        )
+        for epoch in _epochs(run)
+    ]
 
 
 def _epochs(run: Path) -> list[int]:

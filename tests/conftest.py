@@ -152,12 +152,12 @@ def rows_of_records(run: Path) -> list[dict]:
             row = {"images": point["images"], "train/d_loss": point["d_loss"]}
             rows.append({**row, "train/g_loss": point["g_loss"]})
         timing = journal.read_json(run, epoch, journal.TIMING)
-        row = {"epoch": epoch, "images": record["images"]}
-        row["time/images_per_second"] = timing["images_per_second"]
+        row = {name: record[name] for name in ("epoch", "images", "steps", "status")}
+        row.update({f"time/{name}": value for name, value in timing.items()})
         row.update({f"eval/{name}": value for name, value in record["scores"].items()})
         row.update({f"losses/{name}": value for name, value in record["losses"].items()})
         rows.append(row)
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+    return [{name: "NaN" if x is None else x for name, x in row.items()} for row in rows]
 
 
 def write_study(

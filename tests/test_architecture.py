@@ -41,6 +41,12 @@ MAY_IMPORT = {
     "experiments.status": ("experiments.grid", "experiments.journal", "experiments.progress"),
     "experiments.tracking": ("experiments.grid", "experiments.journal"),
     "reports": ("dcgan.config", "experiments.grid", "experiments.journal", "reports"),
+    "reports.mirrors": (
+        "experiments.grid",
+        "experiments.journal",
+        "experiments.tracking",
+        "reports",
+    ),
 }
 
 # What reads records works without PyTorch, and so on any laptop in seconds.

@@ -37,6 +37,11 @@ INFO = {
     "commit": "abc1234",
     "hardware": {"device": "cpu", "processor": "CANARY-processor"},
 }
+DESCRIPTION = {
+    "config": CONFIG,
+    "fingerprint": {"torch": "2.15.0", "threads": 1},
+    "identities": {"fd_cifar": {"network": "cifar10-resnet", "generated": 2000}},
+}
 EPOCHS = 4
 KEY = "c0ffee" * 7  # long enough for W&B to take it for a key
 
@@ -81,6 +86,7 @@ def toy_run(study: Path, mode: str, ending: str, patience: float) -> None:
     """
     tracking.PATIENCE = patience
     run = study / ARM / SEED
+    journal.describe(run, DESCRIPTION)
     mirror = tracking.start(study, run, INFO, CONFIG, mode)
     struck = None
     slowest = 0.0
@@ -253,7 +259,10 @@ def test_the_run_says_what_it_is(
     assert mirrored.state["project"] == tracking.PROJECT
     assert set(mirrored.state["tags"]) == {"ablation", "smoke", "cifar10", *ARM.split(",")}
     facts = {"study": "ablation", "scale": "smoke", "commit": "abc1234", "device": "cpu"}
-    assert mirrored.state["config"] == {**CONFIG, **facts}
+    info = {**INFO, "hardware": {"device": "cpu", "processor": tracking.UNNAMED}}
+    texts = {"study_json": info, "run_json": DESCRIPTION}
+    facts |= {name: json.dumps(value) for name, value in texts.items()}
+    assert mirrored.state["config"] == {**CONFIG, **facts, "run": f"{ARM}/{SEED}"}
 
     lines = wandb_command(mirrored.study, "leet", "inspect", "--json", str(mirrored.run_folder))
     entries = [json.loads(line) for line in lines.splitlines()]

@@ -1,0 +1,181 @@
+"""A study as W&B holds it -> the study that its records give.
+
+Whole histories, row by row and never sampled, become the records that were mirrored; from there on
+all is as with a study's folder. What W&B does not hold (real images, evaluation banks, findings of
+tools) or what is not fetched from it (pictures) is absent, as from a study without them.
+"""
+
+import functools
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import grid, tracking
+from experiments.journal import Damaged
+from reports import records
+from reports.records import Mixed, NoStudy, Study
+
+CUT_SHORT = "reached the end of an incomplete .wandb file"  # of a run that goes on, or was killed
+
+
+class Mirror(NamedTuple):
+    """One run in W&B."""
+
+    label: str  # where it is, for people
+    config: dict[str, Any]
+    rows: Iterable[dict[str, Any]]  # of its history
+
+
+def offline(folder: Path) -> Iterator[Mirror]:
+    """The offline runs in a folder, oldest first, by W&B's own reader; raises NoStudy, Damaged."""
+    from wandb.util import get_core_path  # takes about a second
+
+    files = sorted(folder.glob("offline-run-*/run-*.wandb"))
+    if not files:
+        raise NoStudy(f"{folder}: no offline runs of W&B here (offline-run-*)")
+    with tempfile.TemporaryDirectory() as logs:
+        for path in files:
+            command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
+            command += ["--run-file", str(path.absolute()), str(folder.absolute())]
+            environ = {**os.environ, "WANDB_CACHE_DIR": logs, "WANDB_CONFIG_DIR": logs}
+            done = subprocess.run(command, env=environ, capture_output=True)
+            said = done.stderr.decode(errors="replace").strip()
+            if done.returncode or (said and CUT_SHORT not in said):
+                raise Damaged(f"{path}: {said.splitlines()[-1]}")
+            entries = [json.loads(line) for line in done.stdout.splitlines()]
+            configs = [each["run"]["config"]["update"] for each in entries if each["type"] == "run"]
+            rows = [each["history"]["item"] for each in entries if each["type"] == "history"]
+            yield Mirror(str(path), configs[0] if configs else {}, rows)
+
+
+def online(project: str) -> Iterator[Mirror]:
+    """The runs of ENTITY/PROJECT on W&B's server, oldest first; raises NoStudy."""
+    if project.count("/") != 1:
+        raise NoStudy(f"{project} is not ENTITY/PROJECT")
+    if not tracking.credential(os.environ):
+        raise NoStudy(f"{project} needs WANDB_API_KEY or a key stored by `wandb login`")
+
+    import wandb
+
+    def rows(run: Any) -> Iterator[dict[str, Any]]:
+        yield from run.scan_history(use_cache=False)
+
+    try:
+        for run in wandb.Api().runs(project, order="+created_at", lazy=False):
+            yield Mirror(f"{project}/{run.id}", run.config, rows(run))
+    except (wandb.Error, ValueError, OSError) as error:
+        raise NoStudy(f"{project}: W&B: {' '.join(str(error).split())}") from error
+
+
+def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Study:
+    """The study that all of these runs are of, or those of them that are of the named one.
+
+    Raises NoStudy, Mixed or Damaged with one line.
+    """
+    runs: dict[str, Mirror] = {}
+    for mirror in _of_one_study(list(mirrors), place, name):
+        twin = runs.setdefault(mirror.config["run"], mirror)
+        if twin is not mirror:
+            raise Mixed(f"{mirror.config['run']} is there twice: {twin.label} and {mirror.label}")
+
+    # Each run knows the plan as it was when the run began; all of them together know it whole.
+    try:
+        plans = [json.loads(mirror.config["study_json"]) for mirror in runs.values()]
+        plans = [plan for i, plan in enumerate(plans) if plan not in plans[:i]]
+        info = functools.reduce(lambda old, new: new | grid.unite(old, new), plans)
+        begun = {run: json.loads(mirror.config["run_json"]) for run, mirror in runs.items()}
+    except (KeyError, TypeError, AttributeError, ValueError, grid.BadStudy) as error:
+        raise Damaged(f"{place}: study_json or run_json of a run: {error}") from error
+    return records.assemble(Path(place), info, begun, lambda run: _records(runs[run]))
+
+
+def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[Mirror]:
+    """The runs of the named study; without a name there may be no others."""
+    studies = {mirror.label: _study_name(mirror.config) for mirror in mirrors}
+    known = ", ".join(sorted(filter(None, set(studies.values()))))
+    if not known:
+        raise NoStudy(f"{place}: no run of a study is here")
+    if name is None and "," in known:
+        raise NoStudy(f"{place}: more than one study is here, choose with --study: {known}")
+    if name is None and (other := next((x for x in studies if studies[x] is None), None)):
+        raise NoStudy(f"{other} is no run of a study; --study {known} passes over it")
+    if name is not None and name not in studies.values():
+        raise NoStudy(f"{place}: --study {name} is not here, but {known}")
+    return [mirror for mirror in mirrors if studies[mirror.label] == (name or known)]
+
+
+def _study_name(config: dict[str, Any]) -> str | None:
+    """The name of a study's folder; None for a run that is of no study."""
+    try:
+        settings = {"data": config["data"]}
+        name = grid.Study(config["study"], config["scale"], {}, [], settings, {}).folder
+    except (KeyError, TypeError):
+        return None
+    return name if {"run", "study_json", "run_json"} <= config.keys() else None
+
+
+def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Record and timing of each epoch, from the rows of a history; raises Damaged.
+
+    Points of an epoch whose own row has not come yet are passed over.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    points: dict[int, dict[str, Any]] = {}
+    steps = set()
+    try:
+        for row in map(_finite, mirror.rows):
+            steps.add(row["_step"])
+            table, key = (epochs, "epoch") if "epoch" in row else (points, "images")
+            own = {name: row[name] for name in row if not name.startswith(("_", "samples"))}
+            if table.setdefault(own[key], own) != own:
+                raise Damaged(f"{mirror.label}: {key} {own[key]} is there twice, and differs")
+        for number, expected in zip(sorted(steps), range(len(steps)), strict=True):
+            if number != expected:
+                raise Damaged(f"{mirror.label}: step {expected} of its history is missing")
+
+        found, shown = [], 0
+        for number, epoch in enumerate(sorted(epochs), start=1):
+            if epoch != number:
+                raise Damaged(f"{mirror.label}: epoch {number} is missing")
+            row = epochs[epoch]
+            inside = [x for x in sorted(points) if shown < x <= row["images"]]
+            shown = row["images"]
+            found.append((_record(row, [points[x] for x in inside]), _timing(row)))
+    except KeyError as error:
+        raise Damaged(f"{mirror.label}: a row of its history lacks {error}") from error
+    return found
+
+
+def _record(row: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, Any]:
+    scores = {key: row[key] for key in row if key.startswith("eval/")}
+    return {key: row[key] for key in tracking.CLOCK} | {
+        "losses": {name: row[f"losses/{name}"] for name in records.LOSSES},
+        "curve": [
+            {
+                "images": point["images"],
+                "d_loss": point["train/d_loss"],
+                "g_loss": point["train/g_loss"],
+            }
+            for point in points
+        ],
+        "scores": {key.removeprefix("eval/"): value for key, value in scores.items()},
+    }
+
+
+def _timing(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[f"time/{name}"] for name in records.TIMES}
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a history without what is not in it, and null for NaN as in a record."""
+    there = {key: value for key, value in row.items() if value is not None}
+    return {key: None if _is_nan(value) else value for key, value in there.items()}
+
+
+def _is_nan(value: Any) -> bool:
+    return value == "NaN" or (isinstance(value, float) and math.isnan(value))
