@@ -136,7 +136,7 @@ def start(study: Path, run: Path, info: dict, config: dict, mode: str) -> Mirror
         return Mirror(run, None)
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    environ = {**_folders(study.absolute()), "WANDB_SILENT": "true", "WANDB_MODE": mode}
+    environ = {**folders(study.absolute()), "WANDB_SILENT": "true", "WANDB_MODE": mode}
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.tracking"],
         stdin=subprocess.PIPE,
@@ -149,6 +149,13 @@ def start(study: Path, run: Path, info: dict, config: dict, mode: str) -> Mirror
     mirror = Mirror(run, process)
     mirror._tell(json.dumps([str(study.absolute()), str(run.absolute()), info, config]))
     return mirror
+
+
+def folders(study: Path) -> dict[str, str]:
+    """The environment in which W&B writes inside the study only, and reports no errors home."""
+    names = ("DATA", "CACHE", "CONFIG", "ARTIFACT")
+    folders = {f"WANDB_{name}_DIR": str(study / "wandb" / name.lower()) for name in names}
+    return {**folders, "WANDB_DIR": str(study), "WANDB_ERROR_REPORTING": "false"}
 
 
 def dashboard(study: Path) -> int:
@@ -173,7 +180,7 @@ def _command(study: Path, *words: str) -> int:
     command = [sys.executable, "-m", "wandb", *words, str(home)]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # W&B's program ends itself
     try:
-        return subprocess.run(command, env={**os.environ, **_folders(study.absolute())}).returncode
+        return subprocess.run(command, env={**os.environ, **folders(study.absolute())}).returncode
     except KeyboardInterrupt:
         return 130
 
@@ -328,13 +335,6 @@ def _summarise(summary: dict[str, dict], scores: dict) -> None:
 def _numbers(row: dict) -> dict:
     """A row as W&B takes it: what was not finite is null in a record, and NaN here."""
     return {name: math.nan if value is None else value for name, value in row.items()}
-
-
-def _folders(study: Path) -> dict[str, str]:
-    """The environment in which W&B writes inside the study only, and reports no errors home."""
-    names = ("DATA", "CACHE", "CONFIG", "ARTIFACT")
-    folders = {f"WANDB_{name}_DIR": str(study / "wandb" / name.lower()) for name in names}
-    return {**folders, "WANDB_DIR": str(study), "WANDB_ERROR_REPORTING": "false"}
 
 
 def _desk(study: Path, info: dict, config: dict) -> Path:

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,19 +37,17 @@ def offline(folder: Path) -> Iterator[Mirror]:
     files = sorted(folder.glob("offline-run-*/run-*.wandb"))
     if not files:
         raise NoStudy(f"{folder}: no offline runs of W&B here (offline-run-*)")
-    with tempfile.TemporaryDirectory() as logs:
-        for path in files:
-            command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
-            command += ["--run-file", str(path.absolute()), str(folder.absolute())]
-            environ = {**os.environ, "WANDB_CACHE_DIR": logs, "WANDB_CONFIG_DIR": logs}
-            done = subprocess.run(command, env=environ, capture_output=True)
-            said = done.stderr.decode(errors="replace").strip()
-            if done.returncode or (said and CUT_SHORT not in said):
-                raise Damaged(f"{path}: {said.splitlines()[-1]}")
-            entries = [json.loads(line) for line in done.stdout.splitlines()]
-            configs = [each["run"]["config"]["update"] for each in entries if each["type"] == "run"]
-            rows = [each["history"]["item"] for each in entries if each["type"] == "history"]
-            yield Mirror(str(path), configs[0] if configs else {}, rows)
+    for path in files:
+        command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
+        command += ["--run-file", str(path.absolute()), str(folder.absolute())]
+        done = subprocess.run(command, capture_output=True)
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode or (said and CUT_SHORT not in said):
+            raise Damaged(f"{path}: {said.splitlines()[-1]}")
+        entries = [json.loads(line) for line in done.stdout.splitlines()]
+        configs = [each["run"]["config"]["update"] for each in entries if each["type"] == "run"]
+        rows = [each["history"]["item"] for each in entries if each["type"] == "history"]
+        yield Mirror(str(path), configs[0] if configs else {}, rows)
 
 
 def online(project: str) -> Iterator[Mirror]:

@@ -166,8 +166,12 @@ def test_eval_stays_the_builtin(path: Path) -> None:
 def test_every_imported_library_is_declared() -> None:
     project = PYPROJECT["project"]
     run = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
-    extra = project["optional-dependencies"]["dev"]
-    dev = {canonicalize_name(Requirement(text).name) for text in extra}
+    extras = {
+        extra: {canonicalize_name(Requirement(text).name) for text in texts}
+        for extra, texts in project["optional-dependencies"].items()
+    }
+    dev = extras.pop("dev")
+    run = run.union(*extras.values())
     providers = packages_distributions()
     files = [(path, run) for path in MODULES.values()]
     files += [(path, run | dev) for path in (ROOT / "tests").rglob("*.py")]

@@ -26,7 +26,7 @@ from reports.mirrors import Mirror
 ARMS = {"baseline": {}, "beta1-0": {"beta1": 0.0}, "late": {"d_steps": 2}}
 SECOND, LATE = "arm=beta1-0/seed=0", "arm=late/seed=0"
 NAME = "followups-small-shapes"
-ONE = ("norm=none", "head=conv", "batch=512", "epochs=12", "--jobs", "1")  # run of the grid
+ONE = ("norm=none", "head=conv", "batch=512", "epochs=6", "--jobs", "1")  # run of the grid
 KILLS = 5
 
 
@@ -88,10 +88,15 @@ def test_wandb_lists_each_id_once(study: Path, wandb_command: Callable[..., str]
     assert sorted(found) == sorted(tracking.run_id(info, config) for config in configs)
 
 
-def test_the_reader_leaves_nothing_behind(study: Path) -> None:
+def test_the_reader_leaves_nothing_behind(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(study.parent.rglob("*"))
+    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     assert list(mirrors.offline(study / "wandb"))
     assert sorted(study.parent.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_runs_that_began_under_different_plans_are_one_study(held: list[Mirror]) -> None:
@@ -166,6 +171,8 @@ def test_rows_that_were_sent_twice_count_once(study: Path, held: list[Mirror]) -
         again = enumerate(mirror.rows[3:9], start=len(mirror.rows))
         mirror.rows.extend([{**row, "_step": step, "_timestamp": 0} for step, row in again])
     check_same(mirrors.load(held, "here"), records.load(study))
+    online = [mirror._replace(rows=Run(mirror).scan_history()) for mirror in held]
+    check_same(mirrors.load(online, "here"), records.load(study))
 
 
 def other_number(rows: list[dict]) -> None:
@@ -340,14 +347,14 @@ def test_a_study_that_was_killed_five_times_is_whole_in_wandb(
 ) -> None:
     for kill in range(1, KILLS + 1):
         process = start_study(tmp_path, *ONE, WANDB_MODE="offline")
-        kill_after(process, tmp_path, 2 * kill)
+        kill_after(process, tmp_path, kill)
     done = run_study(tmp_path, *ONE, WANDB_MODE="offline")
     assert done.returncode == 0, done.stdout + done.stderr
 
     # The history is the records, row by row, and the report has their bytes.
     study, out = tmp_path / "ablation-smoke-shapes", tmp_path / "from W&B"
     wanted = records.load(study)
-    assert len(wanted.frame) == 12
+    assert len(wanted.frame) == 6
     check_same(mirrors.load(mirrors.offline(study / "wandb"), "here"), wanted)
     words = ["--from", "wandb-offline", str(study / "wandb"), "--to", str(out)]
     monkeypatch.setattr(sys, "argv", ["reports", *words])

@@ -1,0 +1,69 @@
+"""The sweep is the grid: W&B's own way from its points to the command gives every run, once."""
+
+import itertools
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from experiments import grid, sweeps
+
+COMMAND = ["${env}", "${interpreter}", "-m", "experiments"]
+
+
+def points(config: dict) -> list[dict]:
+    """Every point of W&B's method `grid`."""
+    assert config["method"] == "grid"
+    levels = {name: each["values"] for name, each in config["parameters"].items()}
+    return [dict(zip(levels, each, strict=True)) for each in itertools.product(*levels.values())]
+
+
+def command(config: dict, point: dict) -> list[str]:
+    """What W&B's agent would start."""
+    given = {"args": {name: {"value": value} for name, value in point.items()}}
+    arguments = create_sweep_command_args(given)["args_no_hyphens"]
+    words = create_sweep_command(config["command"])
+    place = words.index("${args_no_hyphens}")
+    return [*words[:place], *arguments, *words[place + 1 :]]
+
+
+def runs_of(words: list[str]) -> list[grid.Run]:
+    """The runs that the arguments after `-m experiments` make."""
+    assert words[:4] == COMMAND
+    name, scale = words[4], words[words.index("--scale") + 1]
+    pairs = dict(word.split("=", 1) for word in words[5:] if "=" in word)
+    seed, seeds = int(pairs.pop("seed")), int(words[words.index("--seeds") + 1])
+    study = grid.define(name, scale, seeds, [f"{key}={value}" for key, value in pairs.items()])
+    return [run for run in grid.runs(study) if run.config.seed == seed]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "seeds", "words"),
+    [
+        ("ablation", "small", 3, []),
+        ("ablation", "cifar32", None, ["batch=512", "epochs=4", "lr_g=1e-5"]),
+        ("followups", "small", 2, []),
+        ("kinds", "small", 1, ["arm=one-class"]),
+    ],
+)
+def test_the_points_of_the_sweep_are_the_runs_of_the_grid(
+    name: str, scale: str, seeds: int | None, words: list[str]
+) -> None:
+    study = grid.define(name, scale, seeds, words)
+    config = yaml.safe_load(sweeps.to_yaml(sweeps.configure(study, words, [], "project")))
+    made = [runs_of(command(config, point)) for point in points(config)]
+    assert {len(runs) for runs in made} == {1}
+    wanted = grid.runs(study)
+    assert sorted(str(run) for (run,) in made) == sorted(map(str, wanted))
+    assert {run.config for (run,) in made} == {run.config for run in wanted}
+
+
+def test_options_of_the_command_are_in_every_run() -> None:
+    study = grid.define("ablation", "smoke", None, [])
+    options = ["--data", "my images.zip", "--out", "elsewhere"]
+    config = sweeps.configure(study, [], options, "project")
+    for point in points(config):
+        words = command(config, point)
+        assert words[words.index("--data") + 1] == "my images.zip"
+        assert words[words.index("--out") + 1] == "elsewhere"
+        assert f"seed={point['seed']}" in words

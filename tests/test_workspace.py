@@ -1,0 +1,152 @@
+"""The panels on W&B: whole, valid, and of nothing that the mirror does not log."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from wandb_workspaces.reports.v2 import internal as report_internal
+from wandb_workspaces.workspaces import internal as workspace_internal
+
+from experiments import journal, tracking, workspace
+
+ARM = {"norm": ["none"], "head": ["conv"], "batch": [128]}
+RUN = "norm=none,head=conv,batch=128/seed=0"
+
+
+@pytest.fixture(scope="module")
+def study(make_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run with every score, mirrored offline."""
+    folder = tmp_path_factory.mktemp("panels")
+    study = make_study(folder, factors=ARM, epochs=1, inception="last", points=2)
+    info = journal.unseal(study / "study.json")
+    config = journal.unseal(study / RUN / "run.json")["config"]
+    assert tracking.start(study, study / RUN, info, config, "offline").finish() == ""
+    return study
+
+
+@pytest.fixture
+def made(study: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would be sent to W&B: the workspace and the report."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert workspace.make(study) == 0
+    return [
+        json.loads((study / "wandb" / f"{name}.json").read_bytes())
+        for name in ("workspace", "report")
+    ]
+
+
+def panels(value: Any) -> Iterator[dict]:
+    """Every panel somewhere in a specification."""
+    if isinstance(value, dict):
+        if "viewType" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from panels(part)
+
+
+def keys(panel: dict) -> set[str]:
+    """The keys that a panel draws, or draws against."""
+    config = panel["config"]
+    named = [*config.get("metrics", []), *config.get("mediaKeys", [])]
+    return {*named, *(config[axis] for axis in ("xAxis", "yAxis") if axis in config)}
+
+
+def test_every_key_of_a_panel_is_logged(
+    made: list[Any],
+    study: Path,
+    wandb_history: Callable[[Path, Path], list[dict]],
+    wandb_command: Callable[..., str],
+) -> None:
+    (run,) = study.glob("wandb/offline-run-*")
+    logged = {name.partition(".")[0] for row in wandb_history(study, run) for name in row}
+    state = json.loads(wandb_command(study, "leet", "inspect", "--summary", "--json", str(run)))
+    for name, value in state["summary"].items():
+        ends = value if isinstance(value, dict) else []
+        logged |= {f"{how}{name}.{end}" for end in ends for how in ("summary:", "summary_metrics.")}
+
+    for specification in made:
+        drawn = set().union(*map(keys, panels(specification)))
+        assert {"eval/fd_cifar", "eval/fid", "train/d_loss", "samples", "images"} <= drawn
+        assert drawn <= logged
+    columns = json.dumps(made)
+    for name in state["summary"]:
+        assert not name.startswith("eval/") or f'"summary:{name}.' in columns
+    assert {"study", "scale", "data"} <= state["config"].keys()
+
+
+def test_the_scores_by_arm_have_bands_over_the_seeds(made: list[Any]) -> None:
+    for specification in made:
+        lines = [p["config"] for p in panels(specification) if p["viewType"].endswith("Line Plot")]
+        for score in ("eval/fd_cifar", "eval/fid"):
+            grouped = [line for line in lines if line["metrics"] == [score] and line["aggregate"]]
+            assert [line["groupArea"] for line in grouped] == ["minmax"]
+            assert [line["groupBy"] for line in grouped] == ["group"]
+        assert {p["viewType"] for p in panels(specification)} == {
+            "Run History Line Plot",
+            "Bar Chart",
+            "Scatter Plot",
+            "Media Browser",
+            "Run Comparer",
+        }
+
+
+def test_wandbs_own_models_read_what_would_be_sent(made: list[Any]) -> None:
+    view = workspace_internal.View.model_validate(made[0])
+    assert [section.name for section in view.spec.section.panel_bank_config.sections] == [
+        "Scores by arm",
+        "Fluctuation",
+        "Losses",
+        "Samples",
+        "Other scores",
+        "Runs",
+    ]
+    report = report_internal.ReportViewspec.model_validate(made[1])
+    assert report.display_name == "DCGAN: ablation-small-shapes"
+    for key, value in {"study": "ablation", "scale": "small", "data": "shapes"}.items():
+        wanted = {"key": {"section": "config", "name": key}, "op": "=", "value": value}
+        assert all(json.dumps(wanted)[:-1] in json.dumps(each) for each in made)
+
+
+def test_a_study_without_fid_has_no_panel_of_it(make_study: Callable[..., Path], tmp_path) -> None:
+    study = make_study(tmp_path, factors=ARM, epochs=1, points=2)
+    for each in workspace.build(study, "", "project"):
+        specification = json.loads(each._to_model().model_dump_json(by_alias=True))
+        assert not any("eval/fid" in keys(panel) for panel in panels(specification))
+
+
+def test_without_an_account_it_says_how_to_save(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert workspace.make(study) == 0
+    assert "WANDB_API_KEY or `wandb login`" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_with_an_account_both_are_saved(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    # An imitation: what W&B itself does with them cannot be tried without an account.
+    for name in ("WANDB_MODE", "WANDB_ENTITY", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "c0ffee" * 7)
+    monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(default_entity="people"))
+    saved = []
+
+    def save(each: Any) -> SimpleNamespace:
+        saved.append((each.entity, each.project))
+        return SimpleNamespace(url=f"https://example.org/{len(saved)}")
+
+    for kind in (workspace.Workspace, workspace.reports.Report):
+        monkeypatch.setattr(kind, "save", save)
+    assert workspace.make(study) == 0
+    assert saved == [("people", tracking.PROJECT)] * 2
+    printed = capsys.readouterr().out.splitlines()[-2:]
+    assert [line.split() for line in printed] == [
+        ["workspace", "https://example.org/1"],
+        ["report", "https://example.org/2"],
+    ]
