@@ -5,6 +5,8 @@
     config                                        that of the run, study.json and run.json
 
 A number that is not finite is NaN there. It is enough to make the report from, see reports.mirrors.
+WANDB_ARTIFACTS=models adds each run's last generator as an artifact, and the data as a reference
+that carries their SHA-256 and nothing of the images.
 All of W&B's files lie in <study>/wandb. W&B is only ever called in a process of its own, which
 reads what is committed: no epoch waits for it, neither at the start nor when it hangs or dies.
 """
@@ -83,6 +85,9 @@ def choose_mode(environ: Mapping[str, str]) -> tuple[str, str]:
     """The W&B mode, and why in a few words; raises ValueError with one line."""
     word = environ.get("WANDB_MODE", "")
     place = credential(environ)
+    artifacts = environ.get("WANDB_ARTIFACTS", "")
+    if artifacts not in ("", "models"):
+        raise ValueError(f"WANDB_ARTIFACTS={artifacts} is not models")
     if word and word not in MODES:
         raise ValueError(f"WANDB_MODE={word} is not one of {', '.join(MODES)}")
     if word == "online" and not place:
@@ -200,8 +205,8 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
     (desk / RECEIPT).unlink(missing_ok=True)
 
     # Drop what that process left: whatever the server does not have is sent again.
-    temporary = desk / "tmp"
-    for fragment in [temporary, *(study / "wandb").glob(f"*run-*-{desk.name}*")]:
+    name, temporary = _name(desk), desk / "tmp"
+    for fragment in [temporary, *(study / "wandb").glob(f"*run-*-{name}*")]:
         if fragment.exists():
             shutil.rmtree(fragment)
     temporary.mkdir()
@@ -209,7 +214,7 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
     os.environ["WANDB_CACHE_DIR"] = str(temporary)  # and its service a log
 
     # Go on where the server is, which is at the beginning for an offline run.
-    wandb_run = _open(study, run, info, config, desk.name)
+    wandb_run = _open(study, run, info, config, name)
     _drop_logs(study, desk)
     images = wandb_run.summary.get("images") or 0
     epoch = wandb_run.summary.get("epoch") or 0
@@ -229,6 +234,8 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
         os._exit(0)  # the run was stopped: the next process begins anew
 
     # Close the run, then note that the mirror is whole.
+    if last == config["epochs"] and os.environ.get("WANDB_ARTIFACTS"):
+        _attach(wandb_run, run, info, last)
     wandb_run.finish()
     _drop_logs(study, desk)
     shutil.rmtree(temporary)
@@ -297,9 +304,15 @@ def _facts(run: Path, info: dict) -> dict:
     }
 
 
+def _name(desk: Path) -> str:
+    """W&B's id of the run: ours, but in a sweep the one that the agent was given."""
+    in_sweep = os.environ.get("WANDB_SWEEP_ID")
+    return (in_sweep and os.environ.get("WANDB_RUN_ID")) or desk.name
+
+
 def _drop_logs(study: Path, desk: Path) -> None:
     """Unlink W&B's logs, written to or not: they name the folders of this machine."""
-    for logs in [desk / "tmp/wandb/logs", *(study / "wandb").glob(f"*run-*-{desk.name}*/logs")]:
+    for logs in [desk / "tmp/wandb/logs", *(study / "wandb").glob(f"*run-*-{_name(desk)}*/logs")]:
         shutil.rmtree(logs, ignore_errors=True)
 
 
@@ -320,6 +333,27 @@ def _send(wandb_run: Any, run: Path, record: dict, images: int, epoch: int) -> N
     row |= {f"time/{name}": value for name, value in timing.items()}
     if record["epoch"] > epoch:
         wandb_run.log({**_numbers(row), "samples": wandb.Image(str(samples))})
+
+
+def _attach(wandb_run: Any, run: Path, info: dict, epoch: int) -> None:
+    """Add the run's generator as a model, and its data as a reference without the images.
+
+    The model is the committed file in its place, which an offline run names and `wandb sync` reads.
+    """
+    import wandb
+
+    folder, data = journal.epoch_folder(run, epoch), info["data"]
+    facts = {"run": f"{run.parent.name}/{run.name}", "epoch": epoch}
+    digest = hashlib.sha256(journal.read(run, epoch, journal.GENERATOR)).hexdigest()
+    model = wandb.Artifact(
+        f"generator-{wandb_run.id}", type="model", metadata={**facts, "sha256": digest}
+    )
+    model.add_file(str(folder / journal.GENERATOR), journal.GENERATOR, policy="immutable")
+    wandb_run.log_artifact(model)
+
+    images = wandb.Artifact(f"data-{data['name']}", type="dataset", metadata=data)
+    images.add_reference(f"sha256:{data['sha256']}", name="images", checksum=False)
+    wandb_run.log_artifact(images)  # an offline run may not use one
 
 
 def _summarise(summary: dict[str, dict], scores: dict) -> None:

@@ -1,5 +1,6 @@
 """The mirror against W&B itself, offline: what its own reader finds is what was committed."""
 
+import base64
 import fcntl
 import hashlib
 import io
@@ -29,11 +30,12 @@ from experiments import journal, tracking
 
 ROOT = Path(__file__).resolve().parents[1]
 ARM, SEED = "norm=none,head=conv,batch=128", "seed=3"
-CONFIG = Config(seed=3).model_dump()
+EPOCHS = 4
+CONFIG = Config(seed=3, epochs=EPOCHS).model_dump()
 INFO = {
     "study": "ablation",
     "scale": "smoke",
-    "data": {"name": "cifar10"},
+    "data": {"name": "cifar10", "sha256": "71cf" * 16, "images": 1000},
     "commit": "abc1234",
     "hardware": {"device": "cpu", "processor": "CANARY-processor"},
 }
@@ -42,7 +44,7 @@ DESCRIPTION = {
     "fingerprint": {"torch": "2.15.0", "threads": 1},
     "identities": {"fd_cifar": {"network": "cifar10-resnet", "generated": 2000}},
 }
-EPOCHS = 4
+GENERATOR = bytes(range(256))
 KEY = "c0ffee" * 7  # long enough for W&B to take it for a key
 
 
@@ -93,6 +95,7 @@ def toy_run(study: Path, mode: str, ending: str, patience: float) -> None:
     for epoch in range(len(journal.committed(run)) + 1, EPOCHS + 1):
         record, timing = make_record(epoch), {"images_per_second": 1000 / epoch}
         files = {journal.RECORD: journal.to_json(record), journal.TIMING: journal.to_json(timing)}
+        files[journal.GENERATOR] = GENERATOR
         journal.commit(run, epoch, {**files, journal.SAMPLES: make_samples(epoch)})
 
         began = time.monotonic()
@@ -264,8 +267,7 @@ def test_the_run_says_what_it_is(
     facts |= {name: json.dumps(value) for name, value in texts.items()}
     assert mirrored.state["config"] == {**CONFIG, **facts, "run": f"{ARM}/{SEED}"}
 
-    lines = wandb_command(mirrored.study, "leet", "inspect", "--json", str(mirrored.run_folder))
-    entries = [json.loads(line) for line in lines.splitlines()]
+    entries = inspect(wandb_command, mirrored.study, mirrored.run_folder)
     (run,) = (entry["run"] for entry in entries if entry["type"] == "run")
     assert (run["run_group"], run["job_type"]) == (ARM, "train")
     metrics = [entry["metric"] for entry in entries if entry["type"] == "metric"]
@@ -335,6 +337,64 @@ def in_terminal(study: Path, call: str) -> tuple[int, str]:
         os.kill(process, signal.SIGKILL)
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), screen.decode(errors="replace")
+
+
+# --- Artifacts and sweeps -------------------------------------------------------------------------
+
+
+def artifacts(entries: list[dict]) -> dict[str, dict]:
+    return {
+        entry["artifact"]["type"]: entry["artifact"]
+        for entry in entries
+        if entry["type"] == "artifact"
+    }
+
+
+def test_artifacts_are_the_generator_and_a_reference_to_the_data(
+    mirrored: SimpleNamespace, wandb_command: Callable[..., str], tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    assert launch(study, WANDB_ARTIFACTS="models").returncode == 0
+    assert tracking.whole(study, INFO, CONFIG, EPOCHS)
+    (run_folder,) = study.glob("wandb/offline-run-*")
+    found = artifacts(inspect(wandb_command, study, run_folder))
+    assert found.keys() == {"model", "dataset"}
+
+    # The model is the file of the last epoch; W&B's own digest is the base64 of its MD5.
+    (entry,) = found["model"]["manifest"]["contents"]
+    path = journal.epoch_folder(study / ARM / SEED, EPOCHS) / journal.GENERATOR
+    assert (entry["local_path"], entry["path"]) == (str(path), journal.GENERATOR)
+    assert entry["digest"] == base64.b64encode(hashlib.md5(GENERATOR).digest()).decode()
+    facts = json.loads(found["model"]["metadata"])
+    assert facts["sha256"] == hashlib.sha256(GENERATOR).hexdigest()
+    assert (facts["run"], facts["epoch"]) == (f"{ARM}/{SEED}", EPOCHS)
+
+    # The data are a name: nothing of them is copied or uploaded.
+    (entry,) = found["dataset"]["manifest"]["contents"]
+    assert entry["ref"] == entry["digest"] == f"sha256:{INFO['data']['sha256']}"
+    assert "local_path" not in entry
+    assert json.loads(found["dataset"]["metadata"]) == INFO["data"]
+
+    # Without the word there is none.
+    assert artifacts(inspect(wandb_command, mirrored.study, mirrored.run_folder)) == {}
+
+
+def test_in_a_sweep_the_run_is_the_agents(
+    mirrored: SimpleNamespace, wandb_history: Callable[[Path, Path], list[dict]], tmp_path: Path
+) -> None:
+    study, environ = tmp_path / "study", {"WANDB_SWEEP_ID": "abcd1234", "WANDB_RUN_ID": "ours4321"}
+    assert launch(study, ending="kill 2", **environ).returncode == -signal.SIGKILL
+    assert launch(study, **environ).returncode == 0
+    (run_folder,) = study.glob("wandb/offline-run-*")
+    assert run_folder.name.endswith("-ours4321")
+    assert not (run_folder / "logs").exists()
+    rows, wanted = wandb_history(study, run_folder), mirrored.rows
+    assert [row["images"] for row in rows] == [row["images"] for row in wanted]
+
+
+def inspect(wandb_command: Callable[..., str], study: Path, run_folder: Path) -> list[dict]:
+    lines = wandb_command(study, "leet", "inspect", "--json", str(run_folder)).splitlines()
+    return [json.loads(line) for line in lines]
 
 
 # --- W&B fails, the run goes on ------------------------------------------------------------------
@@ -425,6 +485,9 @@ def test_the_mode(tmp_path: Path) -> None:
         mode(WANDB_MODE="of-line")
     with pytest.raises(ValueError, match="needs WANDB_API_KEY"):
         mode(WANDB_MODE="online")
+    assert mode(WANDB_ARTIFACTS="models") == "offline"
+    with pytest.raises(ValueError, match="WANDB_ARTIFACTS=all is not models"):
+        mode(WANDB_ARTIFACTS="all")
 
 
 def test_the_mode_by_netrc(tmp_path: Path) -> None:
