@@ -92,7 +92,10 @@ dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal das
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 	@$(RUN) experiments sync $(PLACE)
 
-.PHONY: help setup test chaos lint lock ablation followups precision status banks audit bench report publish dashboard sync build
+workspace: setup ## build a W&B workspace and report for the newest study, or for STUDY
+	@$(RUN) experiments workspace $(PLACE)
+
+.PHONY: help setup test chaos lint lock ablation followups precision status banks audit bench report publish dashboard sync workspace build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

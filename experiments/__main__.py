@@ -11,6 +11,8 @@
     python -m experiments import small.zip                records from another machine
     python -m experiments dashboard                       W&B's terminal dashboard, no account
     python -m experiments sync                            upload the offline runs
+    python -m experiments workspace                       its panels and a report on W&B
+    python -m experiments sweep ablation > sweep.yaml     the same grid for W&B's agents
 
 Words key=value narrow a factor of the study to some of its levels, or set a field of the config
 for every run. A finished run is skipped, a half-done one goes on from its last committed epoch.
@@ -39,7 +41,7 @@ from dcgan import commands, sources
 from dcgan.commands import BadInput, choose_device, positive
 from dcgan.sources import BadData
 from eval.fetch import NoWeights, find_inception
-from experiments import archive, grid, journal, progress, status, tracking
+from experiments import archive, grid, journal, progress, status, sweeps, tracking
 
 PUBLISHED = Path("reports/published")
 STATUS = """Say where a study stands. Reads only, at any time, from any terminal.
@@ -308,6 +310,34 @@ def sync(arguments: argparse.Namespace) -> int:
     return tracking.sync(study)
 
 
+def workspace(arguments: argparse.Namespace) -> int:
+    """Build a workspace and a report for W&B; saved where there is an account."""
+    study = _study(arguments.study, arguments.out)
+    os.environ |= {**tracking.folders(study.absolute()), "WANDB_SILENT": "true"}
+    try:
+        from experiments.workspace import make  # only now W&B, which reads its folders once
+    except ImportError as error:
+        raise BadInput("workspace needs wandb-workspaces: make setup installs it") from error
+    try:
+        return make(study)
+    except (journal.Damaged, ValueError) as error:
+        raise BadInput(error) from error
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """Print a study as a W&B sweep, for `wandb sweep` and `wandb agent`."""
+    words, project = arguments.words, os.environ.get("WANDB_PROJECT") or tracking.PROJECT
+    try:
+        study = grid.define(arguments.study, arguments.scale, arguments.seeds, words)
+        grid.runs(study)
+    except grid.BadStudy as error:
+        raise BadInput(error) from error
+    given = {"--data": arguments.data, "--device": arguments.device, "--out": arguments.out}
+    options = [part for option, value in given.items() if value for part in (option, value)]
+    print(sweeps.to_yaml(sweeps.configure(study, words, options, project)), end="")
+    return 0
+
+
 def _study(name: str | None, out: str) -> Path:
     """The named study folder, or the newest one."""
     if name:
@@ -420,7 +450,24 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
     add.add_argument("--threads", type=positive, default=1, help="of this process (1)")
     add.add_argument("--out", default="runs", help="where the record goes (runs)")
-    on_a_study = {"publish": publish, "dashboard": dashboard, "sync": sync, "export": export_study}
+    add = named.add_parser("sweep", help=sweep.__doc__)
+    of_study = add.add_subparsers(required=True, metavar="STUDY", dest="study")
+    for name in grid.studies():
+        add = of_study.add_parser(name, help=f"the study {name}")
+        add.set_defaults(command=sweep)
+        add.add_argument("words", nargs="*", metavar="key=value", help="narrows the grid, or sets")
+        add.add_argument("--scale", default="small", help=f"{', '.join(grid.scales())} (small)")
+        add.add_argument("--seeds", type=int, help="runs of each arm; by default the scale's")
+        add.add_argument("--data", help="of every run, as for the study itself")
+        add.add_argument("--device", help="of every run, as for the study itself")
+        add.add_argument("--out", help="where the agents' study lies; by default runs")
+    on_a_study = {
+        "publish": publish,
+        "dashboard": dashboard,
+        "sync": sync,
+        "workspace": workspace,
+        "export": export_study,
+    }
     for name, command in on_a_study.items():
         add = named.add_parser(name, help=command.__doc__)
         add.set_defaults(command=command)

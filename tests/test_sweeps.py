@@ -6,7 +6,8 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from experiments import grid, sweeps
+from experiments import __main__ as experiments
+from experiments import grid, sweeps, tracking
 
 COMMAND = ["${env}", "${interpreter}", "-m", "experiments"]
 
@@ -56,6 +57,20 @@ def test_the_points_of_the_sweep_are_the_runs_of_the_grid(
     wanted = grid.runs(study)
     assert sorted(str(run) for (run,) in made) == sorted(map(str, wanted))
     assert {run.config for (run,) in made} == {run.config for run in wanted}
+
+
+def test_the_command_prints_the_sweep(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    argv = ["sweep", "ablation", "--scale", "smoke", "--data", "shapes", "head=conv", "epochs=4"]
+    arguments = experiments._parser().parse_args(argv)
+    assert arguments.command(arguments) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    study = grid.define("ablation", "smoke", None, ["head=conv", "epochs=4"])
+    made = [run for point in points(config) for run in runs_of(command(config, point))]
+    assert {run.config for run in made} == {run.config for run in grid.runs(study)}
+    assert config["project"] == tracking.PROJECT
 
 
 def test_options_of_the_command_are_in_every_run() -> None:
