@@ -96,7 +96,7 @@ def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[M
     studies = {mirror.label: _study_name(mirror.config) for mirror in mirrors}
     known = ", ".join(sorted(filter(None, set(studies.values()))))
     if not known:
-        raise NoStudy(f"{place}: no run of a study is here")
+        raise NoStudy(f"{place}: no run of a study is here, or an earlier version mirrored it")
     if name is None and "," in known:
         raise NoStudy(f"{place}: more than one study is here, choose with --study: {known}")
     if name is None and (other := next((x for x in studies if studies[x] is None), None)):
