@@ -36,6 +36,10 @@ START_SECONDS = 3  # of a run, before its first epoch
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
 
+class BadEngine(Exception):
+    """What is to run the study is not here, or cannot run it; said in one line."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a study still needs."""
@@ -146,7 +150,7 @@ def write_study(plan: Plan, images: Images) -> None:
         "arms": study.arms,
         "seeds": study.seeds,
         "settings": shared,
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": {
             "device": fingerprint(job.config, job.device, job.threads)["device"],
             "processor": _processor(),
@@ -154,8 +158,7 @@ def write_study(plan: Plan, images: Images) -> None:
             "jobs": plan.places,
             "threads": job.threads,
         },
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        "versions": versions(),
     }
     if (plan.folder / "study.json").exists():
         info |= grid.unite(journal.unseal(plan.folder / "study.json"), info)
@@ -172,17 +175,8 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
     what they had not committed is computed again next time.
     """
     context = signals.workers("experiments.run")
-    waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))
+    waiting, state = begin(plan)
     at_work: dict[Connection, tuple[Run, BaseProcess]] = {}
-    state = progress.Progress(
-        runs=len(plan.runs),
-        epochs=sum(run.config.epochs for run in plan.runs),
-        runs_done=len(plan.runs) - len(waiting),
-        epochs_done=sum(plan.committed),
-        epochs_before=sum(plan.committed),
-    )
-    waiting.reverse()
-    unmirrored: list[str] = []  # what W&B failed with, one run each
     with progress.shown(state, console) as show:
         try:
             while waiting or at_work:
@@ -197,7 +191,7 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
                             process.start()
                         at_work[receiver] = run, process
                     except (OSError, EOFError):  # there is no memory for it, or no server
-                        _end(state, run, None, show)
+                        end(state, run, _ending(None), show)
                     sender.close()
 
                 # Hear from the workers; a closed pipe is the end of one.
@@ -208,22 +202,16 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
                     except (EOFError, OSError):
                         del at_work[receiver]
                         process.join()
-                        _end(state, run, process.exitcode, show)
+                        end(state, run, _ending(process.exitcode), show)
                     else:
-                        _hear(state, run, message, unmirrored, show)
+                        hear(state, run, message, show)
         finally:
             for _, process in at_work.values():
                 process.terminate()
             for _, process in at_work.values():
                 process.join(5)
                 process.kill()
-    if unmirrored:
-        count = f"{len(unmirrored)} of {len(plan.runs)} runs"
-        line = (
-            f"W&B: {count} went on without a mirror, which the same command makes: {unmirrored[0]}"
-        )
-        print(line, file=sys.stderr, flush=True)
-    return state.failed
+    return finish(state)
 
 
 def cores() -> int:
@@ -236,17 +224,25 @@ def cores() -> int:
 def _work(job: Job, sender: Connection) -> None:
     """The body of a worker: one run, its messages sent to the launcher."""
     signals.follow()
+    attempt(job, sender.send)
+
+
+def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> None:
+    """One run, its messages sent on, and at last {"done": True} or {"failed": why}.
+
+    The whole of what failed goes to error.txt in the run's folder.
+    """
     complaint = job.folder / "error.txt"
     try:
         complaint.unlink(missing_ok=True)  # of an earlier attempt
-        run_job(job, sender.send)
+        run_job(job, send)
     except BaseException as error:
-        sender.send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+        send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
         with suppress(OSError):  # the disk may be full
             job.folder.mkdir(parents=True, exist_ok=True)
             complaint.write_text(_without_places(traceback.format_exc(), job))
-        raise SystemExit(1) from None
-    sender.send({"done": True})
+    else:
+        send({"done": True})
 
 
 def _without_places(text: str, job: Job) -> str:
@@ -263,14 +259,27 @@ def _without_places(text: str, job: Job) -> str:
     return text
 
 
-def _hear(
+def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
+    """What is missing, the last one first, and where the study stands."""
+    waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))
+    state = progress.Progress(
+        runs=len(plan.runs),
+        epochs=sum(run.config.epochs for run in plan.runs),
+        runs_done=len(plan.runs) - len(waiting),
+        epochs_done=sum(plan.committed),
+        epochs_before=sum(plan.committed),
+    )
+    waiting.reverse()
+    return waiting, state
+
+
+def hear(
     state: progress.Progress,
     run: Run,
     message: dict[str, Any],
-    unmirrored: list[str],
     show: Callable[[Run | None, str], None],
 ) -> None:
-    """One message of a worker: its end, a failure, W&B's failure, or an epoch."""
+    """One message of a run: its end, a failure, W&B's failure, or an epoch."""
     if "done" in message:
         state.runs_done += 1
         state.rows.pop(str(run))
@@ -279,7 +288,7 @@ def _hear(
         state.failed[str(run)] = message["failed"]
         return
     if "unmirrored" in message:
-        unmirrored.append(message["unmirrored"])
+        state.unmirrored.append(message["unmirrored"])
         return
     state.epochs_done += 1
     epoch = f"epoch {message['record']['epoch']}/{run.config.epochs}"
@@ -287,18 +296,28 @@ def _hear(
     show(run, f"{epoch}  {progress.numbers(message)}")
 
 
-def _end(
+def end(
     state: progress.Progress,
     run: Run,
-    exitcode: int | None,
+    why: str,
     show: Callable[[Run | None, str], None],
 ) -> None:
-    """The end of a worker: a failed one, if it had not said that it was done."""
+    """The end of a run: a failed one, if it had not said that it was done."""
     if state.rows.pop(str(run), None) is None:
         return
-    if str(run) not in state.failed:
-        state.failed[str(run)] = _ending(exitcode)
+    state.failed.setdefault(str(run), why)
     show(run, f"failed: {state.failed[str(run)]}")
+
+
+def finish(state: progress.Progress) -> dict[str, str]:
+    """Say what W&B lacks; returns why runs failed, by name."""
+    if state.unmirrored:
+        line = (
+            f"W&B: {len(state.unmirrored)} of {state.runs} runs went on without a mirror, "
+            f"which the same command makes: {state.unmirrored[0]}"
+        )
+        print(line, file=sys.stderr, flush=True)
+    return state.failed
 
 
 def _ending(exitcode: int | None) -> str:
@@ -357,7 +376,12 @@ def _disk(run: Run) -> int:
     return states + milestones * G + run.config.epochs * (samples + 4000)
 
 
-def _commit() -> str:
+def versions() -> dict[str, str]:
+    """Of Python, and of the packages that numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def commit() -> str:
     """The checkout's commit, with a mark where files differ from it."""
     root = Path(__file__).parent.parent
 

@@ -24,6 +24,7 @@ class Progress:
     runs_done: int
     epochs_done: int
     failed: dict[str, str] = field(default_factory=dict)  # run -> why
+    unmirrored: list[str] = field(default_factory=list)  # what W&B failed with, one run each
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     epochs_before: int = 0  # committed when this process began
