@@ -14,7 +14,8 @@ option = $(if $(2),--$(1) $(call quote,$(2)))
 OPTIONS = $(call option,scale,$(SCALE)) $(call option,seeds,$(SEEDS)) \
   $(call option,epochs,$(EPOCHS)) $(call option,data,$(DATA)) \
   $(call option,device,$(DEVICE)) $(call option,jobs,$(JOBS)) \
-  $(call option,out,$(OUT))
+  $(call option,engine,$(ENGINE)) $(call option,ray-address,$(RAY_ADDRESS)) \
+  $(call option,gpus-per-run,$(GPUS_PER_RUN)) $(call option,out,$(OUT))
 PLACE = $(call option,out,$(OUT)) $(if $(STUDY),$(call quote,$(STUDY)))
 STUDIES = $(if $(STUDY),$(call quote,$(STUDY)),$(patsubst %/study.json,'%',$(STARTED)))
 STARTED = $(wildcard $(or $(OUT),runs)/*/study.json)
@@ -31,15 +32,18 @@ export UV_DEFAULT_INDEX
 endif
 
 help: ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
 	@echo
-	@echo 'Variables: SCALE= SEEDS= EPOCHS= DATA= DEVICE= JOBS= OUT= WANDB_MODE= STUDY= ARGS='
+	@echo 'Variables: SCALE= SEEDS= EPOCHS= DATA= DEVICE= JOBS= ENGINE= OUT= WANDB_MODE= STUDY= ARGS='
 	@echo 'Example:   make ablation SCALE=small SEEDS=8 ARGS="head=avgpool"'
 
 setup: $(STALE) ## build .venv from requirements.lock, once
 
 test: setup ## run the tests; ARGS="-k page" runs some
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile $(ARGS)
+
+test-ray: setup ## test ENGINE=ray on two nodes of this machine, one of which is lost
+	@OMP_NUM_THREADS=1 $(RUN) pytest -m ray tests/test_ray.py $(ARGS)
 
 chaos: setup ## test every promise of tests/README.md at length, for MINUTES=30
 	@OMP_NUM_THREADS=1 .venv/bin/python tests/chaos.py --minutes $(MINUTES) $(ARGS)
@@ -95,7 +99,7 @@ sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 workspace: setup ## build a W&B workspace and report for the newest study, or for STUDY
 	@$(RUN) experiments workspace $(PLACE)
 
-.PHONY: help setup test chaos lint lock ablation followups precision status banks audit bench report publish dashboard sync workspace build
+.PHONY: help setup test test-ray chaos lint lock ablation followups precision status banks audit bench report publish dashboard sync workspace build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

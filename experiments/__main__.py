@@ -23,7 +23,10 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,8 @@ BENCH = """Measure how fast this project is on this machine, in about ten minute
 Prints a table for each and writes OUT/bench/DEVICE.json, which holds every single measurement of
 this command. Other work on the machine spoils speeds, and ratios less.
 """
+ENGINE = "what runs the study: processes of this machine, or Ray (local)"
+ADDRESS = "auto or HOST:PORT of a running cluster; by default Ray is started here"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -113,9 +118,9 @@ def train_study(arguments: argparse.Namespace) -> int:
         from experiments import launch
         from experiments.run import prepare, references
 
-        places = arguments.jobs or (launch.cores() if device == "cpu" else 1)
+        places, execute = _engine(arguments, device)
         plan = launch.make_plan(study, images, out, device, places, arguments.threads, mode)
-    except (BadData, grid.BadStudy, journal.Differs, journal.Damaged) as error:
+    except (BadData, grid.BadStudy, journal.Differs, journal.Damaged, launch.BadEngine) as error:
         raise BadInput(error) from error
     _print_plan(console, plan, images, f"{mode} ({why})")
     if arguments.plan:
@@ -129,13 +134,32 @@ def train_study(arguments: argparse.Namespace) -> int:
                 launch.write_study(plan, images)
                 prepare(device, arguments.threads)
                 references(plan.jobs[0])  # once, before the workers need it
-                failed = launch.execute(plan, console)
-    except (journal.Busy, journal.Damaged) as error:
+                failed = execute(plan, console)
+    except (journal.Busy, journal.Damaged, launch.BadEngine) as error:
         raise BadInput(error) from error
     done = len(plan.runs) - len(failed)
     took = progress.duration(time.monotonic() - began)
     console.print(f"{done} of {len(plan.runs)} runs are done, in {took}.")
     return _finish(console, plan.folder, failed)
+
+
+def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[..., dict]]:
+    """Runs at a time, and the function that runs what is missing; raises launch.BadEngine."""
+    from experiments import launch
+
+    if arguments.engine == "local":
+        return arguments.jobs or (launch.cores() if device == "cpu" else 1), launch.execute
+
+    # Ray is an extra.
+    if find_spec("ray") is None:
+        raise BadInput("--engine ray needs the package ray, which make setup installs")
+    from experiments import cluster
+
+    where = {"address": arguments.ray_address, "gpus_per_run": arguments.gpus_per_run}
+    if device not in ("cpu", "cuda"):
+        raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
+    places = arguments.jobs or cluster.places(device, arguments.threads, **where)
+    return places, partial(cluster.execute, **where)
 
 
 def _check(study: grid.Study, source: str | None, out: Path) -> None:
@@ -427,6 +451,9 @@ def _parser() -> argparse.ArgumentParser:
         add.add_argument(
             "--threads", type=positive, default=1, help="of each run (1): changes bits"
         )
+        add.add_argument("--engine", choices=["local", "ray"], default="local", help=ENGINE)
+        add.add_argument("--ray-address", default=os.environ.get("RAY_ADDRESS"), help=ADDRESS)
+        add.add_argument("--gpus-per-run", type=_share, default=1.0, help="of Ray's; 0.25, 2 (1)")
         add.add_argument("--out", default="runs", help="where studies and the cache lie (runs)")
         add.add_argument("--plan", action="store_true", help="print the plan and stop")
     add = named.add_parser("status", help=show_status.__doc__, description=STATUS)
@@ -484,6 +511,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("file", type=Path, help="what `export` wrote")
     add.add_argument("--out", default="runs", help="where the study lies, or is to lie (runs)")
     return parser
+
+
+def _share(text: str) -> float:
+    """A part of a GPU, or whole ones."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (0 < value <= 1 or (value > 1 and value.is_integer())):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a part of one nor a whole number")
+    return value
 
 
 if __name__ == "__main__":

@@ -237,13 +237,13 @@ def _look(study: Path) -> dict[str, str]:
 
 def _connect(address: str) -> None:
     """Connect to a running cluster of which this machine is a node."""
+    if "://" in address:
+        raise BadEngine(f"--ray-address {address}: is not auto or HOST:PORT")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
         return
-    if "://" in address:
-        raise BadEngine(f"--ray-address {address}: is not auto or HOST:PORT")
     try:
         ray.init(address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

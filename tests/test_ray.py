@@ -1,0 +1,85 @@
+"""Whole studies on Ray, from the command line: two nodes on this machine, one of which is lost.
+
+Apart from the rest of the suite, for Ray takes long to start: `make test-ray`.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments import journal
+
+pytestmark = pytest.mark.ray
+EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR, "run.json")
+ENVIRON = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "of-this-test-only",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback only
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+EPOCHS = 6
+RAY = ("--engine", "ray", "--epochs", str(EPOCHS), "--jobs", "2")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every byte of a study that must not depend on where and how it was run."""
+    paths = [path for path in out.glob("*/*/seed=*/**/*") if path.name in EXACT]
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def until(what: Callable[[], object], process: subprocess.Popen) -> None:
+    """Wait for something, and no longer than the process lives."""
+    while not what():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def begun(out: Path) -> list[Path]:
+    """The runs that have an epoch and not all of them."""
+    runs = {epoch.parents[1] for epoch in out.glob("*/*/seed=*/epochs/0001")}
+    return [run for run in runs if not journal.epoch_folder(run, EPOCHS).exists()]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """A head without a core to run on, and two nodes of one core each."""
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    memory = {"object_store_memory": 75 << 20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
+    for _ in range(2):
+        made.add_node(num_cpus=1, **memory)
+    yield made
+    made.shutdown()
+
+
+def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(
+    cluster, start_study, run_study, tmp_path
+):
+    out, twin = tmp_path / "ray", tmp_path / "twin"
+    options = (*RAY, "--ray-address", cluster.address)
+
+    # A node is lost while both are at work, each on a run that has committed an epoch.
+    process = start_study(out, *options, WANDB_MODE="disabled")
+    until(lambda: len(begun(out)) == 2, process)
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stdout + stderr
+    assert stderr == ""
+    (line,) = (line for line in stdout.splitlines() if "its node is lost" in line)
+    assert 1 <= int(line.split("goes on after epoch ")[1].split()[0]) < EPOCHS
+
+    # Every epoch was told once, and is the local engine's.
+    assert stdout.count(" images/s ") == 8 * EPOCHS
+    assert f"[{8 * EPOCHS}/{8 * EPOCHS} epochs, 0 s left]" in stdout
+    done = run_study(twin, *RAY[2:], WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stdout + done.stderr
+    got, wanted = contents(out), contents(twin)
+    assert len(wanted) > 8 * EPOCHS * 2
+    assert got.keys() == wanted.keys()
+    assert [name for name in wanted if got[name] != wanted[name]] == []
