@@ -120,7 +120,7 @@ def train_study(arguments: argparse.Namespace) -> int:
 
         places, execute = _engine(arguments, device)
         plan = launch.make_plan(study, images, out, device, places, arguments.threads, mode)
-    except (BadData, grid.BadStudy, journal.Differs, journal.Damaged, launch.BadEngine) as error:
+    except (BadData, grid.BadStudy, journal.Differs, journal.Damaged) as error:
         raise BadInput(error) from error
     _print_plan(console, plan, images, f"{mode} ({why})")
     if arguments.plan:
@@ -135,7 +135,7 @@ def train_study(arguments: argparse.Namespace) -> int:
                 prepare(device, arguments.threads)
                 references(plan.jobs[0])  # once, before the workers need it
                 failed = execute(plan, console)
-    except (journal.Busy, journal.Damaged, launch.BadEngine) as error:
+    except (journal.Busy, journal.Damaged) as error:
         raise BadInput(error) from error
     done = len(plan.runs) - len(failed)
     took = progress.duration(time.monotonic() - began)
@@ -144,7 +144,7 @@ def train_study(arguments: argparse.Namespace) -> int:
 
 
 def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[..., dict]]:
-    """Runs at a time, and the function that runs what is missing; raises launch.BadEngine."""
+    """Runs at a time, and the function that runs what is missing; raises BadInput."""
     from experiments import launch
 
     if arguments.engine == "local":

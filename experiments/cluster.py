@@ -27,9 +27,9 @@ from typing import Any
 
 from rich.console import Console
 
+from dcgan.commands import BadInput
 from experiments import journal, launch, progress, signals
 from experiments.grid import Run
-from experiments.launch import BadEngine
 from experiments.run import Job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def execute(
 ) -> dict[str, str]:
     """Run what is missing on the cluster at this address, or on one that is started here.
 
-    Returns why runs failed, by name; raises BadEngine. A run that fails does not stop the others,
+    Returns why runs failed, by name; raises BadInput. A run that fails does not stop the others,
     one whose node or worker is lost is tried again. Leaving through an exception ends the tasks.
     """
     job = plan.jobs[0]
@@ -201,11 +201,11 @@ def _nodes(demand: dict[str, float]) -> list[dict[str, Any]]:
     if found := [node for node in alive if _room(node["Resources"], demand)]:
         return found
     wanted = f"{demand['num_cpus']} CPUs and {demand['num_gpus']} GPUs"
-    raise BadEngine(f"none of the {len(alive)} nodes of the cluster has {wanted} for a run")
+    raise BadInput(f"none of the {len(alive)} nodes of the cluster has {wanted} for a run")
 
 
 def _check(nodes: list[dict[str, Any]], study: Path) -> None:
-    """Compare what every node sees with what is here; raises BadEngine with the node's name."""
+    """Compare what every node sees with what is here; raises BadInput with the node's name."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
@@ -220,10 +220,10 @@ def _check(nodes: list[dict[str, Any]], study: Path) -> None:
         try:
             there = ray.get(reference, timeout=max(0, end - time.monotonic()))
         except ray.exceptions.RayError as error:
-            raise BadEngine(f"{name}: {_line(getattr(error, 'cause', error))}") from error
+            raise BadInput(f"{name}: {_line(getattr(error, 'cause', error))}") from error
         for what, here in _look(study).items():
             if there[what] != here:
-                raise BadEngine(f"{name}: {what} is {there[what]} there, and {here} here")
+                raise BadInput(f"{name}: {what} is {there[what]} there, and {here} here")
 
 
 def _look(study: Path) -> dict[str, str]:
@@ -238,7 +238,7 @@ def _look(study: Path) -> dict[str, str]:
 def _connect(address: str) -> None:
     """Connect to a running cluster of which this machine is a node."""
     if "://" in address:
-        raise BadEngine(f"--ray-address {address}: is not auto or HOST:PORT")
+        raise BadInput(f"--ray-address {address}: is not auto or HOST:PORT")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -247,7 +247,7 @@ def _connect(address: str) -> None:
     try:
         ray.init(address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise BadEngine(f"--ray-address {address}: {_line(error)}") from error
+        raise BadInput(f"--ray-address {address}: {_line(error)}") from error
     finally:
         signals.listen()  # again, for Ray has a handler of its own
 
@@ -270,10 +270,10 @@ def _started_here(cpus: int) -> Iterator[str]:
     try:
         answer = here.recv()
         if "failed" in answer:
-            raise BadEngine(f"Ray could not be started: {answer['failed']}")
+            raise BadInput(f"Ray could not be started: {answer['failed']}")
         yield answer["address"]
     except EOFError as error:
-        raise BadEngine("Ray could not be started: its process has ended") from error
+        raise BadInput("Ray could not be started: its process has ended") from error
     finally:
         here.close()
         process.join()

@@ -36,10 +36,6 @@ START_SECONDS = 3  # of a run, before its first epoch
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
 
-class BadEngine(Exception):
-    """What is to run the study is not here, or cannot run it; said in one line."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a study still needs."""
