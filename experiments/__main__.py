@@ -51,6 +51,7 @@ STATUS = """Say where a study stands. Reads only, at any time, from any terminal
 
   done      every epoch is committed
   running   a process of this machine is at work on it
+  elsewhere a process of another machine, which cannot be asked, was the last at work on it
   failed    its error.txt, whose last line is shown, says why
   damaged   a committed file is missing or not as it was written; it is made anew
   stopped   half-done: the study's own command goes on with it
@@ -158,8 +159,8 @@ def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[.
     where = {"address": arguments.ray_address, "gpus_per_run": arguments.gpus_per_run}
     if device not in ("cpu", "cuda"):
         raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
-    places = arguments.jobs or cluster.places(device, arguments.threads, **where)
-    return places, partial(cluster.execute, **where)
+    places = cluster.places(device, arguments.threads, Path(arguments.out), **where)
+    return arguments.jobs or places, partial(cluster.execute, **where)
 
 
 def _check(study: grid.Study, source: str | None, out: Path) -> None:

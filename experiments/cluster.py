@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -35,17 +36,19 @@ from experiments.run import Job
 ROOT = Path(__file__).resolve().parents[1]
 RETRIES = 3  # of a run whose node or worker is lost
 OWNER_SECONDS = 180.0  # for the lock of a lost node: an NFS server keeps it for 90 s
+REACH_SECONDS = 5.0  # for the head of a cluster to take a connection
 START_SECONDS = 180.0  # for a node to import PyTorch
 LOOK_SECONDS = 0.5  # between two looks at what is committed
 STORE_BYTES = 75 << 20  # the least that Ray takes: nothing large passes through it
 BITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
-
-
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
-def places(device: str, threads: int, address: str | None, gpus_per_run: float) -> int:
-    """Runs at a time that there is room for: on the cluster, or on this machine without one."""
+def places(device: str, threads: int, out: Path, address: str | None, gpus_per_run: float) -> int:
+    """Runs at a time that there is room for: on the cluster, or on this machine without one.
+
+    Raises BadInput where the nodes are not what a study in `out` needs; creates nothing.
+    """
     demand = _demand(device, threads, gpus_per_run)
     if address is None:
         import torch
@@ -53,7 +56,9 @@ def places(device: str, threads: int, address: str | None, gpus_per_run: float) 
         here = {"CPU": launch.cores(), "GPU": torch.cuda.device_count()}
         return max(1, _room(here, demand))
     _connect(address)
-    return sum(_room(node["Resources"], demand) for node in _nodes(demand))
+    nodes = _nodes(demand)
+    _check(nodes, out.absolute())
+    return sum(_room(node["Resources"], demand) for node in nodes)
 
 
 def execute(
@@ -70,8 +75,7 @@ def execute(
     with cluster as found:
         _connect(found)
         try:
-            nodes = _nodes(demand)
-            _check(nodes, plan.folder.absolute())
+            _check(_nodes(demand), plan.folder.absolute() / "study.json")
             return _execute(plan, console, demand)
         finally:
             import ray
@@ -204,14 +208,14 @@ def _nodes(demand: dict[str, float]) -> list[dict[str, Any]]:
     raise BadInput(f"none of the {len(alive)} nodes of the cluster has {wanted} for a run")
 
 
-def _check(nodes: list[dict[str, Any]], study: Path) -> None:
+def _check(nodes: list[dict[str, Any]], path: Path) -> None:
     """Compare what every node sees with what is here; raises BadInput with the node's name."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
     look = ray.remote(num_cpus=0, max_retries=0, runtime_env=_environment())(_look)
     seen = [
-        look.options(scheduling_strategy=On(node["NodeID"], soft=False)).remote(study)
+        look.options(scheduling_strategy=On(node["NodeID"], soft=False)).remote(path)
         for node in nodes
     ]
     end = time.monotonic() + START_SECONDS
@@ -221,24 +225,30 @@ def _check(nodes: list[dict[str, Any]], study: Path) -> None:
             there = ray.get(reference, timeout=max(0, end - time.monotonic()))
         except ray.exceptions.RayError as error:
             raise BadInput(f"{name}: {_line(getattr(error, 'cause', error))}") from error
-        for what, here in _look(study).items():
-            if there[what] != here:
-                raise BadInput(f"{name}: {what} is {there[what]} there, and {here} here")
+        for what, here in _look(path).items():
+            if (other := there.get(what, "missing")) != here:
+                raise BadInput(f"{name}: {what} is {other} there, and {here} here")
 
 
-def _look(study: Path) -> dict[str, str]:
-    """What must be the same on every node: the code, its packages, and the study's storage."""
+def _look(path: Path) -> dict[str, str]:
+    """What must be the same on every node: the code, its packages, and the study's storage.
+
+    A file is told by its content. What does not exist yet is told by the folder that will hold it,
+    which has one inode wherever it is seen from.
+    """
+    while not path.exists() and path != path.parent:
+        path = path.parent
     try:
-        content = hashlib.sha256((study / "study.json").read_bytes()).hexdigest()[:12]
+        content = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+        found = {str(path): content or f"inode {path.stat().st_ino}"}
     except OSError as error:
-        content = f"not readable ({error.strerror})"
-    return {f"{study / 'study.json'}": content, "commit": launch.commit(), **launch.versions()}
+        found = {str(path): f"not readable ({error.strerror})"}
+    return found | {"commit": launch.commit(), **launch.versions()}
 
 
 def _connect(address: str) -> None:
-    """Connect to a running cluster of which this machine is a node."""
-    if "://" in address:
-        raise BadInput(f"--ray-address {address}: is not auto or HOST:PORT")
+    """Connect to a running cluster of which this machine is a node; raises BadInput."""
+    _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -246,10 +256,26 @@ def _connect(address: str) -> None:
         return
     try:
         ray.init(address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except ConnectionError as error:
+        why = "none runs on this machine" if address == "auto" else "what answers there is none"
+        raise BadInput(f"--ray-address {address}: no cluster, for {why}") from error
+    except (RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise BadInput(f"--ray-address {address}: {_line(error)}") from error
     finally:
         signals.listen()  # again, for Ray has a handler of its own
+
+
+def _reach(address: str) -> None:
+    """Refuse at once what Ray would wait for: raises BadInput where nobody listens."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdecimal() or "/" in host:
+        raise BadInput(f"--ray-address {address}: is neither auto nor HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BadInput(f"--ray-address {address}: nobody answers there ({error})") from error
 
 
 @contextmanager

@@ -267,21 +267,38 @@ def owner_of(folder: Path) -> str | None:
     earlier owner's name for a live one; the kernel's list of locks disturbs nobody. Where there is
     no list, the name counts if its process lives.
     """
-    try:
-        with open(folder / "lock", "rb") as lock:
-            name, inode = lock.read(300).decode(errors="replace").strip(), os.fstat(lock.fileno())
-    except OSError:
-        return None
-    words = name.split()
-    if len(words) != 4 or words[3] != socket.gethostname() or not _may_live(name):
+    name, inode = _last_owner(folder)
+    if _machine(name) != socket.gethostname() or not _may_live(name):
         return None
     try:
         held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return name
-    mine = [words[1], str(inode.st_ino)]
+    mine = [name.split()[1], str(inode)]
     here = [[line[4], line[5].rpartition(":")[2]] for line in held if line[1] == "FLOCK"]
     return name if mine in here else None
+
+
+def owner_elsewhere(folder: Path) -> str | None:
+    """The last owner of a folder if another machine had it, which alone knows whether it lives."""
+    name, _ = _last_owner(folder)
+    return name if _machine(name) not in ("", socket.gethostname()) else None
+
+
+def _last_owner(folder: Path) -> tuple[str, int]:
+    """The name in a folder's lock, and the lock's inode; "" where there is none."""
+    try:
+        with open(folder / "lock", "rb") as lock:
+            name = lock.read(300).decode(errors="replace").strip()
+            return name, os.fstat(lock.fileno()).st_ino
+    except OSError:
+        return "", 0
+
+
+def _machine(owner: str) -> str:
+    """The machine in the name of an owner; "" where there is none."""
+    words = owner.split()
+    return words[3] if len(words) == 4 and words[1].isdecimal() else ""
 
 
 def _create(path: str, flags: int) -> int:
@@ -290,13 +307,10 @@ def _create(path: str, flags: int) -> int:
 
 def _may_live(owner: str) -> bool:
     """Whether a name in a lock may be that of a process at work: one of this machine is asked."""
-    words = owner.split()
-    if len(words) != 4 or not words[1].isdecimal():
-        return False
-    if words[3] != socket.gethostname():
-        return True
+    if (machine := _machine(owner)) != socket.gethostname():
+        return bool(machine)
     try:
-        os.kill(int(words[1]), 0)
+        os.kill(int(owner.split()[1]), 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:

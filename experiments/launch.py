@@ -220,11 +220,12 @@ def cores() -> int:
 def _work(job: Job, sender: Connection) -> None:
     """The body of a worker: one run, its messages sent to the launcher."""
     signals.follow()
-    attempt(job, sender.send)
+    if not attempt(job, sender.send):
+        raise SystemExit(1)
 
 
-def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> None:
-    """One run, its messages sent on, and at last {"done": True} or {"failed": why}.
+def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> bool:
+    """One run, its messages sent on, and at last {"done": True} or {"failed": why}; which it was.
 
     The whole of what failed goes to error.txt in the run's folder.
     """
@@ -237,8 +238,9 @@ def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> None:
         with suppress(OSError):  # the disk may be full
             job.folder.mkdir(parents=True, exist_ok=True)
             complaint.write_text(_without_places(traceback.format_exc(), job))
-    else:
-        send({"done": True})
+        return False
+    send({"done": True})
+    return True
 
 
 def _without_places(text: str, job: Job) -> str:

@@ -12,8 +12,14 @@ from rich.table import Table
 from experiments import grid, journal
 from experiments.progress import duration
 
-STATES = ("done", "running", "failed", "damaged", "stopped", "missing")
-IN_FULL = ("running", "failed", "damaged", "stopped")  # each such run has a line of its own
+STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
+IN_FULL = (
+    "running",
+    "elsewhere",
+    "failed",
+    "damaged",
+    "stopped",
+)  # with a line each
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
         state, note = "failed", complaint
     elif len(done) >= config.epochs:
         state = "done"
+    elif elsewhere := journal.owner_elsewhere(folder):
+        state, note = "elsewhere", f"last at work: {elsewhere}"
     elif done:
         state = "stopped"
     epoch = min(len(done), config.epochs)

@@ -1,10 +1,16 @@
 """The parts of the Ray engine that need no Ray; whole studies are in test_ray.py."""
 
+import json
+import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from experiments import cluster, journal
+from dcgan.commands import BadInput
+from experiments import cluster, grid, journal, launch
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -34,8 +40,36 @@ def test_epochs_are_told_once_and_only_if_they_are_whole(make_study, tmp_path):
 
 
 def test_a_study_that_a_node_does_not_see_differs_from_the_one_here(make_study, tmp_path):
-    here = make_study(tmp_path, factors={"norm": ["none"]})
-    seen, elsewhere = cluster._look(here), cluster._look(tmp_path / "elsewhere")
-    assert len(seen[str(here / "study.json")]) == 12
-    unseen = str(tmp_path / "elsewhere" / "study.json")
-    assert elsewhere[unseen] == "not readable (No such file or directory)"
+    path = make_study(tmp_path / "here", factors={"norm": ["none"]}) / "study.json"
+    seen, unseen = cluster._look(path), cluster._look(tmp_path / "there" / "study.json")
+    assert len(seen[str(path)]) == 12
+    assert str(path) not in unseen
+    assert unseen[str(tmp_path)] == f"inode {tmp_path.stat().st_ino}"
+
+
+@pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:1", ":6379", "127.0.0.1:x"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(BadInput, match="is neither auto nor HOST:PORT"):
+        cluster._reach(address)
+
+
+def test_an_address_where_nobody_listens_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        cluster._reach(f"127.0.0.1:{port}")
+    with pytest.raises(BadInput, match=f"^--ray-address 127.0.0.1:{port}: nobody answers there"):
+        cluster._reach(f"127.0.0.1:{port}")
+
+
+def test_the_table_of_costs_is_that_of_the_published_study():
+    study = ROOT / "reports" / "published" / "ablation-small"
+    timings = [json.loads(path.read_text()) for path in study.glob("*/*/epochs/*/timing.json")]
+    runs = len(list(study.glob("*/*/run.json")))
+    seconds = sum(each["train_seconds"] + each["score_seconds"] for each in timings) / runs
+    first = grid.runs(grid.fit(grid.define("ablation", "small", 1, []), "images", "", 10_000))[0]
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    assert f"A `small` run takes {seconds:.0f} s on one core: the mean over the {runs} runs" in text
+    assert f"takes {launch._disk(first) / 1e6:.0f} MB at most" in text
+    for count, shown in ((10, ".2f"), (100, ".1f"), (1_000, ".0f"), (10_000, ".0f")):
+        hours, size = count * seconds / 3600, count * launch._disk(first) / 1e9
+        assert f"| {count:,} | {hours:{shown}} | {size:{shown}} GB |" in text
