@@ -89,8 +89,9 @@ def define(
 ) -> Study:
     """A study at a scale; each word `key=value` narrows a factor or sets a field of Config.
 
-    A factor takes one or more of its levels (`batch=128,512`); any other field of Config takes a
-    value for all runs. Raises BadStudy.
+    A factor takes one or more of its levels (`batch=128,512`), `seed` some of the first `seeds`,
+    or any where `seeds` is None (`seed=3,5`); any other field of Config takes a value for all runs.
+    Raises BadStudy.
     """
     if name not in studies():
         raise BadStudy(f"study {name!r} does not exist: choose from {', '.join(studies())}")
@@ -108,7 +109,7 @@ def define(
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise BadStudy(f"{_shown(twice)} is given twice")
     for word in words or []:
-        study = _apply(study, word)
+        study = _choose(study, word, seeds) if word.startswith("seed=") else _apply(study, word)
     return study
 
 
@@ -154,9 +155,20 @@ def unite(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
 # --- Words of the command line --------------------------------------------------------------------
 
 
+def _choose(study: Study, word: str, seeds: int | None) -> Study:
+    chosen, known = word.removeprefix("seed=").split(","), range(seeds or 2**31)
+    for text in chosen:
+        if not WHOLE.fullmatch(text) or int(text) not in known:
+            raise BadStudy(f"seed={_shown(text)} is not a seed: 0 to {known[-1]}")
+    if len(set(map(int, chosen))) < len(chosen):
+        raise BadStudy(f"{word} has a seed twice")
+    return replace(study, seeds=sorted(map(int, chosen)))
+
+
 def _apply(study: Study, word: str) -> Study:
     key, equals, value = word.partition("=")
-    known = [*study.factors, *(k for k in _settable() if k not in study.factors)]
+    settable = (key for key in _settable() if key not in study.factors)
+    known = [*study.factors, "seed", *settable]
     if not equals or key not in known:
         raise BadStudy(f"{word!r} is not key=value with a key among {', '.join(known)}")
     if key not in study.factors:

@@ -42,6 +42,15 @@ def test_words_narrow_factors_in_the_grids_order_and_set_fields():
     assert {(r.config.width, r.config.lr_g) for r in runs(study)} == {(16, 1e-3)}
 
 
+def test_seeds_are_chosen_by_name():
+    whole = runs(fitted(seeds=8))
+    assert runs(fitted("seed=5,3", seeds=8)) == [r for r in whole if r.config.seed in (3, 5)]
+    assert runs(fitted("seed=3")) == [r for r in whole if r.config.seed == 3]
+    assert fitted("seed=70", "head=conv").seeds == [70]
+    with pytest.raises(BadStudy, match=r"^seed=8 is not a seed: 0 to 7$"):
+        fitted("seed=8", seeds=8)
+
+
 def test_there_are_never_more_images_than_the_data_has():
     study = fitted(available=700)
     assert {(r.config.images, r.config.reference_images) for r in runs(study)} == {(700, 700)}
@@ -54,7 +63,12 @@ def test_there_are_never_more_images_than_the_data_has():
         (["head"], "'head'"),
         (["head=liner"], "head=liner is not a level"),
         (["batch=256"], "batch=256 is not a level"),
-        (["seed=3"], "'seed=3' is not"),
+        (["seed=-1"], "seed=-1 is not a seed: 0 to 2147483647"),
+        (["seed=1,x"], "seed=x is not a seed"),
+        (["seed="], "seed= is not a seed"),
+        (["seed=2147483648"], "seed=2147483648 is not a seed"),
+        (["seed=1,1"], "seed=1,1 has a seed twice"),
+        (["seed=1", "seed=2"], "seed is given twice"),
         (["data=other"], "'data=other' is not"),
         (["width=many"], "width=many"),
         (["width=0"], "width=0"),

@@ -29,13 +29,10 @@ def command(config: dict, point: dict) -> list[str]:
 
 
 def runs_of(words: list[str]) -> list[grid.Run]:
-    """The runs that the arguments after `-m experiments` make."""
+    """The runs that the command of the project makes of these arguments."""
     assert words[:4] == COMMAND
-    name, scale = words[4], words[words.index("--scale") + 1]
-    pairs = dict(word.split("=", 1) for word in words[5:] if "=" in word)
-    seed, seeds = int(pairs.pop("seed")), int(words[words.index("--seeds") + 1])
-    study = grid.define(name, scale, seeds, [f"{key}={value}" for key, value in pairs.items()])
-    return [run for run in grid.runs(study) if run.config.seed == seed]
+    given = experiments._parser().parse_args(words[4:])
+    return grid.runs(grid.define(given.study, given.scale, given.seeds, given.words))
 
 
 @pytest.mark.parametrize(
