@@ -15,7 +15,8 @@
     python -m experiments sweep ablation > sweep.yaml     the same grid for W&B's agents
 
 Words key=value narrow a factor of the study to some of its levels, choose seeds (seed=3,5), or set
-a field of the config for every run. A finished run is skipped, a half-done one goes on from its last committed epoch.
+a field of the config for every run. A finished run is skipped, a half-done one goes on from its
+last committed epoch.
 """
 
 import argparse
