@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import grid, journal
-from experiments.progress import duration
+from experiments import grid, journal, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
 IN_FULL = (
@@ -158,26 +158,30 @@ def show(status: Status, console: Console) -> None:
         console.print(text, style=style, markup=False, soft_wrap=True)
 
     runs = f"{status.states.get('done', 0)} of {len(status.runs)} runs done"
-    left = f", {duration(status.seconds_left)} left" if status.epochs_done < status.epochs else ""
+    left = ""
+    if status.epochs_done < status.epochs:
+        left = f", {progress.left(status.seconds_left)}"
     say(f"{status.folder}: {runs}, {status.epochs_done} of {status.epochs} epochs{left}", "bold")
     if status.owner:
         say(f"At work: {status.owner}.")
     elif left:
         say("Nobody is at work on it; its own command goes on with it.")
     say("")
-    console.print(_arms(status))
+    arms = _arms(status, str)
+    needed = console.measure(arms, options=console.options.update(max_width=1_000)).maximum
+    console.print(arms if needed <= console.width else _arms(status, progress.levels))
     if shown := [run for run in status.runs if run.state in IN_FULL]:
         say("")
         console.print(_lines(shown))
 
 
-def _arms(status: Status) -> Table:
+def _arms(status: Status, name: Callable[[str], str]) -> Table:
     table = _table("arm", *status.states, "epochs")
     for arm in dict.fromkeys(run.arm for run in status.runs):
         runs = [run for run in status.runs if run.arm == arm]
         counts = Counter(run.state for run in runs)
         epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
-        table.add_row(arm, *(str(counts[state] or "") for state in status.states), epochs)
+        table.add_row(name(arm), *(str(counts[state] or "") for state in status.states), epochs)
     return table
 
 

@@ -1,3 +1,5 @@
+"""What a person sees of a study on screens of all kinds, and in logs."""
+
 import io
 
 import pytest
@@ -16,10 +18,15 @@ MESSAGE = {
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (89.4, "89 s"), (420, "7 min"), (12_000, "3 h 20 min"), (None, "not known yet")],
+    [(0, "0 s"), (89.4, "89 s"), (420, "7 min"), (12_000, "3 h 20 min")],
 )
 def test_durations_in_words(seconds, words):
     assert progress.duration(seconds) == words
+
+
+def test_the_time_left_in_words():
+    assert progress.left(420) == "7 min left"
+    assert progress.left(None) == "time left not known yet"
 
 
 def test_the_latest_numbers_in_one_line():
@@ -40,16 +47,119 @@ def test_time_left_is_of_the_epochs_made_since_the_start():
     assert made == pytest.approx(progress.time.monotonic(), rel=0.01)
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_gets_a_table_and_a_file_plain_lines(terminal):
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=100)
-    state = progress.Progress(runs=2, epochs=4, runs_done=0, epochs_done=1)
-    state.rows[str(RUN)] = {"epoch": "epoch 1/2", "numbers": progress.numbers(MESSAGE)}
+class Screen(io.StringIO):
+    """What a terminal is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def console_on(file, width=100, height=24, **environ):
+    """A console as rich makes it in this environment."""
+    environ = {"TERM": "xterm-256color", **environ}
+    return Console(file=file, width=width, height=height, highlight=False, _environ=environ)
+
+
+def shown_on(console, state):
+    """What a study of one epoch prints there."""
     with progress.shown(state, console) as show:
         show(RUN, f"epoch 1/2  {progress.numbers(MESSAGE)}")
-    text = out.getvalue()
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def state(monkeypatch):
+    """A study whose first epoch has come."""
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    made = progress.Progress(runs=2, epochs=4, runs_done=0, epochs_done=1)
+    made.rows[str(RUN)] = {"epoch": "epoch 1/2", "numbers": progress.numbers(MESSAGE)}
+    return made
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_gets_a_table_and_a_file_plain_lines(terminal, state):
+    text = shown_on(console_on(Screen() if terminal else io.StringIO()), state)
     assert "norm=none,head=conv,batch=128 seed=0" in text
     assert "fd_cifar 12.3" in text
     assert ("\x1b" in text) == terminal
     assert ("0 of 2 runs done" in text) == terminal
+
+
+@pytest.mark.parametrize(
+    ("file", "environ"),
+    [
+        (io.StringIO, {"FORCE_COLOR": "1"}),
+        (io.StringIO, {"TTY_COMPATIBLE": "1"}),
+        (Screen, {"TERM": "dumb"}),
+        (Screen, {"TTY_INTERACTIVE": "0"}),
+    ],
+)
+def test_what_cannot_move_a_cursor_gets_plain_lines(file, environ, state):
+    text = shown_on(console_on(file(), **environ), state)
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+
+
+def test_a_notebook_gets_plain_lines_even_from_a_terminal(state, monkeypatch):
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert "\x1b" not in shown_on(console_on(Screen()), state)
+
+
+def test_no_color_leaves_the_table_and_takes_the_colors(state):
+    colors = {f"\x1b[{number}m" for number in range(30, 38)} | {"\x1b[91m", "\x1b[90m", "\x1b[38"}
+    assert any(color in shown_on(console_on(Screen()), state) for color in colors)
+    text = shown_on(console_on(Screen(), NO_COLOR="1"), state)
+    assert "0 of 2 runs done" in text
+    assert not any(color in text for color in colors)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_line_is_wider_than_the_screen_and_each_names_arm_and_seed(width, state):
+    state.rows |= {
+        f"norm=batch,head=avgpool,batch=512 seed={seed}": state.rows[str(RUN)] for seed in range(3)
+    }
+    console = console_on(io.StringIO(), width)
+    console.print(progress._screen(state, width, 24))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    names = ["batch,avgpool,512", "norm=batch,head=avgpool,batch=512"]
+    for seed in range(3):
+        assert sum(f"{names[width >= 80]} seed={seed}  epoch 1/2" in line for line in lines) == 1
+    assert sum("0 of 2 runs done" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("height", [10, 24])
+def test_more_runs_than_lines_are_counted_and_the_foot_stays(height, state):
+    state.rows = {f"norm=none seed={seed}": state.rows[str(RUN)] for seed in range(64)}
+    console = console_on(io.StringIO(), 80)
+    console.print(progress._screen(state, 80, height))
+    lines = console.file.getvalue().splitlines()
+    named = sum("seed=" in line for line in lines)
+    assert len(lines) < height
+    assert named >= height - 8
+    assert f"and {64 - named} more" in "\n".join(lines)
+    assert "0 of 2 runs done" in lines[-1]
+
+
+@pytest.mark.parametrize(("runs", "epochs"), [(8, 8), (64, 80), (10_000, 1), (1, 1)])
+def test_a_log_names_the_first_and_the_last_epoch_and_is_of_sensible_length(runs, epochs):
+    out = io.StringIO()
+    state = progress.Progress(runs=runs, epochs=runs * epochs, runs_done=0, epochs_done=0)
+    with progress.shown(state, console_on(out)) as show:
+        for _ in range(runs * epochs):
+            state.epochs_done += 1
+            show(RUN, "epoch")
+    lines = out.getvalue().splitlines()
+    assert f"[1/{runs * epochs} epochs" in lines[0]
+    assert f"[{runs * epochs}/{runs * epochs} epochs" in lines[-1]
+    assert min(runs * epochs, 100) <= len(lines) <= 202
+
+
+def test_a_log_names_every_failure():
+    out = io.StringIO()
+    state = progress.Progress(runs=64, epochs=5120, runs_done=0, epochs_done=7)
+    state.failed[str(RUN)] = "why"
+    with progress.shown(state, console_on(out)) as show:
+        show(RUN, "failed: why")
+    line = "norm=none,head=conv,batch=128 seed=0  failed: why  [7/5120 epochs, "
+    assert out.getvalue().startswith(line)

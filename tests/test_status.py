@@ -115,7 +115,7 @@ def test_without_an_epoch_the_time_left_is_not_known(study):
     found = status.look(study)
     assert found.seconds_left is None
     assert found.states == {"missing": 8}
-    assert "0 of 8 runs done, 0 of 32 epochs, not known yet left" in printed(found, False)
+    assert "0 of 8 runs done, 0 of 32 epochs, time left not known yet" in printed(found, False)
 
 
 def test_looking_changes_nothing(study):
@@ -170,6 +170,16 @@ def test_the_screen_has_an_arm_a_row_and_a_line_for_what_is_not_well(study, term
     assert "[b]no[/b]" in text
     if not terminal:
         assert f"{BAD} seed=1: ValueError: [b]no[/b]" in text
+
+
+def test_a_narrow_screen_names_arms_by_their_levels_and_cuts_no_number(study):
+    narrow = printed(status.look(study), True, 72)
+    assert "norm=none,head=conv,batch=128   " in printed(status.look(study), True, 90)
+    assert "none,conv,128   " in narrow
+    assert "batch,conv,128  " in narrow
+    arms, _, _ = narrow.partition("fd_cifar")
+    assert "10/16" in arms
+    assert "…" not in arms
 
 
 def test_the_command_prints_one_object_or_refuses(study, capsys, tmp_path):
