@@ -1,30 +1,10 @@
 """Make images with a trained generator; make a data set of your own pictures.
 
-    python -m dcgan sample runs/ablation-small/norm=none,head=conv,batch=128/seed=0 --out images
-    python -m dcgan sample generator.safetensors -n 64 --seed 7 --grid images.png
-
-    CHECKPOINT    generator.safetensors, or the folder of a run, whose last kept generator is taken
-    -n            how many images; default: 1000
-    --out DIR     0000.png, 0001.png, ... in a folder that is new or empty
-    --grid FILE   or one PNG of all of them, as square as can be
-    --seed        of the noise, which nothing else decides; default: 0
-    --device      cpu, cuda or cuda:N; default: cpu
-
-G runs in eval mode, and its values are rounded to the nearest of 256 levels. The same command gives
-the same bytes on one machine. Where a SHA256SUMS lies beside the generator, it has to agree. All
-that is asked for appears at once, or nothing does, and nothing that is there is written over.
-
+    python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
+    python -m dcgan sample generator.safetensors -n 64 --grid images.png
     python -m dcgan prepare photos -o photos.zip --side 32
 
-    PICTURES      a folder, in which folders are classes, or a zip, of pictures of any size
-    -o FILE       a zip of square PNGs, which DATA= takes
-    --side        pixels a side, 16, 32 or 64; default: 32
-    --enlarge     take smaller pictures too
-    --skip        leave out what would be refused, and say what it was
-
-Each picture is turned upright, laid on white, cut to the square in its middle and reduced; the
-rules stand at the top of dcgan/prepare.py. One that cannot be read is refused by name, and nothing
-is written then. Equal pictures give equal bytes.
+Each command has its own --help.
 """
 
 import argparse
@@ -37,11 +17,31 @@ from pathlib import Path
 import numpy as np
 
 from dcgan import commands
-from dcgan.commands import BadInput
+from dcgan.commands import BadInput, Result
 from dcgan.pictures import png_grid
 from dcgan.sources import MOST_BYTES, BadData, write_file
 
 BATCH = 500  # images that the generator makes at a time
+PNGS = "0000.png, 0001.png, ... in a folder that is new or empty"
+SAMPLE = """Write images of a kept generator.
+
+CHECKPOINT is a generator.safetensors, or the folder of a run, whose last kept generator is taken.
+Where a SHA256SUMS lies beside it, it has to agree. G runs in eval mode, and its values are rounded
+to the nearest of 256 levels. The same command gives the same bytes on one machine. All images
+appear at once, or none does, and nothing that is there is written over.
+
+    python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
+    python -m dcgan sample generator.safetensors -n 64 --grid images.png
+"""
+PREPARE = """Make a zip for DATA= of pictures of any size.
+
+PICTURES is a folder, in which folders are classes, or a zip. Each picture is turned upright, laid
+on white, cut to the square in its middle and reduced; the rules stand at the top of
+dcgan/prepare.py. One that cannot be read is refused by name, and nothing is written then. Equal
+pictures give equal bytes.
+
+    python -m dcgan prepare photos -o photos.zip --side 32
+"""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(words: list[str] | None = None) -> int:
     return commands.run(_parser(), words)
 
 
-def sample(arguments: argparse.Namespace) -> int:
+def sample(arguments: argparse.Namespace) -> Result:
     """Make all images, then write them."""
     out, grid = arguments.out, arguments.grid
     if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -63,10 +63,10 @@ def sample(arguments: argparse.Namespace) -> int:
     else:
         write_folder(out, images)
     print(f"wrote {len(images)} images of {images.shape[2]}x{images.shape[1]} to {grid or out}")
-    return 0
+    return 0, {"images": len(images), "side": images.shape[1], "path": grid or out}
 
 
-def prepare(arguments: argparse.Namespace) -> int:
+def prepare(arguments: argparse.Namespace) -> Result:
     """Read all pictures, then write them, and say what they were."""
     from dcgan.prepare import prepare, write_zip
 
@@ -88,7 +88,8 @@ def prepare(arguments: argparse.Namespace) -> int:
         print(
             f"left out {len(prepared.skipped)}:", *map(commands.shown, prepared.skipped), sep="\n  "
         )
-    return 0
+    counts = {"pictures": pictures, "classes": classes, "lossy": prepared.lossy}
+    return 0, {**counts, "side": arguments.side, "path": out, "skipped": prepared.skipped}
 
 
 def find(checkpoint: Path) -> Path:
@@ -152,23 +153,26 @@ def write_folder(target: Path, images: np.ndarray) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = commands.Parser("python -m dcgan", description=__doc__)
     named = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = named.add_parser("sample", help="Write images of a kept generator.")
-    command.set_defaults(command=sample)
+    command = commands.add_command(named, "sample", sample, SAMPLE)
     add = command.add_argument
     add("checkpoint", metavar="CHECKPOINT", type=Path, help="a generator's file, or a run")
     add("-n", type=commands.positive, default=1_000, help="how many images; default: 1000")
     add("--seed", type=_seed, default=0, help="of the noise; default: 0")
     add("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
     add = command.add_mutually_exclusive_group(required=True).add_argument
-    add("--out", metavar="DIR", type=Path, help="a PNG each, in a folder that is new or empty")
-    add("--grid", metavar="FILE.png", type=Path, help="all of them in one PNG")
+    add("--out", metavar="DIR", type=Path, help=PNGS)
+    add(
+        "--grid",
+        metavar="FILE.png",
+        type=Path,
+        help="or one PNG of all, nearly square",
+    )
 
-    command = named.add_parser("prepare", help="Make a zip for DATA= of pictures of any size.")
-    command.set_defaults(command=prepare)
+    command = commands.add_command(named, "prepare", prepare, PREPARE)
     add = command.add_argument
     add("pictures", metavar="PICTURES", type=Path, help="a folder or a zip")
-    add("-o", dest="out", metavar="FILE.zip", type=Path, required=True, help="which must be new")
-    add("--side", type=int, choices=(16, 32, 64), default=32, help="pixels; default: 32")
+    add("-o", dest="out", metavar="FILE.zip", type=Path, required=True, help="a new zip")
+    add("--side", type=int, choices=(16, 32, 64), default=32, help="pixels a side; default: 32")
     add("--enlarge", action="store_true", help="take pictures that are smaller than --side")
     add("--skip", action="store_true", help="leave out what would be refused")
     return parser

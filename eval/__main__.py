@@ -1,14 +1,15 @@
 """Score finished runs again, and train the bundled feature network.
 
     python -m eval score runs/ablation-small --extractor inception --n 50000
-    python -m eval score runs/ablation-small/norm=none,head=conv,batch=128/seed=0 --epoch 4
-    python -m eval audit runs/ablation-small/norm=none,head=conv,batch=128/seed=0 \\
-        --data cifar10-train.zip --test cifar10-test.zip
-    python -m eval probe runs/ablation-small --data cifar10-train.zip --test cifar10-test.zip
-    python -m eval neighbours runs/ablation-small --data cifar10-train.zip --test cifar10-test.zip
-    python -m eval walks runs/ablation-small
-    python -m eval filters runs/ablation-small --data cifar10-train.zip
-    python -m eval train-extractor --train cifar10-train.zip --test cifar10-test.zip
+    python -m eval score RUN --epoch 4
+    python -m eval audit RUN --data TRAIN --test TEST
+    python -m eval probe RUN --data TRAIN --test TEST
+    python -m eval neighbours RUN --data TRAIN --test TEST
+    python -m eval walks RUN
+    python -m eval filters RUN --data TRAIN
+    python -m eval train-extractor --train TRAIN --test TEST
+
+RUN is a run or a whole study, TRAIN and TEST are images, such as cifar10-train.zip.
 
 Each command has its own --help.
 """
@@ -21,13 +22,24 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dcgan import commands
-from dcgan.commands import BadInput, positive
+from dcgan.commands import BadInput, Result, positive
 from dcgan.sources import SIDES
 from eval.fetch import INCEPTION_FILES, NoWeights, find_inception
+
+# What options of several commands mean.
+EPOCH = "a number, or `last`, the last one that has what is needed; default: last"
+EXTRACTOR = "the network that sees the images; default: cifar"
+WEIGHTS = "a folder that train-extractor wrote, or Inception's file; default: bundled, or as above"
+FULL = "one more SVM with N labels, or without a number with all; default: none"
+CONSTANTS = "4,000 real images for each constant, or all 60,000; default: quick"
+THREADS = "of PyTorch, on which results depend; default: 1"
+DEVICE = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
+CACHE = "folder of decoded images; default: `cache` beside the study"
 
 SCORE = """Score the generators that finished epochs have kept, on new images.
 
@@ -39,6 +51,9 @@ core takes about a millisecond with `cifar` and 0.2 s with `inception`.
 `inception` gives FID, IS and KID. Its weights are the file that --weights or INCEPTION_WEIGHTS
 names, or are looked for in the cache and in torch hub's folder, or are downloaded into the cache.
 `cifar` gives fd_cifar, cs_cifar, kd_cifar, precision, recall, density and coverage.
+
+    python -m eval score runs/ablation-small
+    python -m eval score RUN --extractor inception --n 50000 --json
 """
 AUDIT = """Find out whether the scores can be trusted, with one run and real held-out images.
 
@@ -46,19 +61,23 @@ AUDIT = """Find out whether the scores can be trusted, with one run and real hel
 it was not. The generator of one epoch and the held-out images go through the network that scores
 every epoch, and five questions are asked:
 
-  batchnorm  How much depends on where G's BatchNorm gets its statistics (running averages, the
-             batch's own, averages over new noise) and on how floats become pixels (rounded,
-             truncated, stretched)?
-  sizes      How do the metrics depend on the number of images N, and what is their limit? Fifteen
-             sizes from N / 10 to N, each on images of its own; intercept and standard error of a
-             line against 1 / N (Chong and Forsyth, arXiv 1911.07023).
-  parity     Do torchmetrics and torch-fidelity find the same on the same images and network?
-  degraded   Do the metrics rise when real images get worse: noise, blur, missing classes, repeated
-             samples? Each is answered with yes or no; clean held-out images are the floor.
-  constants  With Inception's weights (--weights, INCEPTION_WEIGHTS, the cache, torch hub's folder;
-             nothing is downloaded): does it find on CIFAR-10 what is published? If not, nothing
-             is called FID. --constants quick sees 4,000 real images, full all 60,000; one takes
-             0.2 s on a CPU core.
+  batchnorm  How much depends on where G's BatchNorm gets its statistics
+             (running averages, the batch's own, averages over new noise) and
+             on how floats become pixels (rounded, truncated, stretched)?
+  sizes      How do the metrics depend on the number of images N, and what is
+             their limit? Fifteen sizes from N / 10 to N, each on images of
+             its own; intercept and standard error of a line against 1 / N
+             (Chong and Forsyth, arXiv 1911.07023).
+  parity     Do torchmetrics and torch-fidelity find the same on the same
+             images and network?
+  degraded   Do the metrics rise when real images get worse: noise, blur,
+             missing classes, repeated samples? Each is answered with yes or
+             no; clean held-out images are the floor.
+  constants  With Inception's weights (--weights, INCEPTION_WEIGHTS, the
+             cache, torch hub's folder; nothing is downloaded): does it find
+             on CIFAR-10 what is published? If not, nothing is called FID.
+             --constants quick sees 4,000 real images, full all 60,000; one
+             takes 0.2 s on a CPU core.
 
 Prints the tables and writes them to audit.json beside the study's study.json, where the report
 looks for them. Equal arguments give equal bytes. On one CPU core, without Inception, the default
@@ -66,6 +85,9 @@ takes about five minutes; the time goes with --n and with the number of held-out
 the first 2 N are used.
 
 Exit code 1 where the constants fail.
+
+    python -m eval audit runs/ablation-small/ARM/seed=0 \\
+        --data cifar10-train.zip --test cifar10-test.zip
 """
 PROBE = """Find out what D's features are good for: linear SVMs on them name classes.
 
@@ -81,6 +103,9 @@ pruned, the run is trained again up to there.
 
 Writes <run>/eval/probe.json. A run that has the result of this epoch is left alone. At the scale
 `small` a run takes about a minute on a CPU core.
+
+    python -m eval probe runs/ablation-small \\
+        --data cifar10-train.zip --test cifar10-test.zip
 """
 NEIGHBOURS = """Find out whether G repeats its training images: how near is the nearest one?
 
@@ -92,6 +117,9 @@ equally many; exact and near duplicates among the training images are counted.
 Writes <run>/eval/neighbours.json and neighbours.png: the eight generated images that come nearest,
 above their neighbours in features and in pixels. A run that has the result of this epoch is left
 alone. At the scale `small` a run takes about a minute on a CPU core.
+
+    python -m eval neighbours runs/ablation-small \\
+        --data cifar10-train.zip --test cifar10-test.zip
 """
 WALKS = """Find out whether the latent space is smooth, and whether one can calculate in it.
 
@@ -104,6 +132,8 @@ of eval/walks.py.
 Writes <run>/eval/walks.json and walks.png: walks, each above its blend, and the arithmetic. Every
 run that kept a generator is measured; one that has the result of this epoch is left alone. At the
 scale `small` a run takes about twenty seconds on a CPU core.
+
+    python -m eval walks runs/ablation-small
 """
 FILTERS = """Find out what D's last convolutional features respond to, trained and untrained.
 
@@ -114,11 +144,16 @@ same for D's initial weights.
 Writes <run>/eval/filters.json and filters.png: images of the strongest features above what they
 respond to, trained and untrained. A run that has the result of this epoch is left alone; where the
 state of --epoch is pruned, the run is trained again up to there.
+
+    python -m eval filters runs/ablation-small --data cifar10-train.zip
 """
 TRAIN = """Train the bundled CIFAR-10 classifier anew; on two CPU cores this takes an hour.
 
 Writes cifar10-resnet.safetensors and its card cifar10-resnet.json. Other weights are another
 network: scores measured with them cannot stand beside the old ones.
+
+    python -m eval train-extractor \\
+        --train cifar10-train.zip --test cifar10-test.zip
 """
 
 
@@ -127,7 +162,7 @@ def main(words: list[str] | None = None) -> int:
     return commands.run(_parser(), words)
 
 
-def score(arguments: argparse.Namespace) -> int:
+def score(arguments: argparse.Namespace) -> Result:
     """Score kept generators with new images, and print the numbers with their identities."""
     if arguments.n < 10:
         raise BadInput(f"--n {arguments.n}: every metric needs 10 images at least")
@@ -171,11 +206,12 @@ def score(arguments: argparse.Namespace) -> int:
         rows.append({"run": str(run), "epoch": epoch, "scores": scores, "identities": known_as})
         print(f"scored {number} of {len(kept)}: {run}, epoch {epoch}", file=sys.stderr)
 
-    print(json.dumps(rows, indent=1, allow_nan=False) if arguments.json else _table(rows))
-    return 0
+    if not arguments.json:
+        print(_table(rows))
+    return 0, {"runs": rows}
 
 
-def audit(arguments: argparse.Namespace) -> int:
+def audit(arguments: argparse.Namespace) -> Result:
     """Audit the scorer on one run, print the tables, write audit.json."""
     if arguments.n < 100:
         raise BadInput(f"--n {arguments.n}: an audit needs 100 images at least")
@@ -243,12 +279,13 @@ def audit(arguments: argparse.Namespace) -> int:
     result = {"run": run, **about, "shared": len(both), **result}
     content = json.dumps(result, indent=1, allow_nan=False) + "\n"
     write_file(study / "audit.json", lambda file: file.write(content.encode()))
-    print(work.to_text(result))
+    if not arguments.json:
+        print(work.to_text(result))
     print(f"wrote {study / 'audit.json'}", file=sys.stderr)
-    return 1 if result["fid"] is False else 0
+    return int(result["fid"] is False), {"file": study / "audit.json", **result}
 
 
-def probe(arguments: argparse.Namespace) -> int:
+def probe(arguments: argparse.Namespace) -> Result:
     """Probe D of each finished run, and write probe.json into it."""
     _, native, cache = _place(arguments)
 
@@ -315,7 +352,7 @@ def probe(arguments: argparse.Namespace) -> int:
     return _measure_runs(arguments, "probe", epochs, measure)
 
 
-def neighbours(arguments: argparse.Namespace) -> int:
+def neighbours(arguments: argparse.Namespace) -> Result:
     """Look for training images among each finished run's own; write neighbours.json and .png."""
     if arguments.n < 100:
         raise BadInput(f"--n {arguments.n}: 100 images are needed at least")
@@ -389,7 +426,7 @@ def neighbours(arguments: argparse.Namespace) -> int:
     return _measure_runs(arguments, "neighbours", epochs, measure)
 
 
-def walks(arguments: argparse.Namespace) -> int:
+def walks(arguments: argparse.Namespace) -> Result:
     """Walk through the latent space of each kept generator; write walks.json and walks.png."""
     _study(arguments.where)
     kept = _last_kept(arguments.where, arguments.epoch)
@@ -422,7 +459,7 @@ def walks(arguments: argparse.Namespace) -> int:
     return _measure_runs(arguments, "walks", epochs, measure)
 
 
-def filters(arguments: argparse.Namespace) -> int:
+def filters(arguments: argparse.Namespace) -> Result:
     """Follow the features of each finished run's D back to images; write filters.json and .png."""
     _, _, cache = _place(arguments)
 
@@ -466,7 +503,7 @@ def filters(arguments: argparse.Namespace) -> int:
     return _measure_runs(arguments, "filters", epochs, measure)
 
 
-def train_extractor(arguments: argparse.Namespace) -> int:
+def train_extractor(arguments: argparse.Namespace) -> Result:
     """Train the classifier, write its weights and its card."""
     import torch
 
@@ -503,7 +540,7 @@ def train_extractor(arguments: argparse.Namespace) -> int:
         command=shlex.join(["python", "-m", "eval", "train-extractor", *words]),
     )
     print(f"test accuracy {accuracy:.4f}, wrote {arguments.out / NAME}.safetensors and .json")
-    return 0
+    return 0, {"file": arguments.out / f"{NAME}.safetensors", "accuracy": accuracy}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -512,32 +549,31 @@ def _parser() -> argparse.ArgumentParser:
 
     add = _command(named, "score", score, SCORE)
     add("where", metavar="RUN_OR_STUDY", type=Path, help="folder of a run, or of a whole study")
-    add("--extractor", choices=["cifar", "inception"], default="cifar", help="default: cifar")
+    add("--extractor", choices=["cifar", "inception"], default="cifar", help=EXTRACTOR)
     add("--n", type=int, default=50_000, help="images from each generator; default: 50000")
-    add("--epoch", type=_epoch, default="last", help="`last` that kept its generator, or a number")
-    add("--data", metavar="SOURCE", help="the data set, where the cache has lost it")
-    add("--weights", type=Path, help="Inception's file, or a folder that train-extractor wrote")
-    add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
-    add("--cache", type=Path, help="default: the folder `cache` beside the study")
-    add("--json", action="store_true", help="print JSON, with all digits")
+    add("--epoch", type=_epoch, default="last", help=EPOCH)
+    add("--data", metavar="SOURCE", help="the data set; default: what the cache has of it")
+    add("--weights", type=Path, help=WEIGHTS)
+    add("--device", help=DEVICE)
+    add("--cache", type=Path, help=CACHE)
 
     add = _command(named, "audit", audit, AUDIT)
     add("where", metavar="RUN", type=Path, help="folder of a run that kept its generator")
     add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
     add("--test", metavar="TEST", required=True, help="images of that kind that it was not")
     add("--n", type=int, default=5_000, help="generated images a line; default: 5000")
-    add("--epoch", type=_epoch, default="last", help="`last` that kept its generator, or a number")
-    add("--weights", type=Path, help="Inception's file")
-    add("--constants", choices=["quick", "full"], default="quick", help="default: quick")
-    add("--threads", type=positive, default=1, help="results depend on their number; default: 1")
-    add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
-    add("--cache", type=Path, help="default: the folder `cache` beside the study")
+    add("--epoch", type=_epoch, default="last", help=EPOCH)
+    add("--weights", type=Path, help="Inception's file; default: INCEPTION_WEIGHTS, or the cache's")
+    add("--constants", choices=["quick", "full"], default="quick", help=CONSTANTS)
+    add("--threads", type=positive, default=1, help=THREADS)
+    add("--device", help=DEVICE)
+    add("--cache", type=Path, help=CACHE)
 
     add = _command(named, "probe", probe, PROBE)
     _add_sets(add)
-    add("--labels", type=positive, default=1_000, help="for each SVM; default: 1000")
-    add("--draws", type=positive, default=5, help="of labelled images; default: 5")
-    add("--full", metavar="N", type=positive, nargs="?", const="all", help="and one SVM with more")
+    add("--labels", type=positive, default=1_000, help="labelled images of each SVM; default: 1000")
+    add("--draws", type=positive, default=5, help="of the labelled images; default: 5")
+    add("--full", metavar="N", type=positive, nargs="?", const="all", help=FULL)
 
     add = _command(named, "neighbours", neighbours, NEIGHBOURS)
     _add_sets(add)
@@ -545,39 +581,44 @@ def _parser() -> argparse.ArgumentParser:
 
     add = _command(named, "walks", walks, WALKS)
     _add_runs(add)
-    add("--pairs", type=positive, default=200, help="of z; default: 200")
+    add("--pairs", type=positive, default=200, help="pairs of z; default: 200")
     add("--steps", type=positive, default=16, help="from one z to the other; default: 16")
 
     add = _command(named, "filters", filters, FILTERS)
     _add_runs(add)
     add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
-    add("--images", type=positive, default=64, help="that D sees; default: 64")
-    add("--cache", type=Path, help="default: the folder `cache` beside the study")
+    add("--images", type=positive, default=64, help="images that D sees; default: 64")
+    add("--cache", type=Path, help=CACHE)
 
     add = _command(named, "train-extractor", train_extractor, TRAIN)
     add("--train", metavar="ZIP", required=True, help="the 50,000 training images")
     add("--test", metavar="ZIP", required=True, help="the 10,000 test images")
     add("--seed", type=int, default=0, help="of the weights and the augmentation; default: 0")
-    add("--threads", type=int, help="results depend on their number; default: PyTorch's choice")
-    add("--out", type=Path, default=Path("eval/weights"), help="default: eval/weights")
-    add("--cache", type=Path, default=Path("runs/cache"), help="default: runs/cache")
+    add("--threads", type=int, help="of PyTorch, on which results depend; default: its own choice")
+    add(
+        "--out", type=Path, default=Path("eval/weights"), help="their folder; default: eval/weights"
+    )
+    add(
+        "--cache",
+        type=Path,
+        default=Path("runs/cache"),
+        help="of images; default: runs/cache",
+    )
     return parser
 
 
 def _command(named: Any, name: str, command: Any, text: str) -> Any:
     """Add a subcommand; returns the function that adds an argument to it."""
-    parser = named.add_parser(name, help=text.splitlines()[0], description=text)
-    parser.set_defaults(command=command)
-    return parser.add_argument
+    return commands.add_command(named, name, command, text).add_argument
 
 
 def _add_runs(add: Any) -> None:
     """The arguments of tools that put a result into each run."""
     add("where", metavar="RUN_OR_STUDY", type=Path, help="folder of a run, or of a whole study")
-    add("--epoch", type=_epoch, default="last", help="`last`, or a number; default: last")
+    add("--epoch", type=_epoch, default="last", help=EPOCH)
     add("--again", action="store_true", help="measure runs anew that have the result")
-    add("--threads", type=positive, default=1, help="results depend on their number; default: 1")
-    add("--device", help="cpu, cuda or cuda:N; default: the first GPU, if there is one")
+    add("--threads", type=positive, default=1, help=THREADS)
+    add("--device", help=DEVICE)
 
 
 def _add_sets(add: Any) -> None:
@@ -585,7 +626,7 @@ def _add_sets(add: Any) -> None:
     _add_runs(add)
     add("--data", metavar="TRAIN", required=True, help="the images that it was trained on")
     add("--test", metavar="TEST", required=True, help="images of that kind that it was not")
-    add("--cache", type=Path, help="default: the folder `cache` beside the study")
+    add("--cache", type=Path, help=CACHE)
 
 
 def _epoch(word: str) -> str | int:
@@ -662,7 +703,7 @@ def _measure_runs(
     tool: str,
     epochs: dict[Path, int],
     measure: Callable[[Path, int], tuple[Any, bytes | None]],
-) -> int:
+) -> Result:
     """Put a tool's result into each run that has none of its epoch; print those of all."""
     from eval import results
 
@@ -671,12 +712,13 @@ def _measure_runs(
         result, done = results.stored(run, tool), "kept"
         if arguments.again or result is None or result.epoch != epoch:
             result, figure = measure(run, epoch)
-            results.keep(run, result, figure)
+            result = results.keep(run, result, figure)
             done = "measured"
         found[str(run)] = result
         print(f"{done} {number} of {len(epochs)}: {run}, epoch {epoch}", file=sys.stderr)
-    print(results.table(found))
-    return 0
+    if not arguments.json:
+        print(results.table(found))
+    return 0, {"runs": [{"run": run, **asdict(result)} for run, result in found.items()]}
 
 
 def _kept(run: Path, epoch: str | int) -> tuple[int, Path]:

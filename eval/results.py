@@ -29,18 +29,19 @@ class Result:
     notes: list[str]
 
 
-def keep(run: Path, result: Result, figure: bytes | None = None) -> None:
+def keep(run: Path, result: Result, figure: bytes | None = None) -> Result:
     """Write the figure, if there is one, and then the numbers: each appears at once.
 
-    A value that is not finite becomes null.
+    A value that is not finite becomes null. Returns what was written.
     """
     folder = run / "eval"
     values = {name: _finite(value) for name, value in result.values.items()}
-    content = dataclasses.asdict(dataclasses.replace(result, values=values))
+    result = dataclasses.replace(result, values=values)
     if figure:
         write_file(folder / f"{result.tool}.png", lambda file: file.write(figure))
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False) + "\n"
     write_file(folder / f"{result.tool}.json", lambda file: file.write(text.encode()))
+    return result
 
 
 def stored(run: Path, tool: str) -> Result | None:

@@ -1,22 +1,15 @@
 """Train a study, publish its records, look at it in W&B.
 
-    python -m experiments ablation                        the blog's grid, at the scale that fits
-    python -m experiments ablation --scale small --seeds 8 --data cifar10-train.zip
+    python -m experiments ablation --scale small --seeds 8 --data DATA
     python -m experiments ablation head=avgpool batch=128,512 epochs=4
-    python -m experiments status                          what is done, at work, failed, missing
-    python -m experiments banks runs/ablation-small       finished runs, scored on more noise
-    python -m experiments publish runs/ablation-small     records -> reports/published/
-    python -m experiments bench                           how fast all this is here
+    python -m experiments status
     python -m experiments export runs/ablation-small -o small.zip
-    python -m experiments import small.zip                records from another machine
-    python -m experiments dashboard                       W&B's terminal dashboard, no account
-    python -m experiments sync                            upload the offline runs
-    python -m experiments workspace                       its panels and a report on W&B
-    python -m experiments sweep ablation > sweep.yaml     the same grid for W&B's agents
 
 Words key=value narrow a factor of the study to some of its levels, choose seeds (seed=3,5), or set
 a field of the config for every run. A finished run is skipped, a half-done one goes on from its
 last committed epoch.
+
+Each command has its own --help.
 """
 
 import argparse
@@ -42,23 +35,54 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from dcgan import commands, sources
-from dcgan.commands import BadInput, choose_device, positive
+from dcgan.commands import BadInput, Result, choose_device, positive
 from dcgan.sources import BadData
 from eval.fetch import NoWeights, find_inception
 from experiments import archive, grid, journal, progress, status, sweeps, tracking
 
 PUBLISHED = Path("reports/published")
+
+# What some options mean.
+WORDS = "narrow the grid, choose seeds, set fields of the config; default: the whole grid"
+SHARE = "of Ray's, a part of one or a whole number; default: 1"
+DATA = (
+    "CIFAR-10 tree or archive, folder or zip of images, shapes; default: CIFAR-10 from the folder "
+    "data or by download, and shapes where neither is there"
+)
+DEVICE = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
+JOBS = "runs at a time; default: one a core, or one on a GPU"
+THREADS = "of each run, on which bits depend; default: 1"
+ENGINE = "processes of this machine, or Ray; default: local"
+ADDRESS = "auto or HOST:PORT of a running cluster; default: RAY_ADDRESS, or Ray is started here"
+
+# What each command does.
+STUDY = """Train, score and report the study {name}.
+
+Prints the plan, trains every run that is not done, scores it after every epoch and mirrors it to
+W&B, then builds the report in OUT/{name}-SCALE/report. Finished runs are skipped, half-done ones go
+on from their last committed epoch, so that Ctrl-C costs an epoch at most and the same command goes
+on. The plan says how long it takes and how much disk.
+
+    python -m experiments {name} --plan
+    python -m experiments {name} --scale small --seeds 8
+    python -m experiments {name} seed=3 epochs=4
+"""
 STATUS = """Say where a study stands. Reads only, at any time, from any terminal.
 
-  done      every epoch is committed
-  running   a process of this machine is at work on it
-  elsewhere a process of another machine, which cannot be asked, was the last at work on it
-  failed    its error.txt, whose last line is shown, says why
-  damaged   a committed file is missing or not as it was written; it is made anew
-  stopped   half-done: the study's own command goes on with it
-  missing   planned, and without an epoch
+  done       every epoch is committed
+  running    a process of this machine is at work on it
+  elsewhere  a process of another machine, which cannot be asked, was the last
+             at work on it
+  failed     its error.txt, whose last line is shown, says why
+  damaged    a committed file is missing or not as it was written; it is made
+             anew
+  stopped    half-done: the study's own command goes on with it
+  missing    planned, and without an epoch
 
 The time left is that of the epochs which lack, at the speed of the committed ones.
+
+    python -m experiments status
+    python -m experiments status runs/ablation-small --json
 """
 BANKS = """Score the kept generators of every finished run again, on noise of their own.
 
@@ -66,24 +90,78 @@ Bank 0 is the scoring that a run did itself; banks 1, 2, ... have the same numbe
 same reference and the same networks, and go to RUN/banks. How far they lie apart is how much of a
 score is the noise that it was taken on. Runs that have their banks are skipped, and a command that
 was stopped goes on with the others. The machine must be the one that made the runs.
+
+How long it takes is said first: one scoring of an epoch for each kept generator and bank.
+
+    python -m experiments banks runs/ablation-small --banks 5
 """
 BENCH = """Measure how fast this project is on this machine, in about ten minutes on two cores.
 
-  training   images a second at each scale; the loop of the tutorials on the same networks; the
-             share of the arithmetic that the machine can do
-  jobs       two processes of one thread against one process of two; on a GPU one, two, four and
-             eight that share it
-  scoring    from images to scores, and the same by torchmetrics and torch-fidelity
-  frechet    the Fréchet distance: seconds and errors of three ways to compute it
+  training   images a second at each scale; the loop of the tutorials on the
+             same networks; the share of the arithmetic that the machine does
+  jobs       two processes of one thread against one process of two; on a GPU
+             one, two, four and eight that share it
+  scoring    from images to scores; the same by torchmetrics, torch-fidelity
+  frechet    the Fréchet distance: seconds and errors of three ways
   epoch      where the time of an epoch goes
   start      how long the first epoch is waited for; memory of a worker
-  growth     speed and memory as images, resolution, width, batch and jobs grow
+  growth     speed and memory as images, resolution, width, batch, jobs grow
 
 Prints a table for each and writes OUT/bench/DEVICE.json, which holds every single measurement of
 this command. Other work on the machine spoils speeds, and ratios less.
+
+    python -m experiments bench
+    python -m experiments bench --only training epoch
 """
-ENGINE = "what runs the study: processes of this machine, or Ray (local)"
-ADDRESS = "auto or HOST:PORT of a running cluster; by default Ray is started here"
+PUBLISH = """Copy the records of a study to reports/published, and build its report there.
+
+Records and samples are checked by their hashes; states and generators stay behind. What a folder
+of that name held is replaced.
+
+    python -m experiments publish runs/ablation-small
+"""
+EXPORT = """Pack the records of a study into one file, which `import` reads elsewhere.
+
+    python -m experiments export runs/ablation-small -o small.zip
+
+States and generators stay behind: a few MB hold 64 runs.
+"""
+IMPORT = """Add the runs and epochs of a file that `export` wrote, and build the report.
+
+What is there already must agree: a run that contradicts is refused by name, with both values, and
+nothing is written then.
+
+    python -m experiments import small.zip --out runs
+"""
+DASHBOARD = """Look at the runs of a study in W&B's terminal dashboard; needs no account.
+
+Reads the offline runs in the study's folder `wandb`. W&B's own program takes the terminal.
+
+    python -m experiments dashboard runs/ablation-small
+"""
+SYNC = """Upload the offline runs of a study to W&B; needs an account.
+
+Each run keeps its id: a second upload, or one after more epochs, makes no second run.
+
+    python -m experiments sync runs/ablation-small
+"""
+WORKSPACE = """Build panels for W&B, a workspace and a report; saved where there is an account.
+
+Scores by arm with bands over seeds, fluctuation, losses, samples, a table of the runs. Written as
+JSON into the study's folder `wandb`, without network too.
+
+    python -m experiments workspace runs/ablation-small
+"""
+SWEEP = """Print a study as a W&B sweep: its agents make the runs of the grid.
+
+    python -m experiments sweep ablation --scale small > sweep.yaml
+    wandb sweep sweep.yaml
+    wandb agent ENTITY/PROJECT/SWEEP
+"""
+SWEEP_OF = """Print the study {name} as a W&B sweep. Reads and writes nothing.
+
+    python -m experiments sweep {name} --scale small > sweep.yaml
+"""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -91,7 +169,7 @@ def main(words: list[str] | None = None) -> int:
     return commands.run(_parser(), words)
 
 
-def train_study(arguments: argparse.Namespace) -> int:
+def train_study(arguments: argparse.Namespace) -> Result:
     """Plan a study, run what is missing, build its report."""
     out, console = Path(arguments.out), Console(highlight=False)
     epochs = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
@@ -125,8 +203,9 @@ def train_study(arguments: argparse.Namespace) -> int:
     except (BadData, grid.BadStudy, journal.Differs, journal.Damaged) as error:
         raise BadInput(error) from error
     _print_plan(console, plan, images, f"{mode} ({why})")
+    done = {"folder": plan.folder, "plan": _describe(plan, images, mode)}
     if arguments.plan:
-        return 0
+        return 0, done
 
     began, failed = time.monotonic(), {}
     try:
@@ -139,10 +218,12 @@ def train_study(arguments: argparse.Namespace) -> int:
                 failed = execute(plan, console)
     except (journal.Busy, journal.Damaged) as error:
         raise BadInput(error) from error
-    done = len(plan.runs) - len(failed)
-    took = progress.duration(time.monotonic() - began)
-    console.print(f"{done} of {len(plan.runs)} runs are done, in {took}.")
-    return _finish(console, plan.folder, failed)
+    seconds = time.monotonic() - began
+    count, took = len(plan.runs) - len(failed), progress.duration(seconds)
+    console.print(f"{count} of {len(plan.runs)} runs are done, in {took}.")
+    code = _finish(console, plan.folder, failed, arguments.json)
+    report = plan.folder / "report" / "index.html"
+    return code, done | {"done": count, "failed": failed, "seconds": seconds, "report": report}
 
 
 def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[..., dict]]:
@@ -195,21 +276,19 @@ def _check_same(folder: Path, images: Any, source: str | None) -> None:
         )
 
 
-def show_status(arguments: argparse.Namespace) -> int:
+def show_status(arguments: argparse.Namespace) -> Result:
     """Say what is done, at work, failed, missing in a study; read only, at any time."""
     folder = _study(arguments.study, arguments.out)
     try:
         found = status.look(folder)
     except (journal.Damaged, grid.BadStudy) as error:
         raise BadInput(error) from error
-    if arguments.json:
-        commands.print_json(asdict(found))
-    else:
+    if not arguments.json:
         status.show(found, Console(highlight=False))
-    return 0
+    return 0, asdict(found)
 
 
-def banks(arguments: argparse.Namespace) -> int:
+def banks(arguments: argparse.Namespace) -> Result:
     """Score the kept generators of finished runs on further evaluation banks."""
     study = _study(arguments.study, arguments.out)
     if arguments.banks < 2:
@@ -245,10 +324,11 @@ def banks(arguments: argparse.Namespace) -> int:
         raise BadInput(error) from error
     if failed:
         console.print(f"{len(failed)} runs failed; the same command tries them again.")
-    return 1 if failed else 0
+    counts = {"done": plan.done, "unfinished": plan.unfinished, "without": plan.without}
+    return int(bool(failed)), {"scored": len(plan.tasks) - len(failed), **counts, "failed": failed}
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def bench(arguments: argparse.Namespace) -> Result:
     """Measure how fast this project is on this machine."""
     out = Path(arguments.out)
     if not _existing(out).is_dir():
@@ -268,17 +348,19 @@ def bench(arguments: argparse.Namespace) -> int:
     except (BadData, grid.BadStudy) as error:
         raise BadInput(error) from error
     print(f"\nwrote {path}")
-    return 0
+    return 0, {"file": path, **journal.unseal(path)}
 
 
-def publish(arguments: argparse.Namespace) -> int:
+def publish(arguments: argparse.Namespace) -> Result:
     """Copy the records and samples of a study, hash-checked, and build its report beside them."""
     study = _study(arguments.study, arguments.out)
-    _publish(study, PUBLISHED / study.name, arguments.samples)
-    return _report(PUBLISHED / study.name)
+    target = PUBLISHED / study.name
+    _publish(study, target, arguments.samples)
+    code = _report(target, arguments.json)
+    return code, {"folder": target, "report": target / "report" / "index.html"}
 
 
-def export_study(arguments: argparse.Namespace) -> int:
+def export_study(arguments: argparse.Namespace) -> Result:
     """Pack the records of a study into one file, which `import` reads on another machine."""
     study, path = _study(arguments.study, arguments.out), arguments.file
     if path.is_dir():
@@ -287,11 +369,12 @@ def export_study(arguments: argparse.Namespace) -> int:
         archive.pack(study, path, arguments.samples)
     except journal.Damaged as error:
         raise BadInput(error) from error
-    print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
-    return 0
+    size = path.stat().st_size
+    print(f"wrote {path}, {size / 1e6:.1f} MB")
+    return 0, {"file": path, "bytes": size}
 
 
-def import_study(arguments: argparse.Namespace) -> int:
+def import_study(arguments: argparse.Namespace) -> Result:
     """Add the runs and epochs of a file that `export` wrote, and build the report."""
     out = Path(arguments.out)
     if not arguments.file.is_file():
@@ -306,7 +389,8 @@ def import_study(arguments: argparse.Namespace) -> int:
     # A published study stays one: the sums of all files, the pictures of the lowest seeds.
     if out.resolve() == PUBLISHED.resolve():
         _publish(merged.study, merged.study)
-    return _report(merged.study)
+    code = _report(merged.study, arguments.json)
+    return code, asdict(merged) | {"report": merged.study / "report" / "index.html"}
 
 
 def _publish(study: Path, target: Path, samples: str = "lowest") -> None:
@@ -324,19 +408,19 @@ def _publish(study: Path, target: Path, samples: str = "lowest") -> None:
     staged.rename(target)
 
 
-def dashboard(arguments: argparse.Namespace) -> int:
+def dashboard(arguments: argparse.Namespace) -> Result:
     """W&B's terminal dashboard on the runs of a study; needs no account."""
     study = _study(arguments.study, arguments.out)
-    return tracking.dashboard(study)
+    return tracking.dashboard(study), {}
 
 
-def sync(arguments: argparse.Namespace) -> int:
+def sync(arguments: argparse.Namespace) -> Result:
     """Upload the offline runs of a study; needs an account."""
     study = _study(arguments.study, arguments.out)
-    return tracking.sync(study)
+    return tracking.sync(study), {}
 
 
-def workspace(arguments: argparse.Namespace) -> int:
+def workspace(arguments: argparse.Namespace) -> Result:
     """Build a workspace and a report for W&B; saved where there is an account."""
     study = _study(arguments.study, arguments.out)
     os.environ |= {**tracking.folders(study.absolute()), "WANDB_SILENT": "true"}
@@ -350,7 +434,7 @@ def workspace(arguments: argparse.Namespace) -> int:
         raise BadInput(error) from error
 
 
-def sweep(arguments: argparse.Namespace) -> int:
+def sweep(arguments: argparse.Namespace) -> Result:
     """Print a study as a W&B sweep, for `wandb sweep` and `wandb agent`."""
     words, project = arguments.words, os.environ.get("WANDB_PROJECT") or tracking.PROJECT
     try:
@@ -360,8 +444,10 @@ def sweep(arguments: argparse.Namespace) -> int:
         raise BadInput(error) from error
     given = {"--data": arguments.data, "--device": arguments.device, "--out": arguments.out}
     options = [part for option, value in given.items() if value for part in (option, value)]
-    print(sweeps.to_yaml(sweeps.configure(study, words, options, project)), end="")
-    return 0
+    config = sweeps.configure(study, words, options, project)
+    if not arguments.json:
+        print(sweeps.to_yaml(config), end="")
+    return 0, config
 
 
 def _study(name: str | None, out: str) -> Path:
@@ -376,9 +462,9 @@ def _study(name: str | None, out: str) -> Path:
     return found[-1].parent
 
 
-def _finish(console: Console, study: Path, failed: dict[str, str]) -> int:
+def _finish(console: Console, study: Path, failed: dict[str, str], quiet: bool) -> int:
     """Build the report, name what failed, say what to type next."""
-    code = _report(study)
+    code = _report(study, quiet)
     for run, why in failed.items():
         console.print(f"failed: {run}: {why}", style="bold red", markup=False, soft_wrap=True)
     if failed:
@@ -389,10 +475,31 @@ def _finish(console: Console, study: Path, failed: dict[str, str]) -> int:
     return 1 if failed or code else 0
 
 
-def _report(study: Path) -> int:
-    """The report has a process of its own, for it must not need what training needs."""
+def _report(study: Path, quiet: bool) -> int:
+    """The report has a process of its own, for it must not need what training needs.
+
+    With `quiet` nothing of it goes to stdout.
+    """
     sys.stdout.flush()
-    return signals.call([sys.executable, "-m", "reports", "--from", str(study)])
+    command = [sys.executable, "-m", "reports", "--from", str(study)]
+    return signals.call(command, stdout=2 if quiet else None)
+
+
+def _describe(plan: Any, images: Any, mode: str) -> dict[str, Any]:
+    """The plan as data."""
+    job = plan.jobs[0]
+    return {
+        "runs": [str(run) for run in plan.runs],
+        "missing": sum(plan.missing),
+        "epochs": sum(run.config.epochs for run in plan.runs),
+        "epochs_done": sum(plan.committed),
+        "data": {"name": images.name, "sha256": images.sha256, "images": len(images.pixels)},
+        "device": job.device,
+        "places": plan.places,
+        "seconds": plan.seconds,
+        "bytes": plan.bytes,
+        "wandb": mode,
+    }
 
 
 def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
@@ -440,79 +547,86 @@ def _parser() -> argparse.ArgumentParser:
     parser = commands.Parser("python -m experiments", description=__doc__)
     named = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in grid.studies():
-        help_text = f"train, score and report the study {name}"
-        add = named.add_parser(name, help=help_text)
-        add.set_defaults(command=train_study, study=name)
-        add.add_argument("words", nargs="*", metavar="key=value", help="narrows the grid, or sets")
-        add.add_argument("--scale", help=f"{', '.join(grid.scales())}; by default small or cifar32")
-        add.add_argument("--seeds", type=int, help="runs of each arm; by default the scale's")
-        add.add_argument("--epochs", type=int, help="of each run; by default the scale's")
-        add.add_argument("--data", help="CIFAR-10 tree or archive, folder or zip of images, shapes")
-        add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-        add.add_argument("--jobs", type=positive, help="runs at a time; by default one a core")
-        add.add_argument(
-            "--threads", type=positive, default=1, help="of each run (1): changes bits"
-        )
+        add = commands.add_command(named, name, train_study, STUDY.format(name=name))
+        add.set_defaults(study=name)
+        _add_grid(add, "small, or cifar32 on a GPU")
+        add.add_argument("--epochs", type=int, help="of each run; default: the scale's")
+        add.add_argument("--data", help=DATA)
+        add.add_argument("--device", help=DEVICE)
+        add.add_argument("--jobs", type=positive, help=f"{JOBS}, or as many as Ray has room for")
+        add.add_argument("--threads", type=positive, default=1, help=THREADS)
         add.add_argument("--engine", choices=["local", "ray"], default="local", help=ENGINE)
         add.add_argument("--ray-address", default=os.environ.get("RAY_ADDRESS"), help=ADDRESS)
-        add.add_argument("--gpus-per-run", type=_share, default=1.0, help="of Ray's; 0.25, 2 (1)")
-        add.add_argument("--out", default="runs", help="where studies and the cache lie (runs)")
+        add.add_argument("--gpus-per-run", type=_share, default=1.0, help=SHARE)
+        add.add_argument("--out", default="runs", help="folder of studies and cache; default: runs")
         add.add_argument("--plan", action="store_true", help="print the plan and stop")
-    add = named.add_parser("status", help=show_status.__doc__, description=STATUS)
-    add.set_defaults(command=show_status)
-    add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
-    add.add_argument("--out", default="runs", help="where studies lie (runs)")
-    add.add_argument("--json", action="store_true", help="one JSON object, with all digits")
-    add = named.add_parser("banks", help=banks.__doc__, description=BANKS)
-    add.set_defaults(command=banks)
-    add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
-    add.add_argument("--banks", type=positive, default=3, help="of each run, its own included (3)")
-    add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-    add.add_argument("--jobs", type=positive, help="runs at a time; by default one a core")
-    add.add_argument("--threads", type=positive, default=1, help="of each, as the runs had (1)")
-    add.add_argument("--out", default="runs", help="where studies lie (runs)")
-    add = named.add_parser("bench", help=bench.__doc__, description=BENCH)
-    add.set_defaults(command=bench)
-    add.add_argument("--only", nargs="+", metavar="PART", help="these parts; by default all")
+
+    add = commands.add_command(named, "status", show_status, STATUS)
+    _add_study(add)
+
+    add = commands.add_command(named, "banks", banks, BANKS)
+    _add_study(add)
+    add.add_argument("--banks", type=positive, default=3, help="of a run, with its own; default: 3")
+    add.add_argument("--device", help=DEVICE)
+    add.add_argument("--jobs", type=positive, help=JOBS)
+    add.add_argument("--threads", type=positive, default=1, help="as the runs had; default: 1")
+
+    add = commands.add_command(named, "bench", bench, BENCH)
+    add.add_argument("--only", nargs="+", metavar="PART", help="these parts; default: all")
     add.add_argument("--quick", action="store_true", help="everything tiny: do the parts work?")
-    add.add_argument("--data", help="the images of `epoch`; by default shapes")
-    add.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one")
-    add.add_argument("--threads", type=positive, default=1, help="of this process (1)")
-    add.add_argument("--out", default="runs", help="where the record goes (runs)")
-    add = named.add_parser("sweep", help=sweep.__doc__)
-    of_study = add.add_subparsers(required=True, metavar="STUDY", dest="study")
-    for name in grid.studies():
-        add = of_study.add_parser(name, help=f"the study {name}")
-        add.set_defaults(command=sweep)
-        add.add_argument("words", nargs="*", metavar="key=value", help="narrows the grid, or sets")
-        add.add_argument("--scale", default="small", help=f"{', '.join(grid.scales())} (small)")
-        add.add_argument("--seeds", type=int, help="runs of each arm; by default the scale's")
-        add.add_argument("--data", help="of every run, as for the study itself")
-        add.add_argument("--device", help="of every run, as for the study itself")
-        add.add_argument("--out", help="where the agents' study lies; by default runs")
-    on_a_study = {
-        "publish": publish,
-        "dashboard": dashboard,
-        "sync": sync,
-        "workspace": workspace,
-        "export": export_study,
-    }
-    for name, command in on_a_study.items():
-        add = named.add_parser(name, help=command.__doc__)
-        add.set_defaults(command=command)
-        add.add_argument("study", nargs="?", help="a study's folder; by default the newest one")
-        add.add_argument("--out", default="runs", help="where studies lie (runs)")
-        if name in ("publish", "export"):
-            text = "pictures of the lowest seed of each arm, of all or of none (lowest)"
-            add.add_argument(
-                "--samples", choices=["lowest", "all", "none"], default="lowest", help=text
-            )
+    add.add_argument("--data", help="the images of `epoch`; default: shapes")
+    add.add_argument("--device", help=DEVICE)
+    add.add_argument("--threads", type=positive, default=1, help="of this process; default: 1")
+    add.add_argument("--out", default="runs", help="the record goes to OUT/bench; default: runs")
+
+    add = commands.add_command(named, "publish", publish, PUBLISH)
+    _add_study(add)
+    _add_samples(add)
+
+    add = commands.add_command(named, "export", export_study, EXPORT)
+    _add_study(add)
+    _add_samples(add)
     add.add_argument("-o", "--file", type=Path, required=True, help="the zip to write")
-    add = named.add_parser("import", help=import_study.__doc__)
-    add.set_defaults(command=import_study)
+
+    add = commands.add_command(named, "import", import_study, IMPORT)
     add.add_argument("file", type=Path, help="what `export` wrote")
-    add.add_argument("--out", default="runs", help="where the study lies, or is to lie (runs)")
+    add.add_argument("--out", default="runs", help="folder of the study; default: runs")
+
+    # These two hand the terminal to W&B, and have nothing to say themselves.
+    for name, command, text in (("dashboard", dashboard, DASHBOARD), ("sync", sync, SYNC)):
+        add = named.add_parser(name, help=text.partition("\n")[0], description=text)
+        add.set_defaults(command=command, json=False)
+        _add_study(add)
+
+    add = commands.add_command(named, "workspace", workspace, WORKSPACE)
+    _add_study(add)
+
+    add = named.add_parser("sweep", help=SWEEP.partition("\n")[0], description=SWEEP)
+    of_study = add.add_subparsers(title="studies", required=True, metavar="STUDY", dest="study")
+    for name in grid.studies():
+        add = commands.add_command(of_study, name, sweep, SWEEP_OF.format(name=name))
+        _add_grid(add, "small", "small")
+        for option in ("--data", "--device", "--out"):
+            add.add_argument(option, help="of every run; default: that of the study's command")
     return parser
+
+
+def _add_grid(add: argparse.ArgumentParser, usual: str, scale: str | None = None) -> None:
+    """The arguments that say which runs a study has."""
+    add.add_argument("words", nargs="*", metavar="key=value", help=WORDS)
+    add.add_argument("--scale", default=scale, help=f"{', '.join(grid.scales())}; default: {usual}")
+    add.add_argument("--seeds", type=int, help="runs of each arm; default: the scale's")
+
+
+def _add_study(add: argparse.ArgumentParser) -> None:
+    """The arguments that name one finished or half-done study."""
+    add.add_argument("study", nargs="?", help="its folder; default: the newest one in --out")
+    add.add_argument("--out", default="runs", help="folder of studies; default: runs")
+
+
+def _add_samples(add: argparse.ArgumentParser) -> None:
+    text = "pictures of the lowest seed of each arm, of all or of none; default: lowest"
+    add.add_argument("--samples", choices=["lowest", "all", "none"], default="lowest", help=text)
 
 
 def _share(text: str) -> float:

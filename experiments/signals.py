@@ -33,12 +33,13 @@ def listen() -> None:
         signal.signal(number, _end)
 
 
-def call(command: list[str]) -> int:
-    """Run a command that ends with this process; its exit code."""
+def call(command: list[str], stdout: int | None = None) -> int:
+    """Run a command that ends with this process; its exit code. `stdout` is a file's number."""
     global _held
     held = _held = []
     try:
-        process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C is for this one
+        # Ctrl-C is for this process.
+        process = subprocess.Popen(command, stdout=stdout, start_new_session=True)
         _commands.append(process)
     finally:
         _held = None
@@ -109,6 +110,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     with suppress(RuntimeError, OSError):
         sys.stdout.flush()
     with suppress(OSError):
-        words = f"\x1b[?25h\n{WORDS}" if os.isatty(1) else WORDS
-        os.write(1, words.encode())
+        out = sys.stdout.fileno()  # with --json that of stderr
+        words = f"\x1b[?25h\n{WORDS}" if os.isatty(out) else WORDS
+        os.write(out, words.encode())
     os._exit(128 + number)

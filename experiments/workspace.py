@@ -78,10 +78,11 @@ def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
     return workspace, report
 
 
-def make(study: Path) -> int:
+def make(study: Path) -> tuple[int, dict[str, Any]]:
     """Build both, write them beside the study's runs, and save them if W&B is online.
 
-    Returns an exit code. Raises journal.Damaged, and ValueError for a W&B mode that is none.
+    Returns an exit code, and where both are. Raises journal.Damaged, and ValueError for a W&B mode
+    that is none.
     """
     mode, _ = tracking.choose_mode(os.environ)
     project = os.environ.get("WANDB_PROJECT") or tracking.PROJECT
@@ -90,19 +91,21 @@ def make(study: Path) -> int:
         if mode == "online" and not entity:
             entity = wandb.Api().default_entity
         workspace, report = build(study, entity, project)
-        for path in write(study, workspace, report):
+        paths = write(study, workspace, report)
+        for path in paths:
             print(f"wrote {path}")
         for section in workspace.sections:
             print(f"  {section.name:<16}{len(section.panels)} panels")
         if mode != "online":
             print("To save them on W&B: WANDB_API_KEY or `wandb login`, then the same command.")
-            return 0
-        print(f"workspace {workspace.save().url}")
-        print(f"report    {report.save().url}")
+            return 0, {"files": paths, "workspace": None, "report": None}
+        saved = {"workspace": workspace.save().url, "report": report.save().url}
+        for name, url in saved.items():
+            print(f"{name:<10}{url}")
     except (wandb.Error, OSError) as error:
         print(f"W&B: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+        return 1, {}
+    return 0, {"files": paths, **saved}
 
 
 def write(study: Path, workspace: Workspace, report: Any) -> list[Path]:

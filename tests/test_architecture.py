@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "experiments.status": ("experiments.grid", "experiments.journal", "experiments.progress"),
     "experiments.tracking": ("experiments.grid", "experiments.journal"),
     "reports": ("dcgan.config", "experiments.grid", "experiments.journal", "reports"),
+    "reports.__main__": ("dcgan.commands", "experiments.journal", "reports"),
     "reports.mirrors": (
         "experiments.grid",
         "experiments.journal",

@@ -78,12 +78,11 @@ def packed(made, tmp_path_factory):
 def publish(tmp_path, monkeypatch):
     """Publish a study; the files of what was published."""
     monkeypatch.setattr(command, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(command, "_report", lambda study: 0)
+    monkeypatch.setattr(command, "_report", lambda study, quiet: 0)
 
     def run(study):
-        assert (
-            command.publish(argparse.Namespace(study=str(study), out="runs", samples="lowest")) == 0
-        )
+        given = argparse.Namespace(study=str(study), out="runs", samples="lowest", json=False)
+        assert command.publish(given)[0] == 0
         return contents(tmp_path / "published" / study.name)
 
     return run
@@ -274,8 +273,8 @@ def test_import_into_the_published_studies_keeps_one_picture_and_the_sums(
     for seed in (1, 0):
         study = make_study(tmp_path / f"seed{seed}", seeds=(seed,), **GIVEN)
         archive.pack(study, tmp_path / f"{seed}.zip")
-        given = argparse.Namespace(file=tmp_path / f"{seed}.zip", out=str(tmp_path / "published"))
-        assert command.import_study(given) == 0
+        place = {"file": tmp_path / f"{seed}.zip", "out": str(tmp_path / "published")}
+        assert command.import_study(argparse.Namespace(**place, json=False))[0] == 0
     assert contents(tmp_path / "published" / whole.name) == expected
     assert not list((tmp_path / "published").rglob("lock"))
 

@@ -141,8 +141,9 @@ def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
     )  # fmt: skip
     (study / "audit.json").write_text("{}")
     monkeypatch.setattr(command, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(command, "_report", lambda target: 0)
-    assert command.publish(argparse.Namespace(study=str(study), out="runs", samples="lowest")) == 0
+    monkeypatch.setattr(command, "_report", lambda target, quiet: 0)
+    given = argparse.Namespace(study=str(study), out="runs", samples="lowest", json=False)
+    assert command.publish(given)[0] == 0
 
     target = tmp_path / "published" / study.name
     pictures = {path.relative_to(target).parts[:2] for path in target.rglob(journal.SAMPLES)}

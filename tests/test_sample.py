@@ -225,12 +225,12 @@ def test_a_disk_that_fails_leaves_nothing(file, run_sample, tmp_path, monkeypatc
 
 
 def test_help_is_documentation_and_needs_no_torch():
-    code = "import sys; from dcgan.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: "
+    code = "import sys; from dcgan.__main__ import main\ntry: main(['sample', '--help'])\n"
+    code += "except SystemExit: "
     code += "print([name for name in sys.modules if name.startswith('torch')])"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     *text, modules = done.stdout.splitlines()
     assert modules == "[]"
-    assert max(map(len, text)) <= 100
-    assert "    --out DIR     0000.png, 0001.png, ... in a folder that is new or empty" in text
+    assert "  --out DIR        0000.png, 0001.png, ... in a folder that is new or empty" in text

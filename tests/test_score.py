@@ -397,7 +397,7 @@ def test_rescoring_gives_the_same_numbers_as_scoring(study: Path, run_eval: Call
     weights = study.parent / "weights"
     options = ("--n", 20, "--weights", weights, "--device", "cpu", "--json")
     code, shown, progress = run_eval("score", study, *options)
-    rows = json.loads(shown)
+    rows = json.loads(shown)["runs"]
     assert code == 0
     assert [line[:13] for line in progress.splitlines()] == ["scored 1 of 2", "scored 2 of 2"]
     assert [row["epoch"] for row in rows] == [2, 2]
@@ -447,7 +447,7 @@ def test_a_run_of_one_class_is_rescored_against_that_class(
     where = ("--data", tmp_path / "two.zip", "--cache", tmp_path / "cache")
     code, shown, _ = run_eval("score", run, *options, *where)
     assert code == 0
-    (row,) = json.loads(shown)
+    (row,) = json.loads(shown)["runs"]
     found = row["identities"]["fd_cifar"]
     assert (found["reference"], found["split"]) == (10, "train, 1")
 

@@ -31,7 +31,7 @@ def study(make_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
 def made(study: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would be sent to W&B: the workspace and the report."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert workspace.make(study) == 0
+    assert workspace.make(study)[0] == 0
     return [
         json.loads((study / "wandb" / f"{name}.json").read_bytes())
         for name in ("workspace", "report")
@@ -123,7 +123,7 @@ def test_without_an_account_it_says_how_to_save(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert workspace.make(study) == 0
+    assert workspace.make(study)[0] == 0
     assert "WANDB_API_KEY or `wandb login`" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -143,7 +143,7 @@ def test_with_an_account_both_are_saved(
 
     for kind in (workspace.Workspace, workspace.reports.Report):
         monkeypatch.setattr(kind, "save", save)
-    assert workspace.make(study) == 0
+    assert workspace.make(study)[0] == 0
     assert saved == [("people", tracking.PROJECT)] * 2
     printed = capsys.readouterr().out.splitlines()[-2:]
     assert [line.split() for line in printed] == [
