@@ -14,6 +14,7 @@ Each command has its own --help.
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -38,12 +39,13 @@ from dcgan import commands, sources
 from dcgan.commands import BadInput, Result, choose_device, positive
 from dcgan.sources import BadData
 from eval.fetch import NoWeights, find_inception
-from experiments import archive, grid, journal, progress, status, sweeps, tracking
+from experiments import archive, grid, journal, progress, reproduce, status, sweeps, tracking
 
 PUBLISHED = Path("reports/published")
 
 # What some options mean.
 WORDS = "narrow the grid, choose seeds, set fields of the config; default: the whole grid"
+TO = "OUT of that command; default: runs/reproduced"
 SHARE = "of Ray's, a part of one or a whole number; default: 1"
 DATA = (
     "CIFAR-10 tree or archive, folder or zip of images, shapes; default: CIFAR-10 from the folder "
@@ -83,6 +85,21 @@ The time left is that of the epochs which lack, at the speed of the committed on
 
     python -m experiments status
     python -m experiments status runs/ablation-small --json
+"""
+REPRODUCE = """Make one run again, and compare every epoch with what it was, byte by byte.
+
+RUN is a run's folder in a study of OUT or of reports/published, its name as W&B and the page show
+it, or its id on W&B. Prints the one command that makes it and what it was made with: data and their
+SHA-256, device, threads, packages, commit. Then gives that command in a folder of its own, which
+takes as long as the run did, and names the first column that differs of each epoch.
+
+The same processor, threads and PyTorch give the same bytes. Elsewhere it is "not bit for bit", with
+what is not the same there and the largest relative difference of a score. W&B is not written to.
+
+    python -m experiments reproduce runs/ablation-small/ARM/seed=0
+    python -m experiments reproduce "ARM seed=0" --data train.zip --print
+
+Exit code 1 where the bytes differ and the machine does not.
 """
 BANKS = """Score the kept generators of every finished run again, on noise of their own.
 
@@ -286,6 +303,58 @@ def show_status(arguments: argparse.Namespace) -> Result:
     if not arguments.json:
         status.show(found, Console(highlight=False))
     return 0, asdict(found)
+
+
+def reproduce_run(arguments: argparse.Namespace) -> Result:
+    """Print the command of one run, give it, and compare what it made with what was."""
+    run = reproduce.find(arguments.run, [Path(arguments.out), PUBLISHED])
+    made, to = reproduce.recipe(run), Path(arguments.to)
+    data, source = made.data, arguments.data
+    if source is None and data["kind"] == "shapes":
+        source = "shapes"
+    unknown = source is None and data["name"] != grid.NATIVE_DATA  # which is found without a word
+    given = ["--data", "DATA" if unknown else source] if unknown or source else []
+    words = [*made.words, *given, "--out", str(to)]
+    done = {"command": ["python", "-m", "experiments", *words], **asdict(made)}
+    print(shlex.join(done["command"]))
+    print(f"  data      {data['name']}, {data['images']:,} images, SHA-256 {data['sha256']}")
+    for name, facts in (("machine", made.fingerprint), ("packages", made.versions)):
+        print(f"  {name:<10}{', '.join(f'{key} {value}' for key, value in facts.items())}")
+    print(f"  commit    {made.commit}")
+    if arguments.print:
+        return 0, done
+
+    # The run is made where it is not yet, and of the same images.
+    new = to / made.folder
+    if unknown:
+        raise BadInput(f"--data: name the images that {run} was trained on, {data['name']}")
+    if new.parents[1].resolve() == run.resolve().parents[1]:
+        raise BadInput(f"--to {to}: is where {run} lies")
+    if reproduce.epochs_of(new) >= reproduce.epochs_of(run):
+        raise BadInput(f"--to {to}: holds this run already; name another folder, or remove it")
+    from dcgan.data import load
+
+    try:
+        digest = load(source, to / "cache").sha256
+    except BadData as error:
+        raise BadInput(error) from error
+    if digest != data["sha256"]:
+        words = f"its SHA-256 is {digest[:12]}..., that of the run's is {data['sha256'][:12]}..."
+        raise BadInput(f"--data {source or data['name']}: {words}")
+
+    # W&B has the run already, under this very id.
+    os.environ["WANDB_MODE"] = "disabled"
+    print(flush=True)
+    command = [sys.executable, "-m", "experiments", *words]
+    if code := signals.call(command, stdout=2 if arguments.json else None):
+        return code, done
+    try:
+        found = reproduce.compare(run, new)
+    except journal.Damaged as error:
+        raise BadInput(error) from error
+    print(f"\n{run} against {new}:\n{found}")
+    unexplained = found.same < found.epochs and not found.fingerprint
+    return int(unexplained), done | {"made": new, **asdict(found)}
 
 
 def banks(arguments: argparse.Namespace) -> Result:
@@ -563,6 +632,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_command(named, "status", show_status, STATUS)
     _add_study(add)
+
+    add = commands.add_command(named, "reproduce", reproduce_run, REPRODUCE)
+    add.add_argument("run", metavar="RUN", help="its folder, its name, or its id on W&B")
+    add.add_argument("--data", help="what it was trained on; default: CIFAR-10, or shapes")
+    add.add_argument("--to", default="runs/reproduced", help=TO)
+    add.add_argument("--out", default="runs", help="where a name is looked for; default: runs")
+    add.add_argument("--print", action="store_true", help="print the command and stop")
 
     add = commands.add_command(named, "banks", banks, BANKS)
     _add_study(add)

@@ -38,6 +38,13 @@ MAY_IMPORT = {
     "experiments.grid": ("dcgan.config",),
     "experiments.journal": (),
     "experiments.progress": ("experiments.grid", "experiments.journal"),
+    "experiments.reproduce": (
+        "dcgan.commands",
+        "dcgan.config",
+        "experiments.grid",
+        "experiments.journal",
+        "experiments.tracking",
+    ),
     "experiments.status": ("experiments.grid", "experiments.journal", "experiments.progress"),
     "experiments.tracking": ("experiments.grid", "experiments.journal"),
     "reports": ("dcgan.config", "experiments.grid", "experiments.journal", "reports"),
@@ -56,6 +63,7 @@ WITHOUT_TORCH = (
     "dcgan.config",
     "experiments.grid",
     "experiments.journal",
+    "experiments.reproduce",
     "experiments.status",
     "reports",
 )

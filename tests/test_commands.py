@@ -135,6 +135,7 @@ CHEAP = (
     "experiments ablation --plan --scale smoke --data shapes --out {tmp}/none",
     "experiments status {study}",
     "experiments export {study} -o {tmp}/study.zip",
+    "experiments reproduce {study}/norm=none,head=conv,batch=128/seed=0 --print",
     "experiments sweep ablation",
     "reports --from {study} --to {tmp}/report",
 )

@@ -1,0 +1,190 @@
+"""One run made again: its command, what it was made with, and whether the bytes are the same."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcgan.commands import BadInput
+from dcgan.config import Config
+from experiments import grid, journal, tracking
+
+SHOWN = 5  # epochs that differ, of which each has a line
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a run again."""
+
+    run: Path
+    words: list[str]  # of `python -m experiments`, without --data and --out
+    folder: str  # of the run below OUT
+    data: dict[str, Any]  # of study.json
+    commit: str
+    versions: dict[str, str]
+    fingerprint: dict[str, Any]  # what bits depend on beside the config
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs of one config, epoch by epoch."""
+
+    epochs: int
+    same: int  # epochs whose files are the same, byte by byte
+    differences: list[dict[str, Any]]  # of an epoch each: the first column, both values
+    largest: float  # relative difference of a score
+    fingerprint: dict[str, list[Any]]  # what bits depend on and is not the same: was, is
+    made_with: dict[str, list[Any]]  # likewise commit and packages
+
+    def __str__(self) -> str:
+        if self.same == self.epochs:
+            return f"The same bytes in all {self.epochs} epochs."
+        why = "not bit for bit" if self.fingerprint else "NOT bit for bit, and it should be"
+        lines = [f"{self.same} of {self.epochs} epochs have the same bytes: {why}."]
+        for each in self.differences[:SHOWN]:
+            others = f", and {each['more']} columns more" if each["more"] else ""
+            place = f"  epoch {each['epoch']}: {each['column']}"
+            lines.append(f"{place} was {each['was']}, is {each['now']}{others}")
+        if len(self.differences) > SHOWN:
+            lines.append(f"  and {len(self.differences) - SHOWN} epochs more")
+        lines.append(f"The largest relative difference of a score is {self.largest:.3g}.")
+        for key, (was, now) in self.fingerprint.items():
+            lines.append(f"Bits depend on {key}, which was {was} and is {now}.")
+        for key, (was, now) in self.made_with.items():
+            lines.append(f"{key} was {was} and is {now}.")
+        return "\n".join(lines)
+
+
+def find(name: str, places: list[Path]) -> Path:
+    """The folder of a run: given itself, or by its name or W&B's id in the studies of `places`.
+
+    Raises BadInput, also where several runs have the name.
+    """
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    found = []
+    for path in sorted(path for place in places for path in place.glob("*/*/seed=*/run.json")):
+        run, info, stored = path.parent, _unseal(path.parents[2] / "study.json"), _unseal(path)
+        names = [f"{run.parent.name}{between}{run.name}" for between in ("/", " ")]
+        if name in (*names, tracking.run_id(info, stored["config"])):
+            found.append(run)
+    if len(found) > 1:
+        raise BadInput(f"{name}: is the name of {len(found)} runs: {', '.join(map(str, found))}")
+    if not found:
+        where = " or ".join(map(str, places))
+        raise BadInput(f"{name}: no folder of a run, and no run in {where} has this name or id")
+    return found[0]
+
+
+def recipe(run: Path) -> Recipe:
+    """How a run was made, read off its folder; raises BadInput."""
+    info, stored = _unseal(run.resolve().parents[1] / "study.json"), _unseal(run / "run.json")
+    try:
+        config = Config(**stored["config"])
+        words = [*run.resolve().parts[-2].split(","), f"seed={config.seed}"]
+
+        # What neither the scale nor the arm sets was set by a word.
+        usual = _only_run(_fit(info, words)).config
+        own = {key: value for key, value in config if value != getattr(usual, key)}
+        words += [f"{key}={_word(value)}" for key, value in own.items()]
+        study = _fit(info, words)
+        planned = _only_run(study)
+        if planned.config != config:
+            raise BadInput(f"{run}: this version makes another run of {' '.join(words)}")
+        fingerprint = stored["fingerprint"]
+        device = "cpu" if fingerprint["device"] == "cpu" else "cuda"
+        options = ["--scale", info["scale"], "--device", device]
+        options += ["--threads", str(fingerprint["threads"])]
+        return Recipe(
+            run,
+            [info["study"], *options, *words],
+            f"{study.folder}/{planned.folder}",
+            info["data"],
+            info["commit"],
+            info["versions"],
+            fingerprint,
+        )
+    except (grid.BadStudy, LookupError, TypeError, ValueError) as error:
+        raise BadInput(f"{run}: this version cannot make it: {error}") from error
+
+
+def epochs_of(run: Path) -> int:
+    """How many epochs a run has committed; a published one may lack its pictures."""
+    return len(journal.committed(run, (journal.SAMPLES,)))
+
+
+def compare(old: Path, new: Path) -> Comparison:
+    """Whether a run that was made again has the bytes of the old one; raises journal.Damaged."""
+    if (made := epochs_of(new)) < (epochs := epochs_of(old)):
+        raise journal.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
+    differences, largest = [], 0.0
+    for epoch in range(1, epochs + 1):
+        was, now = (dict(_columns(run, epoch)) for run in (old, new))
+        columns = [key for key in was | now if was.get(key) != now.get(key)]
+        if columns:
+            first = columns[0]
+            values = {"column": first, "was": was.get(first), "now": now.get(first)}
+            differences.append({"epoch": epoch, **values, "more": len(columns) - 1})
+        largest = max([largest, *(_relative(was, now, key) for key in columns)])
+    infos = [_unseal(run.resolve().parents[1] / "study.json") for run in (old, new)]
+    return Comparison(
+        epochs,
+        epochs - len(differences),
+        differences,
+        largest,
+        _changes(*(_unseal(run / "run.json")["fingerprint"] for run in (old, new))),
+        _changes(*(each["versions"] | {"commit": each["commit"]} for each in infos)),
+    )
+
+
+def _columns(run: Path, epoch: int) -> Iterator[tuple[str, Any]]:
+    """All that an epoch's record holds, by name, then the sum of each file but the clock's."""
+    yield from _leaves(journal.read_json(run, epoch, journal.RECORD))
+    for name, digest in journal.read_sums(journal.epoch_folder(run, epoch)).items():
+        if name != journal.TIMING:
+            yield f"SHA-256 of {name}", digest
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, each in inner:
+            yield from _leaves(each, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _relative(was: dict[str, Any], now: dict[str, Any], key: str) -> float:
+    """The relative difference of a score that both have; of anything else 0."""
+    old, new = was.get(key), now.get(key)
+    if not key.startswith("scores.") or not old or new is None:
+        return 0.0
+    return abs(new - old) / abs(old)
+
+
+def _changes(was: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+    """What is not the same; what was not recorded is "unknown"."""
+    both = {key: [each.get(key, "unknown") for each in (was, now)] for key in was | now}
+    return {key: each for key, each in both.items() if each[0] != each[1]}
+
+
+def _only_run(study: grid.Study) -> grid.Run:
+    (run,) = grid.runs(study)
+    return run
+
+
+def _fit(info: dict[str, Any], words: list[str]) -> grid.Study:
+    study, data = grid.define(info["study"], info["scale"], None, words), info["data"]
+    return grid.fit(study, data["name"], data["sha256"], data["images"])
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _unseal(path: Path) -> dict[str, Any]:
+    try:
+        return journal.unseal(path)
+    except (journal.Damaged, OSError) as error:
+        raise BadInput(error) from error

@@ -1,0 +1,170 @@
+"""A run made again: its command makes its config, and every byte that differs is found."""
+
+import json
+import shlex
+import shutil
+
+import pytest
+
+from dcgan.commands import BadInput
+from experiments import __main__ as experiments
+from experiments import grid, journal, reproduce, tracking
+
+SET = ("norm=batch", "head=conv", "batch=512", "epochs=3", "lr_g=1e-4", "seed=1")
+ONE = {"factors": {"norm": ["none"], "head": ["conv"], "batch": [128]}, "epochs": 8}
+
+
+@pytest.fixture(scope="module")
+def study(run_study, tmp_path_factory):
+    """One real run of a seed that is not the first, with settings of its own."""
+    out = tmp_path_factory.mktemp("out")
+    done = run_study(out, *SET, WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stderr
+    (found,) = out.glob("ablation-smoke*")
+    return found
+
+
+@pytest.fixture
+def run(study):
+    (path,) = study.glob("*/seed=1")
+    return path
+
+
+@pytest.fixture
+def two(make_study, tmp_path):
+    """Two made-up runs that are the same."""
+    made = (make_study(tmp_path / name, **ONE) for name in ("old", "new"))
+    return [folder / "norm=none,head=conv,batch=128/seed=0" for folder in made]
+
+
+def rewrite(run, epoch, change):
+    """Commit an epoch anew with another record."""
+    record = journal.read_json(run, epoch, journal.RECORD)
+    change(record)
+    names = {*journal.read_sums(journal.epoch_folder(run, epoch))} - {journal.RECORD}
+    kept = {name: journal.read(run, epoch, name) for name in sorted(names)}
+    shutil.rmtree(journal.epoch_folder(run, epoch))
+    journal.commit(run, epoch, {journal.RECORD: journal.to_json(record), **kept})
+
+
+def test_the_recipe_is_the_command_that_made_the_run(run):
+    made = reproduce.recipe(run)
+    given = experiments._parser().parse_args(made.words)
+    planned = grid.define(given.study, given.scale, given.seeds, given.words)
+    data = made.data
+    (again,) = grid.runs(grid.fit(planned, data["name"], data["sha256"], data["images"]))
+    assert again.config.model_dump() == journal.unseal(run / "run.json")["config"]
+    assert made.folder == f"{run.parents[1].name}/{run.parent.name}/seed=1"
+    assert {"seed=1", "epochs=3", "lr_g=0.0001"} <= {*made.words}
+    assert not any(word.startswith("width=") for word in made.words)
+
+
+def test_the_recipe_of_every_published_run_is_one_run():
+    runs = sorted(experiments.PUBLISHED.absolute().glob("*/*/seed=*"))
+    assert runs
+    for run in runs:
+        made = reproduce.recipe(run)
+        assert made.folder == "/".join(run.parts[-3:])
+        assert made.words[-4:] == [*run.parts[-2].split(","), run.name]  # the scale says the rest
+
+
+def test_a_run_is_found_by_its_folder_its_name_and_its_id_on_wandb(study, run, tmp_path):
+    info, stored = journal.unseal(study / "study.json"), journal.unseal(run / "run.json")
+    arm = run.parent.name
+    names = (str(run), f"{arm}/seed=1", f"{arm} seed=1", tracking.run_id(info, stored["config"]))
+    for name in names:
+        assert reproduce.find(name, [tmp_path, study.parent]) == run
+    with pytest.raises(BadInput, match=r"^0123456789: no folder of a run, and no run in "):
+        reproduce.find("0123456789", [study.parent])
+    shutil.copytree(study, tmp_path / "copy")
+    with pytest.raises(BadInput, match=f"^{arm} seed=1: is the name of 2 runs: "):
+        reproduce.find(names[2], [tmp_path, study.parent])
+
+
+def test_a_run_that_is_made_again_has_every_byte(run, capfd, tmp_path):
+    words = ["reproduce", str(run), "--to", str(tmp_path), "--json"]
+    assert experiments.main(words) == 0
+    out, err = capfd.readouterr()
+    found = json.loads(out)
+    assert (len(out.splitlines()), found["epochs"], found["same"]) == (1, 3, 3)
+    assert (found["differences"], found["fingerprint"]) == ([], {})
+    assert "The same bytes in all 3 epochs." in err
+    assert shlex.split(err.splitlines()[0]) == found["command"]
+
+    # A finished run is not compared with itself.
+    with pytest.raises(SystemExit) as end:
+        experiments.main(words)
+    assert (end.value.code, capfd.readouterr().err.splitlines()[-1]) == (
+        2,
+        f"experiments: --to {tmp_path}: holds this run already; name another folder, or remove it",
+    )
+
+
+def test_printing_makes_nothing(run, capsys, tmp_path):
+    assert experiments.main(["reproduce", str(run), "--print", "--to", str(tmp_path / "x")]) == 0
+    out = capsys.readouterr().out
+    info = journal.unseal(run.parents[1] / "study.json")
+    assert out.startswith("python -m experiments ablation --scale smoke --device cpu --threads 1 ")
+    for fact in (info["commit"], info["data"]["sha256"], f"torch {info['versions']['torch']}"):
+        assert fact in out
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_study_itself_and_other_images_are_refused(run, capsys, tmp_path):
+    refused = {
+        ("--to", str(run.parents[2])): f"--to {run.parents[2]}: is where {run} lies",
+        ("--to", str(tmp_path / "x"), "--data", str(tmp_path)): f"{tmp_path}: no images",
+    }
+    for words, line in refused.items():
+        with pytest.raises(SystemExit) as end:
+            experiments.main(["reproduce", str(run), *words])
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith(f"experiments: {line}")
+
+
+def test_the_first_column_that_differs_is_named_for_each_epoch(two):
+    old, new = two
+    assert str(reproduce.compare(old, new)) == "The same bytes in all 8 epochs."
+
+    was = journal.read_json(new, 3, journal.RECORD)["scores"]["fd_cifar"]
+    rewrite(new, 3, lambda record: record["scores"].update(fd_cifar=was * 1.25))
+    rewrite(new, 5, lambda record: record["losses"].update(d_loss=None))
+    found = reproduce.compare(old, new)
+    assert (found.epochs, found.same, found.fingerprint) == (8, 6, {})
+    assert [(each["epoch"], each["column"]) for each in found.differences] == [
+        (3, "scores.fd_cifar"),
+        (5, "losses.d_loss"),
+    ]
+    assert (found.differences[0]["was"], found.differences[0]["now"]) == (was, was * 1.25)
+    assert found.largest == pytest.approx(0.25, rel=1e-12)
+    assert "6 of 8 epochs have the same bytes: NOT bit for bit, and it should be." in str(found)
+
+
+def test_another_picture_or_state_is_a_difference_and_another_clock_is_none(two):
+    old, new = two
+    for name, epoch in ((journal.TIMING, 2), (journal.SAMPLES, 4)):
+        folder = journal.epoch_folder(new, epoch)
+        files = {each: journal.read(new, epoch, each) for each in journal.read_sums(folder)}
+        shutil.rmtree(folder)
+        journal.commit(new, epoch, files | {name: files[name] + b" "})
+    (found,) = reproduce.compare(old, new).differences
+    assert (found["epoch"], found["column"]) == (4, "SHA-256 of samples.png")
+
+
+def test_another_machine_is_named_and_excuses_other_bytes(two):
+    old, new = two
+    stored = journal.unseal(new / "run.json")
+    stored["fingerprint"] |= {"threads": 7, "arithmetic": "0123456789ab"}
+    journal.replace(new / "run.json", journal.seal(stored))
+    rewrite(new, 8, lambda record: record["scores"].update(kd_cifar=1.0))
+    found = reproduce.compare(old, new)
+    assert found.fingerprint == {"threads": [1, 7], "arithmetic": ["unknown", "0123456789ab"]}
+    assert "7 of 8 epochs have the same bytes: not bit for bit." in str(found)
+    assert "Bits depend on threads, which was 1 and is 7." in str(found)
+
+
+def test_a_run_that_stopped_early_is_no_reproduction(two):
+    old, new = two
+    shutil.rmtree(journal.epoch_folder(new, 8))
+    with pytest.raises(journal.Damaged, match=r"has 7 epochs, .* has 8$"):
+        reproduce.compare(old, new)
