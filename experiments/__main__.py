@@ -14,6 +14,7 @@ Each command has its own --help.
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -124,8 +125,9 @@ BENCH = """Measure how fast this project is on this machine, in about ten minute
   start      how long the first epoch is waited for; memory of a worker
   growth     speed and memory as images, resolution, width, batch, jobs grow
 
-Prints a table for each and writes OUT/bench/DEVICE.json, which holds every single measurement of
-this command. Other work on the machine spoils speeds, and ratios less.
+Prints a table for each, writes OUT/bench/DEVICE.json, which holds every single measurement of this
+command, and builds a page of it beside it. Other work on the machine spoils speeds, and ratios
+less.
 
     python -m experiments bench
     python -m experiments bench --only training epoch
@@ -133,9 +135,10 @@ this command. Other work on the machine spoils speeds, and ratios less.
 PUBLISH = """Copy the records of a study to reports/published, and build its report there.
 
 Records and samples are checked by their hashes; states and generators stay behind. What a folder
-of that name held is replaced.
+of that name held is replaced. The record of a bench is published by its file.
 
     python -m experiments publish runs/ablation-small
+    python -m experiments publish runs/bench/cpu.json
 """
 EXPORT = """Pack the records of a study into one file, which `import` reads elsewhere.
 
@@ -417,16 +420,33 @@ def bench(arguments: argparse.Namespace) -> Result:
     except (BadData, grid.BadStudy) as error:
         raise BadInput(error) from error
     print(f"\nwrote {path}")
-    return 0, {"file": path, **journal.unseal(path)}
+    return _report(path, arguments.json), {"file": path, **journal.unseal(path)}
 
 
 def publish(arguments: argparse.Namespace) -> Result:
     """Copy the records and samples of a study, hash-checked, and build its report beside them."""
+    if arguments.study and arguments.study.endswith(".json"):
+        return _publish_bench(Path(arguments.study), arguments.json)
     study = _study(arguments.study, arguments.out)
     target = PUBLISHED / study.name
     _publish(study, target, arguments.samples)
     code = _report(target, arguments.json)
     return code, {"folder": target, "report": target / "report" / "index.html"}
+
+
+def _publish_bench(path: Path, quiet: bool) -> Result:
+    """The same for what `bench` wrote, under the name of its processor or GPU."""
+    try:
+        record = journal.unseal(path)
+        hardware, quick = record["hardware"], record["quick"]
+    except (journal.Damaged, LookupError) as error:
+        raise BadInput(f"{path}: is not what bench wrote: {error}") from error
+    if quick:
+        raise BadInput(f"{path}: comes from --quick, whose figures say nothing")
+    name = hardware["processor"] if hardware["device"] == "cpu" else hardware["device"]
+    target = PUBLISHED / "bench" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    journal.replace(target, path.read_bytes())
+    return _report(target, quiet), {"file": target, "report": target.with_suffix("") / "index.html"}
 
 
 def export_study(arguments: argparse.Namespace) -> Result:

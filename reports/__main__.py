@@ -14,6 +14,9 @@ each time:
     records.csv   every epoch of every run in full precision; records.parquet
     banks.csv     scores of further evaluation banks, where there are any
 
+From OUT/bench/DEVICE.json, which `python -m experiments bench` writes, it is page, tables and
+figures of what was measured there.
+
 From W&B it is the same report, without what is not there: real and generated images, further
 evaluation banks, findings of tools.
 """
@@ -22,12 +25,13 @@ import argparse
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 from dcgan import commands
 from dcgan.commands import BadInput, Result
 from experiments.journal import Damaged
-from reports import claims, contents, figures, findings, mirrors, page, records
+from reports import claims, contents, figures, findings, mirrors, page, records, speed
 
 
 def main(words: list[str] | None = None) -> int:
@@ -38,6 +42,8 @@ def main(words: list[str] | None = None) -> int:
 def report(arguments: argparse.Namespace) -> Result:
     """Read a study, write all files of its report, say what was found."""
     out = _out(arguments)
+    if (path := Path(arguments.source[0])).suffix == ".json":
+        return report_bench(path, out)
 
     # Whatever can be wrong with the study shows before the first file is written.
     try:
@@ -60,9 +66,7 @@ def report(arguments: argparse.Namespace) -> Result:
     except (records.NoStudy, records.Mixed, claims.BadClaim, Damaged, OSError) as error:
         raise BadInput(error) from error
 
-    width = min(88, shutil.get_terminal_size((88, 24)).columns)
-    for sentence in found.all:
-        print(f"\n{textwrap.fill(sentence, width, break_on_hyphens=False)}")
+    _say(found.all)
     unfinished = f", {len(study.missing)} of them not finished" if study.missing else ""
     print(f"\nReport on {len(study.plan)} runs{unfinished}: {len(study.frame)} committed epochs.")
     print(f"Open {out / 'index.html'} in a browser.")
@@ -76,6 +80,23 @@ def report(arguments: argparse.Namespace) -> Result:
     }
 
 
+def report_bench(path: Path, out: Path) -> Result:
+    """The same of what `make bench` measured."""
+    try:
+        said, (index, *_) = speed.write(path, out)
+    except (Damaged, OSError) as error:
+        raise BadInput(error) from error
+    _say(said)
+    print(f"\nOpen {index} in a browser. Tables and figures are beside it in {out}.")
+    return 0, {"page": index, "findings": said}
+
+
+def _say(sentences: Iterable[str]) -> None:
+    width = min(88, shutil.get_terminal_size((88, 24)).columns)
+    for sentence in sentences:
+        print(f"\n{textwrap.fill(sentence, width, break_on_hyphens=False)}")
+
+
 def _out(arguments: argparse.Namespace) -> Path:
     """The folder of the report; refuses options that do not go together."""
     source = arguments.source
@@ -86,7 +107,9 @@ def _out(arguments: argparse.Namespace) -> Path:
         raise BadInput(f"--from {' '.join(source)}: name the report's folder with --to")
     if len(source) == 1 and arguments.study:
         raise BadInput(f"--study {arguments.study}: {source[0]} is one study")
-    return Path(arguments.to or Path(source[0], "report"))
+    usual = Path(source[0])
+    usual = usual.with_suffix("") if usual.suffix == ".json" else usual / "report"
+    return Path(arguments.to or usual)
 
 
 def _load(source: list[str], name: str | None) -> records.Study:
@@ -101,11 +124,12 @@ def _load(source: list[str], name: str | None) -> records.Study:
 def _parser() -> argparse.ArgumentParser:
     parser = commands.Parser("python -m reports", description=__doc__)
     commands.offer_json(parser, report)
-    text = "the folder of a study, or `wandb ENTITY/PROJECT`, or `wandb-offline DIR`"
+    text = "a study's folder, a bench's record, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
     parser.add_argument(
         "--from", dest="source", metavar="STUDY", nargs="+", required=True, help=text
     )
-    parser.add_argument("--to", metavar="FOLDER", help="of the report; default: STUDY/report")
+    usual = "of the report; default: STUDY/report, or beside the record"
+    parser.add_argument("--to", metavar="FOLDER", help=usual)
     parser.add_argument("--study", metavar="NAME", help="of W&B's studies; default: the only one")
     return parser
 

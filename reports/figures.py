@@ -90,7 +90,7 @@ STYLE = {
 
 def draw(study: Study) -> dict[str, tuple[Figure, str]]:
     """Every figure that the records allow, with its caption, in reading order."""
-    with _style():
+    with style():
         shown = [x for x in ("fid", PRIMARY, "cs_cifar") if _epochs_with(study, x) > 1]
         figures = {}
         if found := effects.contrasts(study, last_epochs(study)):
@@ -113,7 +113,7 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
             figures[tool] = picture_of(picture), tools.caption(study, tool, picture)
 
         for figure, _ in figures.values():
-            _settle(figure)
+            settle(figure)
     return figures
 
 
@@ -141,7 +141,7 @@ def to_svg(figure: Figure) -> str:
     return _render(figure, "svg").decode()
 
 
-def _settle(figure: Figure) -> None:
+def settle(figure: Figure) -> None:
     """Lay a figure out once, in round numbers: the solver's last digits differ from run to run."""
     figure.draw_without_rendering()
     figure.set_layout_engine(None)  # "none" would lay it out at every rendering
@@ -706,14 +706,14 @@ def _epochs_with(study: Study, metric: str) -> int:
     return study.frame.loc[study.frame[metric].notna(), "epoch"].nunique()
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
     """The defaults of matplotlib, whatever the user's own are, and ours on top."""
     return matplotlib.style.context(["default", STYLE])
 
 
 def _render(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
-    with _style():
+    with style():
         figure.savefig(file, format=kind, **KINDS[kind])
     return file.getvalue()
 

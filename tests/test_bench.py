@@ -449,10 +449,13 @@ def test_only_the_parts_asked_for_are_measured_in_their_order(tmp_path, monkeypa
     monkeypatch.setattr(bench, "PARTS", made)
     words = ["--out", str(tmp_path), "--only", "growth", "jobs", "--quick", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["experiments", "bench", *words])
+    reported = []
+    monkeypatch.setattr(command, "_report", lambda path, quiet: reported.append(path) or 0)
     assert command.main() == 0
     path = tmp_path / "bench" / "cpu-quick.json"
     record = journal.unseal(path)
     assert record["parts"] == {"jobs": [{"what": "jobs"}], "growth": [{"what": "growth"}]}
     assert list(record["parts"]) == ["jobs", "growth"]
     assert record["quick"] is True
+    assert reported == [path]
     assert capsys.readouterr().out.endswith(f"wrote {path}\n")
