@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from dcgan.config import Config, fault
 
 HERE = Path(__file__).parent
-OPTIONS = ("seed", "data", "data_sha256")  # fields of Config that --seeds and --data set
+OPTIONS = ("seed", "data", "data_sha256")  # fields of Config that differ or come with the data
 NATIVE_DATA = "cifar10"  # what the study is about; a study of other data says so in its name
 MOST_RUNS = 10_000
 MOST_YAML_BYTES, MOST_YAML_DEPTH = 1 << 16, 3
@@ -89,10 +89,11 @@ def define(
 ) -> Study:
     """A study at a scale; each word `key=value` narrows a factor or sets a field of Config.
 
-    A factor takes one or more of its levels (`batch=128,512`), `seed` some of the first `seeds`,
-    or any where `seeds` is None (`seed=3,5`); any other field of Config takes a value for all runs.
-    Raises BadStudy.
+    A factor takes one or more of its levels (`batch=128,512`); any other field of Config takes a
+    value for all runs. The levels of `seed` are 0 to seeds - 1 where `seeds` is given, and any
+    seeds where it is not. Raises BadStudy.
     """
+    words = words or []
     if name not in studies():
         raise BadStudy(f"study {name!r} does not exist: choose from {', '.join(studies())}")
     if scale not in scales():
@@ -101,15 +102,19 @@ def define(
         raise BadStudy(f"seeds={seeds} is not a positive number")
     usual, settings = _read(f"scales/{scale}.yaml", parse_scale)
     factors, arms = _read(f"studies/{name}.yaml", parse_study)
-    count, cells = seeds or usual, math.prod(map(len, factors.values()))
-    if count * cells > MOST_RUNS:
-        raise BadStudy(f"seeds={count} makes {count * cells:,} runs, over {MOST_RUNS:,}")
-    study = Study(name, scale, factors, list(range(count)), settings, arms)
-    keys = [word.partition("=")[0] for word in words or []]
+    keys = [word.partition("=")[0] for word in words]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise BadStudy(f"{_shown(twice)} is given twice")
-    for word in words or []:
-        study = _choose(study, word, seeds) if word.startswith("seed=") else _apply(study, word)
+
+    # The seeds are counted before a list of them is made.
+    of_seeds = [word for word in words if word.startswith("seed=")]
+    chosen = _seeds(of_seeds[0], seeds) if of_seeds else []
+    count, cells = len(chosen) or seeds or usual, math.prod(map(len, factors.values()))
+    if count * cells > MOST_RUNS:
+        raise BadStudy(f"seeds={count} makes {count * cells:,} runs, over {MOST_RUNS:,}")
+    study = Study(name, scale, factors, chosen or list(range(count)), settings, arms)
+    for word in words:
+        study = study if word in of_seeds else _apply(study, word)
     return study
 
 
@@ -155,20 +160,19 @@ def unite(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
 # --- Words of the command line --------------------------------------------------------------------
 
 
-def _choose(study: Study, word: str, seeds: int | None) -> Study:
-    chosen, known = word.removeprefix("seed=").split(","), range(seeds or 2**31)
-    for text in chosen:
-        if not WHOLE.fullmatch(text) or int(text) not in known:
-            raise BadStudy(f"seed={_shown(text)} is not a seed: 0 to {known[-1]}")
-    if len(set(map(int, chosen))) < len(chosen):
-        raise BadStudy(f"{word} has a seed twice")
-    return replace(study, seeds=sorted(map(int, chosen)))
+def _seeds(word: str, count: int | None) -> list[int]:
+    """The seeds that a word `seed=1,3` chooses, of the first `count` where that is given."""
+    chosen = [_value("seed", text) for text in word.removeprefix("seed=").split(",")]
+    if len(set(chosen)) < len(chosen):
+        raise BadStudy(f"{_shown(word)} has a seed twice")
+    if count and max(chosen) >= count:
+        raise BadStudy(f"seed={max(chosen)} is not one of --seeds {count}: 0 to {count - 1}")
+    return sorted(chosen)
 
 
 def _apply(study: Study, word: str) -> Study:
     key, equals, value = word.partition("=")
-    settable = (key for key in _settable() if key not in study.factors)
-    known = [*study.factors, "seed", *settable]
+    known = [*study.factors, "seed", *(k for k in _settable() if k not in study.factors)]
     if not equals or key not in known:
         raise BadStudy(f"{word!r} is not key=value with a key among {', '.join(known)}")
     if key not in study.factors:

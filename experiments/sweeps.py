@@ -23,7 +23,7 @@ def configure(study: Study, words: list[str], options: list[str], project: str) 
     levels = {**study.factors, "seed": study.seeds}
     fixed = [word for word in words if word.partition("=")[0] not in levels]
     command = ["${env}", "${interpreter}", "-m", "experiments", study.name, "--scale", study.scale]
-    command += ["--seeds", str(max(study.seeds) + 1), "--jobs", "1", *options, *fixed]
+    command += ["--jobs", "1", *options, *fixed]
     return {
         "name": f"{study.name}-{study.scale}",
         "project": project,

@@ -125,9 +125,12 @@ def command(study: Study) -> str:
         for key, value in settings.items()
         if key not in ("data", "data_sha256") and value != fields.get(key)
     ]
+    seeds = f" SEEDS={len(info['seeds'])}"
+    if info["seeds"] != list(range(len(info["seeds"]))):
+        words, seeds = [*words, f"seed={','.join(map(str, info['seeds']))}"], ""
     source = {"shapes": "shapes", "zip": f"{data['name']}.zip"}.get(data["kind"], data["name"])
     target = TARGETS.get(info["study"], info["study"])
-    line = f"make {target} SCALE={info['scale']} SEEDS={len(info['seeds'])} DATA={source}"
+    line = f"make {target} SCALE={info['scale']}{seeds} DATA={source}"
     return line + (f' ARGS="{" ".join(words)}"' if words else "")
 
 

@@ -1,5 +1,7 @@
 """A study whose arms have names: from its records to what a reader sees."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,10 @@ def test_the_tables_and_figures_are_those_of_named_arms(named):
 def test_the_page_names_its_study_and_its_command(named):
     assert page.title(named) == "What single changes do to DCGAN"
     assert page.command(named).startswith("make followups SCALE=small SEEDS=8 DATA=shapes")
+    assert "seed=" not in page.command(named)
+    chosen = replace(named, info=named.info | {"seeds": [1, 5]})
+    assert page.command(chosen).startswith("make followups SCALE=small DATA=shapes")
+    assert page.command(chosen).endswith(' seed=1,5"')
     film = page.filmstrip(named, 1 << 20)
     assert film["factors"] == {"arm": ["baseline", "plain-gan", "relu-d"]}
 

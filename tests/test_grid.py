@@ -42,15 +42,6 @@ def test_words_narrow_factors_in_the_grids_order_and_set_fields():
     assert {(r.config.width, r.config.lr_g) for r in runs(study)} == {(16, 1e-3)}
 
 
-def test_seeds_are_chosen_by_name():
-    whole = runs(fitted(seeds=8))
-    assert runs(fitted("seed=5,3", seeds=8)) == [r for r in whole if r.config.seed in (3, 5)]
-    assert runs(fitted("seed=3")) == [r for r in whole if r.config.seed == 3]
-    assert fitted("seed=70", "head=conv").seeds == [70]
-    with pytest.raises(BadStudy, match=r"^seed=8 is not a seed: 0 to 7$"):
-        fitted("seed=8", seeds=8)
-
-
 def test_there_are_never_more_images_than_the_data_has():
     study = fitted(available=700)
     assert {(r.config.images, r.config.reference_images) for r in runs(study)} == {(700, 700)}
@@ -63,12 +54,13 @@ def test_there_are_never_more_images_than_the_data_has():
         (["head"], "'head'"),
         (["head=liner"], "head=liner is not a level"),
         (["batch=256"], "batch=256 is not a level"),
-        (["seed=-1"], "seed=-1 is not a seed: 0 to 2147483647"),
-        (["seed=1,x"], "seed=x is not a seed"),
-        (["seed="], "seed= is not a seed"),
-        (["seed=2147483648"], "seed=2147483648 is not a seed"),
-        (["seed=1,1"], "seed=1,1 has a seed twice"),
-        (["seed=1", "seed=2"], "seed is given twice"),
+        (["seed"], "'seed' is not key=value with a key among norm, head, batch, seed"),
+        (["seed="], "seed= is not a whole number"),
+        (["seed=0-2"], "seed=0-2 is not a whole number"),
+        (["seed=1,-1"], "seed=-1: Input should be greater than or equal to 0"),
+        (["seed=2147483648"], "seed=2147483648: Input should be less than 2147483648"),
+        (["seed=3,4,+3"], "seed=3,4,+3 has a seed twice"),
+        (["seed=3", "seed=4"], "seed is given twice"),
         (["data=other"], "'data=other' is not"),
         (["width=many"], "width=many"),
         (["width=0"], "width=0"),
@@ -91,6 +83,29 @@ def test_a_wrong_word_is_refused_by_key_and_value_in_one_line(words, said):
         define("ablation", "small", None, words)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "seeds", "made"),
+    [
+        ("seed=3", None, [3]),
+        ("seed=5,3", None, [3, 5]),
+        ("seed=2,0", 3, [0, 2]),
+        ("seed=1249", 1250, [1249]),
+    ],
+)
+def test_seeds_are_chosen_like_the_levels_of_a_factor(word, seeds, made):
+    count = 1 + made[-1]
+    chosen = runs(fitted("head=conv", word, seeds=seeds))
+    whole = runs(fitted("head=conv", seeds=count))
+    assert chosen == [run for run in whole if run.config.seed in made]
+    assert len(chosen) == 4 * len(made)
+
+
+def test_a_seed_outside_of_seeds_is_refused():
+    with pytest.raises(BadStudy) as caught:
+        define("ablation", "small", 3, ["seed=1,3"])
+    assert str(caught.value) == "seed=3 is not one of --seeds 3: 0 to 2"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +218,8 @@ def test_a_study_of_too_many_runs_is_refused():
     assert len(runs(fitted(seeds=1250))) == grid.MOST_RUNS
     with pytest.raises(BadStudy, match="seeds=1251 makes 10,008 runs, over 10,000"):
         define("ablation", "small", 1251)
+    with pytest.raises(BadStudy, match="seeds=1251 makes 10,008 runs, over 10,000"):
+        define("ablation", "small", None, [f"seed={','.join(map(str, range(1251)))}"])
 
 
 def test_a_batch_larger_than_the_data_is_refused():

@@ -1,9 +1,11 @@
 """The sweep is the grid: W&B's own way from its points to the command gives every run, once."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import yaml
+from faults import processes
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from experiments import __main__ as experiments
@@ -29,9 +31,10 @@ def command(config: dict, point: dict) -> list[str]:
 
 
 def runs_of(words: list[str]) -> list[grid.Run]:
-    """The runs that the command of the project makes of these arguments."""
+    """The runs that the command makes, as its own command line understands it."""
     assert words[:4] == COMMAND
     given = experiments._parser().parse_args(words[4:])
+    assert given.command is experiments.train_study
     return grid.runs(grid.define(given.study, given.scale, given.seeds, given.words))
 
 
@@ -42,6 +45,8 @@ def runs_of(words: list[str]) -> list[grid.Run]:
         ("ablation", "cifar32", None, ["batch=512", "epochs=4", "lr_g=1e-5"]),
         ("followups", "small", 2, []),
         ("kinds", "small", 1, ["arm=one-class"]),
+        ("precision", "cifar32", 4, ["seed=1,3"]),
+        ("ablation", "small", None, ["seed=7"]),
     ],
 )
 def test_the_points_of_the_sweep_are_the_runs_of_the_grid(
@@ -61,7 +66,8 @@ def test_the_command_prints_the_sweep(
 ) -> None:
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     argv = ["sweep", "ablation", "--scale", "smoke", "--data", "shapes", "head=conv", "epochs=4"]
-    assert experiments.main(argv) == 0
+    arguments = experiments._parser().parse_args(argv)
+    assert arguments.command(arguments) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     study = grid.define("ablation", "smoke", None, ["head=conv", "epochs=4"])
     made = [run for point in points(config) for run in runs_of(command(config, point))]
@@ -78,3 +84,26 @@ def test_options_of_the_command_are_in_every_run() -> None:
         assert words[words.index("--data") + 1] == "my images.zip"
         assert words[words.index("--out") + 1] == "elsewhere"
         assert f"seed={point['seed']}" in words
+
+
+# --- A real run of a sweep ------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(bool(processes.unavailable()), reason=processes.unavailable())
+def test_a_point_is_that_run_alone_and_the_study_goes_on_from_it(tmp_path: Path) -> None:
+    arm = ["norm=none", "head=conv", "batch=128"]
+    one, whole = tmp_path / "one", tmp_path / "whole"
+    for out, words in ((one, [*arm, "seed=1"]), (whole, ["--seeds", "2", *arm])):
+        processes.finish(out, *words)
+    made = sorted(path.relative_to(one) for path in one.glob("*/*/seed=*"))
+    assert made == [Path(processes.STUDY, ",".join(arm), "seed=1")]
+    found, wanted = (processes.contents(out / processes.STUDY) for out in (one, whole))
+    assert found == {name: digest for name, digest in wanted.items() if "/seed=1/" in name}
+    assert len(wanted) == 2 * len(found) > 2 * processes.EPOCHS
+
+    # The whole study skips what is done.
+    files = [path for path in (one / made[0]).rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert "; 1 are done" in processes.finish(one, "--seeds", "2", *arm).out
+    assert processes.contents(one / processes.STUDY) == wanted
+    assert {path: path.stat().st_mtime_ns for path in files} == before

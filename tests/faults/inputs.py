@@ -431,7 +431,7 @@ CHARACTERS = "abeno0123456789.,-+_=:#&*!|>'\"%@`{}[]?~ \t\n\\é\u2028\x00\x1b\U0
 VALID = ["norm=none", "head=avgpool", "batch=128,512", "images=600", "resolution=32", "width=16"]
 VALID += ["latent=uniform", "latent_size=64", "stem=linear", "init=blog", "epochs=3", "lr_g=1e-3"]
 VALID += ["lr_d=2e-4", "beta1=0.25", "beta2=0.9", "precision=bf16", "inception=last"]
-VALID += ["score_images=100", "reference_images=50"]
+VALID += ["score_images=100", "reference_images=50", "seed=3,5"]
 
 
 def edited(rng: Random, text: str) -> str:
@@ -479,6 +479,10 @@ def wrong_words(rng: Random, folder: Path) -> int:
                     level for level in map(str, usual.factors[key]) if level in text.split(",")
                 ], word
                 assert len(study.factors[key]) == len(text.split(",")), word
+            elif key == "seed":
+                texts = sorted(text.split(","), key=int)
+                for part, seed in zip(texts, study.seeds, strict=True):
+                    assert means(key, part.removeprefix("-"), seed), word
             else:
                 assert means(key, text, study.settings[key]), (word, study.settings[key])
             assert {**usual.settings, key: 0} == {**study.settings, key: 0}, word
