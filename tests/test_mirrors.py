@@ -6,9 +6,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from faults import processes
 
 from experiments import journal, tracking
 from reports import __main__ as command
@@ -25,8 +24,6 @@ from reports.mirrors import Mirror
 ARMS = {"baseline": {}, "beta1-0": {"beta1": 0.0}, "late": {"d_steps": 2}}
 SECOND, LATE = "arm=beta1-0/seed=0", "arm=late/seed=0"
 NAME = "followups-small-shapes"
-ONE = ("norm=none", "head=conv", "batch=512", "epochs=6", "--jobs", "1")  # run of the grid
-KILLS = 5
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +79,16 @@ def test_the_offline_runs_are_the_records(study: Path) -> None:
 def test_wandb_lists_each_id_once(study: Path, wandb_command: Callable[..., str]) -> None:
     info = journal.unseal(study / "study.json")
     configs = [journal.unseal(path)["config"] for path in study.glob("*/*/run.json")]
+    wanted = sorted(tracking.run_id(info, config) for config in configs)
+    assert ids_of_sync(study, wandb_command) == wanted
+
+
+def ids_of_sync(study: Path, wandb_command: Callable[..., str]) -> list[str]:
+    """The id of each run that `wandb sync` would upload, as often as it would."""
     listed = wandb_command(study, "sync", "--dry-run", str(study / "wandb"))
     found = re.findall(r"/run-([0-9a-f]{10})\.wandb", listed)
-    assert sorted(found) == sorted(tracking.run_id(info, config) for config in configs)
+    assert f"Would sync {len(found)} run(s)" in listed
+    return sorted(found)
 
 
 def test_the_reader_leaves_nothing_behind(
@@ -324,45 +328,48 @@ def test_bad_words_are_one_line_and_nothing_is_made(
 
 # --- A real study, killed five times --------------------------------------------------------------
 
-
-def kill_after(process: subprocess.Popen, out: Path, epochs: int) -> None:
-    """Kill the launcher and its workers once so many epochs are committed."""
-    end = time.monotonic() + 120
-    while len(list(out.glob("*/*/seed=*/epochs/[0-9]*"))) < epochs:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "no epoch came"
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+MOMENTS = {  # of a study of two runs, three epochs each, one after the other
+    "a run is described": lambda study: list(study.glob("*/*/run.json")),
+    "an epoch is committed": lambda study: list(study.glob("*/*/epochs/[0-9]*")),
+    "W&B has a picture": lambda study: list(study.glob("wandb/*/files/media/images/*.png")),
+    "the second run has begun": lambda study: len(list(study.glob("*/*/epochs/[0-9]*"))) > 3,
+    "every epoch is committed": lambda study: len(list(study.glob("*/*/epochs/[0-9]*"))) == 6,
+}
 
 
+@pytest.mark.skipif(bool(processes.unavailable()), reason=processes.unavailable())
 def test_a_study_that_was_killed_five_times_is_whole_in_wandb(
-    start_study: Callable[..., subprocess.Popen],
-    run_study: Callable[..., subprocess.CompletedProcess],
-    wandb_command: Callable[..., str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    wandb_command: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kill in range(1, KILLS + 1):
-        process = start_study(tmp_path, *ONE, WANDB_MODE="offline")
-        kill_after(process, tmp_path, kill)
-    done = run_study(tmp_path, *ONE, WANDB_MODE="offline")
-    assert done.returncode == 0, done.stdout + done.stderr
+    study = tmp_path / "out" / processes.STUDY
+    start = {"environ": {"WANDB_MODE": "offline"}}
+    words = [study.parent, "--jobs", "1", *processes.PAIR]
+    for what, has_come in MOMENTS.items():
+        killed = processes.begin(*words, **start)
+        processes.until(lambda come=has_come: come(study), what)
+        os.killpg(killed.pid, signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL, what
+    processes.finish(*words, **start, report=True)
 
-    # The history is the records, row by row, and the report has their bytes.
-    study, out = tmp_path / "ablation-smoke-shapes", tmp_path / "from W&B"
+    # The history is the records, row by row.
     wanted = records.load(study)
-    assert len(wanted.frame) == 6
+    assert [len(wanted.runs), len(wanted.frame), wanted.missing] == [2, 6, []]
     check_same(mirrors.load(mirrors.offline(study / "wandb"), "here"), wanted)
+
+    # The report made from it has the tables and curves of the one made from the records; only the
+    # captions, which name the processor, are others.
+    out = tmp_path / "from W&B"
     words = ["--from", "wandb-offline", str(study / "wandb"), "--to", str(out)]
     monkeypatch.setattr(sys, "argv", ["reports", *words])
     command.main()
-    for name in ("records.csv", "records.parquet", "tables/fid.csv", "figures/fd_cifar.svg"):
+    tables = {path.relative_to(study / "report") for path in study.glob("report/tables/*.csv")}
+    assert Path("tables/fid.csv") in tables
+    for name in {*tables, "records.csv", "records.parquet", "figures/fd_cifar.svg"}:
         assert (out / name).read_bytes() == (study / "report" / name).read_bytes(), name
+    assert (out / "index.html").stat().st_size > 10_000
 
-    # One run for the one id.
-    config = journal.unseal(wanted.runs[0] / "run.json")["config"]
-    listed = wandb_command(study, "sync", "--dry-run", str(study / "wandb"))
-    assert "Would sync 1 run(s)" in listed
-    assert f"run-{tracking.run_id(wanted.info, config)}.wandb" in listed
+    # One run for each id.
+    configs = [journal.unseal(run / "run.json")["config"] for run in wanted.runs]
+    assert ids_of_sync(study, wandb_command) == sorted(
+        tracking.run_id(wanted.info, config) for config in configs
+    )
