@@ -188,7 +188,8 @@ def _arms(status: Status, name: Callable[[str], str]) -> Table:
 def _lines(runs: list[RunStatus]) -> Table:
     table = _table("state", "epoch", "fd_cifar", "run")
     table.columns[0].justify = "left"
-    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    last = table.columns[-1]
+    last.justify, last.no_wrap, last.overflow = "left", False, "fold"  # a path has no blanks
     for run in sorted(runs, key=lambda run: IN_FULL.index(run.state)):
         score = "" if run.fd_cifar is None else f"{run.fd_cifar:.1f}"
         name = f"{run.arm} seed={run.seed}"

@@ -105,14 +105,6 @@ def test_a_notebook_gets_plain_lines_even_from_a_terminal(state, monkeypatch):
     assert "\x1b" not in shown_on(console_on(Screen()), state)
 
 
-def test_no_color_leaves_the_table_and_takes_the_colors(state):
-    colors = {f"\x1b[{number}m" for number in range(30, 38)} | {"\x1b[91m", "\x1b[90m", "\x1b[38"}
-    assert any(color in shown_on(console_on(Screen()), state) for color in colors)
-    text = shown_on(console_on(Screen(), NO_COLOR="1"), state)
-    assert "0 of 2 runs done" in text
-    assert not any(color in text for color in colors)
-
-
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_line_is_wider_than_the_screen_and_each_names_arm_and_seed(width, state):
     state.rows |= {

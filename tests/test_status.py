@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 
@@ -180,6 +181,13 @@ def test_a_narrow_screen_names_arms_by_their_levels_and_cuts_no_number(study):
     arms, _, _ = narrow.partition("fd_cifar")
     assert "10/16" in arms
     assert "…" not in arms
+
+
+def test_a_narrow_screen_shows_the_whole_of_a_long_reason(study):
+    path = "/".join(f"folder-{number}" for number in range(20))
+    (study / BAD / "seed=1" / "error.txt").write_text(f"OSError: {path}\n")
+    shown = "".join(printed(status.look(study), True, 60).split())
+    assert path in re.sub(r"\x1b\[[0-9;]*m", "", shown)
 
 
 def test_the_command_prints_one_object_or_refuses(study, capsys, tmp_path):
