@@ -70,7 +70,7 @@ def changed(request: dict[str, Any]) -> None:
     poison: [epoch, what], see `poisoned`
     """
     if request.get("report") is False:
-        command._report = lambda study: 0
+        command._report = lambda study, quiet: 0
     if "patience" in request:
         tracking.PATIENCE = request["patience"]
     if "torch" in request:
