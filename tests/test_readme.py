@@ -1,0 +1,57 @@
+"""The Chinese README keeps step with the English one: its commands, figures, names and links."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
+
+
+def sections(name: str) -> list[str]:
+    """A README from heading to heading."""
+    return re.split(r"^## .*\n", (ROOT / name).read_text(), flags=re.MULTILINE)
+
+
+def commands(text: str) -> list[str]:
+    """The lines of blocks, without what is said of them; of a sketch of folders, the folders."""
+    lines = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
+    return [re.split(r"\s{2,}", line)[0] for line in lines if not line.startswith("(")]
+
+
+def prose(text: str) -> str:
+    """What is left without blocks and the link from one language to the other."""
+    text = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\[(English|简体中文)\]\(README\S*\)", "", text)
+
+
+def code(text: str) -> Counter:
+    """Names and short commands within the text."""
+    return Counter(" ".join(each.split()) for each in re.findall(r"`([^`]+)`", prose(text)))
+
+
+def links(text: str) -> Counter:
+    return Counter(re.findall(r"\]\(([^)]+)\)", prose(text)))
+
+
+def figures(text: str) -> Counter:
+    """Every number of the text, its links and names left out."""
+    bare = re.sub(r"\]\([^)]+\)|`[^`]+`", " ", prose(text))
+    return Counter(NUMBER.findall(re.sub(r"(?<=\d)[^\x00-\x7f]", " ", bare)))
+
+
+ENGLISH, CHINESE = sections("README.md"), sections("README.zh-CN.md")
+
+
+def test_each_links_to_the_other():
+    assert "[简体中文](README.zh-CN.md)" in ENGLISH[0]
+    assert "[English](README.md)" in CHINESE[0]
+    assert len(ENGLISH) == len(CHINESE) > 6
+
+
+@pytest.mark.parametrize("what", [commands, code, links, figures])
+@pytest.mark.parametrize("number", range(len(ENGLISH)))
+def test_both_say_the_same(what, number):
+    assert what(CHINESE[number]) == what(ENGLISH[number])
