@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import websocket
 
+from reports import __main__ as command
 from reports import claims, contents, findings, page, records, tables
 
 VOID = {"meta", "link", "input", "img", "br", "hr"}
@@ -93,9 +93,7 @@ def html(built: Path) -> str:
 
 
 def build(*words: object) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["reports", *map(str, words)])
-        runpy.run_module("reports", run_name="__main__")
+    assert command.main([*map(str, words)]) == 0
 
 
 def rendered(study: records.Study) -> str:
@@ -128,7 +126,7 @@ def test_second_build_gives_the_same_bytes_without_torch(
     built: Path, study_folder: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import runpy, sys; runpy.run_module('reports', run_name='__main__'); "
+        "import sys; from reports.__main__ import main; assert main() == 0; "
         "assert 'torch' not in sys.modules"
     )
     words = ["--from", study_folder, "--to", tmp_path / "out"]

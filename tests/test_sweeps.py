@@ -66,8 +66,7 @@ def test_the_command_prints_the_sweep(
 ) -> None:
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     argv = ["sweep", "ablation", "--scale", "smoke", "--data", "shapes", "head=conv", "epochs=4"]
-    arguments = experiments._parser().parse_args(argv)
-    assert arguments.command(arguments) == 0
+    assert experiments.main(argv) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     study = grid.define("ablation", "smoke", None, ["head=conv", "epochs=4"])
     made = [run for point in points(config) for run in runs_of(command(config, point))]
