@@ -3,9 +3,11 @@
 Apart from the rest of the suite, for Ray takes long to start: `make test-ray`.
 """
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,12 @@ ENVIRON = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 EPOCHS = 6
+LISTENS = "0A"
+LOOPBACK = (  # 127.0.0.1, the same in IPv6, and ::1
+    "0100007F",
+    "0000000000000000FFFF00000100007F",
+    "00000000000000000000000001000000",
+)
 RAY = ("--engine", "ray", "--epochs", str(EPOCHS), "--jobs", "2")
 
 
@@ -41,6 +49,27 @@ def begun(out: Path) -> list[Path]:
     """The runs that have an epoch and not all of them."""
     runs = {epoch.parents[1] for epoch in out.glob("*/*/seed=*/epochs/0001")}
     return [run for run in runs if not journal.epoch_folder(run, EPOCHS).exists()]
+
+
+def listening() -> set[tuple[str, str]]:
+    """The addresses and ports on which anybody here listens, as the kernel writes them."""
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {tuple(words[1].split(":")) for words in lines if words[3] == LISTENS}
+
+
+def processes_of_ray() -> set[str]:
+    """Their numbers; a process that has ended meanwhile is none."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = path.read_bytes()
+            if any(name in line for name in (b"raylet", b"gcs_server", b"ray::")):
+                found.add(path.parent.name)
+    return found
 
 
 @pytest.fixture
@@ -83,3 +112,26 @@ def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(
     assert len(wanted) > 8 * EPOCHS * 2
     assert got.keys() == wanted.keys()
     assert [name for name in wanted if got[name] != wanted[name]] == []
+
+
+def test_ray_that_is_started_here_listens_on_the_loopback_and_ends_with_the_command(
+    start_study, tmp_path
+):
+    known, alive = listening(), processes_of_ray()
+    words = ("--engine", "ray", "--epochs", "99", "--jobs", "2")
+    process = start_study(tmp_path, *words, WANDB_MODE="disabled")
+    until(lambda: any(tmp_path.glob("*/*/seed=*/epochs/0001")), process)
+    opened = listening() - known
+    assert opened
+    assert [address for address in opened if address[0] not in LOOPBACK] == []
+    assert processes_of_ray() - alive
+
+    # Committed epochs stay, the words are the local engine's, and nothing of Ray is left.
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stdout + stderr
+    assert stdout.endswith("Stopped. Committed epochs stay: the same command goes on from them.\n")
+    end = time.monotonic() + 30
+    while left := processes_of_ray() - alive:
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
