@@ -222,7 +222,8 @@ def train_study(arguments: argparse.Namespace) -> Result:
         plan = launch.make_plan(study, images, out, device, places, arguments.threads, mode)
     except (BadData, grid.BadStudy, journal.Differs, journal.Damaged) as error:
         raise BadInput(error) from error
-    _print_plan(console, plan, images, f"{mode} ({why})")
+    engine = {"local": "", "ray": f" on Ray, {arguments.ray_address or 'started here'}"}
+    _print_plan(console, plan, images, engine[arguments.engine], f"{mode} ({why})")
     done = {"folder": plan.folder, "plan": _describe(plan, images, mode)}
     if arguments.plan:
         return 0, done
@@ -591,7 +592,7 @@ def _describe(plan: Any, images: Any, mode: str) -> dict[str, Any]:
     }
 
 
-def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
+def _print_plan(console: Console, plan: Any, images: Any, engine: str, mode: str) -> None:
     """What is going to happen, before it does."""
     from dcgan.data import fits
 
@@ -605,7 +606,7 @@ def _print_plan(console: Console, plan: Any, images: Any, mode: str) -> None:
         "runs": f"{len(whole)}: {levels}, seeds {len(study.seeds)}; {done} are done",
         "epochs": f"{sum(whole)} of {job.config.images:,} images; {sum(plan.committed)} are done",
         "data": f"{images.name}, {len(images.pixels):,} images, SHA-256 {images.sha256[:12]}",
-        "device": f"{job.device}, {plan.places} runs at a time",
+        "device": f"{job.device}, {plan.places} runs at a time{engine}",
         "time": f"about {progress.duration(plan.seconds)}",
         "disk": f"at most {plan.bytes / 1e6:,.0f} MB; {free / 1e9:,.0f} GB are free",
         "W&B": mode,

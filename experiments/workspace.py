@@ -95,7 +95,8 @@ def make(study: Path) -> tuple[int, dict[str, Any]]:
         for path in paths:
             print(f"wrote {path}")
         for section in workspace.sections:
-            print(f"  {section.name:<16}{len(section.panels)} panels")
+            plural = "" if len(section.panels) == 1 else "s"
+            print(f"  {section.name:<16}{len(section.panels)} panel{plural}")
         if mode != "online":
             print("To save them on W&B: WANDB_API_KEY or `wandb login`, then the same command.")
             return 0, {"files": paths, "workspace": None, "report": None}

@@ -3,6 +3,7 @@
 Apart from the rest of the suite, for Ray takes long to start: `make test-ray`.
 """
 
+import re
 import signal
 import subprocess
 import time
@@ -130,6 +131,7 @@ def test_ray_that_is_started_here_listens_on_the_loopback_and_ends_with_the_comm
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stdout + stderr
+    assert re.search(r"^device +cpu, 2 runs at a time on Ray, started here$", stdout, re.MULTILINE)
     assert stdout.endswith("Stopped. Committed epochs stay: the same command goes on from them.\n")
     end = time.monotonic() + 30
     while left := processes_of_ray() - alive:

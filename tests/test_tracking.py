@@ -83,8 +83,9 @@ def make_samples(epoch: int) -> bytes:
 def toy_run(study: Path, mode: str, ending: str, patience: float) -> None:
     """Commit and mirror the epochs that are missing; ending says what happens on the way.
 
-    "finish", "kill N" (this process, once epoch N is mirrored) or "strike SIGNAL" (W&B's service
-    after epoch 2). Prints how the loop ended as one line of JSON.
+    "finish", "live" (each epoch is mirrored before the next one is made), "kill N" (this process,
+    once epoch N is mirrored) or "strike SIGNAL" (W&B's service after epoch 2). Prints how the loop
+    ended as one line of JSON.
     """
     tracking.PATIENCE = patience
     run = study / ARM / SEED
@@ -102,6 +103,8 @@ def toy_run(study: Path, mode: str, ending: str, patience: float) -> None:
         mirror.log(epoch)
         slowest = max(slowest, time.monotonic() - began)
 
+        if ending == "live":
+            wait_for_pictures(study, epoch)
         if ending == f"kill {epoch}":
             wait_for_pictures(study, epoch)
             time.sleep(1.2)  # W&B writes its file once a second
@@ -229,13 +232,31 @@ def test_the_receipt_is_withdrawn_before_anything_is_sent_again(
 def test_the_history_is_the_records(
     mirrored: SimpleNamespace, expected_history: Callable[[Path], list[dict]]
 ) -> None:
-    own = [
+    assert own_columns(mirrored.rows) == expected_history(mirrored.study / ARM / SEED)
+    assert len(mirrored.rows) == EPOCHS * 21
+    assert [row["_step"] for row in mirrored.rows] == list(range(len(mirrored.rows)))
+
+
+def test_the_history_is_the_records_where_epochs_come_one_by_one(
+    wandb_history: Callable[[Path, Path], list[dict]],
+    expected_history: Callable[[Path], list[dict]],
+    tmp_path: Path,
+) -> None:
+    study = tmp_path / "ablation-smoke"
+    done = launch(study, ending="live")
+    assert done.returncode == 0, done.stderr
+    (run_folder,) = study.glob("wandb/offline-run-*")
+    rows = wandb_history(study, run_folder)
+    assert own_columns(rows) == expected_history(study / ARM / SEED)
+    assert [row["_step"] for row in rows] == list(range(EPOCHS * 21))
+
+
+def own_columns(rows: list[dict]) -> list[dict]:
+    """The rows of a history without what W&B adds, and without pictures."""
+    return [
         {name: value for name, value in row.items() if not name.startswith(("_", "samples"))}
-        for row in mirrored.rows
+        for row in rows
     ]
-    assert own == expected_history(mirrored.study / ARM / SEED)
-    assert len(own) == EPOCHS * 21
-    assert [row["_step"] for row in mirrored.rows] == list(range(len(own)))
 
 
 def test_the_samples_are_the_committed_files(mirrored: SimpleNamespace) -> None:
