@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from dcgan.config import Config
@@ -68,14 +68,7 @@ def render(
     spent = sum(len(text) for text, _ in pictures.values()) + sum(len(x) for _, x in downloads)
     film = filmstrip(study, PAGE_BYTES - 300_000 - spent)
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         title=title(study),
         info=study.info,
         study=study,
@@ -98,6 +91,18 @@ def render(
         command=command(study),
         downloads=downloads,
     )
+
+
+def template(name: str) -> Template:
+    """A page's template, in which a name that is not given is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def title(study: Study) -> str:

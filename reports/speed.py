@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -406,18 +405,11 @@ def _machine(record: Record) -> str:
 def _page(
     record: Record, said: list[str], shown: list[Sheet], drawn: dict[str, tuple[Figure, str]]
 ) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     inline = {
         name: (page.inline_svg(figures.to_svg(figure), name), text)
         for name, (figure, text) in drawn.items()
     }
-    return environment.get_template("speed.html").render(
+    return page.template("speed.html").render(
         record=record,
         machine=_machine(record),
         said=said,
