@@ -128,7 +128,7 @@ def sentences(record: Record) -> list[str]:
         speeds = {row["networks"]: row["images/s"] for row in rows(record, "training")}
         shown = [f"{_rate(speed)} at {name}" for name, speed in speeds.items() if name in CASES]
         where = f"One thread of {machine['processor']}" if machine["device"] == "cpu" else "One GPU"
-        said.append(f"{where} trains {tables.join(shown)} images a second.")
+        said.append(f"{where} trains, in images a second, {tables.join(shown)}.")
         against = [
             f"{_ratio(row)} times as many on {name}"
             for row in rows(record, "training")

@@ -114,8 +114,8 @@ def path(tmp_path):
 
 def test_sentences_are_the_records_figures():
     assert speed.sentences(RECORD) == [
-        "One thread of Example CPU (R) @ 2.00GHz trains 1,234 at small, 99.9 at cifar32 and 20.0 "
-        "at blog64 images a second.",
+        "One thread of Example CPU (R) @ 2.00GHz trains, in images a second, 1,234 at small, "
+        "99.9 at cifar32 and 20.0 at blog64.",
         "That is, beside the plain loop of the tutorials, which takes turns with it, 1.50 (1.40 to "
         "1.70) times as many on the blog's networks and 1.25 (1.15 to 1.45) times as many on the "
         "paper's.",
@@ -162,7 +162,7 @@ def test_every_part_has_a_figure_a_table_and_a_csv_with_all_digits(path, tmp_pat
 def test_the_same_record_gives_the_same_bytes(path, tmp_path, capsys):
     for name in ("a", "b"):
         assert reports.main(["--from", str(path), "--to", str(tmp_path / name)]) == 0
-    assert "trains 1,234 at small" in " ".join(capsys.readouterr().out.split())
+    assert "in images a second, 1,234 at small" in " ".join(capsys.readouterr().out.split())
     for made in (tmp_path / "a").rglob("*.*"):
         twin = tmp_path / "b" / made.relative_to(tmp_path / "a")
         assert made.read_bytes() == twin.read_bytes(), made
