@@ -456,7 +456,7 @@ def frechet(bench: Bench) -> list[Row]:
     for width, count in sizes.items():
         x, y, exact = waves(count, width)
         ways = ways_to_the_distance(x, y)
-        seconds, found = in_turn(ways, 1 if width > 1000 else bench.rounds, "cpu")
+        seconds, found = in_turn(ways, bench.rounds, "cpu")
         rows += [
             {
                 "D": width,

@@ -25,6 +25,13 @@ TITLES = {  # of the parts of a record, in the order in which they are read
     "start": "What is waited for, and a worker's memory",
     "growth": "Growth: one thing at a time around small on 512 images",
 }
+NOTES = {
+    "training": [
+        "Of a matrix product: the arithmetic done in a second, over that of one product of two "
+        "square matrices; a library's convolutions can be faster than its products."
+    ],
+    "start": ["The first epoch is one of smoke: from the command until it is committed."],
+}
 CASES = ("small", "cifar32", "blog64")  # of training, that sentences name
 PLAIN = {"blog64": "the blog's networks", "paper, 64x64": "the paper's"}  # of the plain loop
 Record = dict[str, Any]
@@ -82,6 +89,11 @@ def _one(record: Record, part: str, column: str, **wanted: Any) -> float:
 
 def _share(record: Record, *pieces: str) -> float:
     return 100 * sum(_one(record, "epoch", "share", piece=piece) for piece in pieces)
+
+
+def _percent(record: Record, piece: str) -> str:
+    share = _share(record, piece)
+    return f"{share:.1f} %" if share >= 0.05 else "under 0.1 %"
 
 
 AIMS = [
@@ -145,8 +157,8 @@ def sentences(record: Record) -> list[str]:
         )
     if rows(record, "epoch"):
         said.append(
-            f"Scoring takes {_share(record, 'scoring'):.1f} % of an epoch at small, the commit "
-            f"{_share(record, 'commit'):.1f} % and W&B {_share(record, 'W&B'):.1f} %."
+            f"Scoring takes {_percent(record, 'scoring')} of an epoch at small, the commit "
+            f"{_percent(record, 'commit')} and W&B {_percent(record, 'W&B')}."
         )
     if rows(record, "scoring"):
         by = {row["scored by"]: row for row in rows(record, "scoring")}
@@ -161,6 +173,15 @@ def sentences(record: Record) -> list[str]:
             f"The Fréchet distance of 2,048 features takes {ours['s']:.1f} s with a relative error "
             f"of {ours['error']:.0e}; torch-fidelity's takes {theirs['ratio']:.2f} times as long, "
             f"with {theirs['error']:.0e}."
+        )
+        fewer = {
+            str(row["D"]): f"{row['ratio']:.2f}"
+            for row in rows(record, "frechet", **{"computed by": "torch-fidelity"})
+            if row["D"] < 2048
+        }
+        said.append(
+            f"With {tables.join([*fewer])} features it takes {tables.join([*fewer.values()])} "
+            "times as long as ours."
         )
     if rows(record, "start"):
         first = _one(record, "start", "median", what="first epoch")
@@ -196,7 +217,7 @@ def sheets(record: Record) -> list[Sheet]:
         frame = _frame(record, part)
         words = tuple(name for name in frame if frame[name].map(type).eq(str).any())
         cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-        found.append(Sheet(part, title, [*frame], cells, [], [], words))
+        found.append(Sheet(part, title, [*frame], cells, NOTES.get(part, []), [], words))
     return [sheet for sheet in found if sheet]
 
 
