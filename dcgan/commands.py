@@ -63,7 +63,7 @@ def run(parser: Parser, words: list[str] | None = None) -> int:
         with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
             code, done = arguments.command(arguments)
         if arguments.json:
-            print_json(done)
+            print(json.dumps(done, allow_nan=False, default=str), flush=True)
         return code
     except BadInput as error:
         parser.error(str(error))
@@ -77,11 +77,6 @@ def run(parser: Parser, words: list[str] | None = None) -> int:
 def shown(message: str) -> str:
     """A text in one line, whatever is in it."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """What --json promises: one object in one line of stdout, full precision, no NaN."""
-    print(json.dumps(value, allow_nan=False, default=str), flush=True)
 
 
 def positive(word: str) -> int:

@@ -15,7 +15,6 @@ from reports import figures, page, tables
 from reports.figures import ARM, BASELINE, GREY, WIDTH
 from reports.tables import DASH, Sheet
 
-RECORD = "bench.json"
 TITLES = {  # of the parts of a record, in the order in which they are read
     "training": "Training, beside the plain loop of the tutorials on the same networks",
     "jobs": "Processes and threads that share the machine",
@@ -83,7 +82,7 @@ def rows(record: Record, part: str, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def _one(record: Record, part: str, column: str, **wanted: Any) -> float:
-    (row,) = rows(record, part, **{key.replace("_", " "): value for key, value in wanted.items()})
+    (row,) = rows(record, part, **wanted)
     return row[column]
 
 
@@ -117,7 +116,7 @@ AIMS = [
     ),
     Aim(
         "Fréchet distance of 2,048 features, times torch-fidelity",
-        lambda r: _one(r, "frechet", "ratio", D=2048, computed_by="torch-fidelity"),
+        lambda r: _one(r, "frechet", "ratio", D=2048, **{"computed by": "torch-fidelity"}),
         2.0,
         True,
     ),
