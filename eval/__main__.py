@@ -7,6 +7,8 @@
     python -m eval neighbours RUN --data TRAIN --test TEST
     python -m eval walks RUN
     python -m eval filters RUN --data TRAIN
+    python -m eval heads RUN
+    python -m eval constant RUN
     python -m eval train-extractor --train TRAIN --test TEST
 
 RUN is a run or a whole study, TRAIN and TEST are images, such as cifar10-train.zip.
@@ -38,6 +40,7 @@ WEIGHTS = "a folder that train-extractor wrote, or Inception's file; default: bu
 FULL = "one more SVM with N labels, or without a number with all; default: none"
 CONSTANTS = "4,000 real images for each constant, or all 60,000; default: quick"
 THREADS = "of PyTorch, on which results depend; default: 1"
+OWN_THREADS = "of PyTorch; default: as many as the run had"
 DEVICE = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
 CACHE = "folder of decoded images; default: `cache` beside the study"
 
@@ -146,6 +149,31 @@ respond to, trained and untrained. A run that has the result of this epoch is le
 state of --epoch is pruned, the run is trained again up to there.
 
     python -m eval filters runs/ablation-small --data cifar10-train.zip
+"""
+HEADS = """Find out whether the average-pool head trains faster: count, and time in pairs.
+
+The networks of each finished run are built with either head of D, all else as the run has it. The
+multiply-adds of one step of training are counted, and steps are timed in one process, both heads in
+turn, --pairs times. No images are needed and no state: D is shown random pixels.
+
+Writes <run>/eval/heads.json. Its speeds are those of this machine at this moment, so they are no
+function of the config; run it where nothing else runs. The networks are those before the first
+epoch, so the result is called that of epoch 0. A run that has it is left alone. At the scale
+`small` a run takes half a minute on a CPU core.
+
+    python -m eval heads runs/ablation-small/ARM/seed=0
+"""
+CONSTANT = """Find out whether G's features collapse: how many are nearly constant, by epoch?
+
+1,000 images are made by the generator of every milestone (epochs 1, 2, 5, 10, 15, ...) and of the
+last epoch, as far as they were kept. For each layer before the image: which share of its channels
+is nearly the same in all of them? What that means stands at the top of eval/constant.py; it is
+exploratory.
+
+Writes <run>/eval/constant.json. Every run that kept a generator is measured; one that has the
+result of its last one is left alone. At the scale `small` a run takes a few seconds on a CPU core.
+
+    python -m eval constant runs/ablation-small
 """
 TRAIN = """Train the bundled CIFAR-10 classifier anew; on two CPU cores this takes an hour.
 
@@ -503,6 +531,58 @@ def filters(arguments: argparse.Namespace) -> Result:
     return _measure_runs(arguments, "filters", epochs, measure)
 
 
+def heads(arguments: argparse.Namespace) -> Result:
+    """Count and time the training of each finished run's networks with both heads of D."""
+    _study(arguments.where)
+
+    # Only now what takes time: PyTorch.
+    import torch
+
+    from eval import heads as work
+
+    device = _device(arguments.device)
+    runs = _finished(arguments.where)
+    for run, config in runs.items():
+        if config.model != "dcgan":
+            raise BadInput(f"{run}: model={config.model} has neither head")
+
+    def measure(run: Path, epoch: int) -> tuple[Any, None]:
+        torch.set_num_threads(arguments.threads or _threads(run))
+        return work.heads(runs[run], device, arguments.pairs), None
+
+    return _measure_runs(arguments, "heads", dict.fromkeys(runs, work.EPOCH), measure)
+
+
+def constant(arguments: argparse.Namespace) -> Result:
+    """Look for nearly constant features in the generators that each run kept."""
+    _study(arguments.where)
+    kept = {run: _kept_all(run) for run in _last_kept(arguments.where, "last")}
+
+    # Only now what takes time: PyTorch.
+    import torch
+
+    from dcgan.models import load_generator
+    from eval import constant as work
+
+    torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+
+    def measure(run: Path, epoch: int) -> tuple[Any, None]:
+        try:
+            _, config = load_generator(str(kept[run][epoch]))
+            generators = ((each, load_generator(str(path))[0]) for each, path in kept[run].items())
+            result = work.constant(generators, config, device)
+        except ValueError as error:
+            raise BadInput(error) from error
+        result.about["generator_sha256"] = {
+            str(each): hashlib.sha256(path.read_bytes()).hexdigest()
+            for each, path in kept[run].items()
+        }
+        return result, None
+
+    return _measure_runs(arguments, "constant", {run: max(kept[run]) for run in kept}, measure)
+
+
 def train_extractor(arguments: argparse.Namespace) -> Result:
     """Train the classifier, write its weights and its card."""
     import torch
@@ -590,6 +670,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=positive, default=64, help="images that D sees; default: 64")
     add("--cache", type=Path, help=CACHE)
 
+    add = _command(named, "heads", heads, HEADS)
+    _add_where(add)
+    add("--pairs", type=positive, default=20, help="samples of each head; default: 20")
+    add("--threads", type=positive, help=OWN_THREADS)
+
+    add = _command(named, "constant", constant, CONSTANT)
+    _add_where(add)
+    add("--threads", type=positive, default=1, help=THREADS)
+
     add = _command(named, "train-extractor", train_extractor, TRAIN)
     add("--train", metavar="ZIP", required=True, help="the 50,000 training images")
     add("--test", metavar="ZIP", required=True, help="the 10,000 test images")
@@ -612,13 +701,18 @@ def _command(named: Any, name: str, command: Any, text: str) -> Any:
     return commands.add_command(named, name, command, text).add_argument
 
 
-def _add_runs(add: Any) -> None:
-    """The arguments of tools that put a result into each run."""
+def _add_where(add: Any) -> None:
+    """The arguments of all tools that put a result into each run."""
     add("where", metavar="RUN_OR_STUDY", type=Path, help="folder of a run, or of a whole study")
-    add("--epoch", type=_epoch, default="last", help=EPOCH)
     add("--again", action="store_true", help="measure runs anew that have the result")
-    add("--threads", type=positive, default=1, help=THREADS)
     add("--device", help=DEVICE)
+
+
+def _add_runs(add: Any) -> None:
+    """The arguments of tools that put a result of one epoch into each run."""
+    _add_where(add)
+    add("--epoch", type=_epoch, default="last", help=EPOCH)
+    add("--threads", type=positive, default=1, help=THREADS)
 
 
 def _add_sets(add: Any) -> None:
@@ -748,6 +842,20 @@ def _last_kept(where: Path, epoch: str | int) -> dict[Path, tuple[int, Path]]:
     runs = _runs(where)
     kept = [run for run in runs if any(run.glob("epochs/[0-9]*/generator.safetensors"))]
     return {run: _kept(run, epoch) for run in kept or runs}
+
+
+def _kept_all(run: Path) -> dict[int, Path]:
+    """Epoch -> generator's file, of all milestones that kept one and of the newest that did."""
+    from dcgan.config import is_milestone
+
+    files = run.glob("epochs/[0-9]*/generator.safetensors")
+    epochs = sorted(int(path.parent.name) for path in files)
+    return dict(_kept(run, each) for each in epochs if is_milestone(each) or each == epochs[-1])
+
+
+def _threads(run: Path) -> int:
+    """PyTorch's threads in a run whose run.json was found right; 1 where it does not say."""
+    return json.loads((run / "run.json").read_bytes()).get("fingerprint", {}).get("threads", 1)
 
 
 def _device(wanted: str | None) -> str:

@@ -30,7 +30,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan import data
 from dcgan.config import Config
@@ -39,6 +38,7 @@ from dcgan.models import build
 from dcgan.train import Log, State, dump_state, load_state, products, start, train_epoch
 from eval import audit, metrics
 from eval.extractors import classifier
+from eval.heads import operations
 from eval.score import reference, score
 from experiments import grid, journal, launch, signals, tracking
 from experiments.run import Job, files, measure, prepare, references, run, summarise
@@ -167,7 +167,7 @@ def training(bench: Bench) -> list[Row]:
         with products(precision):  # for the plain loop, which sets nothing
             seconds, _ = in_turn(ways, bench.rounds, bench.device)
         speeds = {way: config.images / statistics.median(each) for way, each in seconds.items()}
-        work = flops(config)
+        work = 2 * operations(config)  # a multiply-add is two
         ratios = compare(seconds["ours"], seconds["plain"]) if "plain" in seconds else {}
         rows.append(
             {
@@ -273,15 +273,6 @@ def our_pass(config: Config, pixels: np.ndarray, device: str) -> Callable[[], An
     native = Images("noise", "array", pixels, np.zeros(len(pixels), np.int64), "")
     resized = torch.from_numpy(data.resize(native, config.resolution).pixels).to(device)
     return partial(train_epoch, start(config, device), config, resized)
-
-
-def flops(config: Config) -> float:
-    """Floating-point operations of the layers in one step of training, for each image."""
-    step = config.model_copy(update={"images": 2, "batch": 2})
-    state = start(step)
-    with FlopCounterMode(display=False) as counter:
-        train_epoch(state, step, torch.from_numpy(noise(2, step.resolution)))
-    return counter.get_total_flops() / 2
 
 
 def product_speed(bench: Bench, precision: str) -> float:

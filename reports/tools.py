@@ -20,6 +20,8 @@ TITLES = {
     "neighbours": "Samples, held-out images, and the nearest training image",
     "walks": "Walks and arithmetic in latent space",
     "filters": "What D's last features respond to",
+    "heads": "A training step with either head, counted and timed",
+    "constant": "Features of G that are nearly constant",
 }
 ROWS = {  # what stands where in a picture
     "neighbours": "Above, the samples that lie nearest to a training image; below each that image, "

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dcgan import data
 from dcgan.config import Config
-from dcgan.models import MAP, channels, seed_of
+from dcgan.models import seed_of
 from dcgan.train import draw_latent, dump_state, start, train_epoch
 from eval import metrics
 from experiments import __main__ as command
@@ -155,28 +155,6 @@ def test_pictures_are_what_ours_are():
     expected = data.to_signed(torch.from_numpy(data.resize(images, 64).pixels)).permute(0, 3, 1, 2)
     assert resized.shape == (4, 3, 64, 64)
     assert (resized - expected).abs().max() < 1.5 / 127.5
-
-
-@pytest.mark.parametrize("head", ["conv", "avgpool"])
-@pytest.mark.parametrize("stem", ["conv", "linear"])
-@pytest.mark.parametrize("resolution", [16, 64])
-def test_flops_are_those_of_the_layers(resolution, stem, head):
-    config = Config(resolution=resolution, width=4, stem=stem, head=head)
-    widths = [3, *channels(config)]
-    top = widths[-1]
-
-    # Multiplications of one pass: each output of a convolution, or input of a transposed one.
-    sides = [resolution >> i for i in range(1, len(widths))]
-    layers = [16 * a * b * side**2 for a, b, side in zip(widths, widths[1:], sides, strict=False)]
-    first, between = layers[0], sum(layers)
-    D = between + 16 * top * (1 if head == "conv" else 4)
-    into = config.latent_size * top * MAP**2
-    G = between + into
-
-    # D: two passes there and back, but for the gradient of images. G: one, but for that of noise;
-    # and one through D, whose weights need no gradient.
-    step = 2 * (3 * D - first) + 3 * G - into + 2 * D
-    assert bench.flops(config) == 2 * step
 
 
 def test_training_is_measured_at_every_scale_and_against_the_plain_loop(quick, ticks):

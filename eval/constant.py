@@ -1,0 +1,127 @@
+"""How many of G's features are nearly constant, epoch by epoch: have filters collapsed?
+
+The paper reports that with long training some filters collapse (Radford et al., 2015, Section 7).
+Here a feature is a channel of what a layer of G gives after its ReLU: of the stem, and of each
+block that doubles the side. The layer that makes the image is left out. In the plain GAN a feature
+is a unit of a hidden layer after its ReLU.
+
+G makes SAMPLES images in eval mode, of the same z in every epoch. A channel's spread is the root of
+its variance over samples, which is taken at each position and averaged over positions: a pattern
+that is the same in every image has none. A channel is nearly constant if its spread is at most
+THRESHOLD of the layer's, the root mean square of its channels' spreads. A dead channel has spread
+0, and where all are dead all are nearly constant. Other layers and epochs do not enter, so that a
+layer whose channels all vary less and less, and alike, has no constant one.
+
+This is exploratory: neither the definition nor the threshold comes from the paper. Only generators
+that epochs kept are seen; a filter that oscillates between them is not told from one that stands.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcgan.config import Config
+from dcgan.models import Generator
+from dcgan.train import draw_latent, products
+from eval.results import Result
+
+SAMPLES = 1_000
+BATCH = 100  # images at a time
+THRESHOLD = 0.01  # of the layer's spread
+NOTES = [
+    f"nearly constant: the share of G's channels, after the ReLU, that vary over {SAMPLES:,} "
+    f"samples by at most {100 * THRESHOLD:g} % of what the channels of their layer do (root of the "
+    "variance at a position, averaged over positions; root mean square over channels). "
+    "Exploratory: definition and threshold are not the paper's.",
+    "stem, up0, up1, ...: G's layers from z to the image; hidden0, ...: those of the plain GAN.",
+    "first, last: the share of all layers' channels together, in the first and the last epoch that "
+    "kept its generator.",
+]
+
+
+def constant(generators: Iterable[tuple[int, nn.Module]], config: Config, device: str) -> Result:
+    """Shares of nearly constant features after each epoch, given with its generator, in order.
+
+    None for epochs whose features are not finite; a note names them. Equal arguments give equal
+    numbers. ValueError where there is no generator.
+    """
+    z = draw_latent(config, "constant", 0, SAMPLES).to(device)
+    shares: dict[int, dict[str, float | None]] = {}
+    counts: dict[str, int] = {}
+    notes = list(NOTES)
+    for epoch, G in generators:
+        try:
+            found = spreads(G.to(device), z)
+        except FloatingPointError as error:
+            notes.append(f"Not measured in epoch {epoch} of seed {config.seed}: {error}.")
+            shares[epoch] = dict.fromkeys(["all", *layers(G)])
+            continue
+        still = {name: nearly_constant(each) for name, each in found.items()}
+        counts = {name: len(each) for name, each in still.items()}
+        still = {"all": torch.cat(list(still.values()))} | still
+        shares[epoch] = {name: each.double().mean().item() for name, each in still.items()}
+    if not shares:
+        raise ValueError("no epoch kept its generator")
+
+    first, last = min(shares), max(shares)
+    values = {"share_first": shares[first]["all"], "share_last": shares[last]["all"]}
+    titles = {"share_first": "nearly constant, first", "share_last": "nearly constant, last"}
+    for name in list(shares[first])[1:]:
+        for epoch in shares:
+            values[f"share_{name}_{epoch}"] = shares[epoch][name]
+            titles[f"share_{name}_{epoch}"] = f"{name}, epoch {epoch}"
+    about: dict[str, Any] = {"samples": SAMPLES, "threshold": THRESHOLD, "features": counts}
+    return Result("constant", last, values, titles, about, notes)
+
+
+def layers(G: nn.Module) -> dict[str, nn.Module]:
+    """The layers of G whose features are looked at, in order: name -> what ends with its ReLU."""
+    if isinstance(G, Generator):
+        return {"stem": G.stem} | {f"up{i}": block for i, block in enumerate(G.up)}
+    hidden = [layer for layer in G.modules() if isinstance(layer, nn.ReLU)]
+    return {f"hidden{i}": layer for i, layer in enumerate(hidden)}
+
+
+def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
+    """How much each feature varies over z (N, latent_size): layer -> (features,) float64, the CPU.
+
+    The root of the variance over samples, averaged over positions. G, which is on z's device, is
+    left in eval mode. FloatingPointError where a feature is not finite.
+    """
+    origins: dict[str, Tensor] = {}  # each layer's output for the first z, (features, positions)
+    sums: dict[str, Tensor] = {}  # over samples, of the differences from it
+    squares: dict[str, Tensor] = {}
+
+    def record(name: str, output: Tensor) -> None:
+        maps = output.double().flatten(2) if output.dim() > 2 else output.double()[..., None]
+        away = maps - origins.setdefault(name, maps[0].clone())  # so a constant has no variance
+        sums[name] = sums.get(name, 0) + away.sum(dim=0)
+        squares[name] = squares.get(name, 0) + away.square().sum(dim=0)
+
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: record(name, output))
+        for name, layer in layers(G).items()
+    ]
+    try:
+        with torch.no_grad(), products("fp32"):
+            G.eval()
+            for part in z.split(BATCH):
+                G(part)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    found = {}
+    for name in sums:
+        variance = squares[name] / len(z) - (sums[name] / len(z)).square()
+        if not variance.isfinite().all():
+            raise FloatingPointError(f"the features of {name} are not finite")
+        found[name] = variance.clamp(min=0).mean(dim=1).sqrt().cpu()
+    return found
+
+
+def nearly_constant(spread: Tensor) -> Tensor:
+    """Which of a layer's features are, by their spread (features,): bool (features,)."""
+    return spread <= THRESHOLD * spread.square().mean().sqrt()

@@ -1,0 +1,234 @@
+"""Features of G that are nearly constant, in generators whose features are known."""
+
+import hashlib
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dcgan.config import Config
+from dcgan.models import build, dump_generator
+from dcgan.train import draw_latent
+from eval.__main__ import main
+from eval.constant import NOTES, THRESHOLD, constant, layers, nearly_constant, spreads
+from experiments import journal
+
+CONFIG = Config(resolution=32, width=8, latent_size=8, images=40, batch=20)
+WIDTHS = {"stem": 32, "up0": 16, "up1": 8}
+
+
+def with_dead(counts, level=-1.0, config=CONFIG):
+    """G in which the first channels of each layer are, after BatchNorm, a constant."""
+    G = build(config)[0]
+    for name, count in counts.items():
+        norm = next(m for m in layers(G)[name].modules() if isinstance(m, nn.BatchNorm2d))
+        with torch.no_grad():
+            norm.weight[:count], norm.bias[:count] = 0, level
+    return G
+
+
+def shares(result, epoch):
+    return {name: result.values[f"share_{name}_{epoch}"] for name in WIDTHS}
+
+
+@pytest.mark.parametrize("level", [-1.0, 1.0])
+@pytest.mark.parametrize("stem", ["conv", "linear"])
+def test_the_share_of_dead_channels_is_exact(stem, level):
+    # Below zero the ReLU gives zeros, above it lets the constant pass.
+    config = CONFIG.model_copy(update={"stem": stem})
+    counts = {"up0": 5, "up1": 2} | ({"stem": 7} if stem == "conv" else {})
+    result = constant([(1, with_dead(counts, level, config))], config, "cpu")
+    expected = {name: counts.get(name, 0) / width for name, width in WIDTHS.items()}
+    assert shares(result, 1) == expected
+    assert result.values["share_first"] == sum(counts.values()) / 56
+    assert result.about["features"] == WIDTHS
+
+
+def test_first_and_last_are_the_epochs_that_are_given():
+    generators = [(1, with_dead({})), (5, with_dead({"up0": 8})), (30, with_dead({"stem": 14}))]
+    result = constant(generators, CONFIG, "cpu")
+    assert result.epoch == 30
+    assert (result.values["share_first"], result.values["share_last"]) == (0, 14 / 56)
+    assert result.values["share_up0_5"] == 8 / 16
+    assert list(result.values) == [
+        "share_first",
+        "share_last",
+        *(f"share_{name}_{epoch}" for name in WIDTHS for epoch in (1, 5, 30)),
+    ]
+    assert result.values.keys() == result.titles.keys()
+    assert result.titles["share_up1_30"] == "up1, epoch 30"
+    assert result.notes == NOTES
+
+
+def hidden(scales):
+    """A plain G whose one hidden layer has z itself, times these scales, before its ReLU."""
+    G = nn.Sequential(nn.Linear(len(scales), len(scales)), nn.ReLU(), nn.Linear(len(scales), 1))
+    with torch.no_grad():
+        G[0].weight.copy_(torch.diag(torch.tensor(scales)))
+        G[0].bias.zero_()
+    return G
+
+
+def test_the_spread_of_a_rectified_normal_is_known():
+    z = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    found = spreads(hidden([1.0, 0.1, 0.0]), z)["hidden0"]
+    deviation = math.sqrt(1 / 2 - 1 / (2 * math.pi))
+    assert found[0] == pytest.approx(deviation, rel=0.02)
+    assert found[1] == pytest.approx(0.1 * deviation, rel=0.02)
+    assert found[2] == 0
+    expected = (z[:, :2] * torch.tensor([1, 0.1])).relu().double().std(dim=0, correction=0)
+    assert torch.allclose(found[:2], expected, rtol=1e-6)
+
+
+def test_the_threshold_is_a_hundredth_of_the_layer():
+    # Of 100 features 96 are alike, so that their root mean square is 0.98 of theirs.
+    scales = [1.0] * 96 + [0.012, 0.0095, 0.005, 0.0]
+    z = torch.randn(1, 1000, 1, generator=torch.Generator().manual_seed(1))[0].expand(1000, 100)
+    found = nearly_constant(spreads(hidden(scales), z)["hidden0"])
+    assert found.tolist() == [False] * 97 + [True] * 3
+    assert nearly_constant(torch.tensor([3.0, 4.0, 0.03, 0.01])).tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert THRESHOLD == 0.01
+
+
+def test_a_layer_that_is_dead_is_constant_and_scale_does_not_matter():
+    assert nearly_constant(torch.zeros(4)).tolist() == [True] * 4
+    spread = torch.rand(50, generator=torch.Generator().manual_seed(0)).double() ** 4
+    assert torch.equal(nearly_constant(spread), nearly_constant(1e-6 * spread))
+    assert 0 < nearly_constant(spread).sum() < 50
+
+
+def test_the_variance_is_averaged_over_positions():
+    # One position of sixteen follows z; a pattern that is the same in each image has no spread.
+    class Pattern(nn.Module):
+        def forward(self, z):
+            maps = torch.arange(16.0).repeat(len(z), 2, 1)
+            maps[:, 0, 3] += z[:, 0]
+            return maps.unflatten(2, (4, 4))
+
+    z = torch.randn(250, 1, generator=torch.Generator().manual_seed(0))
+    found = spreads(nn.Sequential(Pattern(), nn.ReLU()), z)["hidden0"]
+    moving = (3 + z[:, 0]).relu().double().std(correction=0)
+    assert found.tolist() == pytest.approx([moving.item() / 4, 0], rel=1e-6)
+
+
+@pytest.mark.parametrize("norm_g", ["inner", "all", "none"])
+def test_features_are_seen_after_the_relu_and_before_the_image(norm_g):
+    config = CONFIG.model_copy(update={"norm_g": norm_g})
+    G = build(config)[0].eval()
+    seen = {}
+    for name, layer in layers(G).items():
+        layer.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output}))
+    G(draw_latent(config, "constant", 0, 3))
+    assert {name: output.shape[1] for name, output in seen.items()} == WIDTHS
+    assert [output.shape[2] for output in seen.values()] == [4, 8, 16]
+    assert all(output.min() == 0 for output in seen.values())
+
+
+def test_the_plain_gan_has_four_hidden_layers():
+    config = CONFIG.model_copy(update={"model": "mlp"})
+    G = build(config)[0]
+    with torch.no_grad():
+        G[0].bias.zero_()
+        G[0].weight[:64], G[0].bias[:64] = 0, -1
+    result = constant([(2, G)], config, "cpu")
+    sizes = {"hidden0": 256, "hidden1": 512, "hidden2": 1024, "hidden3": 1024}
+    assert result.about["features"] == sizes
+    assert result.values["share_hidden0_2"] == 64 / 256
+
+
+def test_equal_arguments_give_equal_numbers_and_g_is_in_eval_mode():
+    G = with_dead({"up0": 3}).train()
+    state = {name: tensor.clone() for name, tensor in G.state_dict().items()}
+    first, again = (constant([(1, G)], CONFIG, "cpu") for _ in range(2))
+    assert first == again
+    assert not G.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in G.state_dict().items())
+    assert not any(module._forward_hooks for module in G.modules())
+
+
+def test_features_that_are_not_finite_have_no_share():
+    broken = with_dead({})
+    with torch.no_grad():
+        broken.up[0][0].weight[0, 0, 0, 0] = torch.nan
+    result = constant([(1, with_dead({"up0": 8})), (2, broken)], CONFIG, "cpu")
+    assert result.values["share_first"] == 8 / 56
+    assert result.values["share_last"] is None
+    assert set(shares(result, 2).values()) == {None}
+    said = "Not measured in epoch 2 of seed 0: the features of up0 are not finite."
+    assert result.notes == [*NOTES, said]
+    assert result.about["features"] == WIDTHS
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A run that kept its generators after some epochs, and one that kept none."""
+    folder = tmp_path / "study"
+    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 32}}))
+    for seed in (0, 1):
+        config = CONFIG.model_copy(update={"seed": seed})
+        run = folder / "norm=none" / f"seed={seed}"
+        journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+        for epoch in range(1, 8):
+            data = dump_generator(with_dead({"up0": epoch}, config=config), config)
+            journal.commit(run, epoch, {journal.GENERATOR: data} if seed == 0 else {})
+    return folder
+
+
+def run_constant(capsys, *words):
+    try:
+        code = main(["constant", *map(str, words), "--device", "cpu"])
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_constant_features_of_a_study_from_the_command_line(study, capsys):
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    code, shown, progress = run_constant(capsys, study)
+    run = study / "norm=none" / "seed=0"
+    assert (code, progress) == (0, f"measured 1 of 1: {run}, epoch 7\n")
+    assert "up0, epoch 5" in shown
+    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before} == before
+    assert set(after) - set(before) == {run / "eval" / "constant.json"}
+
+    # Milestones and the last epoch alone.
+    found = json.loads(after[run / "eval" / "constant.json"])
+    up0 = {name: each for name, each in found["values"].items() if name.startswith("share_up0_")}
+    assert up0 == {f"share_up0_{epoch}": epoch / 16 for epoch in (1, 2, 5, 7)}
+    assert (found["values"]["share_first"], found["values"]["share_last"]) == (1 / 56, 7 / 56)
+    files = {epoch: run / "epochs" / f"{epoch:04d}" / journal.GENERATOR for epoch in (1, 2, 5, 7)}
+    assert found["about"]["generator_sha256"] == {
+        str(epoch): hashlib.sha256(path.read_bytes()).hexdigest() for epoch, path in files.items()
+    }
+    assert run_constant(capsys, run)[2] == f"kept 1 of 1: {run}, epoch 7\n"
+    assert run_constant(capsys, run, "--again")[2] == f"measured 1 of 1: {run}, epoch 7\n"
+    assert (run / "eval" / "constant.json").read_bytes() == after[run / "eval" / "constant.json"]
+
+
+def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
+    run = study / "norm=none" / "seed=0"
+    path = run / "epochs" / "0002" / journal.GENERATOR
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    before = sorted(study.rglob("*"))
+    refused = {
+        tmp_path / "nowhere": "nowhere: no such folder",
+        study / "norm=none" / "seed=1": "seed=1: no epoch here kept its generator",
+        study: f"{path}: its SHA-256 is not the committed one",
+    }
+    for where, reason in refused.items():
+        code, shown, complaint = run_constant(capsys, where)
+        assert (code, shown) == (2, ""), where
+        assert reason in complaint
+        assert len(complaint.splitlines()) == 1, complaint
+    assert sorted(study.rglob("*")) == before
