@@ -50,7 +50,8 @@ class Config(BaseModel):
     # The scoring at the end of each epoch.
     score_images: int = Field(2_000, ge=10)  # generated; no metric is defined on fewer than ten
     reference_images: int = Field(10_000, ge=10)  # real ones, the first in the canonical order
-    inception: Literal["epoch", "last", "never"] = "last"  # when FID is measured, given weights
+    inception: Literal["epoch", "milestone", "never"] = "milestone"  # when FID is, given weights
+    imagenet: Literal["milestone", "never"] = "milestone"  # when kd_imagenet is, given its packages
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -64,8 +65,16 @@ class Config(BaseModel):
         return self
 
 
+def is_milestone(epoch: int) -> bool:
+    """Whether an epoch keeps its generator and is scored in every way: 1, 2, 5, 10, 15, 20, ..."""
+    return epoch in (1, 2) or epoch % 5 == 0
+
+
 def fault(error: ValidationError) -> str:
-    """The first thing that is wrong with a config: one line, with the key and the value."""
+    """The first thing that is wrong with a config, with key and value, or all unknown keys."""
+    unknown = [each["loc"][-1] for each in error.errors() if each["type"] == "extra_forbidden"]
+    if unknown:
+        return f"{', '.join(ascii(key)[:60] for key in unknown)}: unknown to this version"
     first = error.errors()[0]
     key, value = ".".join(map(str, first["loc"])), ascii(first["input"])
     place = f"{key}={value if len(value) <= 60 else value[:60] + '...'}: " if key else ""

@@ -40,7 +40,17 @@ from dcgan.data import NAMES, Images, to_uint8
 from dcgan.train import draw_latent
 from eval import metrics
 from eval.extractors import Extractor
-from eval.score import BATCH, NEIGHBOUR, SPLITS, Reference, at_side, identities, names
+from eval.score import (
+    BATCH,
+    BATCHNORM,
+    NEIGHBOUR,
+    SPLITS,
+    Reference,
+    at_side,
+    identities,
+    names,
+    reestimated,
+)
 
 SEED = 0  # of everything that is drawn here, z apart
 POINTS = 15  # sizes at which the metric is measured, up to N (Chong and Forsyth, 2020)
@@ -50,11 +60,6 @@ NOISE = (4, 8, 16, 32, 64)  # standard deviation, in grey levels of 255
 BLUR = (0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviation of the kernel, pixels
 KEPT_CLASSES = (1.0, 0.8, 0.5, 0.2, 0.1)  # shares of all classes
 REPEATS = (1, 2, 5, 10, 20)  # how often each image is there
-BATCHNORM = {
-    "running": "running averages of the training",
-    "batch": "each batch's own, as in training",
-    "re-estimated": "averages over new noise, at these weights",
-}
 QUANTISERS = {
     "round": "to the nearest level",
     "truncate": "to the level below",
@@ -149,7 +154,7 @@ def signed_images(G: nn.Module, z: Tensor, mode: str, config: Config) -> Tensor:
     if mode == "batch":
         G.train()
     elif mode == "re-estimated":
-        _re_estimate(G, config, max(len(z), 10 * config.batch))
+        G = reestimated(G, config, len(z))
     elif mode != "running":
         raise ValueError(f"{mode!r} is not one of {', '.join(BATCHNORM)}")
     whole = -(-len(z) // size) * size
@@ -159,21 +164,6 @@ def signed_images(G: nn.Module, z: Tensor, mode: str, config: Config) -> Tensor:
     if not images.isfinite().all():
         raise FloatingPointError("the generator's images are not finite")
     return images
-
-
-def _re_estimate(G: nn.Module, config: Config, count: int) -> None:
-    """Replace the running averages by plain averages over whole batches of new noise."""
-    device = next(G.parameters()).device
-    for layer in G.modules():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            layer.reset_running_stats()
-            layer.momentum = None  # each batch counts alike
-    G.train()
-    z = draw_latent(config, "audit statistics", 0, count - count % config.batch)
-    with torch.no_grad():
-        for part in z.split(config.batch):
-            G(part.to(device))
-    G.eval()
 
 
 def quantise(signed: Tensor, how: str = "round") -> Tensor:

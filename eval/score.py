@@ -1,5 +1,6 @@
 """From generators and real images to numbers, each of which has an identity."""
 
+import copy
 import hashlib
 import json
 import math
@@ -12,9 +13,10 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
+from dcgan.config import Config
 from dcgan.data import to_uint8
 from dcgan.sources import write_file
-from dcgan.train import products
+from dcgan.train import draw_latent, products
 from eval import metrics
 from eval.extractors import Extractor, resize
 from eval.metrics import Moments
@@ -22,6 +24,12 @@ from eval.metrics import Moments
 BATCH = 500  # images that the generator makes at a time
 NEIGHBOUR = 5  # k of precision, recall, density and coverage
 SPLITS = 10  # of the Inception score, by convention
+REESTIMATED = "_reestimated"  # end of a score's name whose images G made so, see `reestimated`
+BATCHNORM = {  # where the statistics of G's BatchNorm come from when it makes images
+    "running": "averages that training kept, which lag behind the weights",
+    "batch": "each batch's own, as in training",
+    "re-estimated": "averages over new noise, at these weights",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,24 @@ def generate(generator: nn.Module, z: Tensor) -> Tensor:
         for module, training in modes.items():
             module.training = training
     return torch.cat(images)
+
+
+def reestimated(G: nn.Module, config: Config, count: int) -> nn.Module:
+    """A copy of G whose BatchNorm has plain averages over at least `count` images of new noise.
+
+    They are taken over whole batches of the training's size, and over ten of these at least.
+    """
+    G, device = copy.deepcopy(G), next(G.parameters()).device
+    for layer in G.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # each batch counts alike
+    G.train()
+    z = draw_latent(config, "statistics", 0, max(-(-count // config.batch), 10) * config.batch)
+    with torch.no_grad(), products("fp32"):
+        for part in z.split(config.batch):
+            G(part.to(device))
+    return G.eval()
 
 
 def reference(
@@ -105,39 +131,57 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
     """
     scores: dict[str, float] = {}
     for each in references:
-        features, logits = (x.numpy() for x in each.extractor.extract(at_side(images, each)))
+        network = each.extractor
+        seen = at_side(images[: network.most], each)
+        features, logits = (x.numpy() for x in network.extract(seen))
         nearby = each.features[: len(features)]
-        distance = metrics.frechet_distance(metrics.moments(features), each.moments)
-        mean, _ = metrics.score(logits, _splits(each.extractor))
-        kernel = metrics.kid(features, nearby)
-        values = [distance, mean, kernel]
-        if each.extractor.suffix:
-            values += metrics.prdc(nearby, features, NEIGHBOUR).values()
-        scores |= zip(names(each.extractor), values, strict=True)
+        named, values = _named(network), dict[str, float]()
+        if "fd" in named:
+            values["fd"] = metrics.frechet_distance(metrics.moments(features), each.moments)
+        if "cs" in named:
+            values["cs"] = metrics.score(logits, _splits(network))[0]
+        if "kd" in named:
+            values["kd"] = metrics.kid(features, nearby)
+        if "precision" in named:
+            values |= metrics.prdc(nearby, features, NEIGHBOUR)
+        scores |= {named[stem]: value for stem, value in values.items()}
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
-def names(extractor: Extractor) -> list[str]:
-    """The metrics that a network gives: *FID*, *IS* and *KID* are reserved to published weights."""
-    if not extractor.suffix:
-        return ["fid", "is", "kid"]
-    stems = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
-    return [stem + extractor.suffix for stem in stems]
+def names(network: Extractor) -> list[str]:
+    """The metrics that a network gives."""
+    return list(_named(network).values())
+
+
+def _named(network: Extractor) -> dict[str, str]:
+    """Stem -> metric; *FID*, *IS* and *KID* are reserved to Inception's published weights."""
+    if not network.suffix:
+        return {"fd": "fid", "cs": "is", "kd": "kid"}
+    return {stem: stem + network.suffix for stem in network.stems}
 
 
 def identities(
-    reference: Reference, generated: int, resolution: int
+    reference: Reference, generated: int, resolution: int, batchnorm: str = "running"
 ) -> dict[str, dict[str, str | int]]:
-    """What each metric of `generated` images of `resolution` pixels a side is a measure of."""
+    """What each metric of `generated` images of `resolution` pixels a side is a measure of.
+
+    `batchnorm`: where the statistics of G's BatchNorm come from, a key of BATCHNORM.
+    """
     network = reference.extractor
+    generated = min(generated, network.most or generated)
     nearby = min(generated, reference.count)
-    distance, diversity, *neighbours = names(network)
-    details = {distance: (reference.count, ""), diversity: (0, f", splits = {_splits(network)}")}
-    for name in neighbours:
-        details[name] = nearby, "" if name.startswith("k") else f", k = {NEIGHBOUR}"
-    return {
-        name: {
-            "metric": name,
+    found = {}
+    for stem, metric in _named(network).items():
+        count, detail = nearby, f", k = {NEIGHBOUR}"
+        if stem == "fd":
+            count, detail = reference.count, ""
+        elif stem == "cs":
+            count, detail = 0, f", splits = {_splits(network)}"
+        elif stem == "kd":
+            detail = ""
+        metric += "" if batchnorm == "running" else REESTIMATED
+        found[metric] = {
+            "metric": metric,
             "network": network.name,
             "network_sha256": network.sha256,
             "generated": generated,
@@ -147,11 +191,10 @@ def identities(
             "resolution": resolution,
             "resizer": _resizer(reference, resolution, count),
             "quantiser": "round to nearest uint8",
-            "batchnorm": "running",
+            "batchnorm": batchnorm,
             "implementation": metrics.IMPLEMENTATION + detail,
         }
-        for name, (count, detail) in details.items()
-    }
+    return found
 
 
 def _splits(extractor: Extractor) -> int:

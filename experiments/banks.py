@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
-from dcgan.config import Config
+from dcgan.config import Config, is_milestone
 from dcgan.models import laid_out, load_generator
 from eval.score import Reference, identities
 from experiments import journal, progress, signals
@@ -68,17 +68,15 @@ def make_plan(study: Path, banks: int, device: str, threads: int) -> Plan:
         if len(journal.committed(folder, (journal.SAMPLES,))) < config.epochs:
             unfinished += 1
             continue
-        if _stored(folder) >= banks:
+        epochs = kept(folder, config)
+        if _has(folder, banks, epochs):
             done += 1
             continue
-        epochs = kept(folder, config)
         if not epochs:
             without += 1
             continue
 
-        # A run of a time before there was `arithmetic` is compared in what it says of itself.
-        here = fingerprint(config, device, threads)
-        wanted = {"fingerprint": {key: here.get(key) for key in stored["fingerprint"]}}
+        wanted = {"fingerprint": fingerprint(config, device, threads)}
         if differences := journal.compare(folder, wanted):
             raise journal.Differs(f"{folder}: {'; '.join(differences)}")
         job = Job(
@@ -156,8 +154,8 @@ def score_run(task: Task) -> None:
 
 
 def kept(folder: Path, config: Config) -> list[int]:
-    """The epochs of a run that kept their generator."""
-    epochs = range(1, config.epochs + 1)
+    """The milestones of a run, and its last epoch, that kept their generator."""
+    epochs = [e for e in range(1, config.epochs + 1) if is_milestone(e) or e == config.epochs]
     return [e for e in epochs if (journal.epoch_folder(folder, e) / journal.GENERATOR).exists()]
 
 
@@ -173,12 +171,13 @@ def load(folder: Path) -> dict[str, Any]:
     return json.loads(journal.read_from(folder / journal.BANKS, journal.BANK_SCORES))
 
 
-def _stored(folder: Path) -> int:
-    """How many banks a run has, its own included."""
+def _has(folder: Path, banks: int, epochs: list[int]) -> bool:
+    """Whether a run has so many banks, its own included, of these epochs."""
     try:
-        return load(folder)["banks"]
+        stored = load(folder)
     except journal.Damaged:
-        return 1
+        return banks <= 1
+    return stored["banks"] >= banks and set(map(str, epochs)) <= stored["epochs"].keys()
 
 
 def _described(folder: Path) -> tuple[Config, dict[str, Any]]:

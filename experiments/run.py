@@ -14,14 +14,24 @@ import torch
 import torch._dynamo  # which every optimiser imports: once, before workers are forked
 from torch import nn
 
-from dcgan.config import Config
+from dcgan.config import Config, is_milestone
 from dcgan.data import hold, load_cached, of_classes
 from dcgan.models import dump_generator
 from dcgan.pictures import png_grid
 from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
 from eval import metrics
-from eval.extractors import Extractor, classifier, inception
-from eval.score import Reference, generate, identities, names, reference, score, split_of
+from eval.extractors import Extractor, classifier, inception, lite0
+from eval.score import (
+    REESTIMATED,
+    Reference,
+    generate,
+    identities,
+    names,
+    reestimated,
+    reference,
+    score,
+    split_of,
+)
 from experiments import journal, tracking
 
 CURVE_POINTS = 20  # points of the loss curves that an epoch's record keeps
@@ -41,6 +51,7 @@ class Job:
     threads: int
     inception: bool  # whether its weights are here
     wandb_mode: str
+    imagenet: bool = False  # whether to measure on EfficientNet-Lite0 at milestones
 
 
 def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
@@ -52,19 +63,19 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
     prepare(job.device, job.threads)
     with journal.owned(job.folder):
         # A finished run, which another machine may have made, can only lack its mirror.
-        if len(journal.committed(job.folder)) == config.epochs:
+        if len(journal.committed(job.folder)) >= config.epochs:
             _close(_open_mirror(job), notify)
             return
 
         # The images to train on, and the real features to be scored against.
         images = load_cached(job.cache, config.data_sha256, config.resolution)
         pixels = hold(images, config.classes, config.images, job.device)
-        each_epoch, at_the_end = references(job)
+        each_epoch, at_milestones = references(job)
 
         # Go on from the last whole state.
         found = journal.last_state(job.folder)
         state = load_state(found[1], config, job.device) if found else start(config, job.device)
-        journal.describe(job.folder, describe(job, each_epoch + at_the_end))
+        journal.describe(job.folder, describe(job, each_epoch, at_milestones))
         journal.rewind(job.folder, state.epoch)
         mirror = _open_mirror(job)
 
@@ -75,9 +86,9 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
             trained = time.perf_counter()
 
             # Score, on noise and in a mode of G that training does not notice.
-            last = state.epoch == config.epochs
-            compared = each_epoch + (at_the_end if last else [])
-            scores = measure(state.G, config, state.epoch, compared)
+            scores = measure(state.G, config, state.epoch, each_epoch)
+            if is_milestone(state.epoch):
+                scores |= measure_more(state.G, config, state.epoch, each_epoch, at_milestones)
             scored = time.perf_counter()
 
             # Commit.
@@ -98,7 +109,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
 
 def _open_mirror(job: Job) -> tracking.Mirror:
     info = journal.unseal(job.study / "study.json")
-    return tracking.start(job.study, job.folder, info, job.config.model_dump(), job.wandb_mode)
+    config = journal.unseal(job.folder / "run.json")["config"]  # with its longest length
+    return tracking.start(job.study, job.folder, info, config, job.wandb_mode)
 
 
 def _close(mirror: tracking.Mirror, notify: Callable[[dict[str, Any]], None]) -> None:
@@ -123,18 +135,21 @@ def prepare(device: str, threads: int) -> None:
 
 
 def references(job: Job) -> tuple[list[Reference], list[Reference]]:
-    """What generated images are compared with at every epoch, and what only at the last one."""
+    """What generated images are compared with at every epoch, and what at milestones alone."""
     classes, images = job.config.classes, load_cached(job.cache, job.config.data_sha256, job.side)
     real = of_classes(images, classes, job.config.reference_images)
 
     def seen_by(extractor: Extractor) -> Reference:
-        return reference(extractor, real.pixels, real.sha256, job.cache, split_of(classes))
+        pixels = real.pixels[: extractor.most]
+        return reference(extractor, pixels, real.sha256, job.cache, split_of(classes))
 
-    always = [seen_by(classifier(job.device))]
-    if job.config.inception == "never" or not job.inception:
-        return always, []
-    fid = [seen_by(inception(None, job.device, cache=job.cache))]
-    return (always + fid, []) if job.config.inception == "epoch" else (always, fid)
+    always, more = [seen_by(classifier(job.device))], []
+    if job.imagenet:
+        more.append(seen_by(lite0(job.device)))
+    if job.inception:
+        fid = seen_by(inception(None, job.device, cache=job.cache))
+        (always if job.config.inception == "epoch" else more).append(fid)
+    return always, more
 
 
 def measure(
@@ -156,6 +171,24 @@ def measure(
     if collapsed:
         return {name: None for each in references for name in names(each.extractor)}
     return score(images, references)
+
+
+def measure_more(
+    G: nn.Module,
+    config: Config,
+    epoch: int,
+    each_epoch: list[Reference],
+    at_milestones: list[Reference],
+) -> dict[str, float | None]:
+    """What a milestone adds: the slower networks, and re-estimated statistics of BatchNorm.
+
+    The images come from the noise of the epoch's own scores, so that they differ in this alone.
+    """
+    steadied = reestimated(G, config, config.score_images)
+    again = measure(steadied, config, epoch, each_epoch)
+    return measure(G, config, epoch, at_milestones) | {
+        name + REESTIMATED: value for name, value in again.items()
+    }
 
 
 def fingerprint(config: Config, device: str, threads: int) -> dict[str, str | int]:
@@ -189,14 +222,18 @@ def arithmetic(precision: str, device: str, threads: int) -> str:
     return hashlib.sha256(dump_state(state) + products).hexdigest()[:12]
 
 
-def describe(job: Job, references: list[Reference]) -> dict[str, dict[str, Any]]:
+def describe(
+    job: Job, each_epoch: list[Reference], at_milestones: list[Reference]
+) -> dict[str, dict[str, Any]]:
     """run.json: what this run is, on what it runs, and what its numbers mean."""
-    measured: dict[str, Any] = {}
-    for each in references:
-        measured |= identities(each, job.config.score_images, job.config.resolution)
+    config, measured = job.config, {}
+    for each in each_epoch + at_milestones:
+        measured |= identities(each, config.score_images, config.resolution)
+    for each in each_epoch:
+        measured |= identities(each, config.score_images, config.resolution, "re-estimated")
     return {
-        "config": job.config.model_dump(),
-        "fingerprint": fingerprint(job.config, job.device, job.threads),
+        "config": config.model_dump(),
+        "fingerprint": fingerprint(config, job.device, job.threads),
         "identities": measured,
     }
 
@@ -242,20 +279,13 @@ def files(
     config: Config, state: State, record: dict[str, Any], timing: dict[str, float]
 ) -> dict[str, bytes]:
     """The content of a committed epoch."""
-    content = {
+    return {
         journal.RECORD: journal.to_json(record),
         journal.TIMING: journal.to_json(timing),
         journal.SAMPLES: draw_samples(config, state),
+        journal.GENERATOR: dump_generator(state.G, config),
         journal.STATE: dump_state(state),
     }
-    if is_milestone(config, state.epoch):
-        content[journal.GENERATOR] = dump_generator(state.G, config)
-    return content
-
-
-def is_milestone(config: Config, epoch: int) -> bool:
-    """The first epoch, the last one, and about eight between keep their generator."""
-    return epoch in (1, config.epochs) or epoch % max(1, config.epochs // 8) == 0
 
 
 def draw_samples(config: Config, state: State) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan.config import Config
+from dcgan.config import Config, is_milestone
 from experiments import grid, journal
 from reports import records
 
@@ -29,6 +29,12 @@ FACTORS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128
 def make_study() -> Callable[..., Path]:
     """The function `write_study` below, for tests that need a study of their own."""
     return write_study
+
+
+@pytest.fixture(scope="session")
+def calibrate_study() -> Callable[..., dict]:
+    """The function `write_calibration` below, for tests that need a study with one."""
+    return write_calibration
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +182,7 @@ def write_study(
 ) -> Path:
     """Write a made-up study through the journal; returns its folder. Same arguments, same bytes.
 
-    `inception`: "never", "last" or "epoch", when fid, is and kid exist. `diverged`: run -> first
+    `inception`: "never", "milestone" or "epoch", when fid, is and kid exist. `diverged`: run -> first
     epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A run is
     named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
     `banks`: evaluation banks of every epoch, its own among them; 0: no run has a folder of them.
@@ -246,6 +252,32 @@ def write_study(
     return folder
 
 
+def write_calibration(folder: Path, **rows: dict[str, float | None]) -> dict:
+    """Write a made-up calibration.json of every metric of a made-up study; returns its content.
+
+    `rows`: set -> metric -> value, where it is another; the sets are named with _ for -.
+    """
+    run = next(folder.glob("*/*/run.json"))
+    identities = journal.unseal(run)["identities"]
+    distances = {"held-out": 0.4, "gaussian": 40.6, "8x8": 57.0, "flat": 83.5, "untrained": 94.4}
+    given = {name.replace("_", "-"): row for name, row in rows.items()}
+    stored = {
+        "held_out": "test split",
+        "held_out_images": 2000,
+        "held_out_seen": 0,
+        "images": 2000,
+        "identities": identities,
+        "rows": {
+            name: dict.fromkeys(identities, value / 100)
+            | {"fd_cifar": value}
+            | given.get(name, {})
+            for name, value in distances.items()
+        },
+    }
+    journal.replace(folder / journal.CALIBRATION, journal.seal(stored))
+    return stored
+
+
 def with_values(study, column, values):
     """The study with a column given by (norm, seed) -> its epochs."""
     frame = study.frame.copy()
@@ -304,7 +336,7 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
             "density_cifar": 0.7 * quality,
             "coverage_cifar": 0.6 * quality,
         }
-        if config.inception == "epoch" or (config.inception == "last" and epoch == config.epochs):
+        if config.inception == "epoch" or (config.inception == "milestone" and is_milestone(epoch)):
             scores |= {"fid": 3 * fd, "is": 1 + 6 * quality, "kid": fd / 1000}
         position = (epoch - 1 + np.arange(1, points + 1) / points) * config.images
         curve = [

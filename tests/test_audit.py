@@ -103,7 +103,7 @@ def test_re_estimated_statistics_are_averages_over_new_noise(G):
     images = signed_images(G, z, "re-estimated", CONFIG)
 
     # By hand: layer after layer gets the mean, and the mean of the variances, of ten batches.
-    noise = draw_latent(CONFIG, "audit statistics", 0, 10 * CONFIG.batch).split(CONFIG.batch)
+    noise = draw_latent(CONFIG, "statistics", 0, 10 * CONFIG.batch).split(CONFIG.batch)
     layers = [m for m in G.modules() if isinstance(m, nn.BatchNorm2d)]
     seen = {layer: [] for layer in layers}
     hooks = [

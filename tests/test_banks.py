@@ -101,7 +101,7 @@ def test_a_kept_generator_scores_on_the_runs_own_noise_what_the_run_recorded(mad
         for epoch in (1, 2):
             again = own_scores(task.job, epoch)
             record = journal.read_json(task.job.folder, epoch, journal.RECORD)
-            assert again == record["scores"]
+            assert again == {name: record["scores"][name] for name in again}
             assert None not in again.values()
 
 
@@ -150,7 +150,7 @@ def test_banks_are_committed_with_their_sum_and_leave_the_epochs_alone(study):
     assert (folder / "SHA256SUMS").read_text() == f"{digest}  scores.json\n"
     assert {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")} == before
     record = journal.read_json(study / RUNS[0], 1, journal.RECORD)["scores"]
-    assert all(scores.keys() == record.keys() for scores in stored(study)["epochs"]["1"])
+    assert all(scores.keys() < record.keys() for scores in stored(study)["epochs"]["1"])
 
 
 def test_a_run_that_was_cut_off_is_scored_again_with_the_same_bytes(study, monkeypatch):

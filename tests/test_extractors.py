@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from sklearn.datasets import load_sample_images
 from torch import nn
 
-from eval import extractors, fetch
+from eval import extractors, fetch, metrics
 from eval.classifier import FEATURES, NAME, Classifier, write_card
-from eval.extractors import classifier, inception
+from eval.extractors import classifier, inception, lite0
 from eval.fetch import INCEPTION_FILES, INCEPTION_SHA256, NoWeights
 
 
@@ -366,3 +367,55 @@ def test_a_server_that_does_not_answer_is_given_up(
         monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", url)
         with pytest.raises(NoWeights, match=r"weights\.pth: timed out"):
             fetch.find_inception(None, tmp_path / "cache", "0" * 64)
+
+
+# --- EfficientNet-Lite0 ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photographs() -> torch.Tensor:
+    """Pieces (120, 3, 64, 64) of scikit-learn's two photographs; neighbours lie in both halves."""
+    pieces = []
+    for image in load_sample_images().images:
+        rows = torch.tensor(image).unfold(0, 64, 64).unfold(1, 64, 64)  # (6, 10, 3, 64, 64)
+        pieces.append(rows.flatten(0, 1))
+    pieces = torch.cat(pieces)
+    return torch.cat([pieces[::2], pieces[1::2]])
+
+
+def test_lite0_has_the_published_weights_and_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    network = lite0()
+    assert torch.equal(before, torch.get_rng_state())
+    assert (network.name, network.suffix, network.stems) == (
+        "efficientnet-lite0",
+        "_imagenet",
+        ("kd",),
+    )
+    features, logits = network.extract(pictures(3, 32))
+    assert (features.shape, logits.shape) == ((3, 1280), (3, 1000))
+    assert features.dtype == torch.float32 and bool(features.isfinite().all())
+
+
+def test_lite0_refuses_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractors, "LITE0_SHA256", "0" * 64)
+    with pytest.raises(NoWeights, match="SHA-256"):
+        lite0()
+
+
+def test_lite0_orders_what_is_done_to_photographs(photographs: torch.Tensor) -> None:
+    """Half the photographs against the other half: as they are, at 16x16, at 8x8, all grey."""
+    half = len(photographs) // 2
+    real, held_out = photographs[:half], photographs[half:]
+    network = lite0()
+    features = network.extract(real)[0].numpy()
+
+    def reduced(side: int) -> torch.Tensor:
+        small = torch.nn.functional.adaptive_avg_pool2d(held_out.float(), side)
+        large = torch.nn.functional.interpolate(small, held_out.shape[-2:], mode="bilinear")
+        return large.round().to(torch.uint8)
+
+    sets = [held_out, reduced(16), reduced(8), torch.full_like(held_out, 128)]
+    distances = [metrics.kid(network.extract(one)[0].numpy(), features) for one in sets]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.2 * distances[1] < 0.5 * distances[3]

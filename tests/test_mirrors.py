@@ -27,7 +27,11 @@ NAME = "followups-small-shapes"
 
 
 @pytest.fixture(scope="module")
-def study(make_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(
+    make_study: Callable[..., Path],
+    calibrate_study: Callable[..., dict],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A finished run, one that diverged, and one that is not finished, mirrored offline."""
     folder = make_study(
         tmp_path_factory.mktemp("mirrored"),
@@ -35,9 +39,10 @@ def study(make_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
         epochs=3,
         diverged={SECOND: 2},
         committed={LATE: 2},
-        inception="last",
+        inception="milestone",
         points=4,
     )
+    calibrate_study(folder)
     info = journal.unseal(folder / "study.json")
     started = []
     for path in sorted(folder.glob("*/*/run.json")):
@@ -55,7 +60,7 @@ def held(study: Path) -> list[Mirror]:
 
 def check_same(found: records.Study, wanted: records.Study) -> None:
     """Every number, name and plan; a number bit for bit."""
-    for part in ("frame", "curves", "plan"):
+    for part in ("frame", "curves", "plan", "calibration"):
         pd.testing.assert_frame_equal(getattr(found, part), getattr(wanted, part), check_exact=True)
     for part in ("identities", "missing", "factors", "arms", "machines"):
         assert getattr(found, part) == getattr(wanted, part), part

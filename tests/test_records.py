@@ -38,7 +38,7 @@ def test_the_frame_holds_every_committed_epoch_in_full_precision(make_study, tmp
 
 def test_a_metric_that_was_never_measured_has_no_column(make_study, tmp_path):
     never = records.load(make_study(tmp_path / "never", **SMALL))
-    last = records.load(make_study(tmp_path / "last", inception="last", **SMALL))
+    last = records.load(make_study(tmp_path / "last", inception="milestone", **SMALL))
 
     assert "fid" not in never.frame
     assert "fid" not in records.measured(never)
@@ -57,6 +57,17 @@ def test_fields_that_differ_tell_the_arms_apart(make_study, tmp_path):
     shown = study.frame.set_index("training_images")["images"]
     assert (shown.loc[1000] == 1000).all()
     assert (shown.loc[2000] == 2000).all()
+
+
+def test_runs_of_one_study_may_have_several_lengths(make_study, tmp_path):
+    folder = make_study(tmp_path, **SMALL)
+    longer = journal.unseal(folder / NONE / "run.json")["config"] | {"epochs": 5}
+    journal.describe(folder / NONE, {"config": longer})
+    study = records.load(folder)
+
+    assert study.factors == ["norm", "head", "batch"]
+    assert study.plan.set_index("run")["planned"].to_dict() == {NONE: 5, BATCH: 2}
+    assert study.missing == [(NONE, 2, 5, "unfinished")]
 
 
 def test_no_missing_run_vanishes(make_study, tmp_path):
@@ -221,7 +232,7 @@ def test_states_are_pruned_without_a_word(make_study, tmp_path):
 
 
 def test_csv_and_parquet_give_the_frame_back(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, inception="last", **SMALL))
+    study = records.load(make_study(tmp_path, inception="milestone", **SMALL))
     first, second = (records.write(study, tmp_path / name) for name in ("a", "b"))
 
     assert [path.name for path in first] == ["records.csv", "records.parquet"]

@@ -82,8 +82,58 @@ def test_what_a_reader_sees(pair):
     assert shown["epochs-fd_cifar"].rows[1][3:] == ["85.0 ± 7.1", "85.0 ± 7.1", "75.0 ± 21.2"]
 
 
+def test_under_every_score_table_stand_images_that_no_training_made(
+    make_study, calibrate_study, tmp_path
+):
+    folder = make_study(tmp_path, seeds=(0, 1), factors=ARMS, epochs=4, **TINY)
+    plain = {sheet.name: sheet for sheet in tables.sheets(records.load(folder))}
+    calibrate_study(folder, held_out={"kd_cifar": 2e-4, "cs_cifar": None})
+    study = records.load(folder)
+    shown = {sheet.name: sheet for sheet in tables.sheets(study)}
+    words = list(tables.CALIBRATION.values())
+
+    scores = {"last", "best", "epochs-fd_cifar", "fidelity-last", "fidelity-best"}
+    assert {name for name, sheet in shown.items() if sheet.apart} == scores
+    for name in scores:
+        sheet = shown[name]
+        assert sheet.rows[:-5] == plain[name].rows
+        assert [line[0] for line in sheet.rows[-5:]] == words
+        assert {len(line) for line in sheet.rows} == {len(sheet.columns)}
+        assert len(sheet.notes) == len(plain[name].notes) + 1
+        assert "2,000 images each that no training made: real ones (of the test split)" in str(
+            sheet.notes
+        )
+    held = shown["last"].rows[-5]
+    assert held == ["real held-out images", "", "", "", "0.4", "–", "0.00020", "–"]
+    assert shown["last"].rows[-1][4:7] == ["94.4", "0.94", "0.944"]
+    assert shown["epochs-fd_cifar"].rows[-4][3:] == ["40.6"] * 3
+    assert [tables.name_span(shown["best"], i) for i in (0, 1, 2, 6)] == [1, 1, 5, 5]
+
+    latex = tables.to_latex(shown["last"])
+    assert r"\multicolumn{4}{l}{real images at 8$\times$8} & 57.0 &" in latex
+    assert latex.count(r"\midrule") == tables.to_latex(plain["last"]).count(r"\midrule") + 1
+    assert "| untrained generator |  |  |  | 94.4 |" in tables.to_markdown(shown["last"])
+
+
+def test_the_note_of_a_calibration_says_where_its_real_images_come_from(pair):
+    about = {"held_out": "second half", "held_out_images": 300, "held_out_seen": 0, "images": 400}
+    known = pd.DataFrame({"fd_cifar": [1.0]}, ["held-out"])
+
+    def note(**changed):
+        known.attrs = about | changed
+        (text,) = tables.calibration_notes(dataclasses.replace(pair, calibration=known), [["x"]])
+        return text
+
+    assert "400 images each" in note()
+    assert "real ones (300 of the second half of the data set);" in note()
+    assert "data set, 300 of them known to the runs);" in note(held_out_seen=300)
+    assert "real ones (of the second half" in note(held_out_images=400)
+    assert "class" not in note()
+    assert tables.calibration_notes(pair, []) == []
+
+
 def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, factors=ARMS, epochs=1, inception="last", **TINY))
+    study = records.load(make_study(tmp_path, factors=ARMS, epochs=1, inception="milestone", **TINY))
     table = tables.fid_table(study)
     sheet = tables.sheets(study)[0]
 
@@ -95,7 +145,7 @@ def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
 
 
 def test_fid_at_the_last_epoch_alone(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, factors=ARMS, epochs=2, inception="last", **TINY))
+    study = records.load(make_study(tmp_path, factors=ARMS, epochs=2, inception="milestone", **TINY))
     shown = {sheet.name: sheet for sheet in tables.sheets(study)}
     table = tables.fid_table(study)
 

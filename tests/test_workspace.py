@@ -20,7 +20,7 @@ RUN = "norm=none,head=conv,batch=128/seed=0"
 def study(make_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run with every score, mirrored offline."""
     folder = tmp_path_factory.mktemp("panels")
-    study = make_study(folder, factors=ARM, epochs=1, inception="last", points=2)
+    study = make_study(folder, factors=ARM, epochs=1, inception="milestone", points=2)
     info = journal.unseal(study / "study.json")
     config = journal.unseal(study / RUN / "run.json")["config"]
     assert tracking.start(study, study / RUN, info, config, "offline").finish() == ""

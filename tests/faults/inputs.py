@@ -430,7 +430,7 @@ ODD += ["&a 8", "!!int 8", "!!python/name:os.system", "conv,avgpool", "128,128",
 CHARACTERS = "abeno0123456789.,-+_=:#&*!|>'\"%@`{}[]?~ \t\n\\é\u2028\x00\x1b\U0001f600"
 VALID = ["norm=none", "head=avgpool", "batch=128,512", "images=600", "resolution=32", "width=16"]
 VALID += ["latent=uniform", "latent_size=64", "stem=linear", "init=blog", "epochs=3", "lr_g=1e-3"]
-VALID += ["lr_d=2e-4", "beta1=0.25", "beta2=0.9", "precision=bf16", "inception=last"]
+VALID += ["lr_d=2e-4", "beta1=0.25", "beta2=0.9", "precision=bf16", "inception=milestone"]
 VALID += ["score_images=100", "reference_images=50", "seed=3,5"]
 
 
@@ -632,7 +632,7 @@ def refusals(folder: Path) -> dict[str, Refusal]:
         "images of 1x1": train("tiny", said="'000.png' in ", torch=True),
         "images of two sizes": train("mixed", said="'009.png' in ", torch=True),
         "a damaged image": train("damaged", said="'009.png' in ", torch=True),
-        "no weights": train("shapes", "inception=last", said="INCEPTION_WEIGHTS=", environ=absent),
+        "no weights": train("shapes", "inception=milestone", said="INCEPTION_WEIGHTS=", environ=absent),
         "no weights to score with": score(
             "--extractor", "inception", said="INCEPTION_WEIGHTS=", environ=absent
         ),
