@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -83,6 +83,7 @@ class Info(BaseModel):
     seeds: list[int]
     settings: dict[str, Any]
     commit: str
+    claims: dict[Literal["commit", "date", "sha256"], str] = {}
     hardware: dict[str, Any]
     versions: dict[str, str]
 

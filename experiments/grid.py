@@ -146,14 +146,19 @@ def fields(cell: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str, A
 
 
 def unite(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
-    """What two study.json of one study planned and used together: levels, seeds, commits."""
+    """What two study.json of one study planned and used together: levels, seeds, commits.
+
+    The claims are those that the stored one started with, if it says which.
+    """
     levels = define(stored["study"], stored["scale"]).factors
     there = {key: stored["factors"][key] + added["factors"][key] for key in levels}
     commits = [*stored["commit"].split(", "), *added["commit"].split(", ")]
+    claims = {"claims": stored.get("claims", {})} if "claims" in stored | added else {}
     return {
         "factors": {key: [one for one in levels[key] if one in there[key]] for key in levels},
         "seeds": sorted({*stored["seeds"], *added["seeds"]}),
         "commit": ", ".join(dict.fromkeys(commits)),
+        **claims,
     }
 
 

@@ -1,5 +1,6 @@
 """From a study to its finished runs: plan, then start what is missing."""
 
+import hashlib
 import itertools
 import os
 import platform
@@ -32,6 +33,8 @@ from experiments.grid import Run, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone
 from experiments.run import run as run_job
 
+ROOT = Path(__file__).parents[1]
+CLAIMS = ROOT / "reports" / "claims.yaml"
 START_SECONDS = 3  # of a run, before its first epoch
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
@@ -122,7 +125,8 @@ def _check_images(runs: list[Run], images: Images) -> None:
 def write_study(plan: Plan, images: Images) -> None:
     """study.json and real.png: what the report needs to know beside the runs.
 
-    What an earlier start had planned or used is kept: levels, seeds, commits.
+    What an earlier start had planned or used is kept: levels, seeds, commits; and the claims that
+    it was to be judged by.
     """
     job = plan.jobs[0]
     study = plan.study
@@ -147,6 +151,7 @@ def write_study(plan: Plan, images: Images) -> None:
         "seeds": study.seeds,
         "settings": shared,
         "commit": commit(),
+        "claims": frozen_claims(),
         "hardware": {
             "device": fingerprint(job.config, job.device, job.threads)["device"],
             "processor": _processor(),
@@ -381,17 +386,31 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The checkout's commit, with a mark where files differ from it."""
-    root = Path(__file__).parent.parent
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+        changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
+        return _git(ROOT, "rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def frozen_claims(path: Path = CLAIMS) -> dict[str, str]:
+    """The last commit of claims.yaml, marked where the file differs from HEAD, its day; SHA-256."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    unknown = {"commit": "unknown", "date": "unknown", "sha256": digest}
+    try:
+        known = _git(path.parent, "log", "-1", "--format=%h %cs", "--", path.name)
+        changed = _git(path.parent, "status", "--porcelain", "--", path.name)
+    except (OSError, subprocess.CalledProcessError):
+        return unknown
+    if not known:  # in a checkout that does not have it
+        return unknown
+    last, date = known.split()
+    return {"commit": last + ("+changes" if changed else ""), "date": date, "sha256": digest}
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _processor() -> str:

@@ -1,30 +1,60 @@
 """The ledger: what was claimed, and what the records of a study say to it.
 
 claims.yaml holds each claim by its id: a paraphrase and its place, the hypothesis in words, and how
-it is tested. A verdict is computed, here, from records alone; there is no field to write one in.
+it is tested. It is committed before the first run of a study, which keeps the commit in its
+study.json. A verdict is computed, here, from records alone; there is no field to write one in.
 
-Each run gives one number (`MEASURES`), each seed the mean over its cells, or over pairs of cells
-where a claim holds `arms` `against` others. The mean over seeds has Student's 95 % interval and the
-p of the paired t test, which Holm adjusts over the confirmatory claims that the study has tested;
-an exploratory claim keeps its own. The exact sign-flip p stands beside both. In this order:
+**The number.** Each run gives one number (`MEASURES`), each seed the mean over its cells, over
+pairs of cells where a claim holds `arms` `against` others, or the difference of two such means
+where it asks whether an effect differs `across` two levels. No effect is zero. The mean over seeds
+has Student's 95 % interval; the exact sign-flip p stands beside it.
+
+**The tests.** With d the mean, its sign as claimed, and m the smallest effect of interest, three
+null hypotheses are tested by t tests over seeds:
+
+    none     d = 0 (two-sided); of a claim of no effect (`expect: same`): |d| < m
+    above    d is at least m (one-sided)
+    below    d is at most -m (one-sided)
+
+Rejecting both of the last two is an equivalence test (TOST). Holm's procedure goes over all three
+p values of all confirmatory claims that the study has tested, and so over everything that a verdict
+can stand on. As the three hypotheses of a claim exclude each other, no more of them can be true
+than there are claims, and no p is multiplied by more than that (Shaffer 1986). The p of `none` is
+two-sided, and where d is at least m an error about its sign is one about `above` too; so signs are
+kept at the same level. An exploratory claim keeps its own p values. A verdict asks of its tests
+p < 0.05, thus adjusted, and of the 95 % interval that it says the same; the first that fits:
 
     not yet run    the study has no such arms or no epoch of them, or the records lack the quantity
-    inconclusive   fewer seeds than the claim asks for
-    equivalent     the interval lies within the smallest effect of interest on either side
-    supported      p < 0.05 in the claimed direction
-    refuted        p < 0.05 against it, or the interval excludes the smallest effect as claimed
-    inconclusive   everything else
+    not testable   the claim is about quality, and the arms have learnt nothing or D has seen too
+                   few images (below)
+    inconclusive   fewer seeds with a number than the claim asks for
+    equivalent     `above` and `below` are rejected: the interval lies within +-m
+    supported      `none` is rejected, d > 0, and the estimate is m or more
+    refuted        `none` is rejected and d < 0; or `above` is: the interval lies below m
+    inconclusive   everything else, so also an effect that is there and smaller than m
 
-A claim of no effect (`expect: same`) has the p of two one-sided tests. It is supported where that
-is below 0.05 and the interval lies within the smallest effect, refuted where all of the interval
-lies beyond it. A bound (`measure: bound`) is supported or refuted by all runs: one step below it
-refutes it, however few the seeds.
+A claim of no effect is supported where the rule says equivalent, and refuted where `none` is
+rejected: the interval lies outside of +-m. A bound (`measure: bound`) has no p and is outside of
+the family: one step below it, of any run, refutes it, however few the seeds.
+
+**Not testable.** At the floor everything is equal. A claim about quality is judged only where in
+every cell the better one of its sides has learnt: the geometric mean of its fd_cifar over seeds, at
+the epoch that the claim is about (the last one where it is about a range of epochs), is below 0.8
+times that of the untrained generator. Where the claim is that its own arm does not learn, another,
+`learner`, has to. Without a calibration of the untrained generator this cannot be checked. D has to
+be shown at least `images` images by the last planned epoch.
+
+**A threshold that is not reached.** A run whose fd_cifar never falls to the threshold has no number
+and takes its seed out: where a claim asks for all the seeds that there are, one such run leaves it
+inconclusive. The table of thresholds says how many runs got there.
 """
 
+import hashlib
+import itertools
 import math
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -45,15 +75,24 @@ from pydantic import (
 from reports import epochs, records, statistics, tools
 from reports.records import PRIMARY, Study
 from reports.statistics import Estimate
-from reports.tables import DASH, LN2, Sheet, interval, join, p_value, span
+from reports.tables import DASH, LN2, Sheet, count, interval, join, p_value, span
 
 LEDGER = Path(__file__).with_name("claims.yaml")
+PILOT_RUNS = (
+    "runs at width 32 on all 50,000 images of CIFAR-10, two without output BatchNorm "
+    "(convolutional head, batch 128 and 512, 40 epochs) and two with it (batch 128, either head, "
+    "9 epochs)"
+)
 ALPHA = 0.05
-COMPUTED = ("metric", "expect", "smallest", "reason")  # what a claim with a measure must say
+NONE, ABOVE, BELOW = range(3)  # the tests, in the order of their p values
+PILOT = 0  # the seed whose runs were looked at before the claims were written
 TOOL = r"[a-z]+/[a-z0-9_]+"  # a number of a tool: `probe/accuracy_trained`
 METRICS = [*records.LOWER_IS_BETTER, *records.LOSSES, *records.TIMES]
+OF_MEASURES = ("loss", "versus", "epoch", "threshold", "clock")  # which only some ask for
 
-Word = Literal["supported", "refuted", "equivalent", "inconclusive", "not yet run"]
+Word = Literal[
+    "supported", "refuted", "equivalent", "inconclusive", "not testable", "not yet run"
+]  # fmt: skip
 Levels = dict[StrictStr, StrictInt | StrictFloat | StrictStr]  # factor or field of Config -> level
 
 
@@ -74,48 +113,47 @@ class Claim(BaseModel):
     seeds: int = Field(ge=statistics.VERDICT_SEEDS)  # the least for a verdict
     needs: str = Field(min_length=1)  # the study that has its arms, or what is to be measured first
 
-    # None: the records of a study hold nothing of the kind, and none of the rest is set.
-    measure: (
-        Literal[
-            "last", "level", "first", "updates", "mean", "gain", "median", "swing",
-            "fluctuation", "share", "correlation", "strength", "bound", "points", "times",
-        ]
-        | None
-    ) = None  # fmt: skip
-    metric: str | None = None
-    loss: Literal["d_loss", "g_loss"] | None = None  # that the metric is correlated with
+    measure: Literal[
+        "last", "level", "at", "gain", "reach", "swing", "fluctuation", "fluctuation_ratio",
+        "share", "relapse", "correlation", "strength", "choice", "bound", "points", "times",
+    ]  # fmt: skip
+    metric: str
+    loss: Literal["d_loss", "g_loss"] | None = None  # that tells, or chooses an epoch
     versus: StrictStr | StrictFloat | None = None  # what a tool's number is compared with
-    arms: Levels = {}
+    epoch: int | None = Field(None, ge=1)
+    against_epoch: int | None = Field(None, ge=1)  # of the other side, where it differs
+    threshold: float | None = Field(None, gt=0)  # of the metric
+    clock: Literal["images", "steps"] | None = None  # in which the time to it is measured
+    arms: Levels
     against: Levels = {}
-    expect: Literal["higher", "lower", "same"] | None = None
-    smallest: float | None = Field(None, gt=0)  # effect of interest; ratios: above 1
-    reason: str | None = Field(None, min_length=1)  # for the smallest effect
+    across: dict[StrictStr, list[StrictInt | StrictFloat | StrictStr]] = {}  # two levels of one
+    learner: Levels = {}  # the arm that has to have learnt, where the claim is that its own do not
+    images: int = Field(1_500_000, ge=0)  # shown to D at the least, for a verdict on quality
+    expect: Literal["higher", "lower", "same"]
+    smallest: float = Field(gt=0)  # effect of interest; ratios: above 1
+    reason: str = Field(min_length=1)  # for the smallest effect
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        keys = (*COMPUTED, "loss", "versus", "arms", "against")
-        given = [key for key in keys if getattr(self, key)]
-        if self.measure is None:
-            if given:
-                raise ValueError(f"{given[0]}: means nothing without a measure")
-            return self
-        for key in COMPUTED:
-            if getattr(self, key) is None:
-                raise ValueError(f"{key}: is missing")
-        of_tool = self.measure in ("points", "times")
-        if (self.versus is not None) != of_tool:
-            raise ValueError("versus: belongs to the measures points and times")
-        if not re.fullmatch(TOOL, self.metric) if of_tool else self.metric not in METRICS:
+        for key in OF_MEASURES:
+            owners = [name for name, measure in MEASURES.items() if key in measure.asks]
+            if (getattr(self, key) is not None) != (self.measure in owners):
+                raise ValueError(f"{key}: belongs to {join(owners)}")
+        measure = MEASURES[self.measure]
+        tool = "versus" in measure.asks
+        if not re.fullmatch(TOOL, self.metric) if tool else self.metric not in METRICS:
             raise ValueError(f"metric: {self.metric!r} is not in the records")
-        if (self.loss is not None) != (self.measure in ("correlation", "strength")):
-            raise ValueError("loss: belongs to the measures correlation and strength")
-        if MEASURES[self.measure].primary and self.metric != PRIMARY:
+        if measure.primary and self.metric != PRIMARY:
             raise ValueError(f"metric: this measure exists for {PRIMARY} alone")
         if self.against and self.against.keys() != self.arms.keys():
             raise ValueError("against: does not name the same factors as arms")
-        if self.measure == "bound" and self.against:
-            raise ValueError("against: means nothing for a bound")
-        if MEASURES[self.measure].scale is RATIO and self.smallest <= 1:
+        if self.against and not measure.pairs:
+            raise ValueError(f"against: means nothing for {self.measure}")
+        if self.against_epoch and not (self.epoch and self.against):
+            raise ValueError("against_epoch: belongs to an epoch of arms against others")
+        if self.across and not (self.against and [len(x) for x in self.across.values()] == [2]):
+            raise ValueError("across: is not two levels of a factor, of arms against others")
+        if measure.scale is RATIO and self.smallest <= 1:
             raise ValueError(f"smallest: {self.smallest:g} is not a ratio above 1")
         return self
 
@@ -129,9 +167,9 @@ class Verdict:
     why: str  # one short clause
     estimate: Estimate | None  # of a bound: the lowest and the highest run, no interval
     unit: str
-    p: float  # of the paired t test, or of two one-sided tests for a claim of no effect
-    p_flip: float  # of all sign patterns
-    p_holm: float  # NaN for a claim that is exploratory or not tested
+    p: float  # of the test that the verdict stands on; see `judge`
+    p_flip: float  # of all sign patterns, of no effect
+    p_holm: float  # p adjusted; NaN for a claim that is exploratory or not tested
     n: int  # seeds with every cell
     runs: list[str]  # the folders of these
     identity: dict[str, Any] | None  # how the metric was measured
@@ -157,8 +195,11 @@ class Measure:
 
     of: Callable[[Study, Claim], pd.Series]
     scale: Scale
+    asks: tuple[str, ...] = ()  # fields of a claim that it needs
     banks: int = 0  # the least evaluation banks
     primary: bool = False  # of the primary metric alone
+    quality: bool = True  # whether it says something only of networks that have learnt
+    pairs: bool = True  # whether arms can be held against others
 
 
 @dataclass(frozen=True)
@@ -168,6 +209,7 @@ class Evidence:
     values: np.ndarray
     runs: list[str]
     absent: str = ""  # why the claim is not yet run
+    untestable: str = ""  # why it is not testable
     gap: str = ""  # why seeds are missing
     lowest: float = math.nan  # of all epochs of all its runs
     highest: float = math.nan  # of the single runs
@@ -185,21 +227,52 @@ def load(path: Path = LEDGER) -> list[Claim]:
 
 
 def judge(study: Study, ledger: list[Claim] | None = None) -> list[Verdict]:
-    """A verdict for every claim of the ledger (None: claims.yaml), in its order."""
+    """A verdict for every claim of the ledger (None: claims.yaml), in its order.
+
+    The p of a verdict is that of the test that it stands on; of an inconclusive one that of no
+    effect, or of equivalence where that is claimed.
+    """
     ledger = load() if ledger is None else ledger
     evidence = [_evidence(study, claim) for claim in ledger]
+    p = np.array([_p_values(claim, x) for claim, x in zip(ledger, evidence, strict=True)])
+    p = p.reshape(len(ledger), 3)
 
-    # Holm goes over the confirmatory claims that this study has tested, and over no others.
-    p = [_p(claim, found) for claim, found in zip(ledger, evidence, strict=True)]
-    tested = [
-        claim.status == "confirmatory" and len(found.values) >= claim.seeds
-        for claim, found in zip(ledger, evidence, strict=True)
+    # Holm goes over all tests of the confirmatory claims that this study has tested.
+    tested = np.array(
+        [
+            claim.status == "confirmatory" and not x.untestable and len(x.values) >= claim.seeds
+            for claim, x in zip(ledger, evidence, strict=True)
+        ],
+        dtype=bool,
+    )
+    tested &= np.isfinite(p).all(axis=1)
+    family = np.where(tested[:, None], p, math.nan)
+    adjusted = statistics.holm(family.ravel(), most_true=int(tested.sum())).reshape(p.shape)
+    return [_verdict(study, *one) for one in zip(ledger, evidence, p, adjusted, strict=True)]
+
+
+def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tuple[int, int]:
+    """In how many rows the verdict is the same without a seed, and how many rows there are.
+
+    The seeds that a claim asks for are one fewer then. Rows that are not yet run do not count; none
+    does where the study has not both this seed and others.
+    """
+    seeds = set(study.plan["seed"])
+    if seed not in seeds or len(seeds) < 2:
+        return 0, 0
+    parts = {
+        name: frame[frame["seed"] != seed]
+        for name in ("plan", "frame", "curves", "banks")
+        for frame in [getattr(study, name)]
+    }
+    rest = replace(study, **parts, runs=[x for x in study.runs if x.name != f"seed={seed}"])
+    again = judge(rest, [x.claim.model_copy(update={"seeds": x.claim.seeds - 1}) for x in verdicts])
+    same = [
+        one.verdict == other.verdict
+        for one, other in zip(verdicts, again, strict=True)
+        if one.verdict != "not yet run"
     ]
-    adjusted = statistics.holm(np.where(tested, p, math.nan))
-    return [
-        _verdict(study, *one, float(after))
-        for *one, after in zip(ledger, evidence, p, adjusted, strict=True)
-    ]
+    return sum(same), len(same)
 
 
 def table(verdicts: list[Verdict]) -> pd.DataFrame:
@@ -231,7 +304,7 @@ def table(verdicts: list[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sheet(verdicts: list[Verdict]) -> Sheet:
+def sheet(study: Study, verdicts: list[Verdict]) -> Sheet:
     """The ledger as a reader sees it."""
     rows = [
         [
@@ -245,23 +318,23 @@ def sheet(verdicts: list[Verdict]) -> Sheet:
         ]
         for one in verdicts
     ]
+    notes = [
+        "Every verdict is computed from the records. Estimate: the mean over seeds with its 95 % t "
+        "interval; n: seeds with every cell; p: of the test that the verdict stands on, after Holm "
+        "over all tests of the confirmatory claims that this study has tested, those of "
+        "equivalence among them.",
+        "Supported: the interval excludes no effect, and the estimate reaches the smallest effect "
+        "of interest, which claims.yaml gives with its reason. Equivalent: smaller than that. "
+        "Inconclusive: neither shown nor ruled out. Not testable: what is compared has not learnt "
+        f"({PRIMARY} is not below {epochs.LEARNT} times that of the untrained generator), or D has "
+        "seen too few images.",
+        *_history(study, verdicts),
+    ]
     exploratory = [
         one.claim.id
         for one in verdicts
         if one.claim.status == "exploratory" and not math.isnan(_decisive_p(one))
     ]
-    notes = [
-        "Every verdict is computed from the records. Estimate: the mean over seeds with its 95 % t "
-        "interval; n: seeds with every cell; p: the paired t test, after Holm over the "
-        "confirmatory claims that this study has tested.",
-        "Equivalent: smaller than the smallest effect of interest, which claims.yaml gives with "
-        "its reason. Inconclusive: neither shown nor ruled out.",
-    ]
-    if any(x.claim.measure == "fluctuation" and x.claim.against and x.estimate for x in verdicts):
-        notes.append(
-            "Two fluctuations are compared by the root of the difference of their variances, with "
-            "its sign."
-        )
     if exploratory:
         notes.append(f"Exploratory, their p not adjusted: {', '.join(exploratory)}.")
     columns = ["id", "claim", "hypothesis", "estimate (95 % interval)", "p", "n", "verdict"]
@@ -269,6 +342,27 @@ def sheet(verdicts: list[Verdict]) -> Sheet:
     words = ("claim", "hypothesis", "verdict")
     title = "The claims and their verdicts"
     return Sheet("ledger", title, columns, rows, notes, list(metrics), words)
+
+
+def _history(study: Study, verdicts: list[Verdict]) -> list[str]:
+    """What was known when the claims were written, and whether they are still those."""
+    same, rows = same_without(study, verdicts)
+    again = f" Without seed {PILOT} the verdict is the same in {same} of {rows} rows."
+    pilot = (
+        f"Looked at before the claims were written: {PILOT_RUNS}, all of seed {PILOT}."
+        + again * (rows > 0)
+    )
+    frozen = study.info.get("claims")
+    if not frozen:
+        return [pilot, "study.json names no commit of the claims."]
+    digest = hashlib.sha256(LEDGER.read_bytes()).hexdigest()
+    kept = "that file" if digest == frozen["sha256"] else "another file than that"
+    return [
+        pilot,
+        f"The claims that the study started with are those of commit {frozen['commit']} of "
+        f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
+        f"{kept}.",
+    ]
 
 
 class _Strict(yaml.SafeLoader):
@@ -302,8 +396,6 @@ def _claim(file: str, name: Any, fields: Any) -> Claim:
 
 def _evidence(study: Study, claim: Claim) -> Evidence:
     """The number of every seed that has all its cells."""
-    if claim.measure is None:
-        return _nothing(f"needs {claim.needs}")
     cells = _cells(study, claim)
     if cells is None:
         return _nothing(f"{_absent(study, claim)}; needs {claim.needs}")
@@ -312,15 +404,17 @@ def _evidence(study: Study, claim: Claim) -> Evidence:
         return _nothing("no epoch of its runs has been committed")
     if claim.versus is not None:
         frame = tools.values(study)
-    if claim.metric not in frame:
+    wanted = [x for x in (claim.metric, claim.versus) if isinstance(x, str)]
+    if absent := [name for name in wanted if name not in frame]:
         needs = f"; needs {claim.needs}" if claim.versus is not None else ""
-        return _nothing(f"{claim.metric} has not been measured{needs}")
+        return _nothing(f"{absent[0]} has not been measured{needs}")
 
     measure = MEASURES[claim.measure]
+    untestable = _untestable(study, claim, cells) if measure.quality else ""
     banks = study.banks.loc[study.banks["run"].isin(cells["run"]), "bank"].nunique()
     if banks < measure.banks:
         few = f"{banks} of {measure.banks}" if banks else "no"
-        return Evidence(np.empty(0), [], gap=f"{few} evaluation banks")
+        return Evidence(np.empty(0), [], untestable=untestable, gap=f"{few} evaluation banks")
 
     # One number for each run, and the seeds in which none is missing.
     cells["value"] = cells["run"].map(measure.of(study, claim)).astype(float)
@@ -328,35 +422,81 @@ def _evidence(study: Study, claim: Claim) -> Evidence:
     whole &= cells.groupby("seed").size() == cells.groupby("seed").size().max()
     used = cells[cells["seed"].map(whole)]
     lost = cells.loc[cells["value"].isna(), "run"]
-    gap = f"{whole.sum()} of {claim.seeds} seeds; {lost.iloc[0]} has no number" if len(lost) else ""
+    gap = f"{whole.sum()} of {claim.seeds} seeds; {_lost(claim, lost)}" if len(lost) else ""
 
     if claim.against and len(used):
-        sides = {"side": ("against", "arms")}
-        values = statistics.contrast(used, sides, "value", factors=["side", "cell"])
+        effect = {"side": ("against", "arms")}
+        for levels in claim.across.values():
+            effect["level"] = tuple(levels)
+        values = statistics.contrast(used, effect, "value", factors=[*effect, "cell"])
     else:
         values = used.groupby("seed")["value"].mean().to_numpy()
     lowest, highest = frame[claim.metric].min(), used["value"].max()
-    return Evidence(values, list(used["run"]), gap=gap, lowest=lowest, highest=highest)
+    return Evidence(values, list(used["run"]), "", untestable, gap, lowest, highest)
 
 
 def _nothing(why: str) -> Evidence:
     return Evidence(np.empty(0), [], absent=why)
 
 
-def _cells(study: Study, claim: Claim) -> pd.DataFrame | None:
-    """The planned runs of a claim: `run`, `seed`, `side`, `cell`; None where the study lacks them.
+def _lost(claim: Claim, runs: pd.Series) -> str:
+    """Which runs have no number."""
+    if claim.measure == "reach":
+        short = count(len(runs), "run")
+        return f"{claim.metric} has not come down to {claim.threshold:g} in {short}"
+    return f"{runs.iloc[0]} has no number"
 
-    A cell is what is equal on both sides of a contrast, every factor but the claim's own; one that
-    stands on one side alone is left out.
+
+def _cells(study: Study, claim: Claim) -> pd.DataFrame | None:
+    """The planned runs of a claim: `run`, `seed`, `side`, `level`, `cell`; None where none is one.
+
+    A cell is what is equal on both sides of a contrast (and at both levels that an effect is
+    compared across), every factor but the claim's own; one that lacks a side is left out.
     """
-    others = [x for x in study.factors if not (claim.against and x in claim.arms)]
+    own = {*claim.arms, *claim.across} if claim.against else set()
     sides = {"arms": claim.arms} | ({"against": claim.against} if claim.against else {})
-    parts = [study.plan[_where(study, levels)].assign(side=side) for side, levels in sides.items()]
+    levels = [{key: level} for key, pair in claim.across.items() for level in pair] or [{}]
+    parts = []
+    for (side, wanted), at in itertools.product(sides.items(), levels):
+        runs = study.plan[_where(study, wanted | at)]
+        parts.append(runs.assign(side=side, level=next(iter(at.values()), "")))
     cells = pd.concat(parts)
+    others = [x for x in study.factors if x not in own]
     cells["cell"] = [",".join(map(str, cell)) for cell in cells[others].to_numpy()]
-    counts = cells.groupby("cell")["side"].nunique()
-    cells = cells.loc[cells["cell"].map(counts) == len(sides), ["run", "seed", "side", "cell"]]
+    counts = cells.drop_duplicates(["cell", "side", "level"]).groupby("cell").size()
+    kept = cells["cell"].map(counts) == len(parts)
+    cells = cells.loc[kept, ["run", "seed", "side", "level", "cell"]]
     return cells if len(cells) else None
+
+
+def _untestable(study: Study, claim: Claim, cells: pd.DataFrame) -> str:
+    """Why a claim about quality is not judged; an empty text where it is."""
+    rows = study.frame[study.frame["run"].isin(cells["run"])]
+    planned = rows["run"].map(study.plan.set_index("run")["planned"])
+    shown = int((planned * (rows["images"] / rows["epoch"])).min())
+    if shown < claim.images:
+        return f"D is shown {shown:,} images, and the claim asks for {claim.images:,}"
+    edge = epochs.floor(study)
+    if math.isnan(edge):
+        return "no calibration of the untrained generator"
+
+    # The better side of each cell, at the epoch that the claim is about.
+    if claim.learner:
+        found = study.plan[_where(study, claim.learner)]
+        cells = found.assign(side="learner", level="", cell=found["run"].str.split("/").str[0])
+    reached = records.last_epochs(study) if claim.epoch is None else _rows_at(study, claim)
+    logs = statistics.logarithm(reached.set_index("run")[PRIMARY])
+    cells = cells.assign(log=cells["run"].map(logs).astype(float))
+    sides = cells.groupby(["cell", "level", "side"])["log"]
+    worst = sides.mean().groupby(["cell", "level"]).min().max()
+    if worst < math.log(edge) or (math.isnan(worst) and not claim.learner):
+        return ""
+    if math.isnan(worst):
+        return "the arm that has to have learnt has not been run"
+    return (
+        f"{PRIMARY} is {math.exp(worst):.1f} at best in some arm, and {edge:.1f} is "
+        f"{epochs.LEARNT} times that of the untrained generator"
+    )
 
 
 def _where(study: Study, levels: Levels) -> np.ndarray:
@@ -385,18 +525,27 @@ def _absent(study: Study, claim: Claim) -> str:
     return "no two runs that differ in this alone"
 
 
-def _p(claim: Claim, found: Evidence) -> float:
-    if claim.measure in (None, "bound"):
-        return math.nan
+def _p_values(claim: Claim, found: Evidence) -> tuple[float, float, float]:
+    """The p of each test, of values whose sign is as claimed; NaN for a bound."""
+    if claim.measure == "bound":
+        return math.nan, math.nan, math.nan
+    margin = MEASURES[claim.measure].scale.margin(claim.smallest)
+    x = _sign(claim) * found.values
+    none = statistics.paired_t(x).p
     if claim.expect == "same":
-        margin = MEASURES[claim.measure].scale.margin(claim.smallest)
-        return statistics.equivalence(found.values, margin)
-    return statistics.paired_t(found.values).p
+        none = min(2 * min(statistics.below(x, -margin), statistics.below(-x, -margin)), 1.0)
+    return none, statistics.below(x, margin), statistics.below(-x, margin)
 
 
-def _verdict(study: Study, claim: Claim, found: Evidence, p: float, p_holm: float) -> Verdict:
+def _sign(claim: Claim) -> int:
+    return -1 if claim.expect == "lower" else 1
+
+
+def _verdict(
+    study: Study, claim: Claim, found: Evidence, p: np.ndarray, adjusted: np.ndarray
+) -> Verdict:
     """The rule at the top of this file."""
-    estimate, unit, p_flip = None, "", math.nan
+    estimate, unit, p_flip, test = None, "", math.nan, NONE
     if found.absent:
         word, why = "not yet run", found.absent
     elif claim.measure == "bound":
@@ -410,46 +559,50 @@ def _verdict(study: Study, claim: Claim, found: Evidence, p: float, p_holm: floa
             value = scale.shown(float(found.values.mean()))
             ends = (scale.shown(inside.low), scale.shown(inside.high))
             estimate = Estimate(value, *ends, inside.p, inside.n)
-        word, why = _decide(claim, found, p if claim.status == "exploratory" else p_holm)
+        word, why, test = _decide(claim, found, p if claim.status == "exploratory" else adjusted)
     return Verdict(
         claim=claim,
         verdict=word,
         why=why,
         estimate=estimate,
         unit=unit,
-        p=p,
+        p=float(p[test]),
         p_flip=p_flip,
-        p_holm=p_holm,
+        p_holm=float(adjusted[test]),
         n=len(found.values),
         runs=found.runs,
         identity=None if found.absent else study.identities.get(claim.metric),
     )
 
 
-def _decide(claim: Claim, found: Evidence, p: float) -> tuple[Word, str]:
-    """The word and the reason of a claim about a mean over seeds."""
-    if len(found.values) < claim.seeds:
-        return "inconclusive", _too_few(claim, found)
+def _decide(claim: Claim, found: Evidence, p: np.ndarray) -> tuple[Word, str, int]:
+    """The word, the reason, and the test that decides, of a claim about a mean over seeds."""
     scale, estimate = MEASURES[claim.measure].scale, statistics.paired_t(found.values)
-    margin, sign = scale.margin(claim.smallest), -1 if claim.expect == "lower" else 1
+    margin, sign, same = scale.margin(claim.smallest), _sign(claim), claim.expect == "same"
+    tost = ABOVE if p[ABOVE] >= p[BELOW] else BELOW  # the larger p of the two
+    usual = tost if same else NONE
+    if found.untestable:
+        return "not testable", found.untestable, usual
+    if len(found.values) < claim.seeds:
+        return "inconclusive", _too_few(claim, found), usual
     value, (low, high) = sign * estimate.value, sorted((sign * estimate.low, sign * estimate.high))
-    within = -margin < low and high < margin
     edge = f"smallest effect of interest, {scale.edge(claim.smallest, sign)}"
-    if claim.expect == "same":
-        if within and p < ALPHA:
-            return "supported", f"the interval lies within the {edge}"
-        if low > margin or high < -margin:
-            return "refuted", f"the interval lies beyond the {edge}"
-    else:
-        if within:
-            return "equivalent", f"the interval lies within the {edge}"
-        if p < ALPHA and value > 0:
-            return "supported", f"{claim.expect}, as claimed"
-        if p < ALPHA and value < 0:
-            return "refuted", f"not {claim.expect}, the reverse holds"
-        if high < margin:
-            return "refuted", f"the interval excludes the {edge}"
-    return "inconclusive", f"neither shown nor ruled out: the {edge}"
+    if -margin < low and high < margin and p[tost] < ALPHA:
+        word = "supported" if same else "equivalent"
+        return word, f"the interval lies within the {edge}", tost
+    if same:
+        if (low > margin or high < -margin) and p[NONE] < ALPHA:
+            return "refuted", f"the interval lies beyond the {edge}", NONE
+        return "inconclusive", f"neither shown nor ruled out: the {edge}", usual
+    if p[NONE] < ALPHA and value >= margin * (1 - 1e-9):  # but for rounding
+        return "supported", f"{claim.expect}, as claimed", NONE
+    if p[NONE] < ALPHA and value < 0:
+        return "refuted", f"not {claim.expect}, the reverse holds", NONE
+    if p[ABOVE] < ALPHA and high < margin:
+        return "refuted", f"the interval excludes the {edge}", ABOVE
+    if p[NONE] < ALPHA:
+        return "inconclusive", f"{claim.expect}, but the estimate is below the {edge}", NONE
+    return "inconclusive", f"neither shown nor ruled out: the {edge}", NONE
 
 
 def _decide_bound(claim: Claim, found: Evidence) -> tuple[Word, str]:
@@ -477,7 +630,7 @@ def _estimate(one: Verdict) -> str:
 
 def _decisive_p(one: Verdict) -> float:
     """The p that the verdict stands on; NaN where it stands on none."""
-    if one.n < one.claim.seeds:
+    if one.n < one.claim.seeds or one.verdict == "not testable":
         return math.nan
     return one.p if one.claim.status == "exploratory" else one.p_holm
 
@@ -487,7 +640,7 @@ def _signed_root(variance: float) -> float:
     return 100 * math.copysign(math.sqrt(abs(variance)), variance)
 
 
-def _at(rows: pd.DataFrame, metric: str) -> pd.Series:
+def _logs(rows: pd.DataFrame, metric: str) -> pd.Series:
     return statistics.logarithm(rows.set_index("run")[metric])
 
 
@@ -496,8 +649,20 @@ def _whole(study: Study) -> pd.DataFrame:
     return study.frame[study.frame["run"].isin(records.last_epochs(study)["run"])]
 
 
+def _rows_at(study: Study, claim: Claim) -> pd.DataFrame:
+    """For each run the row of the claim's epoch, or of that which the other side is taken at."""
+    wanted = pd.Series(claim.epoch, index=study.plan["run"])
+    if claim.against_epoch is not None:
+        wanted[_where(study, claim.against)] = claim.against_epoch
+    return study.frame[study.frame["epoch"] == study.frame["run"].map(wanted)]
+
+
+def _at(study: Study, claim: Claim) -> pd.Series:
+    return _logs(_rows_at(study, claim), claim.metric)
+
+
 def _last(study: Study, claim: Claim) -> pd.Series:
-    return _at(records.last_epochs(study), claim.metric)
+    return _logs(records.last_epochs(study), claim.metric)
 
 
 def _level(study: Study, claim: Claim) -> pd.Series:
@@ -505,30 +670,15 @@ def _level(study: Study, claim: Claim) -> pd.Series:
     return 100 * records.last_epochs(study).set_index("run")[claim.metric]
 
 
-def _first(study: Study, claim: Claim) -> pd.Series:
-    return _at(study.frame[study.frame["epoch"] == 1], claim.metric)
-
-
-def _updates(study: Study, claim: Claim) -> pd.Series:
-    return _at(records.at_updates(study), claim.metric)
-
-
-def _mean(study: Study, claim: Claim) -> pd.Series:
-    """The mean of the logarithm over all epochs, none of them missing."""
-    rows = _whole(study)
-    return (
-        statistics.logarithm(rows[claim.metric])
-        .groupby(rows["run"])
-        .agg(lambda x: x.mean(skipna=False))
-    )
-
-
 def _gain(study: Study, claim: Claim) -> pd.Series:
-    return _last(study, claim) - _first(study, claim)
+    """The last epoch over the first."""
+    first = study.frame[study.frame["epoch"] == 1]
+    return _last(study, claim) - _logs(first, claim.metric)
 
 
-def _median(study: Study, claim: Claim) -> pd.Series:
-    return statistics.logarithm(study.frame.groupby("run")[claim.metric].median())
+def _reach(study: Study, claim: Claim) -> pd.Series:
+    """The logarithm of the time to the threshold."""
+    return statistics.logarithm(epochs.reached(study, claim.threshold)[claim.clock])
 
 
 def _swing(study: Study, claim: Claim) -> pd.Series:
@@ -549,6 +699,11 @@ def _fluctuation(study: Study, claim: Claim) -> pd.Series:
     return _ended(study, epochs.fluctuation_table(study), "variance")
 
 
+def _fluctuation_ratio(study: Study, claim: Claim) -> pd.Series:
+    """The logarithm of the variance; a run of which noise explains all of it has no number."""
+    return statistics.logarithm(_fluctuation(study, claim))
+
+
 def _share(study: Study, claim: Claim) -> pd.Series:
     """One half where the epoch that one bank chooses beats the last one on another, or minus that.
 
@@ -558,12 +713,24 @@ def _share(study: Study, claim: Claim) -> pd.Series:
     return (gain > 0).astype(float) - 0.5
 
 
+def _relapse(study: Study, claim: Claim) -> pd.Series:
+    """Whether a run relapses, less how likely its noise alone makes it do so."""
+    found = epochs.relapse_table(study)
+    return _ended(study, found.assign(more=found["relapse"] - found["by_noise"]), "more")
+
+
 def _correlation(study: Study, claim: Claim) -> pd.Series:
     return _ended(study, epochs.losses_rank_table(study), claim.loss)
 
 
 def _strength(study: Study, claim: Claim) -> pd.Series:
     return _correlation(study, claim).abs()
+
+
+def _choice(study: Study, claim: Claim) -> pd.Series:
+    """The epoch that a loss chooses over the last one."""
+    found = epochs.regret_table(study)
+    return _ended(study, found.assign(over=found[claim.loss] - found["last"]), "over")
 
 
 def _points(study: Study, claim: Claim) -> pd.Series:
@@ -586,6 +753,7 @@ def _lowest(study: Study, claim: Claim) -> pd.Series:
 RATIO = Scale("times", 3, math.log, math.exp)
 SPREAD = Scale("% between epochs", 2, lambda percent: (percent / 100) ** 2, _signed_root)
 SHARE = Scale("of runs", 3, float, lambda excess: excess + 0.5)
+MORE = Scale("of runs more than by noise", 3, float, float)
 RANK = Scale("rank correlation", 2, float, float)
 POINTS = Scale("points", 2, float, float)
 STEP = Scale("lowest step of each run", 4, float, float)
@@ -593,17 +761,18 @@ STEP = Scale("lowest step of each run", 4, float, float)
 MEASURES = {
     "last": Measure(_last, RATIO),
     "level": Measure(_level, POINTS),
-    "first": Measure(_first, RATIO),
-    "updates": Measure(_updates, RATIO),
-    "mean": Measure(_mean, RATIO),
+    "at": Measure(_at, RATIO, ("epoch",)),
     "gain": Measure(_gain, RATIO),
-    "median": Measure(_median, RATIO),
-    "swing": Measure(_swing, RATIO),
-    "fluctuation": Measure(_fluctuation, SPREAD, banks=3, primary=True),
-    "share": Measure(_share, SHARE, banks=2, primary=True),
-    "correlation": Measure(_correlation, RANK, primary=True),
-    "strength": Measure(_strength, RANK, primary=True),
-    "bound": Measure(_lowest, STEP),
-    "points": Measure(_points, POINTS),
-    "times": Measure(_times, RATIO),
+    "reach": Measure(_reach, RATIO, ("threshold", "clock"), primary=True),
+    "swing": Measure(_swing, RATIO, quality=False),
+    "fluctuation": Measure(_fluctuation, SPREAD, banks=3, primary=True, pairs=False),
+    "fluctuation_ratio": Measure(_fluctuation_ratio, RATIO, banks=3, primary=True),
+    "share": Measure(_share, SHARE, banks=2, primary=True, pairs=False),
+    "relapse": Measure(_relapse, MORE, banks=3, primary=True, pairs=False),
+    "correlation": Measure(_correlation, RANK, ("loss",), primary=True),
+    "strength": Measure(_strength, RANK, ("loss",), primary=True),
+    "choice": Measure(_choice, RATIO, ("loss",), primary=True),
+    "bound": Measure(_lowest, STEP, quality=False, pairs=False),
+    "points": Measure(_points, POINTS, ("versus",), quality=False),
+    "times": Measure(_times, RATIO, ("versus",), quality=False),
 }

@@ -13,7 +13,7 @@ def sheets(study: Study, verdicts: list[Verdict]) -> list[Sheet]:
     return [
         *effects.sheets(study),
         *tables.sheets(study),
-        claims.sheet(verdicts),
+        claims.sheet(study, verdicts),
         *epochs.sheets(study),
         *tools.sheets(study),
         *audit.sheets(study),

@@ -1,11 +1,14 @@
-"""What happens from epoch to epoch: fluctuation, shares of variance, selection, losses.
+"""What happens from epoch to epoch: fluctuation, shares of variance, selection, losses, relapses.
 
-All on the logarithm of the primary metric. The first quarter of the epochs is burn-in and does not
-count, but for the choice of the best epoch, which anybody would make among all of them.
+All on the logarithm of the primary metric. The epochs before a third of the run are burn-in and do
+not count, but for the choice of the best epoch on another bank, which anybody would make among all
+that kept their generator, and for the time to a threshold. Only some epochs (milestones) have
+further evaluation banks; every epoch has the run's own score, on noise of its own.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,43 +21,67 @@ from reports.tables import DASH, Sheet, arm_name, count, decimals_of, interval, 
 
 LOSSES = {"d_loss": "D loss", "g_loss": "G loss"}
 OWN, OTHER = 0, 1  # the bank that chooses an epoch, and the one that reports it
+CHOSEN_BY = {"d_loss": "highest D loss", "g_loss": "lowest G loss"}  # the epoch that each chooses
+RELAPSE = (10, 20, 30)  # the epochs of which the blog post's author compares the images
+WORSE = math.log(1.05)  # by which one of them has to be worse than another
+THRESHOLDS = (50, 40, 30)  # of the primary metric, to which the time is measured
+LEARNT = 0.8  # of the untrained generator's primary metric; what is not below has learnt nothing
+
+
+def floor(study: Study) -> float:
+    """What the primary metric of an arm that has learnt is below; NaN without a calibration."""
+    known = study.calibration
+    if PRIMARY not in known or "untrained" not in known.index:
+        return math.nan
+    return LEARNT * float(known.loc["untrained", PRIMARY])
+
+
+def learners(study: Study) -> Study:
+    """The study without the arms that have learnt nothing by their last epoch.
+
+    By the geometric mean over seeds. All arms stay where there is no calibration, or where none
+    has learnt anything; one that has not got there yet stays too.
+    """
+    logs = last_epochs(study).set_index("run")[PRIMARY].pipe(statistics.logarithm)
+    level = math.log(floor(study)) if floor(study) > 0 else math.nan
+    dead = [
+        arm
+        for arm in study.arms
+        if logs.reindex(of_arm(study, study.plan, arm)["run"]).mean() >= level
+    ]
+    if not dead or len(dead) == len(study.arms):
+        return study
+    lost = pd.concat([of_arm(study, study.plan, arm)["run"] for arm in dead])
+    frames = {name: getattr(study, name) for name in ("plan", "frame", "curves", "banks")}
+    parts = {name: frame[~frame["run"].isin(lost)] for name, frame in frames.items()}
+    return replace(study, arms=[arm for arm in study.arms if arm not in dead], **parts)
 
 
 def fluctuation_table(study: Study) -> pd.DataFrame:
     """One row per run: how the logarithm of the primary metric goes up and down after burn-in.
 
-    Columns: `run`, the factors, `seed`, `changes` (between epochs, that were measured); `variance`
-    of the fluctuation with the measurement variance taken out (NaN without banks; it may be
-    negative), `one_bank` (of the run's own scores, noise and all), `noise` (the measurement
-    variance of one bank, pooled over the arm); `drawdown`, `regret`, `autocorrelation`.
+    All of it is of the run's own scores, which draw fresh noise at every epoch. Columns: `run`, the
+    factors, `seed`, `changes` (between epochs, that were measured); `one_bank` (half the variance
+    of successive changes), `noise` (the measurement variance of one evaluation, from the banks at
+    epochs after burn-in, pooled over the arm), `variance` (of the fluctuation: `one_bank` less
+    `noise`; NaN without banks, and it may be negative); `drawdown`, `regret`, `autocorrelation`.
     """
-    banks = {run: part.droplevel("run") for run, part in _bank_logs(study).groupby(level="run")}
-    planned, rows = study.plan.set_index("run")["planned"], []
-    for arm in study.arms:
-        runs = of_arm(study, study.frame, arm)
-        measured = [banks[run].to_numpy() for run in runs["run"].unique() if run in banks]
-        noise = statistics.bank_variance(np.vstack(measured)) if measured else math.nan
-        for run, epochs in runs.groupby("run", sort=False):
-            own, start = (
-                statistics.logarithm(epochs[PRIMARY]).to_numpy(),
-                statistics.burn_in(int(planned[run])),
-            )
-            crossed = run in banks and list(banks[run].index) == list(epochs["epoch"])
-            series = banks[run].to_numpy() if crossed else own
-            found = statistics.fluctuation(series, start, 0.0 if math.isnan(noise) else noise)
-            key = epochs[["run", *study.factors, "seed"]].iloc[0].to_dict()
-            rows.append(
-                key
-                | {
-                    "changes": found.changes,
-                    "variance": math.nan if math.isnan(noise) else found.variance,
-                    "one_bank": statistics.fluctuation(own, start, 0.0).variance,
-                    "noise": noise,
-                    "drawdown": found.drawdown,
-                    "regret": found.regret,
-                    "autocorrelation": found.autocorrelation,
-                }
-            )
+    noise, planned, rows = _noise(study), study.plan.set_index("run")["planned"], []
+    for run, epochs in study.frame.groupby("run", sort=False):
+        own, start = statistics.logarithm(epochs[PRIMARY]), statistics.burn_in(int(planned[run]))
+        found = statistics.fluctuation(own, start, 0.0)
+        rows.append(
+            _key(study, epochs)
+            | {
+                "changes": found.changes,
+                "variance": found.variance - noise[run],
+                "one_bank": found.variance,
+                "noise": noise[run],
+                "drawdown": found.drawdown,
+                "regret": found.regret,
+                "autocorrelation": found.autocorrelation,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -106,17 +133,102 @@ def selection_table(study: Study) -> pd.DataFrame:
 
 
 def losses_rank_table(study: Study) -> pd.DataFrame:
-    """One row per run: Spearman's correlation over its epochs of each loss with the primary metric.
+    """One row per run: whether a loss moves with the primary metric from epoch to epoch.
 
-    Columns: `run`, the factors, `seed`, `epochs` (finite ones), `d_loss`, `g_loss`.
+    Spearman's correlation, after burn-in, of the changes between neighbouring epochs of each loss
+    with those of the metric's logarithm: two curves that merely both go down have none. Columns:
+    `run`, the factors, `seed`, `changes` (finite ones of the metric), `d_loss`, `g_loss`.
     """
     rows = []
-    for _, epochs in study.frame.groupby("run", sort=False):
-        key = epochs[["run", *study.factors, "seed"]].iloc[0].to_dict()
-        row = key | {"epochs": int(epochs[PRIMARY].notna().sum())}
-        rows.append(
-            row | {loss: statistics.spearman(epochs[loss], epochs[PRIMARY]) for loss in LOSSES}
-        )
+    for epochs in _after_burn_in(study):
+        moves = statistics.logarithm(epochs[PRIMARY]).diff()
+        row = _key(study, epochs) | {"changes": int(moves.notna().sum())}
+        found = {loss: statistics.spearman(epochs[loss].diff(), moves) for loss in LOSSES}
+        rows.append(row | found)
+    return pd.DataFrame(rows)
+
+
+def regret_table(study: Study) -> pd.DataFrame:
+    """One row per run that has ended: log primary metric of the epochs that one may choose.
+
+    Columns: `run`, the factors, `seed`; of the epochs after burn-in the `last`, the `best`, a
+    `random` one (the mean of the logarithms), that of the highest D loss (`d_loss`, where D is
+    deceived most) and that of the lowest G loss (`g_loss`, where G deceives best).
+    """
+    ended, rows = set(last_epochs(study)["run"]), []
+    for epochs in _after_burn_in(study):
+        logs = statistics.logarithm(epochs[PRIMARY])
+        if epochs["run"].iloc[0] in ended:
+            row = {"last": logs.iloc[-1], "best": logs.min(), "random": logs.mean(skipna=False)}
+            for loss, sign in (("d_loss", -1), ("g_loss", 1)):
+                known = (sign * epochs[loss]).dropna()
+                row[loss] = logs[known.idxmin()] if len(known) else math.nan
+            rows.append(_key(study, epochs) | row)
+    return pd.DataFrame(rows)
+
+
+def relapse_table(study: Study) -> pd.DataFrame:
+    """One row per run: whether it is fine at one epoch, bad at another and fine again.
+
+    `relapse` is 1 where the metric at epoch 20 is worse than at both 10 and 30 by 5 %, or at 30
+    than at 20. `by_noise`: how likely that is of a run that gets steadily better, by a straight
+    line in the logarithm fitted to its epochs 10 to 30, made level where it would rise, and that
+    fluctuates by the noise of one evaluation alone. NaN where an epoch or the noise is missing.
+    """
+    noise, rows = _noise(study), []
+    for run, epochs in study.frame.groupby("run", sort=False):
+        logs = statistics.logarithm(epochs.set_index("epoch")[PRIMARY])
+        first, second, third = logs.reindex(RELAPSE)
+        row = {"relapse": math.nan, "by_noise": math.nan}
+        if math.isfinite(first + second + third):
+            worse = second - max(first, third) >= WORSE or third - second >= WORSE
+            part = logs.loc[RELAPSE[0] : RELAPSE[-1]].dropna()
+            slope = min(np.polyfit(part.index, part, 1)[0], 0.0)
+            trend = [slope * epoch for epoch in RELAPSE]
+            by_noise = statistics.relapse_by_noise(trend, noise[run], WORSE)
+            row = {"relapse": float(worse), "by_noise": by_noise}
+        rows.append(_key(study, epochs) | row)
+    return pd.DataFrame(rows)
+
+
+def reached(study: Study, threshold: float) -> pd.DataFrame:
+    """For each run (the index) the `images` shown to D and its `steps` at a primary metric.
+
+    Where the metric first falls to the threshold, its logarithm taken as linear between two epochs,
+    and before the first one from the untrained generator on. A run that never gets there has NaN:
+    its time is longer than the study and not known.
+    """
+    start = study.calibration[PRIMARY].get("untrained") if PRIMARY in study.calibration else None
+    begin = [] if start is None else [(0, start)]
+    rows = {}
+    for run, epochs in study.frame.groupby("run", sort=False):
+        rows[run] = {
+            clock: statistics.crossing(
+                [x for x, _ in begin] + epochs[clock].to_list(),
+                [math.log(y) for _, y in begin] + statistics.logarithm(epochs[PRIMARY]).to_list(),
+                math.log(threshold),
+            )
+            for clock in ("images", "steps")
+        }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "steps"])
+
+
+def reach_table(study: Study) -> pd.DataFrame:
+    """One row per arm and threshold: how many runs reach it, and after how much.
+
+    Columns: the factors, `threshold`, `runs` (that have ended), `reached` (of these), and the
+    geometric means of `images` and `steps`, NaN unless all of them reach it.
+    """
+    ended, rows = set(last_epochs(study)["run"]), []
+    for threshold in THRESHOLDS:
+        found = reached(study, threshold)
+        for arm in study.arms:
+            runs = [run for run in of_arm(study, study.plan, arm)["run"] if run in ended]
+            part = found.reindex(runs)
+            row = dict(zip(study.factors, arm, strict=True)) | {"threshold": threshold}
+            row |= {"runs": len(runs), "reached": int(part["images"].notna().sum())}
+            mean = np.exp(np.log(part).mean(skipna=False)) if runs else part.mean()
+            rows.append(row | mean.to_dict())
     return pd.DataFrame(rows)
 
 
@@ -149,6 +261,9 @@ def tables(study: Study) -> dict[str, pd.DataFrame]:
         "shares": shares_table(study),
         "selection": by_arm(study, selection_table(study), chosen),
         "ranks": by_arm(study, losses_rank_table(study), list(LOSSES)),
+        "regret": by_arm(study, regret_table(study), list(REGRETS)),
+        "relapse": _relapses(study),
+        "reach": _reaches(study),
     }
     return {name: table for name, table in found.items() if len(table)}
 
@@ -160,6 +275,9 @@ def sheets(study: Study) -> list[Sheet]:
         "shares": _shares_sheet,
         "selection": _selection_sheet,
         "ranks": _ranks_sheet,
+        "regret": _regret_sheet,
+        "relapse": _relapse_sheet,
+        "reach": _reach_sheet,
     }
     return [makers[name](study, table) for name, table in tables(study).items()]
 
@@ -201,8 +319,8 @@ def _fluctuation_sheet(study: Study, table: pd.DataFrame) -> Sheet:
     notes = [
         f"After a burn-in of {count(start, 'epoch')}. SD: of the fluctuation of log {PRIMARY} "
         "between epochs, the root of half the variance of successive changes, less the measurement "
-        "noise; 0 where noise explains all of it. One bank: the same for the run's own scores, "
-        "noise and all. Noise: SD of one evaluation, from banks of fresh noise.",
+        "noise; 0 where noise explains all of it. One bank: noise and all. Noise: SD of one "
+        "evaluation, from the epochs that were scored on further noise.",
         "Drawdown: largest rise above the best epoch until then. Last over best: what the last "
         "epoch is above the best one. Lag-1: autocorrelation of neighbouring epochs about a "
         f"straight line; without any memory about {-2 / max(1, epochs - start):.2f} is to be "
@@ -265,15 +383,67 @@ def _ranks_sheet(study: Study, table: pd.DataFrame) -> Sheet:
         for row in table.to_dict("records")
     ]
     notes = [
-        f"Spearman's correlation, over the epochs of a run, of the epoch's mean loss with {PRIMARY}"
-        ": 1 if the lowest loss is always at the best epoch, 0 if it says nothing, -1 if the "
-        "highest is.",
+        f"Spearman's correlation, after burn-in, of the changes from one epoch to the next of the "
+        f"epoch's mean loss and of log {PRIMARY}: 1 if they always rise and fall together, 0 if "
+        "one says nothing of the other.",
         INTERVALS,
     ]
-    title = f"Rank correlation of the losses with {PRIMARY}"
+    title = f"Rank correlation of the changes of the losses with those of {PRIMARY}"
     return _sheet(study, "ranks", title, list(LOSSES.values()), body, notes)
 
 
+def _regret_sheet(study: Study, table: pd.DataFrame) -> Sheet:
+    decimals = decimals_of(PRIMARY, np.exp(table["best"]))
+    body = [
+        [*_levels(study, row), *(_cell(row, column, decimals, np.exp) for column in REGRETS)]
+        for row in table.to_dict("records")
+    ]
+    notes = [
+        f"{PRIMARY} of the epoch that one may choose after burn-in. Best: by the run's own scores, "
+        "which flatters it. Random: the geometric mean over the epochs. Highest D loss: where D is "
+        "deceived most; lowest G loss: where G deceives best. Means are geometric.",
+        INTERVALS,
+    ]
+    title = f"{PRIMARY} of the epoch that a loss would choose"
+    return _sheet(study, "regret", title, list(REGRETS.values()), body, notes)
+
+
+def _relapse_sheet(study: Study, table: pd.DataFrame) -> Sheet:
+    body = [
+        [*_levels(study, row), f"{row['relapses']:.0f}", rounded(row["by_noise"], 2)]
+        for row in table.to_dict("records")
+    ]
+    first, second, third = RELAPSE
+    notes = [
+        f"Runs in which {PRIMARY} is worse by 5 % at epoch {second} than at both {first} and "
+        f"{third}, or at {third} than at {second}; and how many would be expected of runs that get "
+        "steadily better and are measured with the noise of one evaluation."
+    ]
+    title = "Fine, bad, and fine again"
+    return _sheet(study, "relapse", title, ["runs", "by noise alone"], body, notes)
+
+
+def _reach_sheet(study: Study, table: pd.DataFrame) -> Sheet:
+    body = [
+        [
+            *(str(row[factor]) for factor in study.factors),
+            str(row["threshold"]),
+            f"{row['reached']} of {row['runs']}",
+            *(f"{row[x]:,.0f}" if row[x] > 0 else DASH for x in ("images", "steps")),
+        ]
+        for row in table.to_dict("records")
+    ]
+    notes = [
+        f"Images shown to D, and updates, until {PRIMARY} first falls to a threshold: geometric "
+        "means over seeds, linear between epochs in the logarithm. Where a run has not come so far "
+        "by its last epoch there is no mean."
+    ]
+    columns = [*study.factors, PRIMARY, "runs that reach it", "images", "updates"]
+    title = f"How long it takes until {PRIMARY} falls to a threshold"
+    return Sheet("reach", title, columns, body, notes, [PRIMARY])
+
+
+REGRETS = {"last": "last", "best": "best", "random": "random", **CHOSEN_BY}
 INTERVALS = "Means over seeds with 95 % t intervals."
 
 
@@ -293,6 +463,49 @@ def _levels(study: Study, row: dict) -> list[str]:
 def _cell(row: dict, column: str, decimals: int, scale: Callable[[float], float] = float) -> str:
     ends = (scale(row[name]) for name in (column, f"{column}_low", f"{column}_high"))
     return interval(*ends, decimals)
+
+
+def _relapses(study: Study) -> pd.DataFrame:
+    """One row per arm: `seeds` with the three epochs, `relapses` of them, the sum `by_noise`."""
+    runs, rows = relapse_table(study).dropna(subset=["relapse"]), []
+    for arm in study.arms:
+        some = of_arm(study, runs, arm)
+        if len(some):
+            row = dict(zip(study.factors, arm, strict=True)) | {"seeds": len(some)}
+            by_noise = some["by_noise"].sum(skipna=False)
+            rows.append(row | {"relapses": some["relapse"].sum(), "by_noise": by_noise})
+    return pd.DataFrame(rows)
+
+
+def _reaches(study: Study) -> pd.DataFrame:
+    """The rows of thresholds that any run reaches."""
+    table = reach_table(study)
+    return table[table.groupby("threshold")["reached"].transform("max") > 0]
+
+
+def _key(study: Study, epochs: pd.DataFrame) -> dict:
+    """The columns that name a run, from its epochs."""
+    return epochs[["run", *study.factors, "seed"]].iloc[0].to_dict()
+
+
+def _after_burn_in(study: Study) -> list[pd.DataFrame]:
+    """The epochs of each run that count."""
+    starts = study.plan.set_index("run")["planned"].map(statistics.burn_in)
+    kept = study.frame[study.frame["epoch"] > study.frame["run"].map(starts)]
+    return [epochs for _, epochs in kept.groupby("run", sort=False)]
+
+
+def _noise(study: Study) -> dict[str, float]:
+    """Run -> the measurement variance of one evaluation of its arm, after burn-in."""
+    start = statistics.burn_in(int(study.plan["planned"].max()))
+    banks = _bank_logs(study)
+    banks = banks[banks.index.get_level_values("epoch") > start]
+    found = {}
+    for arm in study.arms:
+        runs = of_arm(study, study.plan, arm)["run"]
+        values = banks[banks.index.get_level_values("run").isin(runs)]
+        found |= dict.fromkeys(runs, statistics.bank_variance(values) if len(values) else math.nan)
+    return found
 
 
 def _bank_logs(study: Study) -> pd.DataFrame:

@@ -80,7 +80,7 @@ def how_sure(study: Study) -> str:
 
 
 def tally(verdicts: list[Verdict]) -> str:
-    """`27 claims: 7 supported, 4 refuted, ... and 12 not yet run.`"""
+    """`53 claims: 7 supported, 4 refuted, ... and 12 not yet run.`"""
     words = [one.verdict for one in verdicts]
     parts = [f"{words.count(word)} {word}" for word in get_args(Word) if word in words]
     return f"{count(len(words), 'claim')}: {join(parts)}." if words else ""
@@ -138,7 +138,7 @@ def _against_baseline(study: Study) -> list[str]:
 
 def _fluctuation(study: Study) -> list[str]:
     """The size of the fluctuation for each norm, or for each named arm, noise taken out."""
-    runs = epochs.fluctuation_table(study)
+    runs = epochs.fluctuation_table(epochs.learners(study))
     if runs["variance"].isna().all():
         return []
     parts, factor = [], "arm" if study.baseline else "norm"
@@ -150,7 +150,8 @@ def _fluctuation(study: Study) -> list[str]:
 
 
 def _best(study: Study) -> list[str]:
-    """Best against last epoch."""
+    """Best against last epoch, of arms that have learnt."""
+    study = epochs.learners(study)
     last = last_epochs(study).dropna(subset=[PRIMARY])
     if last.empty:
         return []
@@ -202,7 +203,7 @@ def _speed(study: Study) -> list[str]:
 
 def _selection(study: Study) -> list[str]:
     """What choosing the best epoch is worth on another bank, and how far it flatters."""
-    runs = epochs.selection_table(study)
+    runs = epochs.selection_table(epochs.learners(study))
     if not len(runs):
         return []
     gain, optimism = (_over_seeds(runs, column) for column in ("gain", "optimism"))
@@ -215,12 +216,15 @@ def _selection(study: Study) -> list[str]:
 
 def _ranks(study: Study) -> list[str]:
     """Whether the losses tell which epoch is good."""
-    runs = epochs.losses_rank_table(study)
+    runs = epochs.losses_rank_table(epochs.learners(study))
     parts = []
     for loss, name in epochs.LOSSES.items():
         found = _over_seeds(runs, loss)
         parts.append(f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}) for {name}")
-    return [f"Over the epochs of a run, the rank correlation with {PRIMARY} is {join(parts)}."]
+    return [
+        f"From epoch to epoch, the changes of {PRIMARY} have with those of the losses a rank "
+        f"correlation of {join(parts)}."
+    ]
 
 
 def _shares(study: Study) -> list[str]:
@@ -237,7 +241,8 @@ def _shares(study: Study) -> list[str]:
     }
     shares = {names[axis]: row.get(f"{axis}_share", np.nan) for axis in names}
     parts = [f"{100 * x:.0f} % between {name}" for name, x in shares.items() if np.isfinite(x)]
-    return [f"Of the variance of log {PRIMARY} after burn-in lie {join(parts)}."]
+    said = join(parts).replace(" % between", " % is between", 1)
+    return [f"Of the variance of log {PRIMARY} after burn-in, {said}."]
 
 
 def _rise(study: Study) -> list[str]:

@@ -30,7 +30,7 @@ SECTIONS = {  # of the page: its figures and its tables, in the order in which t
     "ledger": ([], ["ledger"]),
     "epochs": (
         ["fid", "*_cifar", "change", "fluctuation", "shares"],
-        ["fluctuation", "shares", "selection", "ranks"],
+        ["fluctuation", "shares", "selection", "ranks", "regret", "relapse", "reach"],
     ),
     "runs": (["samples", "losses", "throughput"], ["losses", "throughput"]),
     "tools": (list(tools.TITLES), list(tools.TITLES)),

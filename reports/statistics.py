@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtr, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 VERDICT_SEEDS = 6  # the least at which a two-sided sign-flip p can be below 0.05
@@ -73,8 +73,11 @@ class Fluctuation:
 
 
 def burn_in(epochs: int) -> int:
-    """How many epochs at the start do not count as fluctuation: a quarter, rounded down."""
-    return epochs // 4
+    """How many epochs at the start do not count: those before a third of the run, rounded down.
+
+    Of 30 epochs the first 9 are left out, and 10 to 30 count.
+    """
+    return max(epochs // 3, 1) - 1
 
 
 def over_seeds(values: ArrayLike) -> Estimate:
@@ -117,15 +120,19 @@ def sign_flip(differences: ArrayLike) -> float:
     return float(2 * above.sum() / 2.0 ** len(x))
 
 
-def holm(p_values: ArrayLike) -> np.ndarray:
+def holm(p_values: ArrayLike, most_true: int | None = None) -> np.ndarray:
     """Holm's adjusted p values (m,), in the order given; a NaN stays NaN and does not count.
 
-    Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
+    `most_true`: how many of the null hypotheses can be true at once, where some exclude each other
+    (None: all of them). A p is then multiplied by no more than that. Holm 1979, A Simple
+    Sequentially Rejective Multiple Test Procedure; Shaffer 1986, Modified Sequentially Rejective
+    Multiple Test Procedures, procedure S1.
     """
     p = np.asarray(p_values, dtype=float)
     adjusted = np.full_like(p, math.nan)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
-    scaled = p[order] * np.arange(len(order), 0, -1)
+    left = np.arange(len(order), 0, -1)
+    scaled = p[order] * (left if most_true is None else np.minimum(left, most_true))
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted
 
@@ -139,16 +146,17 @@ def improvement(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.mean((x < y) + (x == y) / 2)) if x.size and y.size else math.nan
 
 
-def equivalence(differences: ArrayLike, margin: float) -> float:
-    """The p of two one-sided t tests (TOST) that the mean of (n,) lies outside of +-margin.
+def below(differences: ArrayLike, bound: float) -> float:
+    """The p of a one-sided t test that the mean of (n,) is not below `bound`; NaN for n < 2.
 
-    Below 0.05 exactly where the 90 % interval lies inside of +-margin. Schuirmann 1987.
+    The larger one of below(x, margin) and below(-x, margin) is the p of two one-sided tests (TOST)
+    that the mean lies outside of +-margin (Schuirmann 1987). Without any spread it is 0, 1/2 or 1.
     """
     x = _finite(differences)
     if len(x) < 2:
         return math.nan
     error = x.std(ddof=1) / math.sqrt(len(x))
-    return _tail(margin - abs(x.mean()), error, len(x) - 1)
+    return _tail(bound - x.mean(), error, len(x) - 1)
 
 
 def contrast(
@@ -210,7 +218,9 @@ def fluctuation(series: ArrayLike, burn_in: int, noise: float) -> Fluctuation:
 
     `variance`: half the variance of successive changes, less noise / K. It is negative where there
     is less fluctuation than noise, by chance or for good; NaN below two changes. A straight trend
-    does not count. The divisor for n changes is n - 1 / n, not n - 1, which makes it unbiased where
+    does not count; one whose slope changes by s on the way adds s^2 / 24, which for a slope that
+    goes from 2.4 % to 0.8 % an epoch is the variance of a fluctuation by 0.33 %. The divisor for n
+    changes is n - 1 / n, not n - 1, which makes it unbiased where
     an epoch's deviation says nothing of the next one's: changes of such a series are correlated,
     and at n = 5 the common divisor would give a fifth too much. It gives n / (n + 1) of the truth
     for a random walk, and (1 - r) of the variance where neighbouring epochs correlate with r.
@@ -251,6 +261,42 @@ def fluctuation(series: ArrayLike, burn_in: int, noise: float) -> Fluctuation:
         autocorrelation=_autocorrelation(x),
         changes=n,
     )
+
+
+def relapse_by_noise(trend: Sequence[float], noise: float, by: float) -> float:
+    """How likely noise alone makes the second of three log-metrics worse than both others, or the
+    third worse than the second, by a logarithm of at least `by`.
+
+    `trend` (3,): what they are without noise; `noise`: the variance of one measurement. The two
+    events exclude each other. The first is an integral over the noise of the second one, by
+    Gauss-Hermite quadrature with 64 points; NaN where the noise is not known.
+    """
+    first, second, third = trend
+    if not noise > 0:
+        relapse = second - max(first, third) >= by or third - second >= by
+        return float(relapse) if noise == 0 else math.nan
+    sd = math.sqrt(noise)
+    points, weights = np.polynomial.hermite_e.hermegauss(64)
+    level = second + sd * points - by
+    both = ndtr((level - first) / sd) * ndtr((level - third) / sd)
+    middle = float(weights @ both / math.sqrt(2 * math.pi))
+    return middle + float(ndtr((third - second - by) / (sd * math.sqrt(2))))
+
+
+def crossing(clock: ArrayLike, values: ArrayLike, threshold: float) -> float:
+    """The clock (n,) at which values (n,) first fall to a threshold, linear between two of them.
+
+    NaN where none does. A value that is not finite is left out; the first one may be there already.
+    """
+    x, y = np.asarray(clock, dtype=float), np.asarray(values, dtype=float)
+    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    there = np.flatnonzero(y <= threshold)
+    if not len(there):
+        return math.nan
+    i = there[0]
+    if i == 0:
+        return float(x[0])
+    return float(x[i - 1] + (x[i] - x[i - 1]) * (y[i - 1] - threshold) / (y[i - 1] - y[i]))
 
 
 def bank_variance(values: ArrayLike) -> float:

@@ -40,7 +40,7 @@ def test_every_table_once_in_reading_order(audited):
     names = [sheet.name for sheet in contents.sheets(audited, claims.judge(audited))]
     assert names == [
         "effects", "last", "best", "epochs-fd_cifar", "fidelity-last", "fidelity-best", "losses",
-        "throughput", "ledger", "fluctuation", "shares", "selection", "ranks", "audit",
+        "throughput", "ledger", "fluctuation", "shares", "selection", "ranks", "regret", "audit",
         "audit-sizes",
     ]  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_every_file_is_written_and_the_same_twice(audited, tmp_path):
     assert [path.name for path in first] == [
         "tables.md", "tables.tex", "effects.csv", "fid.csv", "fidelity.csv", "losses.csv",
         "throughput.csv", "ledger.csv", "fluctuation.csv", "shares.csv", "selection.csv",
-        "ranks.csv", "audit-sizes.csv",
+        "ranks.csv", "regret.csv", "audit-sizes.csv",
     ]  # fmt: skip
     assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
     assert first[1].read_text().isascii()

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import with_values
 from scipy import stats
@@ -99,6 +100,20 @@ def test_six_seeds_give_intervals(grid):
     for words in ("rank correlation", "Of the variance", "evaluation bank", "images a second"):
         assert words in text
     assert findings.how_sure(grid).startswith("6 seeds of each of 8 arms, paired by seed.")
+
+
+def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
+    """All runs with output BatchNorm end above 150 here, and the others below."""
+    known = pd.DataFrame({"fd_cifar": {"untrained": 150 / 0.8}})
+    last = grid.frame[grid.frame["epoch"] == 4].groupby("norm")["fd_cifar"]
+    assert last.max()["none"] < 150 < last.min()["batch"]
+    told = findings.findings(dataclasses.replace(grid, calibration=known))
+    usual = findings.findings(grid)
+    assert "of 24 runs" in told.headline[3]
+    assert "of 48 runs" in usual.headline[3]
+    assert "norm=batch" in usual.headline[3]
+    assert "norm=batch" not in told.headline[3]
+    assert told.headline[:3] == usual.headline[:3]
 
 
 def test_five_whole_seeds_give_counts(grid):

@@ -62,7 +62,7 @@ def test_what_is_published_of_an_archive_rebuilds_byte_for_byte(packed, tmp_path
     for sentence in findings.findings(study).headline:
         assert " ".join(sentence.split()) in readme
     if packed.stem == "kinds-small":
-        assert {row[0]: row[3] for row in claims.sheet(claims.judge(study)).rows}["B8"] in readme
+        assert {row[0]: row[3] for row in claims.sheet(study, claims.judge(study)).rows}["B8"] in readme
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
@@ -119,7 +119,7 @@ def test_the_readme_says_what_the_records_say():
 
     # What the tools found, as the ledger rounds it, and how many claims came out how.
     verdicts = claims.judge(study)
-    said = {row[0]: row[3] for row in claims.sheet(verdicts).rows}
+    said = {row[0]: row[3] for row in claims.sheet(study, verdicts).rows}
     for name in ("P7", "P7-pixels", "P8", "P9", "P9-arithmetic", "P10"):
         assert said[name] in readme
     assert findings.tally(verdicts) in readme

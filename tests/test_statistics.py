@@ -15,16 +15,18 @@ from scipy import stats
 from reports import statistics
 from reports.statistics import (
     bank_variance,
+    below,
     burn_in,
     components,
     contrast,
     contrasts,
-    equivalence,
+    crossing,
     fluctuation,
     holm,
     improvement,
     over_seeds,
     paired_t,
+    relapse_by_noise,
     shares,
     sign_flip,
     spearman,
@@ -121,7 +123,7 @@ def test_seeds_without_any_spread(value, p):
     estimate = paired_t([value] * 7)
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((value, value, value))
     assert estimate.p == p
-    assert equivalence([value] * 7, 1.0) == pytest.approx(float(abs(value) > 1.0), abs=1e-9)
+    assert below([value] * 7, 1.0) == pytest.approx(float(value > 1.0), abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 11])
@@ -162,6 +164,31 @@ def test_holm_by_hand():
     assert holm([]).shape == (0,)
 
 
+def test_hypotheses_that_exclude_each_other_count_once():
+    # Of four no more than two can be true: scaled by 2, 2, 2, 1.
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert holm(p, 2) == pytest.approx([0.02, 0.06, 0.06, 0.01], rel=1e-12)
+    assert holm(p, 4) == pytest.approx(holm(p), rel=1e-12)
+    assert (holm(p, 3) <= holm(p)).all()
+
+
+def test_three_tests_of_each_effect_make_an_error_in_5_of_100_studies_at_most():
+    """The tests of the ledger, at effects of nothing, of the margin, and on either side of it."""
+    rng = np.random.default_rng(20)
+    truth = np.array([0.0, 0.0, 1.0, -1.0, 2.0, 0.5])
+    wrong, missed = 0, 0
+    for _ in range(1500):
+        x = truth + rng.normal(0, 0.5, (8, 6))
+        p = np.array([[paired_t(y).p, below(y, 1.0), below(-y, 1.0)] for y in x.T])
+        none, above, low = (holm(p.ravel(), 6).reshape(p.shape) < 0.05).T
+        sign = np.sign(x.mean(axis=0))
+        errors = none & (sign != np.sign(truth)) | above & (truth >= 1) | low & (truth <= -1)
+        wrong += errors.any()
+        missed += not (none[4] and (above & low)[:2].any())
+    assert 0.01 < wrong / 1500 < 0.06
+    assert missed / 1500 < 0.2
+
+
 def test_improvement_counts_pairs_and_halves_ties():
     assert improvement([1, 2], [2, 3]) == pytest.approx(3.5 / 4)
     assert improvement([1, 1], [2, 3, 4]) == 1.0
@@ -171,16 +198,21 @@ def test_improvement_counts_pairs_and_halves_ties():
     assert math.isnan(improvement([], [1]))
 
 
+def test_below_is_scipys_one_sided_test():
+    for bound in (-0.6, 0.1, 0.25, 0.6):
+        want = stats.ttest_1samp(EXAMPLE, bound, alternative="less").pvalue
+        assert below(EXAMPLE, bound) == pytest.approx(want, rel=1e-9)
+        assert below(-EXAMPLE, -bound) == pytest.approx(1 - want, rel=1e-9)
+    assert math.isnan(below([1.0], 2.0))
+    assert [below([1.0, 1.0, 1.0], bound) for bound in (2, 1, 0)] == [0, 0.5, 1]
+
+
 def test_equivalence_is_the_larger_of_two_one_sided_tests():
-    for margin in (0.1, 0.25, 0.6):
-        above = stats.ttest_1samp(EXAMPLE, -margin, alternative="greater")
-        below = stats.ttest_1samp(EXAMPLE, margin, alternative="less")
-        want = max(above.pvalue, below.pvalue)
-        assert equivalence(EXAMPLE, margin) == pytest.approx(want, rel=1e-9)
-        assert equivalence(-EXAMPLE, margin) == pytest.approx(want, rel=1e-9)
+    """Below 0.05 exactly where the 90 % interval lies inside of the margin."""
     edge = max(abs(end) for end in stats.ttest_1samp(EXAMPLE, 0).confidence_interval(0.90))
-    assert equivalence(EXAMPLE, edge) == pytest.approx(0.05, rel=1e-9)
-    assert math.isnan(equivalence([1.0], 2.0))
+    both = [below(sign * EXAMPLE, edge) for sign in (-1, 1)]
+    assert max(both) == pytest.approx(0.05, rel=1e-9)
+    assert min(both) < 0.05
 
 
 def test_spearman_is_scipys_and_leaves_out_what_is_missing():
@@ -460,7 +492,7 @@ def test_fluctuation_is_recovered_from_under_its_noise(epochs, banks, runs):
         for _ in range(runs)
     ]
     assert np.mean([x.variance for x in found]) == pytest.approx(WANDER**2, rel=0.10)
-    assert {x.changes for x in found} == {epochs - epochs // 4 - 1}
+    assert {x.changes for x in found} == {epochs - burn_in(epochs) - 1}
 
 
 def test_its_noise_can_be_measured_on_the_same_banks():
@@ -511,7 +543,7 @@ def test_nothing_before_the_burn_in_matters():
     other[:2] = 100.0
     assert fluctuation(x, 2, 0.1) == fluctuation(other, 2, 0.1)
     assert fluctuation(x, 1, 0.1) != fluctuation(other, 1, 0.1)
-    assert [burn_in(epochs) for epochs in (1, 2, 4, 8, 10, 80)] == [0, 0, 1, 2, 2, 20]
+    assert [burn_in(epochs) for epochs in (1, 2, 4, 8, 30, 80)] == [0, 0, 0, 1, 9, 25]
 
 
 def test_no_change_reaches_across_a_missing_epoch():
@@ -557,6 +589,41 @@ def test_the_bias_of_a_short_autocorrelation_is_the_one_we_admit(epochs):
 
 
 # Variance components ------------------------------------------------------------------------------
+
+
+def test_a_trend_that_bends_adds_what_we_admit():
+    slope = np.linspace(-0.024, -0.008, 2001)  # an epoch
+    found = fluctuation(np.concatenate([[0], np.cumsum(slope)]), 0, 0.0).variance
+    assert found == pytest.approx(0.016**2 / 24, rel=0.01)
+    assert math.sqrt(found) == pytest.approx(0.0033, abs=0.00005)
+
+
+@pytest.mark.parametrize("trend", [(3.0, 2.9, 2.8), (3.0, 3.0, 3.0), (3.0, 2.6, 2.7)])
+@pytest.mark.parametrize("sd", [0.01, 0.05, 0.2])
+def test_a_relapse_by_noise_is_as_likely_as_in_simulations(trend, sd):
+    by = math.log(1.05)
+    x = np.array(trend) + np.random.default_rng(17).normal(0, sd, (200_000, 3))
+    first, second, third = x.T
+    want = np.mean((second - np.maximum(first, third) >= by) | (third - second >= by))
+    assert relapse_by_noise(trend, sd**2, by) == pytest.approx(want, abs=0.005)
+
+
+def test_a_relapse_without_noise_is_certain_or_impossible():
+    assert relapse_by_noise((3, 2, 1), 0.0, 0.05) == 0
+    for trend in ((3, 3.1, 3), (3, 2, 2.1)):
+        assert relapse_by_noise(trend, 0.0, 0.05) == 1
+    assert math.isnan(relapse_by_noise((3, 2, 1), math.nan, 0.05))
+
+
+def test_the_first_crossing_of_a_threshold():
+    clock, values = [0, 10, 20, 30, 40], [9.0, 7.0, 4.0, 6.0, 1.0]
+    assert crossing(clock, values, 5.0) == pytest.approx(10 + 10 * 2 / 3)
+    assert crossing(clock, values, 4.0) == 20
+    assert crossing(clock, values, 9.0) == crossing(clock, values, 10.0) == 0
+    assert math.isnan(crossing(clock, values, 0.9))
+    assert math.isnan(crossing([], [], 5.0))
+    gap = [9.0, math.nan, 4.0, math.nan, 1.0]
+    assert crossing(clock, gap, 5.0) == pytest.approx(20 * 4 / 5)
 
 
 def test_bank_variance_pools_within_cells():

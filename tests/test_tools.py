@@ -70,8 +70,8 @@ def test_a_claim_whose_tool_has_not_run_says_so(measured):
     found = {one.claim.id: one for one in claims.judge(measured)}["P8"]
     assert found.verdict == "not yet run"
     assert found.why == (
-        "neighbours/share_features has not been measured; needs the ablation, and python -m eval "
-        "neighbours"
+        "neighbours/share_features has not been measured; needs the ablation at cpu32, and "
+        "python -m eval neighbours"
     )
 
 
