@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE =
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2),--$(1) $(call quote,$(2)))
 OPTIONS = $(call option,scale,$(SCALE)) $(call option,seeds,$(SEEDS)) \
-  $(call option,epochs,$(EPOCHS)) $(call option,data,$(DATA)) \
+  $(call option,epochs,$(EPOCHS)) $(call option,data,$(DATA)) $(call option,test,$(TEST)) \
   $(call option,device,$(DEVICE)) $(call option,jobs,$(JOBS)) \
   $(call option,engine,$(ENGINE)) $(call option,ray-address,$(RAY_ADDRESS)) \
   $(call option,gpus-per-run,$(GPUS_PER_RUN)) $(call option,out,$(OUT))
@@ -34,7 +34,7 @@ endif
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
 	@echo
-	@echo 'Variables: SCALE= SEEDS= EPOCHS= DATA= DEVICE= JOBS= ENGINE= OUT= WANDB_MODE= STUDY= ARGS='
+	@echo 'Variables: SCALE= SEEDS= EPOCHS= DATA= TEST= DEVICE= JOBS= ENGINE= OUT= WANDB_MODE= STUDY= ARGS='
 	@echo 'Example:   make ablation SCALE=small SEEDS=8 ARGS="head=avgpool"'
 
 setup: $(STALE) ## build .venv from requirements.lock, once

@@ -76,6 +76,20 @@ def load(source: str | None, cache: Path) -> Images:
         raise BadData(f"{error.filename or source}: {error.strerror or error}") from error
 
 
+def load_test(source: str | None, cache: Path) -> Images | None:
+    """The test split that CIFAR-10's own tree or archive holds; None for any other source.
+
+    A tree may lack it. Raises BadData.
+    """
+    kind, path = sources.find(source, cache)
+    if kind != "cifar10" or (path.is_dir() and not (path / "test_batch").exists()):
+        return None
+    try:
+        return canonical("cifar10-test", *sources.read_cifar10(path, "test"), kind)
+    except OSError as error:
+        raise BadData(f"{error.filename or path}: {error.strerror or error}") from error
+
+
 def keep(images: Images, cache: Path, resolution: int) -> None:
     """Put images into the cache, as they are and at one resolution; `load` finds them again."""
     native = images.pixels.shape[1]

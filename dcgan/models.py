@@ -235,15 +235,16 @@ def seed_of(seed: int, stream: str, epoch: int = 0) -> int:
 
 
 def dump_generator(G: nn.Module, config: Config) -> bytes:
-    """A safetensors file that carries its config."""
+    """A safetensors file that carries its config, but for how long the run goes on."""
     tensors = {name: tensor.contiguous() for name, tensor in G.state_dict().items()}
-    return save(tensors, metadata={"config": config.model_dump_json()})
+    return save(tensors, metadata={"config": config.model_dump_json(exclude={"epochs"})})
 
 
 def load_generator(path: str) -> tuple[nn.Module, Config]:
     """The generator of a file that `dump_generator` made; nothing in it is executed.
 
-    Raises ValueError with one line for any other file.
+    The config's `epochs` are the default, not the run's. Raises ValueError with one line for any
+    other file.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -512,9 +512,12 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 # --- CIFAR-10 -------------------------------------------------------------------------------------
 
 
-def read_cifar10(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """CIFAR-10's training images (N, 32, 32, 3) uint8 and labels, from torchvision's files."""
-    expected = dict(_cifar10().train_list)
+def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    """CIFAR-10's images (N, 32, 32, 3) uint8 and labels, from torchvision's files.
+
+    `split`: train or test.
+    """
+    expected = dict(_cifar10().train_list if split == "train" else _cifar10().test_list)
     if path.is_dir():
         batches = {name: (path / name).read_bytes() for name in expected}
     else:

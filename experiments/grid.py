@@ -96,11 +96,9 @@ def define(
     words = words or []
     if name not in studies():
         raise BadStudy(f"study {name!r} does not exist: choose from {', '.join(studies())}")
-    if scale not in scales():
-        raise BadStudy(f"scale {scale!r} does not exist: choose from {', '.join(scales())}")
+    usual, settings = _scale(scale)
     if seeds is not None and seeds < 1:
         raise BadStudy(f"seeds={seeds} is not a positive number")
-    usual, settings = _read(f"scales/{scale}.yaml", parse_scale)
     factors, arms = _read(f"studies/{name}.yaml", parse_study)
     keys = [word.partition("=")[0] for word in words]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
@@ -126,6 +124,12 @@ def fit(study: Study, data: str, data_sha256: str, available: int) -> Study:
     return replace(study, settings=settings)
 
 
+@cache
+def epochs_of(scale: str) -> int:
+    """The length of a run at a scale, where no word sets another one. Raises BadStudy."""
+    return _scale(scale)[1].get("epochs", Config.model_fields["epochs"].default)
+
+
 def runs(study: Study) -> list[Run]:
     """Every run, all cells of a seed before the next seed. Raises BadStudy."""
     levels = itertools.product(*study.factors.values())
@@ -146,17 +150,21 @@ def fields(cell: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str, A
 
 
 def unite(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
-    """What two study.json of one study planned and used together: levels, seeds, commits.
+    """What two study.json of one study planned and used together: levels, seeds, epochs, commits.
 
-    The claims are those that the stored one started with, if it says which.
+    Of two lengths the longer one is planned. The claims are those that the stored one started with,
+    if it says which.
     """
     levels = define(stored["study"], stored["scale"]).factors
     there = {key: stored["factors"][key] + added["factors"][key] for key in levels}
     commits = [*stored["commit"].split(", "), *added["commit"].split(", ")]
     claims = {"claims": stored.get("claims", {})} if "claims" in stored | added else {}
+    usual = Config.model_fields["epochs"].default
+    epochs = max(each["settings"].get("epochs", usual) for each in (stored, added))
     return {
         "factors": {key: [one for one in levels[key] if one in there[key]] for key in levels},
         "seeds": sorted({*stored["seeds"], *added["seeds"]}),
+        "settings": stored["settings"] | added["settings"] | {"epochs": epochs},
         "commit": ", ".join(dict.fromkeys(commits)),
         **claims,
     }
@@ -198,6 +206,11 @@ def _settable() -> list[str]:
     return [key for key in Config.model_fields if key not in OPTIONS]
 
 
+def _variable() -> list[str]:
+    """What may tell arms apart: how long a run goes on is not part of what it is."""
+    return [key for key in _settable() if key != "epochs"]
+
+
 def _value(key: str, text: str) -> Any:
     """What a text means as the value of one field of Config; raises BadStudy with both."""
     kind = type(Config.model_fields[key].default)  # int, float or str
@@ -227,6 +240,12 @@ def _shown(text: str) -> str:
 
 
 # --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------
+
+
+def _scale(name: str) -> tuple[int, dict[str, Any]]:
+    if name not in scales():
+        raise BadStudy(f"scale {name!r} does not exist: choose from {', '.join(scales())}")
+    return _read(f"scales/{name}.yaml", parse_scale)
 
 
 def _read(name: str, parse: Callable[[bytes], Any]) -> Any:
@@ -265,7 +284,7 @@ def parse_study(data: bytes) -> tuple[dict[str, list[Any]], dict[str, dict[str, 
 
 def _factors(root: Node) -> dict[str, list[Any]]:
     factors = {}
-    for key, node in _entries(root, _settable()).items():
+    for key, node in _entries(root, _variable()).items():
         if not isinstance(node.content, list) or not node.content:
             raise BadStudy(f"line {node.line}: {key} is not a list of levels")
         factors[key] = [_setting(key, level) for level in node.content]
@@ -282,7 +301,7 @@ def _arms(root: Node) -> dict[str, dict[str, Any]]:
     for name, node in root.content.items():
         if not ARM_NAME.fullmatch(name):
             raise BadStudy(f"line {node.line}: {_shown(name)} is no name of an arm: a-z, 0-9, -")
-        entries = {} if node.content == {} else _entries(node, _settable())
+        entries = {} if node.content == {} else _entries(node, _variable())
         arms[name] = {key: _setting(key, setting) for key, setting in entries.items()}
         if twin := next((x for x in arms if x != name and arms[x] == arms[name]), None):
             raise BadStudy(f"line {node.line}: {name} sets what {twin} sets")

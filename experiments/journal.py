@@ -1,13 +1,14 @@
 """The run directory and its commit protocol. An epoch is committed by one rename.
 
-<run>/run.json              the config, the fingerprint of the machine, the metrics' identities,
+<run>/run.json              the config, with the longest length that was ever asked for, the
+                            fingerprint of the machine, the metrics' identities,
                             and last the SHA-256 of what stands before it
 <run>/lock                  held by the one process that may write here
 <run>/epochs/0007/          one committed epoch, never changed afterwards but for pruning:
     record.json             losses and scores: a function of the config alone
     timing.json             seconds and speeds, which no repetition reproduces
     samples.png             the same noise through the generator at every epoch
-    generator.safetensors   at milestones, so that a finished run can be scored again
+    generator.safetensors   kept at milestones and at the last epoch, to be scored again
     state.safetensors       all that the next epoch needs; only the last ones are kept
     SHA256SUMS              of the files above, as coreutils writes and checks it
 <run>/banks/                once finished, if asked for: scores on more noise, committed likewise
@@ -30,9 +31,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from dcgan.config import Config, fault, is_milestone
+
 RECORD, TIMING, SAMPLES = "record.json", "timing.json", "samples.png"
 STATE, GENERATOR, SUMS = "state.safetensors", "generator.safetensors", "SHA256SUMS"
 BANKS, BANK_SCORES = "banks", "scores.json"
+CALIBRATION = "calibration.json"  # beside study.json, see eval.calibration
 PRUNABLE = (STATE, GENERATOR)  # may be missing from a whole epoch
 STATES_KEPT = 2
 SEAL = ',\n "sha256": "{}"\n}}\n'  # the end of a sealed file
@@ -114,16 +120,53 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
-    """Write run.json, or check it where it stands: raises Differs with the keys and both values."""
+    """Write run.json, or check it where it stands: raises Differs with the keys and both values.
+
+    What stands there stays as it is; see `unite` for what is added.
+    """
     if differences := compare(run, description):
         raise Differs(f"{run}: {'; '.join(differences)}")
-    replace(run / "run.json", seal(description))
+    path = run / "run.json"
+    stored = unseal(path) if path.exists() else {}
+    if (united := unite(stored, description)) != stored:
+        replace(path, seal(united))
+
+
+def unite(
+    stored: dict[str, dict[str, Any]], added: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What two descriptions of one run say together: the longer length, and what only one says.
+
+    The fields of a stored config stay those that it was stored with: its W&B id rests on them.
+    """
+    united = {part: values | stored.get(part, {}) for part, values in added.items()}
+    if stored and "config" in added:
+        was, now = (Config.model_validate(each["config"]).epochs for each in (stored, added))
+        united["config"] = stored["config"] | ({"epochs": now} if now > was else {})
+    return stored | united
+
+
+def read_config(run: Path) -> Config:
+    """The config in run.json, with the defaults of fields that it was stored without.
+
+    Raises Damaged, also where it has fields that this version does not know.
+    """
+    path = run / "run.json"
+    try:
+        return Config.model_validate(unseal(path)["config"])
+    except ValidationError as error:
+        raise Damaged(f"{path}: {fault(error)}") from error
+    except KeyError as error:
+        raise Damaged(f"{path}: has no config") from error
 
 
 def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
     """What a stored run.json says differently, in words; nothing where there is no run.
 
-    Epochs whose run.json is damaged or gone are not proven to be the ones that are asked for.
+    A config is what it validates to, so that fields which it was stored without have their
+    defaults, and how long a run goes on is no part of what it is. Fingerprints are compared in what
+    both of them say, identities in the metrics that are stored. Epochs whose run.json is damaged or
+    gone are not proven to be the ones that are asked for.
     """
     if not (run / "run.json").exists():
         begun = epoch_folder(run, 1).exists()
@@ -133,11 +176,26 @@ def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
         return [
             f"{key}={old} is stored, {key}={new} is asked for"
             for part, wanted in description.items()
-            for key in sorted(stored[part].keys() | wanted.keys())
-            if (old := stored[part].get(key)) != (new := wanted.get(key))
+            for key, old, new in _both(part, stored[part], wanted)
+            if old != new
         ]
-    except (Damaged, KeyError, AttributeError):
+    except ValidationError as error:
+        return [f"run.json: {fault(error)}"]
+    except (Damaged, KeyError, TypeError, AttributeError):
         return ["run.json is damaged; remove the run to make it again"]
+
+
+def _both(
+    part: str, stored: dict[str, Any], wanted: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """The keys in which a part of run.json is compared, with both values."""
+    if part == "config":
+        stored, wanted = (
+            Config.model_validate(each).model_dump(exclude={"epochs"}) for each in (stored, wanted)
+        )
+    for key in sorted(stored):
+        if part != "fingerprint" or key in wanted:
+            yield key, stored[key], wanted.get(key)
 
 
 def read(run: Path, epoch: int, name: str) -> bytes:
@@ -218,6 +276,13 @@ def has_records_only(run: Path) -> bool:
     return epoch_folder(run, 1).exists() and not any(kept)
 
 
+def is_without_state(run: Path, epochs: int) -> bool:
+    """Whether a run that has made all of its epochs, this many, has kept nothing to go on from."""
+    if not epochs or epochs < read_config(run).epochs:
+        return False
+    return not any(run.glob(f"epochs/[0-9]*/{STATE}"))
+
+
 def rewind(run: Path, epoch: int) -> None:
     """Forget what was staged and every epoch after this one: they will be computed again."""
     for folder in sorted((run / "epochs").glob("*"), reverse=True):
@@ -227,9 +292,13 @@ def rewind(run: Path, epoch: int) -> None:
 
 
 def prune(run: Path, epoch: int) -> None:
-    """Drop the states that the last epochs have made superfluous."""
-    for path in (run / "epochs").glob(f"[0-9]*/{STATE}"):
-        if int(path.parent.name) <= epoch - STATES_KEPT:
+    """Drop the states and generators that the last epochs have made superfluous."""
+    for path in (run / "epochs").glob("[0-9]*/*.safetensors"):
+        there = int(path.parent.name)
+        kept = there >= epoch or is_milestone(there)
+        if path.name == STATE:
+            kept = there > epoch - STATES_KEPT
+        if not kept:
             path.unlink()
 
 

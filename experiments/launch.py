@@ -22,20 +22,25 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dcgan.config import Config
+from dcgan.config import Config, is_milestone
 from dcgan.data import Images, rows_of
 from dcgan.models import build
 from dcgan.pictures import png_grid
 from dcgan.train import start, train_epoch
+from eval import metrics
+from eval.classifier import FEATURES
+from eval.extractors import classifier, has_lite0, lite0
 from eval.fetch import NoWeights, find_inception
 from experiments import grid, journal, progress, signals, tracking
 from experiments.grid import Run, Study
-from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, is_milestone
+from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 from experiments.run import run as run_job
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = ROOT / "reports" / "claims.yaml"
 START_SECONDS = 3  # of a run, before its first epoch
+PROBE_STEPS = 4  # of training, to tell how long an epoch takes
+SHOWN = 3  # runs with the same fault that a line names beside the first
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
 
@@ -53,6 +58,19 @@ class Plan:
     seconds: float  # an estimate of what is left
     bytes: int  # on disk, at most
 
+    @property
+    def epochs(self) -> int:
+        """What is asked for, of all runs together."""
+        return sum(run.config.epochs for run in self.runs)
+
+    @property
+    def epochs_done(self) -> int:
+        """How much of that there is; a run may have more."""
+        return sum(
+            min(run.config.epochs, done)
+            for run, done in zip(self.runs, self.committed, strict=True)
+        )
+
 
 def make_plan(
     study: Study, images: Images, out: Path, device: str, places: int, threads: int, mode: str
@@ -64,7 +82,7 @@ def make_plan(
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
     runs, folder = grid.runs(study), out / study.folder
     _check_images(runs, images)
-    committed = []
+    committed, stuck = [], []
     for run in runs:
         path = folder / run.folder
         imported = journal.has_records_only(path)
@@ -75,19 +93,20 @@ def make_plan(
             wanted["fingerprint"] = fingerprint(run.config, device, threads)
         if differences := journal.compare(path, wanted):
             raise journal.Differs(f"{path}: {'; '.join(differences)}")
-        if imported and epochs < run.config.epochs:
-            raise journal.Differs(
-                f"{path}: has records of {epochs} epochs and no state to go on from to "
-                f"epochs={run.config.epochs}; import the rest, or remove the run to make it again"
-            )
+        if epochs < run.config.epochs and (imported or journal.is_without_state(path, epochs)):
+            stuck.append(run)
         committed.append(epochs)
+    if stuck:
+        raise journal.Differs(
+            f"{folder / stuck[0].folder}: has records of {committed[runs.index(stuck[0])]} epochs "
+            f"and no state to go on from to epochs={stuck[0].config.epochs}; import the rest, or "
+            "remove the run to make it again" + _others(stuck[1:])
+        )
 
-    left = [run.config.epochs - done for run, done in zip(runs, committed, strict=True)]
-    seconds = START_SECONDS * np.count_nonzero(left) / places
-    if any(left):
-        seconds += sum(left) * _epoch_seconds(runs[0].config, device, threads) / places
     side = min(images.pixels.shape[1], runs[0].config.resolution)
     weights = runs[0].config.inception != "never" and _has_inception(out / "cache")
+    imagenet = runs[0].config.imagenet != "never" and has_lite0()
+    seconds = _run_seconds(runs, committed, device, threads, imagenet) / places
     jobs = [
         Job(
             run.config,
@@ -99,15 +118,22 @@ def make_plan(
             threads,
             weights,
             mode,
+            imagenet,
         )
         for run in runs
     ]
     missing = [
-        done < job.config.epochs or not _is_mirrored(study, job)
+        done < job.config.epochs or not _is_mirrored(study, job, done)
         for job, done in zip(jobs, committed, strict=True)
     ]
     disk = sum(map(_disk, runs))
     return Plan(study, folder, runs, jobs, places, committed, missing, seconds, disk)
+
+
+def _others(runs: list[Run]) -> str:
+    """The end of a line that has named the first of several runs."""
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return f"; so have {', '.join(map(str, runs[:SHOWN]))}{more}" if runs else ""
 
 
 def _check_images(runs: list[Run], images: Images) -> None:
@@ -263,14 +289,20 @@ def _without_places(text: str, job: Job) -> str:
 
 
 def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
-    """What is missing, the last one first, and where the study stands."""
+    """What is missing, the last one first, and where the study stands.
+
+    Runs that are to go on for longer than they were planned say so from here on.
+    """
     waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))
+    for run, job in waiting:
+        if (job.folder / "run.json").exists():
+            journal.describe(job.folder, {"config": run.config.model_dump()})
     state = progress.Progress(
         runs=len(plan.runs),
-        epochs=sum(run.config.epochs for run in plan.runs),
+        epochs=plan.epochs,
         runs_done=len(plan.runs) - len(waiting),
-        epochs_done=sum(plan.committed),
-        epochs_before=sum(plan.committed),
+        epochs_done=plan.epochs_done,
+        epochs_before=plan.epochs_done,
     )
     waiting.reverse()
     return waiting, state
@@ -334,18 +366,16 @@ def _ending(exitcode: int | None) -> str:
     return f"ended early, with exit code {exitcode}"
 
 
-def _is_mirrored(study: Study, job: Job) -> bool:
-    """Whether W&B has all of a finished run, as far as it is wanted.
+def _is_mirrored(study: Study, job: Job, epoch: int) -> bool:
+    """Whether W&B has all of a run up to this epoch, its last one, as far as it is wanted.
 
     A run that was imported is mirrored where it was made.
     """
-    if journal.has_records_only(job.folder):
+    if journal.has_records_only(job.folder) or job.wandb_mode == "disabled":
         return True
     info = {"study": study.name, "scale": study.scale}
-    config = job.config.model_dump()
-    return job.wandb_mode == "disabled" or tracking.whole(
-        job.study, info, config, job.config.epochs
-    )
+    config = journal.unseal(job.folder / "run.json")["config"]
+    return tracking.whole(job.study, info, config, epoch)
 
 
 def _has_inception(cache: Path) -> bool:
@@ -356,27 +386,64 @@ def _has_inception(cache: Path) -> bool:
     return True
 
 
-def _epoch_seconds(config: Config, device: str, threads: int) -> float:
-    """Seconds of one epoch, from a short one on this machine and a sixth more for scoring."""
+def _run_seconds(
+    runs: list[Run], committed: list[int], device: str, threads: int, imagenet: bool
+) -> float:
+    """Seconds that all remaining epochs take one after another, told from the first config."""
+    lengths = [range(done, run.config.epochs) for run, done in zip(runs, committed, strict=True)]
+    left = [epoch + 1 for length in lengths for epoch in length]
+    if not left:
+        return 0.0
     torch.set_num_threads(threads)
-    batch = min(config.batch, 64)
-    probe = config.model_copy(update={"images": batch, "batch": batch})
-    shape = (batch, config.resolution, config.resolution, 3)
+    epoch = _train_seconds(runs[0].config, device)
+    score, milestone = _score_seconds(runs[0].config, device, imagenet)
+    starts = START_SECONDS * sum(map(bool, lengths))
+    return starts + len(left) * (epoch + score) + sum(map(is_milestone, left)) * milestone
+
+
+def _train_seconds(config: Config, device: str) -> float:
+    """Seconds of training in one epoch, from a few batches on this machine."""
+    batch = min(config.batch, 128)
+    probe = config.model_copy(update={"images": PROBE_STEPS * batch, "batch": batch})
+    shape = (probe.images, config.resolution, config.resolution, 3)
     pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
     state = start(probe, device)
-    train_epoch(state, probe, pixels)  # the first one also warms up
+    train_epoch(state, probe, pixels[:batch])  # the first one warms up
+    return _seconds(lambda: train_epoch(state, probe, pixels)) * config.images / probe.images
+
+
+def _score_seconds(config: Config, device: str, imagenet: bool) -> tuple[float, float]:
+    """Seconds of one scoring, and of what a milestone adds, from fewer images on this machine."""
+    count = config.score_images
+    few, rows = min(200, count), min(2_000, count)
+    pixels = torch.zeros((few, 3, 32, 32), dtype=torch.uint8)
+    features = np.random.default_rng(0).random((rows, FEATURES), dtype=np.float32)
+    judge = classifier(device)
+
+    # A quarter more for making the images; pairs of features grow with the square of their number.
+    images = 1.25 * _seconds(lambda: judge.extract(pixels)) * count / few
+    pairs = _seconds(lambda: (metrics.kid(features, features), metrics.prdc(features, features)))
+    once = images + pairs * (count / rows) ** 2
+    if not imagenet:
+        return once, once
+    other = lite0(device)
+    seen = min(count, other.most)
+    return once, once + images * seen / count + _seconds(lambda: other.extract(pixels)) * seen / few
+
+
+def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
-    train_epoch(state, probe, pixels)
-    return (time.perf_counter() - began) * config.images / batch * 7 / 6
+    work()
+    return time.perf_counter() - began
 
 
 def _disk(run: Run) -> int:
     """Bytes that a run takes at most: states with Adam's two moments, generators, records."""
     G, D = (4 * sum(p.numel() for p in net.parameters()) for net in build(run.config))
-    milestones = sum(is_milestone(run.config, e + 1) for e in range(run.config.epochs))
+    generators = 1 + sum(is_milestone(e + 1) for e in range(run.config.epochs))
     samples = SAMPLE_ROWS * SAMPLE_COLUMNS * 3 * run.config.resolution**2
     states = (journal.STATES_KEPT + 1) * 3 * (G + D)
-    return states + milestones * G + run.config.epochs * (samples + 4000)
+    return states + generators * G + run.config.epochs * (samples + 4000)
 
 
 def versions() -> dict[str, str]:

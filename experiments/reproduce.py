@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dcgan.commands import BadInput
-from dcgan.config import Config
 from experiments import grid, journal, tracking
 
 SHOWN = 5  # epochs that differ, of which each has a line
@@ -81,7 +80,7 @@ def recipe(run: Path) -> Recipe:
     """How a run was made, read off its folder; raises BadInput."""
     info, stored = _unseal(run.resolve().parents[1] / "study.json"), _unseal(run / "run.json")
     try:
-        config = Config(**stored["config"])
+        config = journal.read_config(run)
         words = [*run.resolve().parts[-2].split(","), f"seed={config.seed}"]
 
         # What neither the scale nor the arm sets was set by a word.
@@ -105,7 +104,7 @@ def recipe(run: Path) -> Recipe:
             info["versions"],
             fingerprint,
         )
-    except (grid.BadStudy, LookupError, TypeError, ValueError) as error:
+    except (grid.BadStudy, journal.Damaged, LookupError, TypeError, ValueError) as error:
         raise BadInput(f"{run}: this version cannot make it: {error}") from error
 
 

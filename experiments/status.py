@@ -75,7 +75,7 @@ def look(folder: Path) -> Status:
 
 
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
-    config = run.config
+    planned = run.config.epochs
     seconds, score, done, damage = None, None, [], ""
     owner = journal.owner_of(folder)
     try:
@@ -86,7 +86,7 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
             seconds = math.fsum(_epoch_seconds(folder, epoch) for epoch in done) / len(done)
             score = journal.read_json(folder, done[-1], journal.RECORD)["scores"].get("fd_cifar")
         if done or (folder / "run.json").exists():
-            journal.unseal(folder / "run.json")
+            planned = journal.read_config(folder).epochs
     except (journal.Damaged, LookupError, TypeError, AttributeError) as error:
         damage = str(error) if isinstance(error, journal.Damaged) else f"{folder}: not a record"
     except OSError as error:
@@ -99,14 +99,14 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
         state, note = "damaged", damage
     elif complaint := _complaint(folder):
         state, note = "failed", complaint
-    elif len(done) >= config.epochs:
+    elif len(done) >= planned:
         state = "done"
     elif elsewhere := journal.owner_elsewhere(folder):
         state, note = "elsewhere", f"last at work: {elsewhere}"
     elif done:
         state = "stopped"
-    epoch = min(len(done), config.epochs)
-    return RunStatus(run.arm, config.seed, state, epoch, config.epochs, score, seconds, note)
+    epoch = min(len(done), planned)
+    return RunStatus(run.arm, run.config.seed, state, epoch, planned, score, seconds, note)
 
 
 def _epoch_seconds(folder: Path, epoch: int) -> float:

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from experiments import journal
+from dcgan.config import Config
+from experiments import grid, journal
 
 MODES = ("online", "offline", "disabled")
 PROJECT = "dcgan-study"  # unless WANDB_PROJECT is set
@@ -39,6 +40,14 @@ PATIENCE = 30.0  # seconds that a finished run waits for its mirror
 CLOCK = ("epoch", "images", "steps", "status")  # of an epoch's record, under these very names
 UNNAMED = "a processor that W&B is not told"
 RECEIPT = "finished"  # the file that says after which epoch a mirror was finished
+
+# The fields of Config when ids were defined.
+AT_FIRST = (
+    *("norm", "head", "batch", "seed", "data", "data_sha256", "classes", "images"),
+    *("model", "resolution", "width", "latent", "latent_size", "stem", "init"),
+    *("norm_g", "norm_d", "act_d", "epochs", "lr_g", "lr_d", "beta1", "beta2", "d_steps"),
+    *("precision", "score_images", "reference_images", "inception"),
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,17 @@ def credential(environ: Mapping[str, str]) -> str | None:
 
 
 def run_id(info: dict, config: dict) -> str:
-    """W&B's id of a run: ten hex digits, a function of the study, the scale and the config."""
-    text = json.dumps([info["study"], info["scale"], config], sort_keys=True, allow_nan=False)
+    """W&B's id of a run: ten hex digits, a function of the study, the scale and the config.
+
+    `config` is that of run.json. Two rules let a run keep its id for good: whatever its length,
+    `epochs` counts as the scale's own (and as they are where the scale is gone); and a field that
+    is younger than ids counts only where it has not its default.
+    """
+    usual = Config().model_dump()
+    kept = {x: value for x, value in config.items() if x in AT_FIRST or value != usual.get(x)}
+    with suppress(grid.BadStudy):
+        kept["epochs"] = grid.epochs_of(info["scale"])
+    text = json.dumps([info["study"], info["scale"], kept], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -287,13 +305,18 @@ def _open(study: Path, run: Path, info: dict, config: dict, name: str) -> Any:
 
 
 def _facts(run: Path, info: dict) -> dict:
-    """What a run's W&B config says beside its config: names to group by, study.json and run.json.
+    """What a run's W&B config says beside its config: names to group by, and three files.
 
-    These two are texts, for W&B sorts keys and writes 0.0 as 0. The processor keeps its name to
-    itself: W&B is told nothing about the machine but the device.
+    These are study.json, run.json and, where there is one, calibration.json: texts, for W&B sorts
+    keys and writes 0.0 as 0. The processor keeps its name to itself: W&B is told nothing about the
+    machine but the device.
     """
     hardware = {**info["hardware"], "processor": UNNAMED}
-    return {
+    path, calibration = run.parents[1] / journal.CALIBRATION, {}
+    if path.exists():
+        text = json.dumps(journal.unseal(path), allow_nan=False)
+        calibration = {"calibration_json": text}
+    return calibration | {
         "study": info["study"],
         "scale": info["scale"],
         "commit": info["commit"],

@@ -25,8 +25,15 @@ from PIL import Image
 
 from experiments import journal
 from reports import effects, epochs, statistics, tools
-from reports.records import LOWER_IS_BETTER, PRIMARY, Study, at_updates, last_epochs
-from reports.tables import LN2, arm_name, label, of_arm, short_identity
+from reports.records import (
+    LOWER_IS_BETTER,
+    PRIMARY,
+    Study,
+    at_updates,
+    calibrated,
+    last_epochs,
+)
+from reports.tables import LN2, arm_name, digits, label, of_arm, short_identity
 
 # norm = hue, batch = lightness (smallest darkest), head = line style and marker. The lightnesses
 # of the two hues interleave, so that four arms stay apart in greyscale; on white and on #111 each
@@ -41,6 +48,14 @@ WIDTH = 7.0  # inches
 DPI = 160  # of PNG files
 WIDTH_PIXELS = round(WIDTH * DPI)
 CURVE_POINTS = 32  # of one run's loss curve, at most; each the mean of its neighbours
+CALIBRATION = {  # what is written at the lines of images that no training made
+    "held-out": "held-out",
+    "gaussian": "Gaussian",
+    "8x8": "8×8",
+    "flat": "flat colour",
+    "untrained": "untrained",
+}
+LEAST_SHARE = 0.4  # of the axis, which the runs keep when these lines are on it
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 CHANGES = [  # the ticks where no change is by a larger factor than the first number
     (1.1, [0.92, 0.95, 0.98, 1, 1.02, 1.05, 1.08]),
@@ -54,6 +69,10 @@ SHARES = {  # an axis of the variance: face, hatch, ink; no hue, for that is nor
     "epoch": ("#c4c4c4", "", "#000000"),
     "evaluation": ("#f2f2f2", "..", "#000000"),
 }
+DASHED = (
+    "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
+    "lies beyond the axis."
+)
 KINDS = {  # how each kind of file is written: no dates, no versions
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "png": {"metadata": {"Software": None}, "facecolor": "white", "dpi": DPI},
@@ -291,12 +310,15 @@ def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
     # One scale for all panels.
     first = figure.axes[0]
     first.set_ylabel(label(metric))
-    _scale(first, study.frame[metric], metric)
+    known = calibrated(study, metric)
+    _scale(first, pd.concat([study.frame[metric], known.filter(["untrained"])]), metric)
+    _calibrate(axes, columns, study.frame[metric].dropna(), known)
     _legend(study, figure)
     better = "lower" if LOWER_IS_BETTER[metric] else "higher"
     return figure, (
         f"{label(metric)} after each epoch; {better} is better. {_seeds(study)} "
         f"{short_identity(study, metric)} {_channels(study)}{_crosses(study, metric)}"
+        + (f" {DASHED}" if len(known) else "")
     )
 
 
@@ -626,6 +648,59 @@ def _scale(axis: Axes, values: pd.Series, name: str, logarithmic: bool | None = 
     steps = [1, 2, 5] if wide else [1, 1.5, 2, 3, 5, 7]
     spread = max(values.max(), 1 / values.min())
     _plain(axis.yaxis, _ratios(spread) if name == "change" else LogLocator(10, steps))
+
+
+def _calibrate(axes: list[Axes], columns: int, values: pd.Series, known: pd.Series) -> None:
+    """Faint lines at the scores of images that no training made, named right of the last column.
+
+    `known`: set -> score. A line that would squeeze the runs is not drawn: its name has its score.
+    """
+    if not len(known):
+        return
+    shown = _in_reach(values, known, axes[0].get_yscale() == "log")
+    for axis in axes:
+        for name in shown:
+            look = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (5, 4)), "alpha": 0.7}
+            axis.axhline(known[name], zorder=1, **look)
+
+    # The names, from the lowest to the highest, and apart.
+    low, high = axes[0].get_ylim()
+    row = axes[0].figure.get_figheight() * 72 / math.ceil(len(axes) / columns)  # points
+    gap = 10 / (0.6 * row)  # of the axis, for a line of text
+    marks = known.sort_values(kind="stable")
+    ends = axes[0].transData.transform([(0, low), (0, high)])[:, 1]
+    texts, places = [], []
+    for name, value in marks.items():
+        if name in shown:
+            place = (axes[0].transData.transform((0, value))[1] - ends[0]) / (ends[1] - ends[0])
+        else:
+            place = 0.0 if value < low else 1.0
+        arrow = "" if name in shown else f" {digits(value)} {'↓' if value < low else '↑'}"
+        texts.append(CALIBRATION[name] + arrow)
+        places.append(max(place, places[-1] + gap) if places else place)
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else 1.0)
+    for axis in axes[columns - 1 :: columns]:
+        for text, place in zip(texts, places, strict=True):
+            axis.text(1.02, place, text, transform=axis.transAxes, va="center", fontsize=8.5)
+
+
+def _in_reach(values: pd.Series, known: pd.Series, logarithmic: bool) -> list[str]:
+    """The sets whose lines leave the runs their share of the axis; the untrained one always.
+
+    The nearest to the runs come first. A logarithmic axis has no line at zero or below.
+    """
+    if logarithmic:
+        values, known = np.log(values), np.log(known[known > 0])
+    shown = [name for name in known.index if name == "untrained"]
+    ends = [*values, *known[shown]]
+    low, high = min(ends), max(ends)
+    size = high - low
+    for name in sorted(known.index, key=lambda name: max(low - known[name], known[name] - high)):
+        lowest, highest = min(low, known[name]), max(high, known[name])
+        if name not in shown and size >= LEAST_SHARE * (highest - lowest):
+            low, high, shown = lowest, highest, [*shown, name]
+    return shown
 
 
 def _ratios(spread: float) -> Locator:

@@ -86,9 +86,11 @@ def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Stud
         plans = [plan for i, plan in enumerate(plans) if plan not in plans[:i]]
         info = functools.reduce(lambda old, new: new | grid.unite(old, new), plans)
         begun = {run: json.loads(mirror.config["run_json"]) for run, mirror in runs.items()}
+        calibrations = [mirror.config.get("calibration_json", "null") for mirror in runs.values()]
+        calibration = next(filter(None, map(json.loads, calibrations[::-1])), None)
     except (KeyError, TypeError, AttributeError, ValueError, grid.BadStudy) as error:
         raise Damaged(f"{place}: study_json or run_json of a run: {error}") from error
-    return records.assemble(Path(place), info, begun, lambda run: _records(runs[run]))
+    return records.assemble(Path(place), info, begun, lambda run: _records(runs[run]), calibration)
 
 
 def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[Mirror]:

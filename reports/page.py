@@ -83,6 +83,7 @@ def render(
         missing=tables.missing_lines(study),
         sections=sections,
         is_number=tables.is_number,
+        name_span=tables.name_span,
         film=film,
         film_json=json.dumps(film).replace("<", "\\u003c"),
         figures=pictures,

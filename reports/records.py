@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pydantic import ValidationError
 
-from dcgan.config import Config
+from dcgan.config import Config, fault
 from experiments import grid, journal
 from experiments.journal import Damaged
 
@@ -35,6 +36,8 @@ TIMES = ["images_per_second", "train_seconds", "score_seconds"]
 CURVE = ["images", "d_loss", "g_loss"]
 AUDIT = "audit.json"  # of the scorer, beside study.json
 OWN_CLASSES = "train, of each run's own classes"
+SETS = ("held_out", "held_out_images", "held_out_seen", "images")  # what a calibration is of
+ALIKE = ("network_sha256", "reference_sha256", "reference", "generated", "implementation")
 UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
 
 
@@ -64,7 +67,10 @@ class Study:
     that epoch, is NaN; a metric that was never measured has no column. `curves` has about 20 rows
     per epoch: `run`, the factors, `seed`, `images`, `d_loss`, `g_loss`. `banks` has one row per
     run, epoch and evaluation bank, where an epoch was scored with more noise than its own (bank 0):
-    `run`, the factors, `seed`, `epoch`, `bank`, scores; it is empty where none was.
+    `run`, the factors, `seed`, `epoch`, `bank`, scores; it is empty where none was. `calibration`
+    has one row for each set of images that no training made ("held-out", "gaussian", "8x8", "flat",
+    "untrained"; see eval.calibration) and one column per metric that the study measured in the
+    same way; it is empty where no set was scored, and its `attrs` say what the sets are.
     """
 
     folder: Path
@@ -72,6 +78,7 @@ class Study:
     frame: pd.DataFrame
     curves: pd.DataFrame
     banks: pd.DataFrame
+    calibration: pd.DataFrame
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
     runs: list[Path]  # with at least a run.json
     missing: list[Missing]
@@ -94,7 +101,9 @@ def load(folder: Path) -> Study:
     info = journal.unseal(folder / "study.json")
     there = sorted(path.parent for path in folder.glob("*/*/run.json"))
     begun = {run.relative_to(folder).as_posix(): journal.unseal(run / "run.json") for run in there}
-    return assemble(folder, info, begun, lambda name: _records(folder / name))
+    path = folder / journal.CALIBRATION
+    calibration = journal.unseal(path) if path.is_file() else None
+    return assemble(folder, info, begun, lambda name: _records(folder / name), calibration)
 
 
 def assemble(
@@ -102,8 +111,9 @@ def assemble(
     info: dict[str, Any],
     begun: dict[str, dict[str, Any]],
     records: Callable[[str], list[tuple[dict[str, Any], dict[str, Any]]]],
+    calibration: dict[str, Any] | None = None,
 ) -> Study:
-    """The study of these study.json and run.json, the latter by the run's folder.
+    """The study of these study.json, run.json by the run's folder, and calibration.json.
 
     `records`: a run's folder -> record and timing of each committed epoch. Raises as `load` does.
     """
@@ -112,7 +122,7 @@ def assemble(
         cells = _cells(info)
         names = [name for name in cells if name in begun] + sorted(begun.keys() - cells.keys())
         begun = {name: begun[name] for name in names}
-        configs = {name: run["config"] for name, run in begun.items()}
+        configs = {name: _config(folder / name, run["config"]) for name, run in begun.items()}
         identities = _one_identity_each(_of_own_kinds(begun))
         machines = [run["fingerprint"] for run in begun.values()]
         factors = ["arm"]
@@ -150,6 +160,7 @@ def assemble(
         frame=_frame(rows, columns),
         curves=_curves(points, columns),
         banks=_bank_frame(banks, columns),
+        calibration=_calibration(folder / journal.CALIBRATION, calibration, identities),
         identities=identities,
         runs=[folder / name for name in names],
         missing=[
@@ -167,7 +178,7 @@ def assemble(
 
 
 def write(study: Study, out: Path) -> list[Path]:
-    """Write the frame as records.csv and records.parquet, and banks.csv where there are any.
+    """Write records.csv and records.parquet, banks.csv and calibration.csv where there are any.
 
     All in full precision; returns the paths.
     """
@@ -180,6 +191,8 @@ def write(study: Study, out: Path) -> list[Path]:
     }
     if len(study.banks):
         files[out / "banks.csv"] = _csv(study.banks)
+    if len(study.calibration):
+        files[out / "calibration.csv"] = _csv(study.calibration.rename_axis("images").reset_index())
     for path, data in files.items():
         path.write_bytes(data)
     return list(files)
@@ -253,6 +266,14 @@ def _folder(cell: dict[str, Any]) -> str:
     return f"{arm}/seed={cell['seed']}"
 
 
+def _config(run: Path, stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with the defaults of the fields that it was stored without."""
+    try:
+        return Config.model_validate(stored).model_dump()
+    except ValidationError as error:
+        raise Damaged(f"{run / 'run.json'}: {fault(error)}") from error
+
+
 def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Record and timing of each committed epoch of a run."""
     return [
@@ -293,6 +314,38 @@ def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise Damaged(f"{folder / journal.BANK_SCORES}: lacks {error}") from error
     return rows
+
+
+def _calibration(
+    path: Path, stored: dict[str, Any] | None, identities: dict[str, dict[str, Any]]
+) -> pd.DataFrame:
+    """The sets of a calibration.json, in the metrics that the study measured in the same way."""
+    if stored is None:
+        return pd.DataFrame()
+    try:
+        metrics = [
+            metric
+            for metric, identity in stored["identities"].items()
+            if all(identities.get(metric, {}).get(key) == identity[key] for key in ALIKE)
+        ]
+        rows = {name: [row[x] for x in metrics] for name, row in stored["rows"].items()}
+        frame = pd.DataFrame.from_dict(rows, "index", "float64", metrics)
+        frame.attrs = {key: stored[key] for key in SETS}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{path}: lacks {error}") from error
+    return frame
+
+
+def calibrated(study: Study, metric: str) -> pd.Series:
+    """What a metric is for each set of the calibration; empty where it was not measured on them.
+
+    How BatchNorm's statistics are come by is no matter of images that no training made: a metric
+    of re-estimated ones is compared with that of the running ones.
+    """
+    metric = metric.removesuffix("_reestimated")
+    if metric not in study.calibration:
+        return pd.Series(dtype="float64")
+    return study.calibration[metric].dropna()
 
 
 def _check_sums(folder: Path) -> None:
@@ -338,11 +391,11 @@ def _one_identity_each(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, 
 
 
 def _varying(configs: list[dict[str, Any]], factors: dict[str, list]) -> list[str]:
-    """The config fields beside norm, head, batch and seed that differ between runs."""
+    """The config fields beside norm, head, batch, seed and epochs that differ between runs."""
     fields = dict.fromkeys(key for config in configs for key in config)
     differ = {key for key in fields if len({repr(config.get(key)) for config in configs}) > 1}
     differ |= {key for key, levels in factors.items() if len(levels) > 1}
-    return [key for key in {**factors, **fields} if key in differ - {*ARM, "seed"}]
+    return [key for key in {**factors, **fields} if key in differ - {*ARM, "seed", "epochs"}]
 
 
 def _key(name: str, config: dict[str, Any], factors: list[str]) -> dict[str, Any]:

@@ -438,4 +438,5 @@ def _page(
         figures=inline,
         numbers={name: i for i, name in enumerate(inline, start=1)},
         is_number=tables.is_number,
+        name_span=tables.name_span,
     )

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from reports.records import (
+    OWN_CLASSES,
     PRIMARY,
     Study,
     best_epochs,
+    calibrated,
     first_config,
     last_epochs,
     measured,
@@ -27,6 +29,13 @@ DECIMALS = {  # least and most; the others have three
     "fd_cifar": (1, 4),
     "cs_cifar": (2, 2),
     "kd_cifar": (3, 5),
+}
+CALIBRATION = {  # the sets of images that no training made, and what a reader calls them
+    "held-out": "real held-out images",
+    "gaussian": "Gaussian fitted to the pixels",
+    "8x8": "real images at 8×8",
+    "flat": "one flat colour an image",
+    "untrained": "untrained generator",
 }
 LN2 = math.log(2)
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
@@ -46,6 +55,7 @@ class Sheet:
     notes: list[str]
     metrics: list[str]  # whose identities belong under it
     words: tuple[str, ...] = ()  # columns set left, beside the first, norm and head
+    apart: int = 0  # so many rows at the end are not of arms; each has its name over empty cells
 
 
 def fid_table(study: Study) -> pd.DataFrame:
@@ -238,7 +248,7 @@ def to_markdown(sheet: Sheet, caption: Iterable[str] = ()) -> str:
 def to_latex(sheet: Sheet, caption: Iterable[str] = ()) -> str:
     """One table environment; the document needs \\usepackage{booktabs}."""
     alignment = "".join("r" if is_number(sheet, i) else "l" for i in range(len(sheet.columns)))
-    rows = [" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in sheet.rows]
+    rows = [_latex_row(sheet, number) for number in range(len(sheet.rows))]
     text = " ".join([f"{sheet.title}.", *sheet.notes, *caption])
     lines = [
         r"\begin{table}",
@@ -255,6 +265,23 @@ def to_latex(sheet: Sheet, caption: Iterable[str] = ()) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def name_span(sheet: Sheet, number: int) -> int:
+    """How many columns the first cell of a row takes: its own, or the empty ones behind it too."""
+    row = sheet.rows[number]
+    if number < len(sheet.rows) - sheet.apart:
+        return 1
+    return next((i for i in range(1, len(row)) if row[i]), len(row))
+
+
+def _latex_row(sheet: Sheet, number: int) -> str:
+    """One line of a table, with a rule above the first that is of no arm."""
+    cells = [_escape_latex(cell) for cell in sheet.rows[number]]
+    if (span := name_span(sheet, number)) > 1:
+        cells = [rf"\multicolumn{{{span}}}{{l}}{{{cells[0]}}}", *cells[span:]]
+    first = sheet.apart and number == len(sheet.rows) - sheet.apart
+    return (r"\midrule" + "\n" if first else "") + " & ".join(cells) + r" \\"
 
 
 def _latex_column(sheet: Sheet, column: int) -> str:
@@ -354,7 +381,9 @@ def _score_sheet(
         for row in rows.to_dict("records")
     ]
     columns = [*study.factors, "seeds", *(["epoch"] if best else []), *map(label, metrics)]
-    return Sheet(name, title, columns, body, _score_notes(rows, metrics, notes), metrics)
+    below = _calibration_rows(study, len(columns), metrics, [decimals[x] for x in metrics])
+    notes = _score_notes(rows, metrics, notes) + calibration_notes(study, below)
+    return Sheet(name, title, columns, body + below, notes, metrics, apart=len(below))
 
 
 def _epochs_sheet(study: Study, table: pd.DataFrame, metric: str, notes: list[str]) -> Sheet:
@@ -374,8 +403,53 @@ def _epochs_sheet(study: Study, table: pd.DataFrame, metric: str, notes: list[st
     ]
     columns = [*study.factors, *(f"epoch {point}" for point in points)]
     title = f"{label(metric)} at fixed epochs"
-    notes = _score_notes(rows, [metric], notes)
-    return Sheet(f"epochs-{metric}", title, columns, body, notes, [metric])
+    same = len(points)  # what no training made is the same at each of them
+    below = _calibration_rows(study, len(columns), [metric] * same, [decimals] * same)
+    notes = _score_notes(rows, [metric], notes) + calibration_notes(study, below)
+    name = f"epochs-{metric}"
+    return Sheet(name, title, columns, body + below, notes, [metric], apart=len(below))
+
+
+def _calibration_rows(
+    study: Study, width: int, metrics: list[str], decimals: list[int]
+) -> list[list[str]]:
+    """A row for each set of images that no training made, with the last columns of a sheet."""
+    known = [calibrated(study, metric) for metric in metrics]
+    gap = [""] * (width - len(metrics) - 1)
+    return [
+        [words, *gap, *map(_calibrated_cell, [x.get(name) for x in known], metrics, decimals)]
+        for name, words in CALIBRATION.items()
+        if any(name in values for values in known)
+    ]
+
+
+def _calibrated_cell(value: float | None, metric: str, decimals: int) -> str:
+    """As the column is rounded; with digits of its own where nothing but zeros would be left."""
+    if value is None:
+        return DASH
+    if 0 < abs(value) < 0.5 * 10**-decimals:
+        decimals = decimals_of(metric, pd.Series([value]))
+    return rounded(value, decimals)
+
+
+def calibration_notes(study: Study, rows: list[list[str]]) -> list[str]:
+    """What the rows of the calibration are; nothing where there are none."""
+    if not rows:
+        return []
+    about = study.calibration.attrs
+    images, held, seen = (about[key] for key in ("images", "held_out_images", "held_out_seen"))
+    source = f"of the {about['held_out']}"
+    source += " of the data set" if about["held_out"] == "second half" else ""
+    source += f", {seen:,} of them known to the runs" if seen else ""
+    number = f"{held:,} " if held < images else ""
+    kinds = OWN_CLASSES in {identity["split"] for identity in study.identities.values()}
+    return [
+        f"The last {len(rows)} rows are for comparison, {images:,} images each that no training "
+        f"made: real ones ({number}{source}); draws from a Gaussian with the mean and covariance "
+        "of the reference images' pixels; the real ones reduced to 8×8 pixels and enlarged again; "
+        "a random colour an image; and the first arm's generator before training."
+        + (" Real ones and reference are of the first arm's class." if kinds else "")
+    ]
 
 
 def _losses_sheet(study: Study) -> Sheet:

@@ -268,9 +268,7 @@ def write_calibration(folder: Path, **rows: dict[str, float | None]) -> dict:
         "images": 2000,
         "identities": identities,
         "rows": {
-            name: dict.fromkeys(identities, value / 100)
-            | {"fd_cifar": value}
-            | given.get(name, {})
+            name: dict.fromkeys(identities, value / 100) | {"fd_cifar": value} | given.get(name, {})
             for name, value in distances.items()
         },
     }

@@ -54,9 +54,10 @@ def summed(files):
 
 
 @pytest.fixture(scope="session")
-def made(make_study, tmp_path_factory):
-    """A study of two arms, seeds 2 and 10, with banks, generators and an audit. Read only."""
+def made(make_study, calibrate_study, tmp_path_factory):
+    """Two arms, seeds 2 and 10, with banks, generators, calibration and audit. Read only."""
     study = make_study(tmp_path_factory.mktemp("made"), seeds=(2, 10), banks=3, **GIVEN)
+    calibrate_study(study)
     (study / "audit.json").write_text('{"n": 100}\n')
     for run in study.glob("*/seed=*"):
         folder = journal.epoch_folder(run, 3)
@@ -97,7 +98,8 @@ def test_an_archive_holds_just_what_is_published(made, packed, publish):
 
 def test_an_archive_holds_records_and_the_lowest_seeds_pictures(made, packed, tmp_path):
     files = entries(packed)
-    assert {"study.json", "audit.json", "generators.sha256"} < files.keys()
+    of_study = {"study.json", "calibration.json", "audit.json", "generators.sha256"}
+    assert of_study < files.keys()
     assert (made / "real.png").exists()
     assert "real.png" not in files  # it shows the data set
     assert not [name for name in files if name.endswith((".safetensors", "lock"))]
@@ -279,6 +281,28 @@ def test_import_into_the_published_studies_keeps_one_picture_and_the_sums(
     assert not list((tmp_path / "published").rglob("lock"))
 
 
+def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_nothing(
+    make_study, tmp_path
+):
+    """Its banks and what tools found take the place of what the shorter run had."""
+    for epochs in (3, 5):
+        made = make_study(tmp_path / f"{epochs}", banks=3, **GIVEN | {"epochs": epochs})
+        result = made / NONE / "seed=0" / "eval" / "walks.json"
+        result.parent.mkdir()
+        result.write_text(json.dumps({"tool": "walks", "epoch": epochs}))
+        archive.pack(made, tmp_path / f"{epochs}.zip")
+    archive.merge(tmp_path / "5.zip", tmp_path / "wanted")
+    wanted = contents(tmp_path / "wanted")
+
+    for order in ("35", "53"):
+        for name in order:
+            archive.merge(tmp_path / f"{name}.zip", tmp_path / order)
+        assert contents(tmp_path / order) == wanted
+    found = records.load(tmp_path / "35" / made.name)
+    assert (set(found.plan["planned"]), found.missing) == ({5}, [])
+    assert set(found.banks["epoch"]) == {1, 2, 3, 4, 5}
+
+
 # --- What contradicts -----------------------------------------------------------------------------
 
 
@@ -296,7 +320,7 @@ def other(study, run, key, value):
     [
         ("config.width", 64, "width=32 is stored, width=64 is asked for"),
         ("fingerprint.threads", 2, "threads=1 is stored, threads=2 is asked for"),
-        ("identities.fid", {"network": "x"}, "fid=None is stored, fid={'network': 'x'}"),
+        ("identities.fd_cifar", {"network": "x"}, "fd_cifar={.*} is stored, fd_cifar={.*'x'}"),
     ],
 )
 def test_another_run_of_the_same_name_is_refused(made, packed, tmp_path, key, value, words):
@@ -362,6 +386,28 @@ def test_other_banks_and_another_audit_are_refused(made, packed, tmp_path):
     archive.pack(copy, tmp_path / "banks.zip")
     with pytest.raises(Differs, match=f"{NONE}/seed=2: banks=3 is stored, banks=5 is in"):
         archive.merge(tmp_path / "banks.zip", tmp_path / "out")
+
+
+def test_a_calibration_travels_and_one_that_is_there_stays(made, packed, calibrate_study, tmp_path):
+    """Two machines differ in its last digits, and their seeds stand side by side."""
+    study = archive.merge(packed, tmp_path / "out").study
+    assert (study / "calibration.json").read_bytes() == (made / "calibration.json").read_bytes()
+    assert records.load(study).calibration.equals(records.load(made).calibration)
+    calibrate_study(study, flat={"fd_cifar": 83.51})
+    before = contents(study)
+    archive.merge(packed, tmp_path / "out")
+    assert contents(study) == before
+
+    # What it has to hold is there, or nothing is imported.
+    copy = tmp_path / "copy" / made.name
+    shutil.copytree(made, copy)
+    for key, value in (("rows", {"flat": {"fd_cifar": "83"}}), ("held_out", 3)):
+        stored = journal.unseal(made / "calibration.json")
+        journal.replace(copy / "calibration.json", journal.seal(stored | {key: value}))
+        archive.pack(copy, tmp_path / "odd.zip")
+        with pytest.raises(BadData, match=rf"odd\.zip/calibration\.json: {key}"):
+            archive.merge(tmp_path / "odd.zip", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_that_goes_on_here_is_not_lengthened_by_records(make_study, packed, tmp_path):
@@ -573,9 +619,10 @@ def test_bad_words_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, w
 # --- Going on -------------------------------------------------------------------------------------
 
 
-def plan(study, out):
+def plan(study, out, **settings):
     """`make ablation` on the made-up study, up to its plan."""
     info = journal.unseal(study / "study.json")
+    info["settings"] |= settings
     data, pixels = info["data"], np.zeros((10_000, 16, 16, 3), np.uint8)
     images = Images("shapes", "shapes", pixels, np.zeros(10_000, np.int64), data["sha256"])
     wanted = grid.Study("ablation", "small", info["factors"], info["seeds"], info["settings"], {})
@@ -602,3 +649,33 @@ def test_an_unfinished_run_that_was_imported_is_not_made_again(make_study, made,
     archive.pack(make_study(tmp_path / "rest", seeds=(2, 10), **GIVEN), tmp_path / "rest.zip")
     archive.merge(tmp_path / "rest.zip", tmp_path / "out")
     assert plan(made, tmp_path / "out").missing == [False] * 4
+
+
+def test_runs_that_cannot_go_on_are_named_before_anything_is_written(make_study, made, tmp_path):
+    """Records without a state: imported ones, and a finished run whose states are gone."""
+    out = tmp_path / "out"
+    study = out / made.name
+    shutil.copytree(made, study)
+    assert plan(made, out, epochs=2).epochs_done == 8  # of runs that have made three
+    for path in study.glob(f"{NONE}/*/epochs/*/*.safetensors"):
+        path.unlink()
+    (journal.epoch_folder(study / BATCH / "seed=2", 3) / journal.STATE).unlink()
+    for path in study.glob("*/*/run.json"):  # of this machine
+        stored = journal.unseal(path)
+        config = grid.Config.model_validate(stored["config"])
+        stored["fingerprint"] = launch.fingerprint(config, "cpu", 1)
+        journal.replace(path, journal.seal(stored))
+    before = contents(out)
+    words = "has records of 3 epochs and no state to go on from to epochs=9; import the rest, or "
+    others = f"{BATCH} seed=2, {NONE} seed=10"
+    with pytest.raises(Differs, match=f"{NONE}/seed=2: {words}.* again; so have {others}$"):
+        plan(made, out, epochs=9)
+    assert contents(out) == before
+
+    # What is asked for no longer has nothing to do; the one run that has a state can go on.
+    assert plan(made, out, epochs=3).committed == [3, 3, 3, 3]
+    shutil.rmtree(study / NONE)
+    shutil.rmtree(study / BATCH / "seed=2")
+    found = plan(made, out, epochs=9)
+    assert (found.committed, found.epochs, found.epochs_done) == ([0, 0, 0, 3], 36, 3)
+    assert found.missing == [True] * 4

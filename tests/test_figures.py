@@ -1,7 +1,9 @@
 """What the figures show, and that they are the same bytes every time."""
 
+import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
 
@@ -17,6 +20,7 @@ from reports import effects, epochs, figures, records
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
 TINY = {"epochs": 2, "resolution": 16, "points": 3}
+SETS = ("held-out", "gaussian", "8x8", "flat", "untrained")  # in the order of their scores
 BATCH = "norm=batch,head=conv,batch=128/seed=0"
 
 
@@ -75,6 +79,52 @@ def test_the_lines_are_the_records(study, drawn):
     thick = sorted(tuple(line.get_ydata()) for line in axis.lines if line.get_linewidth() == 2)
     means = frame[frame["batch"] == 512].groupby(["norm", "head", "epoch"])["fd_cifar"].mean()
     assert np.allclose(thick, sorted(tuple(v) for _, v in means.groupby(["norm", "head"])))
+
+
+@pytest.mark.parametrize(
+    ("lowest", "drawn", "beyond"),
+    [(15, ["gaussian", "8x8", "flat", "untrained"], ["held-out"]), (55, list(SETS), [])],
+)
+def test_images_that_no_training_made_are_dashed_lines(
+    make_study, calibrate_study, tmp_path, lowest, drawn, beyond
+):
+    folder = make_study(tmp_path, seeds=(0, 1), **TINY | {"epochs": 3})
+    calibrate_study(folder)
+    study = records.load(folder)
+    frame = study.frame
+    share = (frame["fd_cifar"] - frame["fd_cifar"].min()) / np.ptp(frame["fd_cifar"])
+    values = lowest + (99 - lowest) * share
+    study = dataclasses.replace(study, frame=frame.assign(fd_cifar=values))
+    known = records.calibrated(study, "fd_cifar")
+    figure, caption = figures.draw(study)["fd_cifar"]
+    low, high = figure.axes[0].get_ylim()
+    assert low < lowest
+    assert high > 99
+    assert figure.axes[0].get_yscale() == ("log" if beyond else "linear")
+    for axis in figure.axes:
+        dashed = [line.get_ydata()[0] for line in axis.lines if line.get_linewidth() == 0.7]
+        assert sorted(dashed) == sorted(known[drawn])
+        assert all(low <= value <= high for value in dashed)
+
+    # Named once in a row of panels, in the order of the values and apart.
+    first, last = figure.axes
+    assert not first.texts
+    names = [text.get_text() for text in last.texts]
+    assert names == [
+        *(f"{figures.CALIBRATION[name]} 0.400 ↓" for name in beyond),
+        *(figures.CALIBRATION[name] for name in SETS if name in drawn),
+    ]
+    box = last.get_window_extent()
+    boxes = [text.get_window_extent(FigureCanvasAgg(figure).get_renderer()) for text in last.texts]
+    assert all(above.y0 > below.y0 + 8 for below, above in itertools.pairwise(boxes))
+    assert all(each.x0 > box.x1 and each.x1 <= figure.bbox.x1 for each in boxes)
+    assert caption.endswith(figures.DASHED)
+
+
+def test_a_study_without_calibration_has_no_dashed_lines(drawn):
+    figure, caption = drawn["fd_cifar"]
+    assert not [x for axis in figure.axes for x in axis.lines if x.get_linewidth() == 0.7]
+    assert figures.DASHED not in caption
 
 
 def test_one_factor_one_channel(study):

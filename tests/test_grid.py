@@ -165,6 +165,7 @@ def test_a_scale_means_what_it_says():
         ("factors:\n  norm: [none, layer]", "line 2: norm=layer: Input should be"),
         ("factors:\n  beta1: [0.5, .50]", "line 2: beta1 has a level twice"),
         ("factors:\n  seed: [0, 1]", "line 2: seed is not a key"),
+        ("factors:\n  epochs: [1, 2]", "line 2: epochs is not a key"),
         ("factors: {}", "line 1: not a mapping"),
         ("factors: {norm: [none]}\narms: {}", "line 1: factors and arms exclude each other"),
         ("arms: {}", "line 1: arms is not a mapping of names to settings"),
@@ -173,6 +174,7 @@ def test_a_scale_means_what_it_says():
         ("arms:\n  a/b: {}", "line 2: a/b is no name of an arm"),
         ("arms:\n  a: {}\n  b: {beta1: much}", "line 3: beta1=much is not a number"),
         ("arms:\n  a: {}\n  b: {seed: 1}", "line 3: seed is not a key"),
+        ("arms:\n  a: {}\n  b: {epochs: 1}", "line 3: epochs is not a key"),
         ("arms:\n  a: {beta1: 0.9}\n  b: {beta1: .9}", "line 3: b sets what a sets"),
     ],
 )

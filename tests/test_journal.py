@@ -26,6 +26,7 @@ from experiments.journal import (
     compare,
     describe,
     epoch_folder,
+    is_without_state,
     last_state,
     owned,
     owner_of,
@@ -155,6 +156,28 @@ def test_another_config_is_an_error_that_names_the_key(tmp_path):
     with pytest.raises(Differs, match="width=32 is stored, width=64 is asked for"):
         describe(tmp_path, {"config": {"width": 64, "seed": 0}})
     assert unseal(tmp_path / "run.json") == {"config": {"width": 32, "seed": 0}}
+
+
+def test_how_long_a_run_goes_on_is_no_difference_and_the_longest_is_kept(tmp_path):
+    stored = []
+    for epochs in (4, 8, 3):
+        description = {"config": {"width": 32, "epochs": epochs, "seed": 0}}
+        assert compare(tmp_path, description) == []
+        describe(tmp_path, description)
+        stored.append(unseal(tmp_path / "run.json")["config"])
+    assert [config.pop("epochs") for config in stored] == [4, 8, 8]
+    assert [list(config) for config in stored] == [["width", "seed"]] * 3
+
+
+def test_a_finished_run_that_lost_its_states_is_known(run):
+    (run / "run.json").write_bytes(seal({"config": {"epochs": 5}}))
+    for path in run.glob(f"epochs/*/{STATE}"):
+        path.unlink()
+    assert not is_without_state(run, 4)  # half-done: it is made again from the beginning
+    commit(run, 5, content(5))
+    assert not is_without_state(run, 5)
+    (epoch_folder(run, 5) / STATE).unlink()
+    assert is_without_state(run, 5)
 
 
 @pytest.mark.parametrize("harm", ["parts", "flip", "cut", "empty", "list"])

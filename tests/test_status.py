@@ -152,6 +152,15 @@ def test_records_alone_and_named_arms_are_enough(make_study, tmp_path):
     assert found.seconds_left == 0
 
 
+def test_a_run_that_is_planned_for_longer_is_not_done(study):
+    run = study / GOOD / "seed=0"
+    longer = journal.unseal(run / "run.json")["config"] | {"epochs": 6}
+    journal.describe(run, {"config": longer})
+    found = status.look(study)
+    assert states(found)[GOOD, 0] == ("stopped", 4)
+    assert (found.epochs, found.epochs_done) == (34, 17)
+
+
 def test_a_study_that_is_none_is_refused(study):
     info = journal.unseal(study / "study.json")
     for change in ({"hardware": {}}, {"seeds": 3}, {"settings": {"width": -1}}):

@@ -1,5 +1,6 @@
 """Whole studies from the command line, as a user starts them: nothing is imitated."""
 
+import csv
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import journal
+from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR)
@@ -219,10 +221,62 @@ def test_two_starts_on_one_study_are_refused_by_the_owners_name(finished, run_st
 
 def test_another_config_in_the_same_place_is_refused_by_key(finished, run_study):
     _, folder = finished
-    done = run_study(folder.parent, "--epochs", "3")
+    done = run_study(folder.parent, "lr_g=1e-3")
     assert done.returncode == 2
-    assert "epochs=2 is stored, epochs=3 is asked for" in done.stderr
+    assert "lr_g=0.0002 is stored, lr_g=0.001 is asked for" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def settled(out):
+    """Every byte below `out` that no clock has touched."""
+    clock = ("timing.json", "throughput", "tables.", "index.html", "records.parquet")
+    found = {}
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        name = path.relative_to(out).as_posix()
+        if not any(part in name for part in (*clock, "wandb", "lock", "cache")):
+            lines = path.read_bytes().splitlines()
+            found[name] = [line for line in lines if not line.endswith(b"  timing.json")]
+            if path.name == "records.csv":
+                times = set(records.TIMES)
+                rows = csv.DictReader(path.read_text().splitlines())
+                found[name] = [{k: v for k, v in row.items() if k not in times} for row in rows]
+    return found
+
+
+def mirrored(folder, wandb_history):
+    """The id of each W&B run and the epochs that it has."""
+    return {
+        path.name[-10:]: [row["epoch"] for row in wandb_history(folder, path) if "epoch" in row]
+        for path in folder.glob("wandb/offline-run-*")
+    }
+
+
+def test_four_epochs_and_four_more_are_the_bytes_of_eight(
+    finished, run_study, wandb_history, tmp_path
+):
+    _, folder = finished
+    outs = longer, twin = tmp_path / "longer", tmp_path / "twin"
+    for out in outs:
+        shutil.copytree(folder.parent / "cache", out / "cache")
+    for out, lengths in ((longer, (4, 8)), (twin, (8,))):
+        for epochs in lengths:
+            done = run_study(out, *PAIR, "--epochs", str(epochs))
+            assert done.returncode == 0, done.stderr
+            assert f"[{2 * epochs}/{2 * epochs} epochs, 0 s left]" in done.stdout
+            ids = mirrored(out / folder.name, wandb_history)
+            assert list(ids.values()) == [[*range(1, epochs + 1)]] * 2
+    assert ids.keys() == mirrored(longer / folder.name, wandb_history).keys()
+    got, wanted = map(settled, outs)
+    assert len([name for name in wanted if name.endswith(".safetensors")]) == 2 * (2 + 4)
+    assert got.keys() == wanted.keys()
+    assert [name for name in wanted if got[name] != wanted[name]] == []
+
+    # Fewer epochs are there already, and what is planned stays planned.
+    done = run_study(longer, *PAIR, "--epochs", "3")
+    assert done.returncode == 0, done.stderr
+    assert "2 are done" in done.stdout
+    assert "6 of 600 images; 6 are done" in done.stdout
+    assert settled(longer) == got
 
 
 def test_publishing_copies_records_and_rebuilds_the_report(finished, tmp_path):

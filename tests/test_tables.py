@@ -133,7 +133,9 @@ def test_the_note_of_a_calibration_says_where_its_real_images_come_from(pair):
 
 
 def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, factors=ARMS, epochs=1, inception="milestone", **TINY))
+    study = records.load(
+        make_study(tmp_path, factors=ARMS, epochs=1, inception="milestone", **TINY)
+    )
     table = tables.fid_table(study)
     sheet = tables.sheets(study)[0]
 
@@ -145,7 +147,9 @@ def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
 
 
 def test_fid_at_the_last_epoch_alone(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, factors=ARMS, epochs=2, inception="milestone", **TINY))
+    study = records.load(
+        make_study(tmp_path, factors=ARMS, epochs=2, inception="milestone", **TINY)
+    )
     shown = {sheet.name: sheet for sheet in tables.sheets(study)}
     table = tables.fid_table(study)
 

@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 
 from dcgan.config import Config
-from experiments import journal, tracking
+from experiments import grid, journal, tracking
 
 ROOT = Path(__file__).resolve().parents[1]
 ARM, SEED = "norm=none,head=conv,batch=128", "seed=3"
@@ -539,6 +539,19 @@ def test_the_id_is_a_function_of_study_scale_and_config() -> None:
     }
     assert len(others | {name}) == 4
     assert len(name) == 10
+
+
+def test_the_id_does_not_change_with_the_length_of_a_run() -> None:
+    own = {**CONFIG, "epochs": grid.epochs_of("smoke")}
+    text = json.dumps(
+        ["ablation", "smoke", {key: own[key] for key in tracking.AT_FIRST}], sort_keys=True
+    )
+    wanted = hashlib.sha256(text.encode()).hexdigest()[:10]
+    assert {tracking.run_id(INFO, {**CONFIG, "epochs": n}) for n in (1, 2, 4, 60)} == {wanted}
+
+    # Of a scale that is gone nobody knows the own length.
+    gone = {**INFO, "scale": "gone"}
+    assert len({tracking.run_id(gone, {**CONFIG, "epochs": n}) for n in (1, 2)}) == 2
 
 
 if __name__ == "__main__":

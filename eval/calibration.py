@@ -1,0 +1,211 @@
+"""What every metric says of images that no training made: the marks to read its numbers by.
+
+`calibrate` gives the content of <study>/calibration.json:
+
+held_out           whence the real images come: "test split", or "second half" of the data set
+held_out_images    how many there are
+held_out_seen      how many of these are training or reference images as well; 0 where avoidable
+held_out_sha256    of the data set that they belong to
+images             in each set; in the first and the third no more than `held_out_images`
+identities         metric -> what it is a measure of, as in run.json
+rows               set -> metric -> its value in full precision, null where it is not finite
+
+The sets, in ROWS: real held-out images; draws from a Gaussian with the mean and the covariance of
+the reference images' pixels; the held-out images reduced to 8x8 and enlarged again; images of one
+colour; images of the untrained generator.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dcgan.config import Config
+from dcgan.data import Images, of_classes, resize
+from dcgan.models import build, dump_generator, laid_out, seed_of
+from dcgan.sources import BadData, write_file
+from dcgan.train import draw_latent
+from eval import metrics
+from eval.score import Reference, generate, identities, names, score
+
+ROWS = ("held-out", "gaussian", "8x8", "flat", "untrained")
+TEST, HALF = "test split", "second half"
+VERSION = 1  # of the sets; raise it when one of them changes
+LEAST = 10  # held-out images; no metric is defined on fewer
+COARSE = 8  # pixels a side
+AT_ONCE = 1024  # images in one matrix product
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Real images to be scored like generated ones."""
+
+    pixels: np.ndarray  # (N, side, side, 3) uint8
+    source: str  # TEST or HALF
+    seen: int  # of these, training or reference images as well
+    sha256: str  # of the data set that they belong to
+
+
+def held_out(images: Images, test: Images | None, config: Config, side: int) -> HeldOut:
+    """The first `config.score_images` of `test` that no run sees, at `side` pixels a side.
+
+    Without a test split they come from the second half of the data set, in its order; where a run
+    sees nearly all of that too, from there nevertheless. Raises BadData for a test split that is
+    none: of another size, without these classes, or all of it among the images of the runs.
+    """
+    own = of_classes(images, config.classes)
+    used = max(config.images, config.reference_images)
+    seen = {_digest(image) for image in own.pixels[:used]}
+    source = HALF if test is None else TEST
+    if test is None:
+        there = np.arange(len(own.pixels) // 2, len(own.pixels))
+        chosen = own
+    else:
+        if test.pixels.shape[1:] != images.pixels.shape[1:]:
+            sides = " and ".join(f"{x.pixels.shape[1]}x{x.pixels.shape[1]}" for x in (test, images))
+            raise BadData(f"{test.name} is no test split of {images.name}: they are {sides}")
+        chosen = of_classes(test, config.classes)
+        there = np.arange(len(chosen.pixels))
+
+    rows: list[int] = []
+    for row in there:
+        if len(rows) == config.score_images:
+            break
+        if _digest(chosen.pixels[row]) not in seen:
+            rows.append(row)
+    if len(rows) < LEAST and test is not None:
+        few = f"{len(rows)} of its images are not among those of the runs"
+        raise BadData(f"{test.name} is no test split of {images.name}: {few}, {LEAST} are needed")
+    if len(rows) < LEAST:
+        rows = list(there[: config.score_images])
+    pixels = np.ascontiguousarray(chosen.pixels[rows])
+    repeated = sum(_digest(image) in seen for image in pixels)
+    labels = chosen.labels[rows]
+    at_side = resize(dataclasses.replace(chosen, pixels=pixels, labels=labels), side)
+    return HeldOut(at_side.pixels, source, repeated, chosen.sha256)
+
+
+def calibrate(
+    references: list[Reference], real: np.ndarray, held: HeldOut, config: Config, cache: Path
+) -> dict[str, Any]:
+    """The content of calibration.json, computed once for one content and kept in `cache`.
+
+    `real`: the reference images (N, H, W, 3) uint8; `config`: of the study's first arm. The cached
+    file is named after all that its content depends on. A damaged file is made again.
+    """
+    config = config.model_copy(update={"seed": 0})
+    path = cache / f"calibration-{_key(references, real, held, config)[:32]}.json"
+    rows = _load(path)
+    if rows is None:
+        rows = {
+            name: score(images, references)
+            for name, images in sets(real, held, config, references[0].extractor.device)
+        }
+        body = json.dumps(rows).encode()
+        line = hashlib.sha256(body).hexdigest().encode() + b"\n"
+        write_file(path, lambda file: file.write(line + body))
+    measured: dict[str, Any] = {}
+    for each in references:
+        measured |= identities(each, config.score_images, real.shape[1])
+    return {
+        "held_out": held.source,
+        "held_out_images": len(held.pixels),
+        "held_out_seen": held.seen,
+        "held_out_sha256": held.sha256,
+        "images": config.score_images,
+        "identities": measured,
+        "rows": rows,
+    }
+
+
+def is_current(stored: dict[str, Any], references: list[Reference], source: str) -> bool:
+    """Whether a stored calibration has these metrics, and held-out images that are as good."""
+    wanted = {name for each in references for name in names(each.extractor)}
+    rows = stored.get("rows", {})
+    same = tuple(rows) == ROWS and all(row.keys() == wanted for row in rows.values())
+    return same and stored.get("held_out") in (TEST, source)
+
+
+def sets(
+    real: np.ndarray, held: HeldOut, config: Config, device: str
+) -> Iterator[tuple[str, Tensor]]:
+    """The name and the images of each set, uint8 (N, 3, H, W) on the CPU.
+
+    Those of the generator have its own resolution, all others that of `real`.
+    """
+    count, side = config.score_images, real.shape[1]
+    held_images = torch.from_numpy(held.pixels).permute(0, 3, 1, 2)
+    yield "held-out", held_images
+    yield "gaussian", torch.from_numpy(gaussian(real, count)).permute(0, 3, 1, 2)
+    yield "8x8", coarse(held_images)
+    yield "flat", flat(count, side)
+    G = laid_out(build(config)[0], device)
+    yield "untrained", generate(G, draw_latent(config, "calibration", 0, count).to(device))
+
+
+def gaussian(real: np.ndarray, count: int) -> np.ndarray:
+    """Draws from the Gaussian that is fitted to the pixels of real images (N, H, W, 3) uint8.
+
+    A draw is their mean plus their sum, each less the mean and times a weight from N(0, 1/(N-1)):
+    its covariance is theirs, and no matrix of pixels x pixels is formed. In float64, rounded to
+    the nearest level and clipped: uint8 (count, H, W, 3).
+    """
+    stream = np.random.default_rng(seed_of(0, "calibration gaussian"))
+    pixels = real.reshape(len(real), -1)
+    mean = pixels.mean(axis=0, dtype=np.float64)
+    drawn = np.empty((count, pixels.shape[1]), np.uint8)
+    for i in range(0, count, AT_ONCE):
+        part = drawn[i : i + AT_ONCE]
+        total = np.zeros(part.shape)
+        for j in range(0, len(pixels), AT_ONCE):
+            centred = pixels[j : j + AT_ONCE] - mean
+            total += stream.standard_normal((len(part), len(centred))) @ centred
+        part[:] = np.rint(mean + total / np.sqrt(len(pixels) - 1)).clip(0, 255)
+    return drawn.reshape(count, *real.shape[1:])
+
+
+def coarse(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) uint8, reduced to 8x8 by averages over areas, enlarged bilinearly."""
+    small = interpolate(images.float(), size=COARSE, mode="area")
+    enlarged = interpolate(small, size=images.shape[-1], mode="bilinear")
+    return enlarged.round().clamp(0, 255).to(torch.uint8)
+
+
+def flat(count: int, side: int) -> Tensor:
+    """Images of one uniformly random colour each, uint8 (count, 3, side, side)."""
+    stream = np.random.default_rng(seed_of(0, "calibration flat"))
+    colours = torch.from_numpy(stream.integers(256, size=(count, 3, 1, 1), dtype=np.uint8))
+    return colours.expand(-1, -1, side, side).contiguous()
+
+
+def _key(references: list[Reference], real: np.ndarray, held: HeldOut, config: Config) -> str:
+    """A hash of all that the rows depend on; the features carry the machine's arithmetic."""
+    generator = dump_generator(build(config)[0], config)  # with its config
+    parts: list[Any] = [VERSION, metrics.IMPLEMENTATION, torch.__version__, np.__version__]
+    parts += [_digest(real), _digest(held.pixels), hashlib.sha256(generator).hexdigest()]
+    for each in references:
+        network = each.extractor
+        parts += [network.sha256, names(network), each.resolution, _digest(each.features)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _load(path: Path) -> dict[str, dict[str, float | None]] | None:
+    """The rows of a cached file, if it is there and whole."""
+    try:
+        digest, _, body = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == digest else None
+
+
+def _digest(array: np.ndarray) -> str:
+    shape = f"{array.dtype} {array.shape}".encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(array).tobytes()).hexdigest()

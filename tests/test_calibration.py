@@ -1,0 +1,328 @@
+"""What every metric says of images that no training made: the sets, their scores, their file."""
+
+import dataclasses
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from dcgan import sources
+from dcgan.config import Config
+from dcgan.data import canonical, load_test, shapes
+from dcgan.models import build
+from dcgan.sources import BadData
+from dcgan.train import draw_latent
+from eval import calibration
+from eval.calibration import HALF, ROWS, TEST, calibrate, coarse, flat, gaussian, held_out
+from eval.extractors import classifier
+from eval.score import generate, names, reference
+from experiments import __main__ as command
+from experiments import journal
+from reports import records
+
+CONFIG = Config(resolution=16, width=4, images=600, score_images=200, reference_images=400)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return shapes(1400)
+
+
+@pytest.fixture(scope="module")
+def held(drawn):
+    return held_out(drawn, None, CONFIG, 16)
+
+
+@pytest.fixture(scope="module")
+def real(drawn):
+    return calibration.resize(drawn, 16).pixels[: CONFIG.reference_images]
+
+
+@pytest.fixture(scope="module")
+def compared(real, tmp_path_factory):
+    return [reference(classifier(), real, "a" * 64, tmp_path_factory.mktemp("features"))]
+
+
+@pytest.fixture(scope="module")
+def made(compared, real, held, tmp_path_factory):
+    """A calibration at the size of `smoke`, and the cache that it was made in."""
+    cache = tmp_path_factory.mktemp("cache")
+    return calibrate(compared, real, held, CONFIG, cache), cache
+
+
+def rows_of(pixels):
+    return {image.tobytes() for image in pixels}
+
+
+# --- Held-out images ------------------------------------------------------------------------------
+
+
+def test_the_second_half_is_none_of_the_runs_images(drawn):
+    found = held_out(drawn, None, CONFIG, 32)
+    assert (found.source, found.seen, len(found.pixels)) == (HALF, 0, 200)
+    assert np.array_equal(found.pixels, drawn.pixels[700:900])
+    assert found.sha256 == drawn.sha256
+
+    # Where the runs see more than half, what they do not see; and where they see all, the rest.
+    most = CONFIG.model_copy(update={"images": 1300})
+    found = held_out(drawn, None, most, 32)
+    assert (found.seen, len(found.pixels)) == (0, 100)
+    assert not rows_of(found.pixels) & rows_of(drawn.pixels[:1300])
+    every = CONFIG.model_copy(update={"images": 1400})
+    found = held_out(drawn, None, every, 32)
+    assert (found.source, found.seen, len(found.pixels)) == (HALF, 200, 200)
+
+
+def test_a_test_split_gives_what_the_runs_do_not_see(drawn):
+    new = shapes(1700).pixels[1400:]  # the drawing goes on in the order of the numbers
+    mixed = canonical("mixed", np.concatenate([drawn.pixels[:50], new]), np.zeros(350, int))
+    found = held_out(drawn, mixed, CONFIG, 32)
+    assert (found.source, found.seen, len(found.pixels)) == (TEST, 0, 200)
+    assert not rows_of(found.pixels) & rows_of(drawn.pixels[:600])
+    assert rows_of(found.pixels) < rows_of(mixed.pixels)
+    assert found.sha256 == mixed.sha256
+    few = held_out(drawn, mixed, CONFIG.model_copy(update={"score_images": 2000}), 16)
+    assert few.pixels.shape[1:] == (16, 16, 3)
+    assert 300 <= len(few.pixels) < 350
+
+
+def test_no_test_split_is_refused_by_its_name(drawn):
+    with pytest.raises(BadData, match="shapes is no test split of shapes: 0 of its images are not"):
+        held_out(drawn, calibration.of_classes(drawn, "all", 500), CONFIG, 32)
+    small = dataclasses.replace(calibration.resize(drawn, 16), name="small")
+    with pytest.raises(BadData, match="small is no test split of shapes: they are 16x16 and 32x32"):
+        held_out(drawn, small, CONFIG, 16)
+    one = canonical("one", drawn.pixels[700:], np.zeros(700, int))
+    with pytest.raises(BadData, match="one: has no images of classes=3"):
+        held_out(drawn, one, CONFIG.model_copy(update={"classes": "3", "images": 60}), 32)
+
+
+def test_a_class_is_calibrated_by_its_own_images(drawn):
+    config = CONFIG.model_copy(update={"classes": "3", "images": 60, "reference_images": 60})
+    found = held_out(drawn, None, config, 32)
+    assert len(found.pixels) == 70
+    assert rows_of(found.pixels) <= rows_of(drawn.pixels[drawn.labels == 3])
+
+
+def test_cifar10_brings_its_test_split(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision.datasets")
+    drawn, tree = shapes(40), tmp_path / sources.TREE
+    tree.mkdir()
+    (tree / "data_batch_1").write_bytes(b"the training's are not read")
+    assert load_test(str(tmp_path), tmp_path / "cache") is None
+    planes = drawn.pixels.transpose(0, 3, 1, 2).reshape(40, -1)
+    batch = pickle.dumps({"data": planes, "labels": drawn.labels.tolist()}, protocol=2)
+    (tree / "test_batch").write_bytes(batch)
+    known = [["test_batch", hashlib.md5(batch).hexdigest()]]
+    monkeypatch.setattr(torchvision.CIFAR10, "test_list", known)
+    found = load_test(str(tmp_path), tmp_path / "cache")
+    assert (found.name, found.sha256) == ("cifar10-test", drawn.sha256)
+    (tree / "test_batch").write_bytes(batch[:-1])
+    with pytest.raises(BadData, match="test_batch: MD5"):
+        load_test(str(tmp_path), tmp_path / "cache")
+    assert load_test("shapes", tmp_path / "cache") is None
+
+
+# --- The sets -------------------------------------------------------------------------------------
+
+
+def test_the_gaussian_has_the_mean_and_the_covariance_of_the_pixels():
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(0, 3, (12, 12))
+    pixels = (128 + rng.normal(0, 1, (3000, 12)) @ mixing).round().astype(np.uint8)
+    found = gaussian(pixels.reshape(3000, 2, 2, 3), 20_000)
+    assert (found.shape, found.dtype) == ((20_000, 2, 2, 3), np.uint8)
+    flat_rows = found.reshape(-1, 12).astype(float)
+    wanted = np.cov(pixels.astype(float), rowvar=False)
+    spread = np.sqrt(np.outer(wanted.diagonal(), wanted.diagonal()))
+    assert np.abs(flat_rows.mean(axis=0) - pixels.mean(axis=0)).max() < 0.35  # 4 errors of a mean
+    assert np.abs((np.cov(flat_rows, rowvar=False) - wanted) / spread).max() < 0.05
+    assert np.abs(np.corrcoef(flat_rows, rowvar=False) - np.eye(12)).max() > 0.3  # of which some
+
+    # Equal images have no spread; what lies outside of uint8 is clipped.
+    same = np.full((50, 2, 2, 3), 7, np.uint8)
+    assert (gaussian(same, 30) == 7).all()
+    ends = np.repeat(np.array([0, 255], np.uint8), 25).reshape(50, 1, 1, 1) * np.ones(3, np.uint8)
+    assert {0, 255} <= set(gaussian(ends, 200).ravel().tolist())
+
+
+def test_coarse_images_keep_the_means_of_areas_alone():
+    rng = np.random.default_rng(0)
+    means = torch.from_numpy(rng.integers(20, 236, size=(4, 3, 8, 8), dtype=np.uint8))
+    plain = means.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    detail = torch.from_numpy(rng.permutation(np.repeat([-16, 16], 8)).reshape(4, 4))
+    detailed = (plain.int() + detail.repeat(8, 8)).to(torch.uint8)
+    found = coarse(detailed)
+    assert (found.shape, found.dtype) == (plain.shape, torch.uint8)
+    assert torch.equal(found, coarse(plain))
+    assert not torch.equal(found, plain)  # enlarged bilinearly, not by squares
+    assert torch.equal(coarse(means), means)
+    even = means[:, :, :1, :1].expand(4, 3, 32, 32)
+    assert torch.equal(coarse(even), even)
+
+
+def test_flat_images_have_one_colour_each_and_all_colours_among_them():
+    found = flat(3000, 8)
+    assert (found.shape, found.dtype) == ((3000, 3, 8, 8), torch.uint8)
+    assert (found == found[:, :, :1, :1]).all()
+    colours = found[:, :, 0, 0].float()
+    assert (colours.min(), colours.max()) == (0, 255)
+    assert (colours.mean(dim=0) - 127.5).abs().max() < 4 * 73.9 / 3000**0.5  # of a uniform one
+
+
+def test_the_untrained_generator_is_that_of_seed_0(real, held):
+    given = dict(calibration.sets(real, held, CONFIG, "cpu"))
+    assert tuple(given) == ROWS
+    assert {len(images) for images in given.values()} == {200}
+    assert {images.dtype for images in given.values()} == {torch.uint8}
+    wanted = generate(build(CONFIG)[0], draw_latent(CONFIG, "calibration", 0, 200))
+    assert (given["untrained"].float() - wanted.float()).abs().max() <= 1
+    wide = CONFIG.model_copy(update={"resolution": 32})
+    assert dict(calibration.sets(real, held, wide, "cpu"))["untrained"].shape[-1] == 32
+
+
+# --- Scores ---------------------------------------------------------------------------------------
+
+
+def test_the_metrics_put_the_sets_in_order(made, compared):
+    found, _ = made
+    assert tuple(found["rows"]) == ROWS
+    for row in found["rows"].values():
+        assert list(row) == names(compared[0].extractor) == list(found["identities"])
+    distance = {name: row["fd_cifar"] for name, row in found["rows"].items()}
+    assert 3 * distance["held-out"] < min(distance["gaussian"], distance["8x8"])
+    assert 10 * distance["held-out"] < distance["flat"] < distance["untrained"]
+    assert found["rows"]["held-out"]["recall_cifar"] > 0.8 > found["rows"]["flat"]["recall_cifar"]
+    assert (found["images"], found["held_out_images"]) == (200, 200)
+    assert found["identities"]["fd_cifar"]["generated"] == 200
+
+
+def test_the_same_bytes_twice_from_the_cache_and_without(
+    made, compared, real, held, tmp_path, monkeypatch
+):
+    wanted = journal.seal(made[0])
+    config = CONFIG.model_copy(update={"seed": 5})  # which is of no matter
+    assert journal.seal(calibrate(compared, real, held, config, tmp_path)) == wanted
+
+    # From the cache no image is made; a damaged one is made again.
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(calibration, "sets", lambda *given: pytest.fail("made again"))
+        assert journal.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
+    for damaged in (whole[:-1], whole.replace(b"0", b"1"), b""):
+        path.write_bytes(damaged)
+        assert journal.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
+        assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_anything_else_is_another_file(made, compared, real, held, monkeypatch):
+    _, cache = made
+    before = {path.name for path in cache.iterdir()}
+    other = dataclasses.replace(held, pixels=held.pixels[::-1].copy())
+    wide = CONFIG.model_copy(update={"width": 5})
+    features = compared[0].features.copy()
+    features[0, 0] += 1
+    changed = [dataclasses.replace(compared[0], features=features)]
+    for given in (
+        (compared, real, other, CONFIG),
+        (compared, real[::-1].copy(), held, CONFIG),
+        (compared, real, held, wide),
+        (changed, real, held, CONFIG),
+    ):
+        calibrate(*given, cache)
+        now = {path.name for path in cache.iterdir()}
+        assert len(now - before) == 1
+        before = now
+
+
+def test_what_is_not_finite_is_null(real, held, tmp_path):
+    network = classifier()
+
+    def broken(images):
+        features, logits = network.extract(images)
+        return torch.where(features > features.median(), torch.inf, features), logits
+
+    whole = reference(network, real, "a" * 64, tmp_path)
+    compared = [dataclasses.replace(whole, extractor=dataclasses.replace(network, extract=broken))]
+    rows = calibrate(compared, real, held, CONFIG, tmp_path)["rows"]
+    assert {row["fd_cifar"] for row in rows.values()} == {None}
+    assert all(row["cs_cifar"] >= 1 for row in rows.values())
+
+
+def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, compared):
+    found, _ = made
+    assert calibration.is_current(found, compared, HALF)
+    assert not calibration.is_current(found, compared, TEST)
+    assert calibration.is_current(found | {"held_out": TEST}, compared, HALF)
+    more = dataclasses.replace(compared[0].extractor, suffix="_other")
+    both = [*compared, dataclasses.replace(compared[0], extractor=more)]
+    assert not calibration.is_current(found, both, HALF)
+    assert not calibration.is_current({}, compared, HALF)
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+def test_a_study_is_calibrated_once_and_its_report_shows_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    words = ["ablation", "head=conv", "batch=512", "norm=none", "images=512", "epochs=1"]
+    words += ["--scale", "smoke", "--data", "shapes", "--out", str(tmp_path)]
+    assert command.main(words) == 0
+    folder = tmp_path / "ablation-smoke-shapes"
+    path = folder / journal.CALIBRATION
+    whole = path.read_bytes()
+    study = records.load(folder)
+    assert tuple(study.calibration.index) == ROWS
+    assert study.calibration.notna().all(axis=None)
+    assert study.calibration.attrs["held_out"] == HALF
+    start, first = study.calibration.loc["untrained", "fd_cifar"], study.frame["fd_cifar"].iloc[0]
+    assert 0.8 < first / start < 1.25  # of a run that has hardly begun
+    assert "real held-out images" in (folder / "report" / "tables" / "tables.md").read_text()
+
+    # Finished, nothing is made again; with more to do, what is there stays.
+    path.write_bytes(whole + b" ")
+    monkeypatch.setattr(calibration, "calibrate", lambda *given: pytest.fail("made again"))
+    command.main(words)
+    assert path.read_bytes() == whole + b" "
+    path.write_bytes(whole)
+    more = [word.replace("norm=none", "norm=batch") for word in words]
+    assert command.main(more) == 0
+    assert path.read_bytes() == whole
+
+    # A test split is refused before anything is made.
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*words, "--test", str(tmp_path / "gone.zip")])
+    assert "gone.zip: no such file" in capsys.readouterr().err
+
+
+def test_records_take_the_metrics_that_were_measured_alike(make_study, tmp_path):
+    one = {"norm": ["none"], "head": ["conv"], "batch": [128]}
+    folder = make_study(tmp_path, epochs=2, factors=one)
+    assert records.load(folder).calibration.empty
+    (run,) = folder.glob("*/seed=0/run.json")
+    identities = journal.unseal(run)["identities"]
+    identities["kd_cifar"]["network_sha256"] = "0" * 64
+    rows = {name: dict.fromkeys(identities, float(i)) for i, name in enumerate(ROWS)}
+    rows["flat"]["fd_cifar"] = None
+    stored = {"held_out": TEST, "held_out_images": 7, "held_out_seen": 0, "images": 2000}
+    stored |= {"identities": identities, "rows": rows}
+    journal.replace(folder / journal.CALIBRATION, journal.seal(stored))
+    study = records.load(folder)
+    assert "kd_cifar" not in study.calibration
+    assert records.calibrated(study, "cs_cifar").to_dict() == dict(zip(ROWS, range(5), strict=True))
+    assert "flat" not in records.calibrated(study, "fd_cifar")
+    again = records.calibrated(study, "fd_cifar_reestimated")
+    assert again.equals(records.calibrated(study, "fd_cifar"))
+    assert not len(records.calibrated(study, "fid"))
+    records.write(study, tmp_path / "report")
+    assert (tmp_path / "report" / "calibration.csv").read_text().count("\n") == 6
+
+    del rows["8x8"]["cs_cifar"]
+    journal.replace(folder / journal.CALIBRATION, journal.seal(stored))
+    with pytest.raises(journal.Damaged, match=r"calibration\.json: lacks 'cs_cifar'"):
+        records.load(folder)
