@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dcgan import sources
 from dcgan.config import Config
@@ -76,7 +77,7 @@ def test_the_second_half_is_none_of_the_runs_images(drawn):
 
 
 def test_a_test_split_gives_what_the_runs_do_not_see(drawn):
-    new = shapes(1700).pixels[1400:]  # the drawing goes on in the order of the numbers
+    new = shapes(1700).pixels[1400:]  # with higher hashes than the first ones of `drawn`
     mixed = canonical("mixed", np.concatenate([drawn.pixels[:50], new]), np.zeros(350, int))
     found = held_out(drawn, mixed, CONFIG, 32)
     assert (found.source, found.seen, len(found.pixels)) == (TEST, 0, 200)
@@ -85,7 +86,7 @@ def test_a_test_split_gives_what_the_runs_do_not_see(drawn):
     assert found.sha256 == mixed.sha256
     few = held_out(drawn, mixed, CONFIG.model_copy(update={"score_images": 2000}), 16)
     assert few.pixels.shape[1:] == (16, 16, 3)
-    assert 300 <= len(few.pixels) < 350
+    assert len(few.pixels) == 300
 
 
 def test_no_test_split_is_refused_by_its_name(drawn):
@@ -284,16 +285,29 @@ def test_a_study_is_calibrated_once_and_its_report_shows_it(tmp_path, monkeypatc
     assert "real held-out images" in (folder / "report" / "tables" / "tables.md").read_text()
 
     # Finished, nothing is made again; with more to do, what is there stays.
+    monkeypatch.setattr(command, "_report", lambda study, quiet: 0)
     path.write_bytes(whole + b" ")
-    monkeypatch.setattr(calibration, "calibrate", lambda *given: pytest.fail("made again"))
-    command.main(words)
-    assert path.read_bytes() == whole + b" "
-    path.write_bytes(whole)
-    more = [word.replace("norm=none", "norm=batch") for word in words]
-    assert command.main(more) == 0
-    assert path.read_bytes() == whole
+    with monkeypatch.context() as patched:
+        patched.setattr(calibration, "calibrate", lambda *given: pytest.fail("made again"))
+        command.main(words)
+        assert path.read_bytes() == whole + b" "
+        path.write_bytes(whole)
+        assert command.main([word.replace("norm=none", "norm=batch") for word in words]) == 0
+        assert path.read_bytes() == whole
 
-    # A test split is refused before anything is made.
+    # A test split that is named later takes the place of the second half.
+    place = tmp_path / "new"
+    place.mkdir()
+    for i, image in enumerate(shapes(400).pixels[-40:]):
+        Image.fromarray(image).save(place / f"{i}.png")
+    other = [word.replace("head=conv", "head=avgpool") for word in words]
+    assert command.main([*other, "--test", str(place)]) == 0
+    stored = journal.unseal(path)
+    assert (stored["held_out"], stored["held_out_images"], stored["images"]) == (TEST, 40, 200)
+    for name in ("gaussian", "flat", "untrained"):
+        assert stored["rows"][name]["fd_cifar"] == study.calibration.loc[name, "fd_cifar"]
+
+    # What is none is refused before anything is made.
     capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
         command.main([*words, "--test", str(tmp_path / "gone.zip")])
