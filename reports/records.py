@@ -19,7 +19,7 @@ from experiments.journal import Damaged
 
 ARM = ["norm", "head", "batch"]
 PRIMARY = "fd_cifar"  # always measured; chooses the best epoch
-LOWER_IS_BETTER = {
+LOWER_IS_BETTER = {  # in the order of columns
     "fid": True,
     "is": False,
     "kid": True,
@@ -30,6 +30,10 @@ LOWER_IS_BETTER = {
     "recall_cifar": False,
     "density_cifar": False,
     "coverage_cifar": False,
+    "kd_imagenet": True,
+}
+LOWER_IS_BETTER |= {
+    f"{metric}_reestimated": lower for metric, lower in LOWER_IS_BETTER.items() if "_" in metric
 }
 LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
 TIMES = ["images_per_second", "train_seconds", "score_seconds"]

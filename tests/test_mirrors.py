@@ -74,7 +74,7 @@ def check_same(found: records.Study, wanted: records.Study) -> None:
 def test_the_offline_runs_are_the_records(study: Path) -> None:
     wanted = records.load(study)
     assert wanted.frame[["fd_cifar", "d_loss"]].isna().any().all()
-    assert wanted.frame["fid"].notna().sum() == 1
+    assert wanted.frame["fid"].notna().sum() == 5  # epochs 1 and 2 but where one diverged
     assert [run.status for run in wanted.missing] == ["unfinished"]
     found = mirrors.load(mirrors.offline(study / "wandb"), "here")
     check_same(found, wanted)
