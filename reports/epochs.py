@@ -217,7 +217,7 @@ def reach_table(study: Study) -> pd.DataFrame:
     """One row per arm and threshold: how many runs reach it, and after how much.
 
     Columns: the factors, `threshold`, `runs` (that have ended), `reached` (of these), and the
-    geometric means of `images` and `steps`, NaN unless all of them reach it.
+    geometric means of `images` and `steps`, NaN unless all of them reach it after the start.
     """
     ended, rows = set(last_epochs(study)["run"]), []
     for threshold in THRESHOLDS:
@@ -227,7 +227,7 @@ def reach_table(study: Study) -> pd.DataFrame:
             part = found.reindex(runs)
             row = dict(zip(study.factors, arm, strict=True)) | {"threshold": threshold}
             row |= {"runs": len(runs), "reached": int(part["images"].notna().sum())}
-            mean = np.exp(np.log(part).mean(skipna=False)) if runs else part.mean()
+            mean = np.exp(part.apply(statistics.logarithm).mean(skipna=False)) if runs else part.mean()
             rows.append(row | mean.to_dict())
     return pd.DataFrame(rows)
 
