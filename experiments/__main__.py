@@ -37,11 +37,11 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from dcgan import commands, sources
+from dcgan import commands, rundir, sources
 from dcgan.commands import BadInput, Result, choose_device, positive
 from dcgan.sources import BadData
 from eval.fetch import NoWeights, find_inception
-from experiments import archive, grid, journal, progress, reproduce, status, sweeps, tracking
+from experiments import archive, grid, progress, reproduce, status, sweeps, tracking
 
 PUBLISHED = Path("reports/published")
 
@@ -228,7 +228,7 @@ def train_study(arguments: argparse.Namespace) -> Result:
         plan = launch.make_plan(study, images, out, device, places, arguments.threads, mode)
         job = plan.jobs[0]
         held = held_out(images, test, job.config, job.side) if any(plan.missing) else None
-    except (BadData, grid.BadStudy, journal.Differs, journal.Damaged) as error:
+    except (BadData, grid.BadStudy, rundir.Differs, rundir.Damaged) as error:
         raise BadInput(error) from error
     engine = {"local": "", "ray": f" on Ray, {arguments.ray_address or 'started here'}"}
     _print_plan(console, plan, images, engine[arguments.engine], f"{mode} ({why})")
@@ -238,13 +238,13 @@ def train_study(arguments: argparse.Namespace) -> Result:
 
     began, failed = time.monotonic(), {}
     try:
-        with journal.owned(plan.folder):
+        with rundir.owned(plan.folder):
             if any(plan.missing):
                 if arguments.test:
                     keep(test, out / "cache", test.pixels.shape[1])  # not to be decoded again
                 _prepare(plan, images, held)
                 failed = execute(plan, console)
-    except (journal.Busy, journal.Damaged, journal.Differs) as error:
+    except (rundir.Busy, rundir.Damaged, rundir.Differs) as error:
         raise BadInput(error) from error
     seconds = time.monotonic() - began
     count, took = len(plan.runs) - len(failed), progress.duration(seconds)
@@ -278,16 +278,16 @@ def _prepare(plan: Any, images: Any, held: Any) -> None:
     compared = [*chain(*references(job))]
 
     # A calibration that is there stays, unless it lacks a metric or the test split.
-    path = job.study / journal.CALIBRATION
+    path = job.study / rundir.CALIBRATION
     try:
-        if is_current(journal.unseal(path), compared, held.source):
+        if is_current(rundir.unseal(path), compared, held.source):
             return
-    except journal.Damaged:
+    except rundir.Damaged:
         pass  # it is missing, or has to be made again
     cached = load_cached(job.cache, job.config.data_sha256, job.side)
     real = of_classes(cached, job.config.classes, job.config.reference_images)
     found = calibrate(compared, real.pixels, held, job.config, job.cache)
-    journal.replace(path, journal.seal(found))
+    rundir.replace(path, rundir.seal(found))
 
 
 def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[..., dict]]:
@@ -331,9 +331,9 @@ def _check_same(folder: Path, images: Any, source: str | None) -> None:
     if not path.exists():
         return
     try:
-        there = str(journal.unseal(path)["data"]["sha256"])
+        there = str(rundir.unseal(path)["data"]["sha256"])
     except (KeyError, TypeError) as error:
-        raise journal.Damaged(f"{path}: lacks the SHA-256 of its data") from error
+        raise rundir.Damaged(f"{path}: lacks the SHA-256 of its data") from error
     if there != here:
         raise BadInput(
             f"{folder} is a study of other images that were called {images.name!r} as well: their "
@@ -347,7 +347,7 @@ def show_status(arguments: argparse.Namespace) -> Result:
     folder = _study(arguments.study, arguments.out)
     try:
         found = status.look(folder)
-    except (journal.Damaged, grid.BadStudy) as error:
+    except (rundir.Damaged, grid.BadStudy) as error:
         raise BadInput(error) from error
     if not arguments.json:
         status.show(found, Console(highlight=False))
@@ -399,7 +399,7 @@ def reproduce_run(arguments: argparse.Namespace) -> Result:
         return code, done
     try:
         found = reproduce.compare(run, new)
-    except journal.Damaged as error:
+    except rundir.Damaged as error:
         raise BadInput(error) from error
     print(f"\n{run} against {new}:\n{found}")
     unexplained = found.same < found.epochs and not found.fingerprint
@@ -433,12 +433,12 @@ def banks(arguments: argparse.Namespace) -> Result:
             soft_wrap=True,
         )
         if plan.tasks:
-            with journal.owned(study):
+            with rundir.owned(study):
                 job = next(iter(plan.tasks.values())).job
                 prepare(device, arguments.threads)
                 references(job)  # once, before the workers need it
                 failed = execute(plan, places, console)
-    except (BadData, NoWeights, journal.Busy, journal.Damaged, journal.Differs) as error:
+    except (BadData, NoWeights, rundir.Busy, rundir.Damaged, rundir.Differs) as error:
         raise BadInput(error) from error
     if failed:
         console.print(f"{len(failed)} runs failed; the same command tries them again.")
@@ -466,7 +466,7 @@ def bench(arguments: argparse.Namespace) -> Result:
     except (BadData, grid.BadStudy) as error:
         raise BadInput(error) from error
     print(f"\nwrote {path}")
-    return _report(path, arguments.json), {"file": path, **journal.unseal(path)}
+    return _report(path, arguments.json), {"file": path, **rundir.unseal(path)}
 
 
 def publish(arguments: argparse.Namespace) -> Result:
@@ -483,15 +483,15 @@ def publish(arguments: argparse.Namespace) -> Result:
 def _publish_bench(path: Path, quiet: bool) -> Result:
     """The same for what `bench` wrote, under the name of its processor or GPU."""
     try:
-        record = journal.unseal(path)
+        record = rundir.unseal(path)
         hardware, quick = record["hardware"], record["quick"]
-    except (journal.Damaged, LookupError) as error:
+    except (rundir.Damaged, LookupError) as error:
         raise BadInput(f"{path}: is not what bench wrote: {error}") from error
     if quick:
         raise BadInput(f"{path}: comes from --quick, whose figures say nothing")
     name = hardware["processor"] if hardware["device"] == "cpu" else hardware["device"]
     target = PUBLISHED / "bench" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    journal.replace(target, path.read_bytes())
+    rundir.replace(target, path.read_bytes())
     return _report(target, quiet), {"file": target, "report": target.with_suffix("") / "index.html"}
 
 
@@ -502,7 +502,7 @@ def export_study(arguments: argparse.Namespace) -> Result:
         raise BadInput(f"--file {path}: is a folder")
     try:
         archive.pack(study, path, arguments.samples)
-    except journal.Damaged as error:
+    except rundir.Damaged as error:
         raise BadInput(error) from error
     size = path.stat().st_size
     print(f"wrote {path}, {size / 1e6:.1f} MB")
@@ -516,7 +516,7 @@ def import_study(arguments: argparse.Namespace) -> Result:
         raise BadInput(f"{arguments.file}: no such file")
     try:
         merged = archive.merge(arguments.file, out)
-    except (BadData, journal.Busy, journal.Damaged, journal.Differs) as error:
+    except (BadData, rundir.Busy, rundir.Damaged, rundir.Differs) as error:
         raise BadInput(error) from error
     new, all_runs = merged.new_runs, merged.runs
     print(f"{merged.study}: {merged.new_epochs} epochs are new; {new} of {all_runs} runs are new.")
@@ -536,7 +536,7 @@ def _publish(study: Path, target: Path, samples: str = "lowest") -> None:
         for name, data in archive.files(study, samples):
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).write_bytes(data)
-    except journal.Damaged as error:
+    except rundir.Damaged as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise BadInput(error) from error
     shutil.rmtree(target, ignore_errors=True)
@@ -565,7 +565,7 @@ def workspace(arguments: argparse.Namespace) -> Result:
         raise BadInput("workspace needs wandb-workspaces: make setup installs it") from error
     try:
         return make(study)
-    except (journal.Damaged, ValueError) as error:
+    except (rundir.Damaged, ValueError) as error:
         raise BadInput(error) from error
 
 

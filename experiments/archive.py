@@ -36,11 +36,9 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dcgan import sources
+from dcgan import rundir, sources
 from dcgan.config import Config, fault
-from dcgan.sources import BadData
-from experiments import grid, journal
-from experiments.journal import (
+from dcgan.rundir import (
     BANK_SCORES,
     BANKS,
     CALIBRATION,
@@ -51,6 +49,8 @@ from experiments.journal import (
     Damaged,
     Differs,
 )
+from dcgan.sources import BadData
+from experiments import grid
 
 GENERATORS = "generators.sha256"
 TOOLS = "eval"
@@ -134,7 +134,7 @@ def files(study: Path, samples: str = "lowest") -> Iterator[tuple[str, bytes]]:
     pictured = {run.parent.name for run in runs} if samples == "none" else set()
     for run in runs:
         kept = (RECORD, TIMING, SUMS) + (() if run.parent.name in pictured else (SAMPLES,))
-        folders = [journal.epoch_folder(run, epoch) for epoch in journal.committed(run, LACK)]
+        folders = [rundir.epoch_folder(run, epoch) for epoch in rundir.committed(run, LACK)]
         there = [folder / name for folder in folders for name in kept]
         there += [run / "run.json", *(run / BANKS / name for name in (BANK_SCORES, SUMS))]
         there += (run / TOOLS).glob("*.json")
@@ -151,10 +151,10 @@ def files(study: Path, samples: str = "lowest") -> Iterator[tuple[str, bytes]]:
         sums[name] = hashlib.sha256(data).hexdigest()
         yield name, data
     if generators:
-        data = journal.to_lines(dict(sorted(generators.items())))
+        data = rundir.to_lines(dict(sorted(generators.items())))
         sums[GENERATORS] = hashlib.sha256(data).hexdigest()
         yield GENERATORS, data
-    yield SUMS, journal.to_lines(dict(sorted(sums.items())))
+    yield SUMS, rundir.to_lines(dict(sorted(sums.items())))
 
 
 def pack(study: Path, path: Path, samples: str = "lowest") -> None:
@@ -174,7 +174,7 @@ def merge(path: Path, out: Path) -> Merged:
     """Add what an archive holds to the study of its name in `out`: its new runs and epochs.
 
     Raises BadData for what the archive is, Differs and Damaged for what it meets here, and
-    journal.Busy; nothing has been written then. Where it is stopped, the same call goes on.
+    rundir.Busy; nothing has been written then. Where it is stopped, the same call goes on.
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -190,7 +190,7 @@ def merge(path: Path, out: Path) -> Merged:
         # What it contradicts is looked for before there is as much as a lock.
         target = out / study.folder
         _check_against(folder, target)
-        with journal.owned(target):
+        with rundir.owned(target):
             _check_against(folder, target)
             return _add(folder, target)
 
@@ -203,18 +203,18 @@ def _runs(study: Path) -> list[Path]:
 
 def _last_generator(study: Path, run: Path, folders: list[Path]) -> dict[str, str]:
     """The name and the SHA-256 of a finished run's last generator, where it had one."""
-    if not folders or len(folders) < journal.read_config(run).epochs:
+    if not folders or len(folders) < rundir.read_config(run).epochs:
         return {}
-    path, sums = folders[-1] / journal.GENERATOR, journal.read_sums(folders[-1])
+    path, sums = folders[-1] / rundir.GENERATOR, rundir.read_sums(folders[-1])
     return {path.relative_to(study).as_posix(): sums[path.name]} if path.name in sums else {}
 
 
 def _read(path: Path) -> bytes:
     """The bytes of a file, compared with the SHA-256 that it was written with."""
     if path.name in (RECORD, TIMING, SAMPLES, BANK_SCORES):
-        return journal.read_from(path.parent, path.name)
+        return rundir.read_from(path.parent, path.name)
     if path.name in ("study.json", "run.json", CALIBRATION):
-        journal.unseal(path)
+        rundir.unseal(path)
     return path.read_bytes()
 
 
@@ -246,15 +246,15 @@ def _unpack(path: Path, folder: Path) -> None:
 
 def _check_sums(folder: Path) -> None:
     """Whether the files are those that were packed, and their sums name none outside of these."""
-    for name, digest in journal.read_sums(folder).items():
+    for name, digest in rundir.read_sums(folder).items():
         path = folder / name
         if not NAME.fullmatch(name) or not path.exists():
             raise Damaged(f"{folder / SUMS}: {name!r} is not in the archive")
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise Damaged(f"{path}: its SHA-256 is not that of {SUMS}")
     for path in folder.glob(f"*/seed=*/epochs/*/{SUMS}"):
-        known = {RECORD, TIMING, SAMPLES, *journal.PRUNABLE}
-        if strange := journal.read_sums(path.parent).keys() - known:
+        known = {RECORD, TIMING, SAMPLES, *rundir.PRUNABLE}
+        if strange := rundir.read_sums(path.parent).keys() - known:
             raise Damaged(f"{path}: {min(strange)!r} is no file of an epoch")
 
 
@@ -262,7 +262,7 @@ def _check_study(folder: Path) -> grid.Study:
     """Whether study.json is that of a study which is known here, with its levels and arms."""
     path = folder / "study.json"
     try:
-        info = Info.model_validate(journal.unseal(path))
+        info = Info.model_validate(rundir.unseal(path))
     except ValidationError as error:
         raise Damaged(f"{path}: {fault(error)}") from error
     known = grid.define(info.study, info.scale)
@@ -295,11 +295,11 @@ def _check_runs(folder: Path, study: grid.Study) -> None:
 
 def _config(run: Path) -> Config:
     path = run / "run.json"
-    stored = journal.unseal(path)
+    stored = rundir.unseal(path)
     for part in ("config", "fingerprint", "identities"):
         if not isinstance(stored.get(part), dict):
             raise Damaged(f"{path}: has no {part}")
-    return journal.read_config(run)
+    return rundir.read_config(run)
 
 
 def _check_epochs(folder: Path) -> None:
@@ -315,20 +315,20 @@ def _check_epochs(folder: Path) -> None:
         raise Damaged(f"{folder / wrong[0]}: is not what the other files make it")
     if (path := folder / CALIBRATION).exists():
         try:
-            Calibration.model_validate(journal.unseal(path))
+            Calibration.model_validate(rundir.unseal(path))
         except ValidationError as error:
             raise Damaged(f"{path}: {fault(error)}") from error
     parts = "audit.json", f"*/seed=*/{BANKS}/{BANK_SCORES}", f"*/seed=*/{TOOLS}/*.json"
     for path in chain.from_iterable(map(folder.glob, parts)):
         _json(path)
     for run in _runs(folder):
-        epochs, planned = journal.committed(run, LACK), _config(run).epochs
+        epochs, planned = rundir.committed(run, LACK), _config(run).epochs
         if len(epochs) > planned:
             raise Damaged(f"{run}: has {len(epochs)} epochs, over epochs={planned}")
         for epoch in epochs:
-            record = journal.read_json(run, epoch, RECORD)
+            record = rundir.read_json(run, epoch, RECORD)
             if not isinstance(record, dict) or record.get("epoch") != epoch:
-                raise Damaged(f"{journal.epoch_folder(run, epoch) / RECORD}: is of another epoch")
+                raise Damaged(f"{rundir.epoch_folder(run, epoch) / RECORD}: is of another epoch")
 
 
 # --- What is here already -------------------------------------------------------------------------
@@ -346,11 +346,11 @@ def _check_against(folder: Path, target: Path) -> None:
 
     for run in _runs(folder):
         here = target / run.relative_to(folder)
-        if differences := journal.compare(here, journal.unseal(run / "run.json")):
+        if differences := rundir.compare(here, rundir.unseal(run / "run.json")):
             raise Differs(f"{here}: {'; '.join(differences)}")
-        stored, added = (journal.committed(each, LACK) for each in (here, run))
+        stored, added = (rundir.committed(each, LACK) for each in (here, run))
         for epoch in stored[: len(added)]:
-            if found := _difference(*(journal.read_json(x, epoch, RECORD) for x in (here, run))):
+            if found := _difference(*(rundir.read_json(x, epoch, RECORD) for x in (here, run))):
                 raise Differs(f"{here}: epoch {epoch}: {found}")
         if len(added) > len(stored):
             _check_end(here, len(stored), len(added))
@@ -367,9 +367,9 @@ def _check_against(folder: Path, target: Path) -> None:
 
 def _check_end(run: Path, stored: int, added: int) -> None:
     """Whether a run that is here can be lengthened by records alone."""
-    if (later := journal.epoch_folder(run, stored + 1)).exists():
+    if (later := rundir.epoch_folder(run, stored + 1)).exists():
         raise Damaged(f"{later}: is not as it was committed; remove the run to import it")
-    if stored and not journal.has_records_only(run):
+    if stored and not rundir.has_records_only(run):
         raise Differs(
             f"{run}: epochs={stored} are stored, with the state to go on from, epochs={added} are "
             "in the archive; finish the run here, or remove it to import it"
@@ -381,33 +381,33 @@ def _add(folder: Path, target: Path) -> Merged:
     # The sums of a published study are no longer those of its files: publishing writes them anew.
     (target / SUMS).unlink(missing_ok=True)
     if (target / "study.json").exists():
-        stored, added = (journal.unseal(each / "study.json") for each in (target, folder))
+        stored, added = (rundir.unseal(each / "study.json") for each in (target, folder))
         if (united := stored | grid.unite(stored, added)) != stored:
-            journal.replace(target / "study.json", journal.seal(united))
+            rundir.replace(target / "study.json", rundir.seal(united))
     for name in OF_STUDY:
         if (folder / name).exists() and not (target / name).exists():
-            journal.replace(target / name, (folder / name).read_bytes())
+            rundir.replace(target / name, (folder / name).read_bytes())
 
     new_runs = new_epochs = 0
     for run in _runs(folder):
         here = target / run.relative_to(folder)
         if (here / "run.json").exists():
-            journal.describe(here, journal.unseal(run / "run.json"))
+            rundir.describe(here, rundir.unseal(run / "run.json"))
         else:
-            journal.replace(here / "run.json", (run / "run.json").read_bytes())
+            rundir.replace(here / "run.json", (run / "run.json").read_bytes())
             new_runs += 1
-        stored, added = (journal.committed(each, LACK) for each in (here, run))
+        stored, added = (rundir.committed(each, LACK) for each in (here, run))
         if len(added) > len(stored):
             _make_way(run, here)
         for epoch in added[len(stored) :]:
-            content = _content(journal.epoch_folder(run, epoch))
-            journal.place(journal.epoch_folder(here, epoch), content)
+            content = _content(rundir.epoch_folder(run, epoch))
+            rundir.place(rundir.epoch_folder(here, epoch), content)
             new_epochs += 1
         if (run / BANKS).exists() and not (here / BANKS).exists():
-            journal.place(here / BANKS, _content(run / BANKS))
+            rundir.place(here / BANKS, _content(run / BANKS))
         for path in (run / TOOLS).glob("*"):
             if not (here / TOOLS / path.name).exists():
-                journal.replace(here / TOOLS / path.name, path.read_bytes())
+                rundir.replace(here / TOOLS / path.name, path.read_bytes())
     return Merged(target, len(_runs(folder)), new_runs, new_epochs)
 
 
@@ -428,7 +428,7 @@ def _settled(study: Path) -> dict[str, Any]:
 
     Their lengths may differ, of which the longer is then planned.
     """
-    info = journal.unseal(study / "study.json")
+    info = rundir.unseal(study / "study.json")
     shared = Config.model_construct(**info["settings"]).model_dump(exclude={"epochs"})
     return {"arms": info.get("arms", {}), **shared}
 

@@ -22,10 +22,11 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
+from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from dcgan.models import laid_out, load_generator
 from eval.score import Reference, identities
-from experiments import journal, progress, signals
+from experiments import progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
 
 
@@ -56,16 +57,16 @@ class Plan:
 def make_plan(study: Path, banks: int, device: str, threads: int) -> Plan:
     """Look at every run of a study.
 
-    Raises journal.Differs where this machine is not the one that a run was scored on, and
-    journal.Damaged where a run.json cannot be read.
+    Raises rundir.Differs where this machine is not the one that a run was scored on, and
+    rundir.Damaged where a run.json cannot be read.
     """
-    native = journal.unseal(study / "study.json")["data"]["resolution"]
+    native = rundir.unseal(study / "study.json")["data"]["resolution"]
     found: dict[str, Task] = {}
     done = unfinished = without = 0
     seconds: list[float] = []
     for folder in (path.parent for path in study.glob("*/*/run.json")):
         config, stored = _described(folder)
-        if len(journal.committed(folder, (journal.SAMPLES,))) < config.epochs:
+        if len(rundir.committed(folder, (rundir.SAMPLES,))) < config.epochs:
             unfinished += 1
             continue
         epochs = kept(folder, config)
@@ -77,8 +78,8 @@ def make_plan(study: Path, banks: int, device: str, threads: int) -> Plan:
             continue
 
         wanted = {"fingerprint": fingerprint(config, device, threads)}
-        if differences := journal.compare(folder, wanted):
-            raise journal.Differs(f"{folder}: {'; '.join(differences)}")
+        if differences := rundir.compare(folder, wanted):
+            raise rundir.Differs(f"{folder}: {'; '.join(differences)}")
         job = Job(
             config=config,
             study=study,
@@ -91,7 +92,7 @@ def make_plan(study: Path, banks: int, device: str, threads: int) -> Plan:
             wandb_mode="disabled",
         )
         found[folder.relative_to(study).as_posix()] = Task(job, banks, epochs)
-        timings = (journal.read_json(folder, epoch, journal.TIMING) for epoch in epochs)
+        timings = (rundir.read_json(folder, epoch, rundir.TIMING) for epoch in epochs)
         seconds += [timing["score_seconds"] for timing in timings]
 
     # All arms of a seed before the next seed, as they were trained.
@@ -129,12 +130,12 @@ def execute(plan: Plan, places: int, console: Console) -> dict[str, str]:
 def score_run(task: Task) -> None:
     """Score every kept generator of a run on its banks, and commit them.
 
-    Raises journal.Differs where this machine does not give the scores that the run recorded, and
-    journal.Damaged where a generator is not the one that was committed.
+    Raises rundir.Differs where this machine does not give the scores that the run recorded, and
+    rundir.Damaged where a generator is not the one that was committed.
     """
     job, config = task.job, task.job.config
     prepare(job.device, job.threads)
-    with journal.owned(job.folder):
+    with rundir.owned(job.folder):
         # What is measured here is what the run measured at every epoch, bit for bit.
         compared, _ = references(job)
         _check(task, compared)
@@ -147,46 +148,46 @@ def score_run(task: Task) -> None:
             epochs[str(epoch)] = [measure(G, config, epoch, compared, each) for each in streams]
 
         # Commit; banks that were fewer, or damaged, make way.
-        target = job.folder / journal.BANKS
+        target = job.folder / rundir.BANKS
         shutil.rmtree(target, ignore_errors=True)
         content = {"banks": task.banks, "epochs": epochs}
-        journal.commit_to(target, {journal.BANK_SCORES: journal.to_json(content)})
+        rundir.commit_to(target, {rundir.BANK_SCORES: rundir.to_json(content)})
 
 
 def kept(folder: Path, config: Config) -> list[int]:
     """The milestones of a run, and its last epoch, that kept their generator."""
     epochs = [e for e in range(1, config.epochs + 1) if is_milestone(e) or e == config.epochs]
-    return [e for e in epochs if (journal.epoch_folder(folder, e) / journal.GENERATOR).exists()]
+    return [e for e in epochs if (rundir.epoch_folder(folder, e) / rundir.GENERATOR).exists()]
 
 
 def load_kept(job: Job, epoch: int) -> nn.Module:
     """The generator of an epoch as it was in training, its layout in memory included."""
-    journal.read(job.folder, epoch, journal.GENERATOR)  # compares it with its sum
-    path = journal.epoch_folder(job.folder, epoch) / journal.GENERATOR
+    rundir.read(job.folder, epoch, rundir.GENERATOR)  # compares it with its sum
+    path = rundir.epoch_folder(job.folder, epoch) / rundir.GENERATOR
     return laid_out(load_generator(str(path))[0], job.device)
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """The banks of a run; raises journal.Damaged where they are missing or not as committed."""
-    return json.loads(journal.read_from(folder / journal.BANKS, journal.BANK_SCORES))
+    """The banks of a run; raises rundir.Damaged where they are missing or not as committed."""
+    return json.loads(rundir.read_from(folder / rundir.BANKS, rundir.BANK_SCORES))
 
 
 def _has(folder: Path, banks: int, epochs: list[int]) -> bool:
     """Whether a run has so many banks, its own included, of these epochs."""
     try:
         stored = load(folder)
-    except journal.Damaged:
+    except rundir.Damaged:
         return banks <= 1
     return stored["banks"] >= banks and set(map(str, epochs)) <= stored["epochs"].keys()
 
 
 def _described(folder: Path) -> tuple[Config, dict[str, Any]]:
     """The config of a run, and all of its run.json."""
-    stored = journal.unseal(folder / "run.json")
+    stored = rundir.unseal(folder / "run.json")
     try:
         return Config.model_validate(stored["config"]), stored
     except (KeyError, ValidationError) as error:
-        raise journal.Damaged(f"{folder / 'run.json'}: holds no config of a run") from error
+        raise rundir.Damaged(f"{folder / 'run.json'}: holds no config of a run") from error
 
 
 def _check(task: Task, compared: list[Reference]) -> None:
@@ -198,13 +199,13 @@ def _check(task: Task, compared: list[Reference]) -> None:
             there = stored["identities"].get(name, {})
             if keys := [key for key in here if here[key] != there.get(key)]:
                 old, new = there.get(keys[0]), here[keys[0]]
-                raise journal.Differs(
+                raise rundir.Differs(
                     f"{job.folder}: {name} with {keys[0]}={old} is stored, {keys[0]}={new} is here"
                 )
-    record = journal.read_json(job.folder, epoch, journal.RECORD)["scores"]
+    record = rundir.read_json(job.folder, epoch, rundir.RECORD)["scores"]
     for name, here in measure(load_kept(job, epoch), config, epoch, compared).items():
         if here != record[name]:
-            raise journal.Differs(
+            raise rundir.Differs(
                 f"{job.folder}: {name} at epoch {epoch} is {record[name]} in its record, "
                 f"{here} on this machine"
             )

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dcgan import data
+from dcgan import data, rundir
 from dcgan.config import Config
 from dcgan.data import Images, hold, keep, load_cached, shapes
 from dcgan.models import build
@@ -40,7 +40,7 @@ from eval import audit, metrics
 from eval.extractors import classifier
 from eval.heads import operations
 from eval.score import reference, score
-from experiments import grid, journal, launch, signals, tracking
+from experiments import grid, launch, signals, tracking
 from experiments.run import Job, files, measure, prepare, references, run, summarise
 
 Row = dict[str, Any]
@@ -97,7 +97,7 @@ def write(bench: Bench, parts: Iterable[str], show: Callable[[str], None] = prin
     for name in parts:
         record["parts"][name] = rows = PARTS[name](bench)
         show(to_text(name, rows))
-        journal.replace(path, journal.seal(record))
+        rundir.replace(path, rundir.seal(record))
     return path
 
 
@@ -113,7 +113,7 @@ def machine(bench: Bench) -> Row:
     """Commit, hardware and versions, as a study records them."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         _job(bench, Path(folder), "smoke", shapes(600))
-        info = journal.unseal(Path(folder) / "study.json")
+        info = rundir.unseal(Path(folder) / "study.json")
     return {key: info[key] for key in ("commit", "hardware", "versions")}
 
 
@@ -542,13 +542,13 @@ def shares(whole: float, pieces: dict[str, float]) -> list[Row]:
 def epoch_pieces(job: Job) -> dict[str, float]:
     """Seconds of the pieces of one more epoch of a run: what experiments.run does in one."""
     config = job.config
-    found = journal.last_state(job.folder)
+    found = rundir.last_state(job.folder)
     assert found is not None
     state = load_state(found[1], config, job.device)
     images = load_cached(job.cache, config.data_sha256, config.resolution)
     pixels = hold(images, config.classes, config.images, job.device)
     compared = references(job)[0]
-    info = journal.unseal(job.study / "study.json")
+    info = rundir.unseal(job.study / "study.json")
     mirror = tracking.start(job.study, job.folder, info, config.model_dump(), job.wandb_mode)
 
     lap, seconds = stopwatch(job.device)
@@ -556,8 +556,8 @@ def epoch_pieces(job: Job) -> dict[str, float]:
     scores = measure(state.G, config, state.epoch, compared)
     lap("scoring")
     content = files(config, state, summarise(state, log, scores), {"images_per_second": 1.0})
-    journal.commit(job.folder, state.epoch, content)
-    journal.prune(job.folder, state.epoch)
+    rundir.commit(job.folder, state.epoch, content)
+    rundir.prune(job.folder, state.epoch)
     lap("commit")
     mirror.log(state.epoch)
     lap("W&B")

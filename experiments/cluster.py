@@ -1,6 +1,6 @@
 """The Ray engine: each run is a task, somewhere on a cluster or in Ray processes of this machine.
 
-A task is the run function around its journal, which lies where every node sees it. What a person
+A task is the run function around its run directory, which lies where every node sees it. What a person
 is shown is read there, too: a task sends nothing before it ends, and no epoch is counted twice. A
 run that has lost its node goes on elsewhere from its last committed epoch.
 
@@ -28,8 +28,9 @@ from typing import Any
 
 from rich.console import Console
 
+from dcgan import rundir
 from dcgan.commands import BadInput
-from experiments import journal, launch, progress, signals
+from experiments import launch, progress, signals
 from experiments.grid import Run
 from experiments.run import Job
 
@@ -141,11 +142,11 @@ def _outcome(reference: Any) -> list[dict[str, Any]]:
 
 def _committed_after(epoch: int, job: Job) -> Iterator[dict[str, Any]]:
     """The epochs of a run that were committed since this one, as the run itself tells of them."""
-    while journal.epoch_folder(job.folder, epoch := epoch + 1).exists():
+    while rundir.epoch_folder(job.folder, epoch := epoch + 1).exists():
         try:
-            record = journal.read_json(job.folder, epoch, journal.RECORD)
-            yield {"record": record, "timing": journal.read_json(job.folder, epoch, journal.TIMING)}
-        except journal.Damaged:  # or not to be seen here yet
+            record = rundir.read_json(job.folder, epoch, rundir.RECORD)
+            yield {"record": record, "timing": rundir.read_json(job.folder, epoch, rundir.TIMING)}
+        except rundir.Damaged:  # or not to be seen here yet
             return
 
 
@@ -163,7 +164,7 @@ def _wait_for_owner(folder: Path) -> None:
     """Give the lock of a lost node's process time to go; the run names one that stays."""
     end = time.monotonic() + OWNER_SECONDS
     while time.monotonic() < end:
-        with suppress(journal.Busy), journal.owned(folder):
+        with suppress(rundir.Busy), rundir.owned(folder):
             return
         time.sleep(1)
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from dcgan.data import Images, rows_of
 from dcgan.models import build
@@ -31,7 +32,7 @@ from eval import metrics
 from eval.classifier import FEATURES
 from eval.extractors import classifier, has_lite0, lite0
 from eval.fetch import NoWeights, find_inception
-from experiments import grid, journal, progress, signals, tracking
+from experiments import grid, progress, signals, tracking
 from experiments.grid import Run, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 from experiments.run import run as run_job
@@ -77,7 +78,7 @@ def make_plan(
 ) -> Plan:
     """Look at what is there; `mode` is W&B's.
 
-    Raises grid.BadStudy, and journal.Differs where a stored run is not the one that is planned.
+    Raises grid.BadStudy, and rundir.Differs where a stored run is not the one that is planned.
     """
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
     runs, folder = grid.runs(study), out / study.folder
@@ -85,19 +86,19 @@ def make_plan(
     committed, stuck = [], []
     for run in runs:
         path = folder / run.folder
-        imported = journal.has_records_only(path)
-        epochs = len(journal.committed(path, (journal.SAMPLES,) if imported else ()))
+        imported = rundir.has_records_only(path)
+        epochs = len(rundir.committed(path, (rundir.SAMPLES,) if imported else ()))
         wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
         if epochs < run.config.epochs and not imported:
             # A finished run may come from another machine, an unfinished one goes on here.
             wanted["fingerprint"] = fingerprint(run.config, device, threads)
-        if differences := journal.compare(path, wanted):
-            raise journal.Differs(f"{path}: {'; '.join(differences)}")
-        if epochs < run.config.epochs and (imported or journal.is_without_state(path, epochs)):
+        if differences := rundir.compare(path, wanted):
+            raise rundir.Differs(f"{path}: {'; '.join(differences)}")
+        if epochs < run.config.epochs and (imported or rundir.is_without_state(path, epochs)):
             stuck.append(run)
         committed.append(epochs)
     if stuck:
-        raise journal.Differs(
+        raise rundir.Differs(
             f"{folder / stuck[0].folder}: has records of {committed[runs.index(stuck[0])]} epochs "
             f"and no state to go on from to epochs={stuck[0].config.epochs}; import the rest, or "
             "remove the run to make it again" + _others(stuck[1:])
@@ -188,11 +189,11 @@ def write_study(plan: Plan, images: Images) -> None:
         "versions": versions(),
     }
     if (plan.folder / "study.json").exists():
-        info |= grid.unite(journal.unseal(plan.folder / "study.json"), info)
-    journal.replace(plan.folder / "study.json", journal.seal(info))
+        info |= grid.unite(rundir.unseal(plan.folder / "study.json"), info)
+    rundir.replace(plan.folder / "study.json", rundir.seal(info))
     count = SAMPLE_ROWS * SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
-    journal.replace(plan.folder / "real.png", png_grid(chosen, SAMPLE_COLUMNS))
+    rundir.replace(plan.folder / "real.png", png_grid(chosen, SAMPLE_COLUMNS))
 
 
 def execute(plan: Plan, console: Console) -> dict[str, str]:
@@ -296,7 +297,7 @@ def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
     waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))
     for run, job in waiting:
         if (job.folder / "run.json").exists():
-            journal.describe(job.folder, {"config": run.config.model_dump()})
+            rundir.describe(job.folder, {"config": run.config.model_dump()})
     state = progress.Progress(
         runs=len(plan.runs),
         epochs=plan.epochs,
@@ -371,10 +372,10 @@ def _is_mirrored(study: Study, job: Job, epoch: int) -> bool:
 
     A run that was imported is mirrored where it was made.
     """
-    if journal.has_records_only(job.folder) or job.wandb_mode == "disabled":
+    if rundir.has_records_only(job.folder) or job.wandb_mode == "disabled":
         return True
     info = {"study": study.name, "scale": study.scale}
-    config = journal.unseal(job.folder / "run.json")["config"]
+    config = rundir.unseal(job.folder / "run.json")["config"]
     return tracking.whole(job.study, info, config, epoch)
 
 
@@ -440,9 +441,9 @@ def _seconds(work: Callable[[], object]) -> float:
 def _disk(run: Run) -> int:
     """Bytes that a run takes at most: states with Adam's two moments, generators, records."""
     G, D = (4 * sum(p.numel() for p in net.parameters()) for net in build(run.config))
-    generators = 1 + sum(is_milestone(e + 1) for e in range(run.config.epochs))
+    generators = 2 + sum(is_milestone(e + 1) for e in range(run.config.epochs))
     samples = SAMPLE_ROWS * SAMPLE_COLUMNS * 3 * run.config.resolution**2
-    states = (journal.STATES_KEPT + 1) * 3 * (G + D)
+    states = (rundir.STATES_KEPT + 1) * 3 * (G + D)
     return states + generators * G + run.config.epochs * (samples + 4000)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcgan import rundir
 from dcgan.commands import BadInput
-from experiments import grid, journal, tracking
+from experiments import grid, tracking
 
 SHOWN = 5  # epochs that differ, of which each has a line
 
@@ -80,7 +81,7 @@ def recipe(run: Path) -> Recipe:
     """How a run was made, read off its folder; raises BadInput."""
     info, stored = _unseal(run.resolve().parents[1] / "study.json"), _unseal(run / "run.json")
     try:
-        config = journal.read_config(run)
+        config = rundir.read_config(run)
         words = [*run.resolve().parts[-2].split(","), f"seed={config.seed}"]
 
         # What neither the scale nor the arm sets was set by a word.
@@ -104,19 +105,19 @@ def recipe(run: Path) -> Recipe:
             info["versions"],
             fingerprint,
         )
-    except (grid.BadStudy, journal.Damaged, LookupError, TypeError, ValueError) as error:
+    except (grid.BadStudy, rundir.Damaged, LookupError, TypeError, ValueError) as error:
         raise BadInput(f"{run}: this version cannot make it: {error}") from error
 
 
 def epochs_of(run: Path) -> int:
     """How many epochs a run has committed; a published one may lack its pictures."""
-    return len(journal.committed(run, (journal.SAMPLES,)))
+    return len(rundir.committed(run, (rundir.SAMPLES,)))
 
 
 def compare(old: Path, new: Path) -> Comparison:
-    """Whether a run that was made again has the bytes of the old one; raises journal.Damaged."""
+    """Whether a run that was made again has the bytes of the old one; raises rundir.Damaged."""
     if (made := epochs_of(new)) < (epochs := epochs_of(old)):
-        raise journal.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
+        raise rundir.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
     differences, largest = [], 0.0
     for epoch in range(1, epochs + 1):
         was, now = (dict(_columns(run, epoch)) for run in (old, new))
@@ -139,9 +140,9 @@ def compare(old: Path, new: Path) -> Comparison:
 
 def _columns(run: Path, epoch: int) -> Iterator[tuple[str, Any]]:
     """All that an epoch's record holds, by name, then the sum of each file but the clock's."""
-    yield from _leaves(journal.read_json(run, epoch, journal.RECORD))
-    for name, digest in journal.read_sums(journal.epoch_folder(run, epoch)).items():
-        if name != journal.TIMING:
+    yield from _leaves(rundir.read_json(run, epoch, rundir.RECORD))
+    for name, digest in rundir.read_sums(rundir.epoch_folder(run, epoch)).items():
+        if name != rundir.TIMING:
             yield f"SHA-256 of {name}", digest
 
 
@@ -184,6 +185,6 @@ def _word(value: Any) -> str:
 
 def _unseal(path: Path) -> dict[str, Any]:
     try:
-        return journal.unseal(path)
-    except (journal.Damaged, OSError) as error:
+        return rundir.unseal(path)
+    except (rundir.Damaged, OSError) as error:
         raise BadInput(error) from error

@@ -14,6 +14,7 @@ import torch
 import torch._dynamo  # which every optimiser imports: once, before workers are forked
 from torch import nn
 
+from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from dcgan.data import hold, load_cached, of_classes
 from dcgan.models import dump_generator
@@ -32,7 +33,7 @@ from eval.score import (
     score,
     split_of,
 )
-from experiments import journal, tracking
+from experiments import tracking
 
 CURVE_POINTS = 20  # points of the loss curves that an epoch's record keeps
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 8
@@ -61,9 +62,9 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
     """
     config = job.config
     prepare(job.device, job.threads)
-    with journal.owned(job.folder):
+    with rundir.owned(job.folder):
         # A finished run, which another machine may have made, can only lack its mirror.
-        if len(journal.committed(job.folder)) >= config.epochs:
+        if len(rundir.committed(job.folder)) >= config.epochs:
             _close(_open_mirror(job), notify)
             return
 
@@ -73,10 +74,10 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
         each_epoch, at_milestones = references(job)
 
         # Go on from the last whole state.
-        found = journal.last_state(job.folder)
+        found = rundir.last_state(job.folder)
         state = load_state(found[1], config, job.device) if found else start(config, job.device)
-        journal.describe(job.folder, describe(job, each_epoch, at_milestones))
-        journal.rewind(job.folder, state.epoch)
+        rundir.describe(job.folder, describe(job, each_epoch, at_milestones))
+        rundir.rewind(job.folder, state.epoch)
         mirror = _open_mirror(job)
 
         while state.epoch < config.epochs:
@@ -98,8 +99,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
                 "score_seconds": scored - trained,
                 "images_per_second": config.images / (trained - began),
             }
-            journal.commit(job.folder, state.epoch, files(config, state, record, timing))
-            journal.prune(job.folder, state.epoch)
+            rundir.commit(job.folder, state.epoch, files(config, state, record, timing))
+            rundir.prune(job.folder, state.epoch)
 
             # Tell W&B and the launcher.
             mirror.log(state.epoch)
@@ -108,8 +109,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _open_mirror(job: Job) -> tracking.Mirror:
-    info = journal.unseal(job.study / "study.json")
-    config = journal.unseal(job.folder / "run.json")["config"]  # with its longest length
+    info = rundir.unseal(job.study / "study.json")
+    config = rundir.unseal(job.folder / "run.json")["config"]  # with its longest length
     return tracking.start(job.study, job.folder, info, config, job.wandb_mode)
 
 
@@ -280,11 +281,11 @@ def files(
 ) -> dict[str, bytes]:
     """The content of a committed epoch."""
     return {
-        journal.RECORD: journal.to_json(record),
-        journal.TIMING: journal.to_json(timing),
-        journal.SAMPLES: draw_samples(config, state),
-        journal.GENERATOR: dump_generator(state.G, config),
-        journal.STATE: dump_state(state),
+        rundir.RECORD: rundir.to_json(record),
+        rundir.TIMING: rundir.to_json(timing),
+        rundir.SAMPLES: draw_samples(config, state),
+        rundir.GENERATOR: dump_generator(state.G, config),
+        rundir.STATE: dump_state(state),
     }
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import grid, journal, progress
+from dcgan import rundir
+from experiments import grid, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
 IN_FULL = (
@@ -50,22 +51,20 @@ class Status:
 
 
 def look(folder: Path) -> Status:
-    """Read where a study stands. Raises journal.Damaged or grid.BadStudy where nobody can tell."""
-    info = journal.unseal(folder / "study.json")
+    """Read where a study stands. Raises rundir.Damaged or grid.BadStudy where nobody can tell."""
+    info = rundir.unseal(folder / "study.json")
     try:
         keys = ("study", "scale", "factors", "seeds", "settings")
         study = grid.Study(*(info[key] for key in keys), info.get("arms", {}))
         places = max(1, int(info["hardware"]["jobs"]))
         planned = grid.runs(study)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise journal.Damaged(
-            f"{folder / 'study.json'}: {type(error).__name__}: {error}"
-        ) from error
+        raise rundir.Damaged(f"{folder / 'study.json'}: {type(error).__name__}: {error}") from error
     runs = [_look_at_run(folder / run.folder, run) for run in planned]
     counts = Counter(run.state for run in runs)
     return Status(
         folder=str(folder),
-        owner=journal.owner_of(folder),
+        owner=rundir.owner_of(folder),
         states={state: counts[state] for state in STATES if counts[state]},
         epochs=sum(run.epochs for run in runs),
         epochs_done=sum(run.epoch for run in runs),
@@ -77,18 +76,18 @@ def look(folder: Path) -> Status:
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
     planned = run.config.epochs
     seconds, score, done, damage = None, None, [], ""
-    owner = journal.owner_of(folder)
+    owner = rundir.owner_of(folder)
     try:
-        done = journal.committed(folder, (journal.SAMPLES,))
-        if journal.epoch_folder(folder, len(done) + 1).exists():
+        done = rundir.committed(folder, (rundir.SAMPLES,))
+        if rundir.epoch_folder(folder, len(done) + 1).exists():
             damage = f"epoch {len(done) + 1} is not as it was committed"
         if done:
             seconds = math.fsum(_epoch_seconds(folder, epoch) for epoch in done) / len(done)
-            score = journal.read_json(folder, done[-1], journal.RECORD)["scores"].get("fd_cifar")
+            score = rundir.read_json(folder, done[-1], rundir.RECORD)["scores"].get("fd_cifar")
         if done or (folder / "run.json").exists():
-            planned = journal.read_config(folder).epochs
-    except (journal.Damaged, LookupError, TypeError, AttributeError) as error:
-        damage = str(error) if isinstance(error, journal.Damaged) else f"{folder}: not a record"
+            planned = rundir.read_config(folder).epochs
+    except (rundir.Damaged, LookupError, TypeError, AttributeError) as error:
+        damage = str(error) if isinstance(error, rundir.Damaged) else f"{folder}: not a record"
     except OSError as error:
         damage = f"{error.filename or folder}: {error.strerror}"
 
@@ -101,7 +100,7 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
         state, note = "failed", complaint
     elif len(done) >= planned:
         state = "done"
-    elif elsewhere := journal.owner_elsewhere(folder):
+    elif elsewhere := rundir.owner_elsewhere(folder):
         state, note = "elsewhere", f"last at work: {elsewhere}"
     elif done:
         state = "stopped"
@@ -110,7 +109,7 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
 
 
 def _epoch_seconds(folder: Path, epoch: int) -> float:
-    timing = journal.read_json(folder, epoch, journal.TIMING)
+    timing = rundir.read_json(folder, epoch, rundir.TIMING)
     return timing["train_seconds"] + timing["score_seconds"]
 
 

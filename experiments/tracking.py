@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dcgan import rundir
 from dcgan.config import Config
-from experiments import grid, journal
+from experiments import grid
 
 MODES = ("online", "offline", "disabled")
 PROJECT = "dcgan-study"  # unless WANDB_PROJECT is set
@@ -238,11 +239,11 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
     epoch = wandb_run.summary.get("epoch") or 0
     summary: dict[str, dict] = {}
     last = 0
-    for word in chain([str(len(journal.committed(run)))], map(str.strip, sys.stdin)):
+    for word in chain([str(len(rundir.committed(run)))], map(str.strip, sys.stdin)):
         if word == "finish":
             break
         for number in range(last + 1, int(word) + 1):
-            record = journal.read_json(run, number, journal.RECORD)
+            record = rundir.read_json(run, number, rundir.RECORD)
             _send(wandb_run, run, record, images, epoch)
             _summarise(summary, record["scores"])
             wandb_run.summary.update(summary)
@@ -257,7 +258,7 @@ def _mirror(study: Path, run: Path, info: dict, config: dict) -> None:
     wandb_run.finish()
     _drop_logs(study, desk)
     shutil.rmtree(temporary)
-    journal.replace(desk / RECEIPT, f"{last}\n".encode())
+    rundir.replace(desk / RECEIPT, f"{last}\n".encode())
 
 
 def _open(study: Path, run: Path, info: dict, config: dict, name: str) -> Any:
@@ -312,9 +313,9 @@ def _facts(run: Path, info: dict) -> dict:
     machine but the device.
     """
     hardware = {**info["hardware"], "processor": UNNAMED}
-    path, calibration = run.parents[1] / journal.CALIBRATION, {}
+    path, calibration = run.parents[1] / rundir.CALIBRATION, {}
     if path.exists():
-        text = json.dumps(journal.unseal(path), allow_nan=False)
+        text = json.dumps(rundir.unseal(path), allow_nan=False)
         calibration = {"calibration_json": text}
     return calibration | {
         "study": info["study"],
@@ -323,7 +324,7 @@ def _facts(run: Path, info: dict) -> dict:
         "device": info["hardware"]["device"],
         "run": f"{run.parent.name}/{run.name}",
         "study_json": json.dumps({**info, "hardware": hardware}, allow_nan=False),
-        "run_json": json.dumps(journal.unseal(run / "run.json"), allow_nan=False),
+        "run_json": json.dumps(rundir.unseal(run / "run.json"), allow_nan=False),
     }
 
 
@@ -348,8 +349,8 @@ def _send(wandb_run: Any, run: Path, record: dict, images: int, epoch: int) -> N
         if point["images"] > images:
             wandb_run.log(_numbers({"images": point["images"], **losses}))
 
-    timing = journal.read_json(run, record["epoch"], journal.TIMING)
-    samples = journal.epoch_folder(run, record["epoch"]) / journal.SAMPLES
+    timing = rundir.read_json(run, record["epoch"], rundir.TIMING)
+    samples = rundir.epoch_folder(run, record["epoch"]) / rundir.SAMPLES
     row = {key: record[key] for key in CLOCK}
     row |= {f"eval/{name}": value for name, value in record["scores"].items()}
     row |= {f"losses/{name}": value for name, value in record["losses"].items()}
@@ -365,13 +366,13 @@ def _attach(wandb_run: Any, run: Path, info: dict, epoch: int) -> None:
     """
     import wandb
 
-    folder, data = journal.epoch_folder(run, epoch), info["data"]
+    folder, data = rundir.epoch_folder(run, epoch), info["data"]
     facts = {"run": f"{run.parent.name}/{run.name}", "epoch": epoch}
-    digest = hashlib.sha256(journal.read(run, epoch, journal.GENERATOR)).hexdigest()
+    digest = hashlib.sha256(rundir.read(run, epoch, rundir.GENERATOR)).hexdigest()
     model = wandb.Artifact(
         f"generator-{wandb_run.id}", type="model", metadata={**facts, "sha256": digest}
     )
-    model.add_file(str(folder / journal.GENERATOR), journal.GENERATOR, policy="immutable")
+    model.add_file(str(folder / rundir.GENERATOR), rundir.GENERATOR, policy="immutable")
     wandb_run.log_artifact(model)
 
     images = wandb.Artifact(f"data-{data['name']}", type="dataset", metadata=data)

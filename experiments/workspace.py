@@ -20,7 +20,8 @@ from wandb_workspaces.workspaces import (
     WorkspaceSettings,
 )
 
-from experiments import journal, tracking
+from dcgan import rundir
+from experiments import tracking
 
 NAMES = {"fd_cifar": "FD (CIFAR classifier)", "fid": "FID"}  # of the scores that open the page
 COLUMNS, HEIGHT = 2, 8  # of the panels in a section
@@ -36,9 +37,9 @@ class Panels(NamedTuple):
 
 
 def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
-    """The workspace and the report of a study. Raises journal.Damaged."""
-    info = journal.unseal(study / "study.json")
-    stored = [journal.unseal(path) for path in sorted(study.glob("*/*/run.json"))]
+    """The workspace and the report of a study. Raises rundir.Damaged."""
+    info = rundir.unseal(study / "study.json")
+    stored = [rundir.unseal(path) for path in sorted(study.glob("*/*/run.json"))]
     scores = list(dict.fromkeys(name for run in stored for name in run["identities"]))
     facts = {"study": info["study"], "scale": info["scale"], "data": info["data"]["name"]}
     filters = expr.And(*(expr.Config(key) == value for key, value in facts.items()))
@@ -81,7 +82,7 @@ def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
 def make(study: Path) -> tuple[int, dict[str, Any]]:
     """Build both, write them beside the study's runs, and save them if W&B is online.
 
-    Returns an exit code, and where both are. Raises journal.Damaged, and ValueError for a W&B mode
+    Returns an exit code, and where both are. Raises rundir.Damaged, and ValueError for a W&B mode
     that is none.
     """
     mode, _ = tracking.choose_mode(os.environ)
@@ -114,7 +115,7 @@ def write(study: Path, workspace: Workspace, report: Any) -> list[Path]:
     models = {"workspace.json": workspace._to_model(), "report.json": report._to_model()}
     for name, model in models.items():
         text = model.model_dump_json(by_alias=True, exclude_none=True)
-        journal.replace(study / "wandb" / name, journal.to_json(json.loads(text)))
+        rundir.replace(study / "wandb" / name, rundir.to_json(json.loads(text)))
     return [study / "wandb" / name for name in models]
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from dcgan import commands
 from dcgan.commands import BadInput, Result
-from experiments.journal import Damaged
+from dcgan.rundir import Damaged
 from reports import claims, contents, figures, findings, mirrors, page, records, speed
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.journal import Damaged
+from dcgan.rundir import Damaged
 from reports.records import AUDIT, Study
 from reports.tables import Sheet
 

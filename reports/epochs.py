@@ -227,7 +227,9 @@ def reach_table(study: Study) -> pd.DataFrame:
             part = found.reindex(runs)
             row = dict(zip(study.factors, arm, strict=True)) | {"threshold": threshold}
             row |= {"runs": len(runs), "reached": int(part["images"].notna().sum())}
-            mean = np.exp(part.apply(statistics.logarithm).mean(skipna=False)) if runs else part.mean()
+            mean = (
+                np.exp(part.apply(statistics.logarithm).mean(skipna=False)) if runs else part.mean()
+            )
             rows.append(row | mean.to_dict())
     return pd.DataFrame(rows)
 

@@ -23,7 +23,7 @@ from matplotlib.ticker import (
 )
 from PIL import Image
 
-from experiments import journal
+from dcgan import rundir
 from reports import effects, epochs, statistics, tools
 from reports.records import (
     LOWER_IS_BETTER,
@@ -115,7 +115,7 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
         if found := effects.contrasts(study, last_epochs(study)):
             figures["effects"] = effect_sizes(study, found)
         figures |= {metric: metric_by_epoch(study, metric) for metric in shown}
-        if any(study.folder.glob(f"*/*/epochs/*/{journal.SAMPLES}")):
+        if any(study.folder.glob(f"*/*/epochs/*/{rundir.SAMPLES}")):
             figures["samples"] = samples(study)
         if PRIMARY in shown and len(_changes(study, PRIMARY)):
             figures["change"] = epoch_change(study, PRIMARY)
@@ -478,7 +478,7 @@ def samples(study: Study) -> tuple[Figure, str]:
         if row is None:
             places.append((title, None))
             continue
-        data = journal.read(study.folder / row["run"], row["epoch"], journal.SAMPLES)
+        data = rundir.read(study.folder / row["run"], row["epoch"], rundir.SAMPLES)
         title += "" if row["run"] in last else f" (epoch {row['epoch']})"
         places.append((title, np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))))
 
@@ -494,7 +494,7 @@ def samples(study: Study) -> tuple[Figure, str]:
 
 def has_picture(study: Study, run: str, epoch: int) -> bool:
     """Whether an epoch's samples are here; a study may be published without them."""
-    return (journal.epoch_folder(study.folder / run, epoch) / journal.SAMPLES).is_file()
+    return (rundir.epoch_folder(study.folder / run, epoch) / rundir.SAMPLES).is_file()
 
 
 def picture_of(picture: tools.Picture) -> Figure:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dcgan.rundir import Damaged
 from experiments import grid, tracking
-from experiments.journal import Damaged
 from reports import records
 from reports.records import Mixed, NoStudy, Study
 

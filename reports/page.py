@@ -13,8 +13,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
+from dcgan import rundir
 from dcgan.config import Config
-from experiments import grid, journal
+from experiments import grid
 from reports import figures, findings, tables, tools
 from reports.claims import Verdict
 from reports.findings import Findings
@@ -214,7 +215,7 @@ def filmstrip(study: Study, budget: int) -> dict[str, Any]:
             there = [e for e in arm["scores"] if figures.has_picture(study, run, e)]
             for epoch in chosen_epochs(there, {arm["best"], arm["worst"]}, most):
                 if (name, epoch) not in pictures:
-                    data = journal.read(study.folder / run, epoch, journal.SAMPLES)
+                    data = rundir.read(study.folder / run, epoch, rundir.SAMPLES)
                     pictures[name, epoch] = _webp_uri(data)
                 arm["frames"][epoch] = pictures[name, epoch]
         if sum(len(uri) for arm in arms.values() for uri in arm["frames"].values()) <= budget:

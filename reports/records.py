@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pydantic import ValidationError
 
+from dcgan import rundir
 from dcgan.config import Config, fault
-from experiments import grid, journal
-from experiments.journal import Damaged
+from dcgan.rundir import Damaged
+from experiments import grid
 
 ARM = ["norm", "head", "batch"]
 PRIMARY = "fd_cifar"  # always measured; chooses the best epoch
@@ -102,11 +103,11 @@ def load(folder: Path) -> Study:
     if not (folder / "study.json").is_file():
         raise NoStudy(f"{folder}: no study here (study.json is missing)")
     _check_sums(folder)
-    info = journal.unseal(folder / "study.json")
+    info = rundir.unseal(folder / "study.json")
     there = sorted(path.parent for path in folder.glob("*/*/run.json"))
-    begun = {run.relative_to(folder).as_posix(): journal.unseal(run / "run.json") for run in there}
-    path = folder / journal.CALIBRATION
-    calibration = journal.unseal(path) if path.is_file() else None
+    begun = {run.relative_to(folder).as_posix(): rundir.unseal(run / "run.json") for run in there}
+    path = folder / rundir.CALIBRATION
+    calibration = rundir.unseal(path) if path.is_file() else None
     return assemble(folder, info, begun, lambda name: _records(folder / name), calibration)
 
 
@@ -149,7 +150,7 @@ def assemble(
                 rows.append(keys[name] | _row(record, timing))
                 points += [keys[name] | {x: point[x] for x in CURVE} for point in record["curve"]]
             except (KeyError, TypeError) as error:
-                path = journal.epoch_folder(folder / name, epoch) / journal.RECORD
+                path = rundir.epoch_folder(folder / name, epoch) / rundir.RECORD
                 raise Damaged(f"{path}: lacks {error}") from error
         own = {row["epoch"]: row for row in rows[len(rows) - len(epochs) :]}
         banks += [keys[name] | row for row in _banks(folder / name, own)]
@@ -164,7 +165,7 @@ def assemble(
         frame=_frame(rows, columns),
         curves=_curves(points, columns),
         banks=_bank_frame(banks, columns),
-        calibration=_calibration(folder / journal.CALIBRATION, calibration, identities),
+        calibration=_calibration(folder / rundir.CALIBRATION, calibration, identities),
         identities=identities,
         runs=[folder / name for name in names],
         missing=[
@@ -282,8 +283,8 @@ def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Record and timing of each committed epoch of a run."""
     return [
         (
-            journal.read_json(run, epoch, journal.RECORD),
-            journal.read_json(run, epoch, journal.TIMING),
+            rundir.read_json(run, epoch, rundir.RECORD),
+            rundir.read_json(run, epoch, rundir.TIMING),
         )
         for epoch in _epochs(run)
     ]
@@ -292,23 +293,23 @@ def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 def _epochs(run: Path) -> list[int]:
     """The committed epochs of a run; raises Damaged where one is not as it was committed."""
     there = [path.name for path in (run / "epochs").glob("[0-9]*")]
-    epochs = journal.committed(run, may_lack=(journal.SAMPLES,))
+    epochs = rundir.committed(run, may_lack=(rundir.SAMPLES,))
     if len(epochs) < len(there):
         epoch = len(epochs) + 1
-        for name in (journal.RECORD, journal.TIMING, journal.SAMPLES):
-            journal.read(run, epoch, name)
-        raise Damaged(f"{journal.epoch_folder(run, epoch)}: is not as it was committed")
+        for name in (rundir.RECORD, rundir.TIMING, rundir.SAMPLES):
+            rundir.read(run, epoch, name)
+        raise Damaged(f"{rundir.epoch_folder(run, epoch)}: is not as it was committed")
     return epochs
 
 
 def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row per epoch and bank; `own`: the row of each epoch, whose scores are those of bank 0."""
-    folder = run / journal.BANKS
+    folder = run / rundir.BANKS
     if not folder.is_dir():
         return []
     rows = []
     try:
-        scores = json.loads(journal.read_from(folder, journal.BANK_SCORES))
+        scores = json.loads(rundir.read_from(folder, rundir.BANK_SCORES))
         for epoch, others in scores["epochs"].items():
             first = {metric: own[int(epoch)][metric] for metric in others[0]}
             rows += [
@@ -316,7 +317,7 @@ def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
                 for bank, values in enumerate([first, *others])
             ]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise Damaged(f"{folder / journal.BANK_SCORES}: lacks {error}") from error
+        raise Damaged(f"{folder / rundir.BANK_SCORES}: lacks {error}") from error
     return rows
 
 
@@ -357,7 +358,7 @@ def _check_sums(folder: Path) -> None:
 
     A study that is still where it was made has none: its epochs have sums of their own.
     """
-    sums = folder / journal.SUMS
+    sums = folder / rundir.SUMS
     lines = sums.read_text().splitlines() if sums.is_file() else []
     for line in lines:
         digest, _, name = line.partition("  ")

@@ -10,7 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from experiments import journal
+from dcgan import rundir
 from reports import figures, page, tables
 from reports.figures import ARM, BASELINE, GREY, WIDTH
 from reports.tables import DASH, Sheet
@@ -47,10 +47,10 @@ class Aim(NamedTuple):
 
 
 def load(path: Path) -> Record:
-    """A record as it was written; raises journal.Damaged."""
-    record = journal.unseal(path)
+    """A record as it was written; raises rundir.Damaged."""
+    record = rundir.unseal(path)
     if not isinstance(record.get("parts"), dict) or not record["parts"]:
-        raise journal.Damaged(f"{path}: holds no part of a bench")
+        raise rundir.Damaged(f"{path}: holds no part of a bench")
     return record
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from experiments.journal import Damaged
+from dcgan.rundir import Damaged
 from reports.records import Study
 from reports.tables import DASH, SPREAD, Sheet, arm_name, of_arm
 

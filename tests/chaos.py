@@ -33,7 +33,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import conftest  # noqa: E402
 from faults import Row, disk, inputs, processes  # noqa: E402
 
-from experiments import journal, signals  # noqa: E402
+from dcgan import rundir  # noqa: E402
+from experiments import signals  # noqa: E402
 
 MODULES = (disk, inputs, processes)
 WORKERS = 2
@@ -235,9 +236,9 @@ class Soak:
         """
         for run in self.rng.sample(runs := sorted(self.study.glob("*/seed=*")), len(runs) // 3):
             epochs = sorted((run / "epochs").glob("[0-9]*"))
-            names = [journal.RECORD, journal.TIMING, journal.SAMPLES, journal.SUMS]
+            names = [rundir.RECORD, rundir.TIMING, rundir.SAMPLES, rundir.SUMS]
             if len(epochs) < self.epochs:
-                names.append(journal.STATE)
+                names.append(rundir.STATE)
             late = epochs[-self.rng.randint(1, 6) :]
             files = [f / name for f in late for name in names if (f / name).exists()]
             if self.rng.random() < 0.05:

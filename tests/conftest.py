@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dcgan import rundir
 from dcgan.config import Config, is_milestone
-from experiments import grid, journal
+from experiments import grid
 from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,12 +153,12 @@ def run_wandb(study: Path, *arguments: str) -> str:
 
 def rows_of_records(run: Path) -> list[dict]:
     rows = []
-    for epoch in journal.committed(run):
-        record = journal.read_json(run, epoch, journal.RECORD)
+    for epoch in rundir.committed(run):
+        record = rundir.read_json(run, epoch, rundir.RECORD)
         for point in record["curve"]:
             row = {"images": point["images"], "train/d_loss": point["d_loss"]}
             rows.append({**row, "train/g_loss": point["g_loss"]})
-        timing = journal.read_json(run, epoch, journal.TIMING)
+        timing = rundir.read_json(run, epoch, rundir.TIMING)
         row = {name: record[name] for name in ("epoch", "images", "steps", "status")}
         row.update({f"time/{name}": value for name, value in timing.items()})
         row.update({f"eval/{name}": value for name, value in record["scores"].items()})
@@ -180,10 +181,10 @@ def write_study(
     banks: int = 0,
     arms: dict[str, dict] | None = None,
 ) -> Path:
-    """Write a made-up study through the journal; returns its folder. Same arguments, same bytes.
+    """Write a made-up study by the commit protocol; returns its folder. Same arguments, same bytes.
 
-    `inception`: "never", "milestone" or "epoch", when fid, is and kid exist. `diverged`: run -> first
-    epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A run is
+    `inception`: "never", "milestone" or "epoch", when fid, is and kid exist. `diverged`: run ->
+    first epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A run is
     named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
     `banks`: evaluation banks of every epoch, its own among them; 0: no run has a folder of them.
     `arms`: name -> fields, in the place of factors.
@@ -218,7 +219,7 @@ def write_study(
                 "fingerprint": {"torch": "2.15.0", "device": "cpu", "threads": 1},
                 "identities": identities,
             }
-            journal.replace(folder / name / "run.json", journal.seal(run))
+            rundir.replace(folder / name / "run.json", rundir.seal(run))
             _commit_run(folder / name, config, done, (diverged or {}).get(name, epochs + 1), points)
             if banks:
                 _write_banks(folder / name, banks)
@@ -247,8 +248,8 @@ def write_study(
         },
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
     }
-    journal.replace(folder / "study.json", journal.seal(info))
-    journal.replace(folder / "real.png", sample_grid(np.random.default_rng(0), resolution, 1.0))
+    rundir.replace(folder / "study.json", rundir.seal(info))
+    rundir.replace(folder / "real.png", sample_grid(np.random.default_rng(0), resolution, 1.0))
     return folder
 
 
@@ -258,7 +259,7 @@ def write_calibration(folder: Path, **rows: dict[str, float | None]) -> dict:
     `rows`: set -> metric -> value, where it is another; the sets are named with _ for -.
     """
     run = next(folder.glob("*/*/run.json"))
-    identities = journal.unseal(run)["identities"]
+    identities = rundir.unseal(run)["identities"]
     distances = {"held-out": 0.4, "gaussian": 40.6, "8x8": 57.0, "flat": 83.5, "untrained": 94.4}
     given = {name.replace("_", "-"): row for name, row in rows.items()}
     stored = {
@@ -272,7 +273,7 @@ def write_calibration(folder: Path, **rows: dict[str, float | None]) -> dict:
             for name, value in distances.items()
         },
     }
-    journal.replace(folder / journal.CALIBRATION, journal.seal(stored))
+    rundir.replace(folder / rundir.CALIBRATION, rundir.seal(stored))
     return stored
 
 
@@ -359,11 +360,11 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
         }
         noise = np.random.default_rng(config.seed)  # the same for every arm and epoch
         files = {
-            journal.RECORD: journal.to_json(record),
-            journal.TIMING: journal.to_json(timing),
-            journal.SAMPLES: sample_grid(noise, config.resolution, float(quality)),
+            rundir.RECORD: rundir.to_json(record),
+            rundir.TIMING: rundir.to_json(timing),
+            rundir.SAMPLES: sample_grid(noise, config.resolution, float(quality)),
         }
-        journal.commit(run, epoch, files)
+        rundir.commit(run, epoch, files)
 
 
 def _write_banks(run: Path, banks: int) -> None:
@@ -372,8 +373,8 @@ def _write_banks(run: Path, banks: int) -> None:
         list(hashlib.sha256(f"{run.parent.name}/{run.name}".encode()).digest())
     )
     epochs = {}
-    for epoch in journal.committed(run):
-        scores = journal.read_json(run, epoch, journal.RECORD)["scores"]
+    for epoch in rundir.committed(run):
+        scores = rundir.read_json(run, epoch, rundir.RECORD)["scores"]
         epochs[epoch] = [
             {
                 name: value and value * float(np.exp(rng.normal(0, 0.02)))
@@ -381,10 +382,10 @@ def _write_banks(run: Path, banks: int) -> None:
             }
             for _ in range(1, banks)
         ]
-    data = journal.to_json({"banks": banks, "epochs": epochs})
-    journal.replace(run / "banks" / "scores.json", data)
+    data = rundir.to_json({"banks": banks, "epochs": epochs})
+    rundir.replace(run / "banks" / "scores.json", data)
     sums = f"{hashlib.sha256(data).hexdigest()}  scores.json\n"
-    journal.replace(run / "banks" / journal.SUMS, sums.encode())
+    rundir.replace(run / "banks" / rundir.SUMS, sums.encode())
 
 
 def _identities(hashed: dict[str, str], data: str, resolution: int, inception: str) -> dict:

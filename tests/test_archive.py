@@ -14,11 +14,12 @@ import zipfile
 import numpy as np
 import pytest
 
+from dcgan import rundir
 from dcgan.data import Images
+from dcgan.rundir import Damaged, Differs
 from dcgan.sources import BadData
 from experiments import __main__ as command
-from experiments import archive, grid, journal, launch
-from experiments.journal import Damaged, Differs
+from experiments import archive, grid, launch
 from reports import figures, page, records
 
 FACTORS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
@@ -49,8 +50,8 @@ def write(path, files):
 
 def summed(files):
     """The files with the SHA256SUMS that an honest packer would give them."""
-    sums = {k: hashlib.sha256(v).hexdigest() for k, v in sorted(files.items()) if k != journal.SUMS}
-    return {**files, journal.SUMS: journal.to_lines(sums)}
+    sums = {k: hashlib.sha256(v).hexdigest() for k, v in sorted(files.items()) if k != rundir.SUMS}
+    return {**files, rundir.SUMS: rundir.to_lines(sums)}
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +61,11 @@ def made(make_study, calibrate_study, tmp_path_factory):
     calibrate_study(study)
     (study / "audit.json").write_text('{"n": 100}\n')
     for run in study.glob("*/seed=*"):
-        folder = journal.epoch_folder(run, 3)
+        folder = rundir.epoch_folder(run, 3)
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix}
         shutil.rmtree(folder)
         weights = f"weights of {run.parent.name} {run.name}".encode()
-        journal.commit(run, 3, {**files, journal.GENERATOR: weights, journal.STATE: b"state"})
+        rundir.commit(run, 3, {**files, rundir.GENERATOR: weights, rundir.STATE: b"state"})
     return study
 
 
@@ -104,10 +105,10 @@ def test_an_archive_holds_records_and_the_lowest_seeds_pictures(made, packed, tm
     assert "real.png" not in files  # it shows the data set
     assert not [name for name in files if name.endswith((".safetensors", "lock"))]
     assert len([name for name in files if name.endswith("banks/scores.json")]) == 4
-    pictured = {name.split("/epochs")[0] for name in files if name.endswith(journal.SAMPLES)}
+    pictured = {name.split("/epochs")[0] for name in files if name.endswith(rundir.SAMPLES)}
     assert pictured == {f"{NONE}/seed=2", f"{BATCH}/seed=2"}
     archive.pack(made, tmp_path / "all.zip", "all")
-    assert len([n for n in entries(tmp_path / "all.zip") if n.endswith(journal.SAMPLES)]) == 12
+    assert len([n for n in entries(tmp_path / "all.zip") if n.endswith(rundir.SAMPLES)]) == 12
 
 
 def test_what_tools_found_travels_and_is_not_overwritten(made, tmp_path):
@@ -139,7 +140,7 @@ def test_what_tools_found_travels_and_is_not_overwritten(made, tmp_path):
 def test_records_travel_without_any_picture(made, tmp_path):
     archive.pack(made, tmp_path / "none.zip", "none")
     names = entries(tmp_path / "none.zip")
-    assert not [name for name in names if name.endswith(journal.SAMPLES)]
+    assert not [name for name in names if name.endswith(rundir.SAMPLES)]
     study = records.load(archive.merge(tmp_path / "none.zip", tmp_path / "out").study)
     assert len(study.frame) == len(records.load(made).frame)
     assert "samples" not in figures.draw(study)
@@ -160,7 +161,7 @@ def test_equal_records_make_equal_bytes(made, packed, tmp_path):
 def test_the_hashes_of_the_last_generators_are_what_coreutils_checks(made, packed):
     lines = entries(packed)["generators.sha256"].decode().splitlines()
     named = dict(reversed(line.split("  ")) for line in lines)
-    paths = sorted(made.rglob(journal.GENERATOR))
+    paths = sorted(made.rglob(rundir.GENERATOR))
     assert named == {
         path.relative_to(made).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in paths
@@ -173,8 +174,8 @@ def test_of_a_study_at_work_the_committed_epochs_are_packed(make_study, tmp_path
     study = make_study(tmp_path, committed=begun, **GIVEN)
     staged = study / NONE / "seed=0" / "epochs" / ".0003"
     staged.mkdir()
-    (staged / journal.RECORD).write_bytes(b"{}")
-    with journal.owned(study):
+    (staged / rundir.RECORD).write_bytes(b"{}")
+    with rundir.owned(study):
         archive.pack(study, tmp_path / "begun.zip")
     names = [name for name in entries(tmp_path / "begun.zip") if "/epochs/" in name]
     assert {name.split("/")[-2] for name in names} == {"0001", "0002"}
@@ -236,20 +237,20 @@ def test_commits_seeds_and_levels_are_united(make_study, tmp_path):
     two = make_study(
         tmp_path / "two", seeds=(1,), **GIVEN | {"factors": FACTORS | {"norm": ["none"]}}
     )
-    info = journal.unseal(two / "study.json")
-    journal.replace(two / "study.json", journal.seal(info | {"commit": "abc1234, def5678"}))
+    info = rundir.unseal(two / "study.json")
+    rundir.replace(two / "study.json", rundir.seal(info | {"commit": "abc1234, def5678"}))
     for study in (one, two):
         archive.pack(study, tmp_path / f"{study.parent.name}.zip")
     for name in ("one", "two"):
         study = archive.merge(tmp_path / f"{name}.zip", tmp_path).study
-    united = journal.unseal(study / "study.json")
+    united = rundir.unseal(study / "study.json")
     assert united["factors"] == FACTORS
     assert united["seeds"] == [1, 3]
     assert united["commit"] == "abc1234, def5678"
 
 
 def test_a_merge_that_was_stopped_goes_on(made, packed, publish, tmp_path, monkeypatch):
-    whole, place = publish(made), journal.place
+    whole, place = publish(made), rundir.place
     left = iter(range(5))
 
     def stop(target, files):
@@ -258,7 +259,7 @@ def test_a_merge_that_was_stopped_goes_on(made, packed, publish, tmp_path, monke
         place(target, files)
 
     with monkeypatch.context() as patched:
-        patched.setattr(journal, "place", stop)
+        patched.setattr(rundir, "place", stop)
         with pytest.raises(KeyboardInterrupt):
             archive.merge(packed, tmp_path / "out")
     assert records.load(tmp_path / "out" / made.name).missing
@@ -310,9 +311,9 @@ def other(study, run, key, value):
     """A copy of the study's files in which one run.json says something else."""
     files = dict(archive.files(study))
     part, _, name = key.partition(".")
-    stored = journal.unseal(study / run / "run.json")
+    stored = rundir.unseal(study / run / "run.json")
     stored[part][name] = value
-    return summed({**files, f"{run}/run.json": journal.seal(stored)})
+    return summed({**files, f"{run}/run.json": rundir.seal(stored)})
 
 
 @pytest.mark.parametrize(
@@ -336,19 +337,19 @@ def changed(study, tmp_path, change):
     """A copy of a study with another record in epoch 2 of one run."""
     copy = tmp_path / "changed" / study.name
     shutil.copytree(study, copy)
-    folder = journal.epoch_folder(copy / NONE / "seed=2", 2)
-    record = json.loads((folder / journal.RECORD).read_bytes())
+    folder = rundir.epoch_folder(copy / NONE / "seed=2", 2)
+    record = json.loads((folder / rundir.RECORD).read_bytes())
     change(record)
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != journal.SUMS}
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != rundir.SUMS}
     shutil.rmtree(folder)
-    content = {**files, journal.RECORD: journal.to_json(record)}
-    journal.commit_to(folder, content)
+    content = {**files, rundir.RECORD: rundir.to_json(record)}
+    rundir.commit_to(folder, content)
     return copy
 
 
 def test_another_record_of_the_same_epoch_is_refused(made, packed, tmp_path):
     study = archive.merge(packed, tmp_path / "out").study
-    before, old = contents(study), journal.read_json(made / NONE / "seed=2", 2, journal.RECORD)
+    before, old = contents(study), rundir.read_json(made / NONE / "seed=2", 2, rundir.RECORD)
     copy = changed(made, tmp_path, lambda record: record["scores"].update(fd_cifar=1.5))
     archive.pack(copy, tmp_path / "other.zip")
     words = f"scores.fd_cifar={old['scores']['fd_cifar']} is stored, scores.fd_cifar=1.5 is in"
@@ -364,7 +365,7 @@ def test_other_data_under_the_same_name_are_refused(packed, tmp_path):
     files = entries(packed)
     for name in [name for name in files if name.endswith(("run.json", "study.json"))]:
         value = json.loads(files[name].replace(old.encode(), b"0" * 64))
-        files[name] = journal.seal({key: part for key, part in value.items() if key != "sha256"})
+        files[name] = rundir.seal({key: part for key, part in value.items() if key != "sha256"})
     words = f"data_sha256={old[:60]}... is stored, data_sha256={'0' * 60}... is in the archive"
     with pytest.raises(Differs, match=re.escape(words)):
         archive.merge(write(tmp_path / "other.zip", summed(files)), tmp_path / "out")
@@ -382,7 +383,7 @@ def test_other_banks_and_another_audit_are_refused(made, packed, tmp_path):
     shutil.copyfile(made / "audit.json", copy / "audit.json")
     banks = copy / NONE / "seed=2" / "banks"
     shutil.rmtree(banks)
-    journal.commit_to(banks, {journal.BANK_SCORES: b'{"banks": 5, "epochs": {}}'})
+    rundir.commit_to(banks, {rundir.BANK_SCORES: b'{"banks": 5, "epochs": {}}'})
     archive.pack(copy, tmp_path / "banks.zip")
     with pytest.raises(Differs, match=f"{NONE}/seed=2: banks=3 is stored, banks=5 is in"):
         archive.merge(tmp_path / "banks.zip", tmp_path / "out")
@@ -402,8 +403,8 @@ def test_a_calibration_travels_and_one_that_is_there_stays(made, packed, calibra
     copy = tmp_path / "copy" / made.name
     shutil.copytree(made, copy)
     for key, value in (("rows", {"flat": {"fd_cifar": "83"}}), ("held_out", 3)):
-        stored = journal.unseal(made / "calibration.json")
-        journal.replace(copy / "calibration.json", journal.seal(stored | {key: value}))
+        stored = rundir.unseal(made / "calibration.json")
+        rundir.replace(copy / "calibration.json", rundir.seal(stored | {key: value}))
         archive.pack(copy, tmp_path / "odd.zip")
         with pytest.raises(BadData, match=rf"odd\.zip/calibration\.json: {key}"):
             archive.merge(tmp_path / "odd.zip", tmp_path / "other")
@@ -414,21 +415,21 @@ def test_a_run_that_goes_on_here_is_not_lengthened_by_records(make_study, packed
     """Its state is older than such records: it would go on from there and make them again."""
     begun = make_study(tmp_path / "out", seeds=(2,), **GIVEN, committed={f"{NONE}/seed=2": 1})
     run = begun / NONE / "seed=2"
-    (journal.epoch_folder(run, 1) / journal.STATE).write_bytes(b"state")
+    (rundir.epoch_folder(run, 1) / rundir.STATE).write_bytes(b"state")
     before = contents(begun)
     with pytest.raises(Differs, match=r"epochs=1 are stored, with the state .* epochs=3 are in"):
         archive.merge(packed, tmp_path / "out")
     assert contents(begun) == before
 
     # With as many epochs as the archive it is skipped, and without its state lengthened.
-    (journal.epoch_folder(run, 1) / journal.STATE).unlink()
+    (rundir.epoch_folder(run, 1) / rundir.STATE).unlink()
     archive.merge(packed, tmp_path / "out")
-    assert journal.committed(run) == [1, 2, 3]
+    assert rundir.committed(run) == [1, 2, 3]
 
 
 def test_a_damaged_run_here_is_named(packed, tmp_path):
     study = archive.merge(packed, tmp_path).study
-    path = journal.epoch_folder(study / NONE / "seed=10", 3) / journal.RECORD
+    path = rundir.epoch_folder(study / NONE / "seed=10", 3) / rundir.RECORD
     path.write_bytes(b"{}")
     with pytest.raises(Damaged, match="seed=10/epochs/0003: is not as it was committed"):
         archive.merge(packed, tmp_path)
@@ -438,8 +439,8 @@ def test_a_study_at_work_is_left_alone(packed, tmp_path):
     study = archive.merge(packed, tmp_path).study
     before = contents(study)
     with (
-        journal.owned(study),
-        pytest.raises(journal.Busy, match=f"in use by process {os.getpid()}"),
+        rundir.owned(study),
+        pytest.raises(rundir.Busy, match=f"in use by process {os.getpid()}"),
     ):
         archive.merge(packed, tmp_path)
     assert contents(study) == before
@@ -526,7 +527,7 @@ def test_every_kind_of_damage_is_refused_by_the_name_of_the_file(packed, tmp_pat
     for name in files:
         changed = {**files, name: files[name][:-2] + b"??"}
         refused(write(path, changed), tmp_path, r"hostile\.zip/.*: ")
-        if name != journal.SUMS:
+        if name != rundir.SUMS:
             refused(write(path, summed(changed)), tmp_path, r"hostile\.zip/.*: ")
         gone = {key: data for key, data in files.items() if key != name}
         refused(write(path, gone), tmp_path, r"hostile\.zip/.*: ")
@@ -535,7 +536,7 @@ def test_every_kind_of_damage_is_refused_by_the_name_of_the_file(packed, tmp_pat
 def test_the_sums_of_an_epoch_name_no_file_outside_of_it(packed, tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
-    files, name = entries(packed), f"{NONE}/seed=2/epochs/0003/{journal.SUMS}"
+    files, name = entries(packed), f"{NONE}/seed=2/epochs/0003/{rundir.SUMS}"
     line = f"{hashlib.sha256(b'secret').hexdigest()}  {secret}\n".encode()
     path = write(tmp_path / "hostile.zip", summed({**files, name: files[name] + line}))
     refused(path, tmp_path, "seed=2/epochs/0003/SHA256SUMS: '.*secret' is no file of an epoch")
@@ -584,7 +585,7 @@ def test_two_epochs_that_changed_places_are_refused(packed, tmp_path):
     ],
 )
 def test_a_study_that_is_not_known_here_is_refused(made, packed, tmp_path, change, words):
-    info = journal.seal(journal.unseal(made / "study.json") | change)
+    info = rundir.seal(rundir.unseal(made / "study.json") | change)
     files = summed({**entries(packed), "study.json": info})
     refused(write(tmp_path / "hostile.zip", files), tmp_path, words)
 
@@ -621,7 +622,7 @@ def test_bad_words_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, w
 
 def plan(study, out, **settings):
     """`make ablation` on the made-up study, up to its plan."""
-    info = journal.unseal(study / "study.json")
+    info = rundir.unseal(study / "study.json")
     info["settings"] |= settings
     data, pixels = info["data"], np.zeros((10_000, 16, 16, 3), np.uint8)
     images = Images("shapes", "shapes", pixels, np.zeros(10_000, np.int64), data["sha256"])
@@ -645,7 +646,7 @@ def test_an_unfinished_run_that_was_imported_is_not_made_again(make_study, made,
     words = "records of 2 epochs and no state to go on from to epochs=3; import the rest, or remove"
     with pytest.raises(Differs, match=f"{NONE}/seed=2: .*{words} the run to make it again"):
         plan(made, tmp_path / "out")
-    assert journal.committed(merged / NONE / "seed=2") == [1, 2]
+    assert rundir.committed(merged / NONE / "seed=2") == [1, 2]
     archive.pack(make_study(tmp_path / "rest", seeds=(2, 10), **GIVEN), tmp_path / "rest.zip")
     archive.merge(tmp_path / "rest.zip", tmp_path / "out")
     assert plan(made, tmp_path / "out").missing == [False] * 4
@@ -659,12 +660,12 @@ def test_runs_that_cannot_go_on_are_named_before_anything_is_written(make_study,
     assert plan(made, out, epochs=2).epochs_done == 8  # of runs that have made three
     for path in study.glob(f"{NONE}/*/epochs/*/*.safetensors"):
         path.unlink()
-    (journal.epoch_folder(study / BATCH / "seed=2", 3) / journal.STATE).unlink()
+    (rundir.epoch_folder(study / BATCH / "seed=2", 3) / rundir.STATE).unlink()
     for path in study.glob("*/*/run.json"):  # of this machine
-        stored = journal.unseal(path)
+        stored = rundir.unseal(path)
         config = grid.Config.model_validate(stored["config"])
         stored["fingerprint"] = launch.fingerprint(config, "cpu", 1)
-        journal.replace(path, journal.seal(stored))
+        rundir.replace(path, rundir.seal(stored))
     before = contents(out)
     words = "has records of 3 epochs and no state to go on from to epochs=9; import the rest, or "
     others = f"{BATCH} seed=2, {NONE} seed=10"

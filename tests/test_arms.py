@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import journal
+from dcgan import rundir
 from reports import claims, contents, effects, figures, findings, page, records, tables
 
 ARMS = {
@@ -124,15 +124,15 @@ def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_
     arms = {"all": {}, "one": {"classes": "1"}}
     folder = make_study(tmp_path, **TINY | {"arms": arms})
     run = folder / "arm=one/seed=0/run.json"
-    stored = journal.unseal(run)
+    stored = rundir.unseal(run)
     for identity in stored["identities"].values():
         identity["split"] = "train, 1"
-    journal.replace(run, journal.seal(stored))
+    rundir.replace(run, rundir.seal(stored))
     assert records.load(folder).identities["fd_cifar"]["split"] == records.OWN_CLASSES
 
     # Whatever else differs is still refused.
     for identity in stored["identities"].values():
         identity["generated"] += 1
-    journal.replace(run, journal.seal(stored))
+    rundir.replace(run, rundir.seal(stored))
     with pytest.raises(records.Mixed, match="generated is 2000"):
         records.load(folder)

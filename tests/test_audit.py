@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.stats import t as student
 from torch import nn
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import Images, canonical, load, resize, shapes
 from dcgan.models import build, dump_generator, load_generator
@@ -35,7 +36,6 @@ from eval.audit import (
 )
 from eval.extractors import Extractor, classifier, inception
 from eval.score import Reference, generate, reference, score
-from experiments import journal
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=120, batch=20, epochs=2)
 
@@ -403,11 +403,11 @@ def study(tmp_path, drawn, G, monkeypatch):
         for name, images, count in (("train.zip", drawn[0], 120), ("test.zip", drawn[1], 110))
     )
     folder = tmp_path / "study"
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 32}}))
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
     config = CONFIG.model_copy(update={"data_sha256": train.sha256})
     run = folder / "norm=none" / "seed=0"
-    journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
-    journal.commit(run, 1, {journal.GENERATOR: dump_generator(G, config)})
+    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
+    rundir.commit(run, 1, {rundir.GENERATOR: dump_generator(G, config)})
     return folder
 
 
@@ -450,7 +450,7 @@ def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path):
     assert [question in shown for question, _ in result["answers"]] == [True] * 4
 
     # The first row is what scoring gives.
-    path = journal.epoch_folder(study / "norm=none" / "seed=0", 1) / journal.GENERATOR
+    path = rundir.epoch_folder(study / "norm=none" / "seed=0", 1) / rundir.GENERATOR
     net, config = load_generator(str(path))
     train = resize(load(str(study.parent / "train.zip"), study.parent / "cache"), 16)
     real = reference(classifier(), train.pixels, train.sha256, tmp_path / "other")
@@ -469,7 +469,7 @@ def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path):
 
 def test_bad_input_is_one_line(study, run_audit, made_up, drawn):
     twin = study / "norm=batch" / "seed=0"
-    journal.replace(twin / "run.json", b"{}\n")
+    rundir.replace(twin / "run.json", b"{}\n")
     write_zip(study.parent / "few.zip", audit.first(drawn[1], 20))
     refused = [
         (run_audit("--n", 99), "--n 99: an audit needs 100 images at least"),

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
+from dcgan import rundir
 from dcgan.data import shapes
-from experiments import journal
 
 
 @pytest.mark.parametrize("jobs", ["0", "two"])
@@ -28,7 +28,7 @@ def faces(tmp_path):
 def test_another_set_of_the_same_name_is_told_apart(run_study, faces, tmp_path):
     out = tmp_path / "out"
     study = out / "ablation-smoke-faces"
-    journal.replace(study / "study.json", journal.seal({"data": {"sha256": "5" * 64}}))
+    rundir.replace(study / "study.json", rundir.seal({"data": {"sha256": "5" * 64}}))
     done = run_study(out, "batch=128", data=faces)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, shapes
 from dcgan.models import build, dump_generator
-from experiments import banks, journal
+from experiments import banks
 from experiments.banks import load_kept, make_plan, score_run
 from experiments.run import Job, measure, references, run
 
@@ -32,7 +33,7 @@ def made(tmp_path_factory):
     images = shapes(60)
     keep(images, out / "cache", 16)
     study = out / "tiny"
-    journal.replace(study / "study.json", journal.seal({"data": {"resolution": 32}}))
+    rundir.replace(study / "study.json", rundir.seal({"data": {"resolution": 32}}))
     for name, norm in zip(RUNS, ("none", "batch"), strict=True):
         config = Config(
             norm=norm,
@@ -68,22 +69,22 @@ def stored(study, name=RUNS[0]):
 def rewrite(run_folder, part, key, value):
     """Say something else in a run.json; returns what it said."""
     path = run_folder / "run.json"
-    stored = journal.unseal(path)
+    stored = rundir.unseal(path)
     old, stored[part][key] = stored[part][key], value
-    journal.replace(path, journal.seal(stored))
+    rundir.replace(path, rundir.seal(stored))
     return old
 
 
 def recommit(job, epoch, data):
     """Give an epoch another generator and that one's scores, as if it had been committed so."""
-    folder = journal.epoch_folder(job.folder, epoch)
+    folder = rundir.epoch_folder(job.folder, epoch)
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
-    content.pop(journal.SUMS)
-    record = json.loads(content[journal.RECORD])
+    content.pop(rundir.SUMS)
+    record = json.loads(content[rundir.RECORD])
     for _ in range(2):  # the generator has to lie there to be scored
         shutil.rmtree(folder)
-        content |= {journal.RECORD: journal.to_json(record), journal.GENERATOR: data}
-        journal.commit(job.folder, epoch, content)
+        content |= {rundir.RECORD: rundir.to_json(record), rundir.GENERATOR: data}
+        rundir.commit(job.folder, epoch, content)
         record["scores"] = own_scores(job, epoch)
 
 
@@ -93,14 +94,14 @@ def own_scores(job, epoch):
 
 
 def kept_bytes(job, epoch):
-    return (journal.epoch_folder(job.folder, epoch) / journal.GENERATOR).read_bytes()
+    return (rundir.epoch_folder(job.folder, epoch) / rundir.GENERATOR).read_bytes()
 
 
 def test_a_kept_generator_scores_on_the_runs_own_noise_what_the_run_recorded(made):
     for task in plan(made).tasks.values():
         for epoch in (1, 2):
             again = own_scores(task.job, epoch)
-            record = journal.read_json(task.job.folder, epoch, journal.RECORD)
+            record = rundir.read_json(task.job.folder, epoch, rundir.RECORD)
             assert again == {name: record["scores"][name] for name in again}
             assert None not in again.values()
 
@@ -149,7 +150,7 @@ def test_banks_are_committed_with_their_sum_and_leave_the_epochs_alone(study):
     digest = hashlib.sha256((folder / "scores.json").read_bytes()).hexdigest()
     assert (folder / "SHA256SUMS").read_text() == f"{digest}  scores.json\n"
     assert {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")} == before
-    record = journal.read_json(study / RUNS[0], 1, journal.RECORD)["scores"]
+    record = rundir.read_json(study / RUNS[0], 1, rundir.RECORD)["scores"]
     assert all(scores.keys() < record.keys() for scores in stored(study)["epochs"]["1"])
 
 
@@ -202,7 +203,7 @@ def test_a_generator_that_broke_has_null_scores(study):
 
 
 def test_runs_that_cannot_be_scored_are_left_out_and_counted(study):
-    shutil.rmtree(journal.epoch_folder(study / RUNS[0], 2))
+    shutil.rmtree(rundir.epoch_folder(study / RUNS[0], 2))
     for path in (study / RUNS[1]).glob("epochs/*/generator.safetensors"):
         path.unlink()
     found = plan(study)
@@ -210,10 +211,10 @@ def test_runs_that_cannot_be_scored_are_left_out_and_counted(study):
 
 
 def test_another_machine_is_refused_by_key(study):
-    with pytest.raises(journal.Differs, match="threads=1 is stored, threads=2 is asked for"):
+    with pytest.raises(rundir.Differs, match="threads=1 is stored, threads=2 is asked for"):
         make_plan(study, 3, "cpu", 2)
     here = rewrite(study / RUNS[0], "fingerprint", "instructions", "OLD")
-    with pytest.raises(journal.Differs, match=f"instructions=OLD is stored, instructions={here}"):
+    with pytest.raises(rundir.Differs, match=f"instructions=OLD is stored, instructions={here}"):
         plan(study)
     rewrite(study / RUNS[0], "fingerprint", "instructions", here)
 
@@ -225,29 +226,29 @@ def test_another_machine_is_refused_by_key(study):
 
 def test_scores_that_do_not_come_again_are_refused(study):
     task = plan(study).tasks[RUNS[0]]
-    folder = journal.epoch_folder(study / RUNS[0], 2)
+    folder = rundir.epoch_folder(study / RUNS[0], 2)
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
-    record = json.loads(content.pop(journal.RECORD))
+    record = json.loads(content.pop(rundir.RECORD))
     record["scores"]["kd_cifar"] *= 1 + 1e-12
-    del content[journal.SUMS]
+    del content[rundir.SUMS]
     shutil.rmtree(folder)
-    journal.commit(study / RUNS[0], 2, {journal.RECORD: journal.to_json(record), **content})
-    with pytest.raises(journal.Differs, match="kd_cifar at epoch 2 is"):
+    rundir.commit(study / RUNS[0], 2, {rundir.RECORD: rundir.to_json(record), **content})
+    with pytest.raises(rundir.Differs, match="kd_cifar at epoch 2 is"):
         score_run(task)
     assert not (study / RUNS[0] / "banks").exists()
 
 
 def test_another_network_and_another_generator_are_refused(study):
     task = plan(study).tasks[RUNS[0]]
-    identity = journal.unseal(study / RUNS[0] / "run.json")["identities"]["cs_cifar"]
+    identity = rundir.unseal(study / RUNS[0] / "run.json")["identities"]["cs_cifar"]
     changed = {**identity, "network_sha256": "0" * 64}
     rewrite(study / RUNS[0], "identities", "cs_cifar", changed)
-    with pytest.raises(journal.Differs, match="cs_cifar with network_sha256=00000"):
+    with pytest.raises(rundir.Differs, match="cs_cifar with network_sha256=00000"):
         score_run(task)
     rewrite(study / RUNS[0], "identities", "cs_cifar", identity)
-    path = journal.epoch_folder(study / RUNS[0], 1) / journal.GENERATOR
+    path = rundir.epoch_folder(study / RUNS[0], 1) / rundir.GENERATOR
     path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
-    with pytest.raises(journal.Damaged, match="SHA-256"):
+    with pytest.raises(rundir.Damaged, match="SHA-256"):
         score_run(task)
     assert not (study / RUNS[0] / "banks").exists()
 
@@ -270,7 +271,7 @@ def finish(process):
 
 
 def test_the_command_scores_what_is_missing_and_names_what_failed(study):
-    path = journal.epoch_folder(study / RUNS[1], 1) / journal.GENERATOR
+    path = rundir.epoch_folder(study / RUNS[1], 1) / rundir.GENERATOR
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     code, stdout, stderr = finish(command(study, "--jobs", "2", "--device", "cpu"))

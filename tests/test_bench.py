@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan import data
+from dcgan import data, rundir
 from dcgan.config import Config
 from dcgan.models import seed_of
 from dcgan.train import draw_latent, dump_state, start, train_epoch
 from eval import metrics
 from experiments import __main__ as command
-from experiments import bench, grid, journal
+from experiments import bench, grid
 from experiments.bench import Bench
 
 TINY = Config(resolution=16, width=4, images=50, batch=20)
@@ -76,7 +76,7 @@ def test_the_record_is_sealed_and_kept_after_every_part(quick, monkeypatch):
     shown = []
     with pytest.raises(ZeroDivisionError):
         bench.write(quick, ["good", "bad"], shown.append)
-    record = journal.unseal(quick.out / "bench" / "cpu-quick.json")
+    record = rundir.unseal(quick.out / "bench" / "cpu-quick.json")
     assert record["parts"] == {"good": rows}
     assert record["hardware"]["threads"] == 1
     assert record["hardware"]["processor"]
@@ -340,7 +340,7 @@ def test_pieces_and_the_rest_are_the_epoch():
 
 
 def test_the_pieces_of_an_epoch_are_those_of_a_real_run(quick, ticks):
-    with mock.patch.object(journal, "prune", wraps=journal.prune) as prune:
+    with mock.patch.object(rundir, "prune", wraps=rundir.prune) as prune:
         *pieces, rest, whole = bench.epoch(quick)
     assert [call.args[1] for call in prune.call_args_list] == [1, 2, 3]
     names = ["data and noise", "G", "D", "losses", "scoring", "commit", "W&B"]
@@ -431,7 +431,7 @@ def test_only_the_parts_asked_for_are_measured_in_their_order(tmp_path, monkeypa
     monkeypatch.setattr(command, "_report", lambda path, quiet: reported.append(path) or 0)
     assert command.main() == 0
     path = tmp_path / "bench" / "cpu-quick.json"
-    record = journal.unseal(path)
+    record = rundir.unseal(path)
     assert record["parts"] == {"jobs": [{"what": "jobs"}], "growth": [{"what": "growth"}]}
     assert list(record["parts"]) == ["jobs", "growth"]
     assert record["quick"] is True

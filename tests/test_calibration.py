@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan import sources
+from dcgan import rundir, sources
 from dcgan.config import Config
 from dcgan.data import canonical, load_test, shapes
 from dcgan.models import build
@@ -20,7 +20,6 @@ from eval.calibration import HALF, ROWS, TEST, calibrate, coarse, flat, gaussian
 from eval.extractors import classifier
 from eval.score import generate, names, reference
 from experiments import __main__ as command
-from experiments import journal
 from reports import records
 
 CONFIG = Config(resolution=16, width=4, images=600, score_images=200, reference_images=400)
@@ -203,19 +202,19 @@ def test_the_metrics_put_the_sets_in_order(made, compared):
 def test_the_same_bytes_twice_from_the_cache_and_without(
     made, compared, real, held, tmp_path, monkeypatch
 ):
-    wanted = journal.seal(made[0])
+    wanted = rundir.seal(made[0])
     config = CONFIG.model_copy(update={"seed": 5})  # which is of no matter
-    assert journal.seal(calibrate(compared, real, held, config, tmp_path)) == wanted
+    assert rundir.seal(calibrate(compared, real, held, config, tmp_path)) == wanted
 
     # From the cache no image is made; a damaged one is made again.
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(calibration, "sets", lambda *given: pytest.fail("made again"))
-        assert journal.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
+        assert rundir.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
     for damaged in (whole[:-1], whole.replace(b"0", b"1"), b""):
         path.write_bytes(damaged)
-        assert journal.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
+        assert rundir.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
         assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
 
@@ -274,7 +273,7 @@ def test_a_study_is_calibrated_once_and_its_report_shows_it(tmp_path, monkeypatc
     words += ["--scale", "smoke", "--data", "shapes", "--out", str(tmp_path)]
     assert command.main(words) == 0
     folder = tmp_path / "ablation-smoke-shapes"
-    path = folder / journal.CALIBRATION
+    path = folder / rundir.CALIBRATION
     whole = path.read_bytes()
     study = records.load(folder)
     assert tuple(study.calibration.index) == ROWS
@@ -302,7 +301,7 @@ def test_a_study_is_calibrated_once_and_its_report_shows_it(tmp_path, monkeypatc
         Image.fromarray(image).save(place / f"{i}.png")
     other = [word.replace("head=conv", "head=avgpool") for word in words]
     assert command.main([*other, "--test", str(place)]) == 0
-    stored = journal.unseal(path)
+    stored = rundir.unseal(path)
     assert (stored["held_out"], stored["held_out_images"], stored["images"]) == (TEST, 40, 200)
     for name in ("gaussian", "flat", "untrained"):
         assert stored["rows"][name]["fd_cifar"] == study.calibration.loc[name, "fd_cifar"]
@@ -319,13 +318,13 @@ def test_records_take_the_metrics_that_were_measured_alike(make_study, tmp_path)
     folder = make_study(tmp_path, epochs=2, factors=one)
     assert records.load(folder).calibration.empty
     (run,) = folder.glob("*/seed=0/run.json")
-    identities = journal.unseal(run)["identities"]
+    identities = rundir.unseal(run)["identities"]
     identities["kd_cifar"]["network_sha256"] = "0" * 64
     rows = {name: dict.fromkeys(identities, float(i)) for i, name in enumerate(ROWS)}
     rows["flat"]["fd_cifar"] = None
     stored = {"held_out": TEST, "held_out_images": 7, "held_out_seen": 0, "images": 2000}
     stored |= {"identities": identities, "rows": rows}
-    journal.replace(folder / journal.CALIBRATION, journal.seal(stored))
+    rundir.replace(folder / rundir.CALIBRATION, rundir.seal(stored))
     study = records.load(folder)
     assert "kd_cifar" not in study.calibration
     assert records.calibrated(study, "cs_cifar").to_dict() == dict(zip(ROWS, range(5), strict=True))
@@ -337,6 +336,6 @@ def test_records_take_the_metrics_that_were_measured_alike(make_study, tmp_path)
     assert (tmp_path / "report" / "calibration.csv").read_text().count("\n") == 6
 
     del rows["8x8"]["cs_cifar"]
-    journal.replace(folder / journal.CALIBRATION, journal.seal(stored))
-    with pytest.raises(journal.Damaged, match=r"calibration\.json: lacks 'cs_cifar'"):
+    rundir.replace(folder / rundir.CALIBRATION, rundir.seal(stored))
+    with pytest.raises(rundir.Damaged, match=r"calibration\.json: lacks 'cs_cifar'"):
         records.load(folder)

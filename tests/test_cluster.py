@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from dcgan import rundir
 from dcgan.commands import BadInput
-from experiments import cluster, grid, journal, launch
+from experiments import cluster, grid, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +35,7 @@ def test_epochs_are_told_once_and_only_if_they_are_whole(make_study, tmp_path):
     job = SimpleNamespace(folder=folder)
     told = [message["record"]["epoch"] for message in cluster._committed_after(1, job)]
     assert told == [2, 3, 4]
-    (journal.epoch_folder(folder, 3) / journal.RECORD).write_bytes(b"{}")
+    (rundir.epoch_folder(folder, 3) / rundir.RECORD).write_bytes(b"{}")
     assert [m["record"]["epoch"] for m in cluster._committed_after(1, job)] == [2]
     assert list(cluster._committed_after(4, job)) == []
 

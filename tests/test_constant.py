@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.models import build, dump_generator
 from dcgan.train import draw_latent
 from eval.__main__ import main
 from eval.constant import NOTES, THRESHOLD, constant, layers, nearly_constant, spreads
-from experiments import journal
 
 CONFIG = Config(resolution=32, width=8, latent_size=8, images=40, batch=20)
 WIDTHS = {"stem": 32, "up0": 16, "up1": 8}
@@ -173,14 +173,14 @@ def test_features_that_are_not_finite_have_no_share():
 def study(tmp_path):
     """A run that kept its generators after some epochs, and one that kept none."""
     folder = tmp_path / "study"
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 32}}))
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
     for seed in (0, 1):
         config = CONFIG.model_copy(update={"seed": seed})
         run = folder / "norm=none" / f"seed={seed}"
-        journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+        rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
         for epoch in range(1, 8):
             data = dump_generator(with_dead({"up0": epoch}, config=config), config)
-            journal.commit(run, epoch, {journal.GENERATOR: data} if seed == 0 else {})
+            rundir.commit(run, epoch, {rundir.GENERATOR: data} if seed == 0 else {})
     return folder
 
 
@@ -207,7 +207,7 @@ def test_constant_features_of_a_study_from_the_command_line(study, capsys):
     up0 = {name: each for name, each in found["values"].items() if name.startswith("share_up0_")}
     assert up0 == {f"share_up0_{epoch}": epoch / 16 for epoch in (1, 2, 5, 7)}
     assert (found["values"]["share_first"], found["values"]["share_last"]) == (1 / 56, 7 / 56)
-    files = {epoch: run / "epochs" / f"{epoch:04d}" / journal.GENERATOR for epoch in (1, 2, 5, 7)}
+    files = {epoch: run / "epochs" / f"{epoch:04d}" / rundir.GENERATOR for epoch in (1, 2, 5, 7)}
     assert found["about"]["generator_sha256"] == {
         str(epoch): hashlib.sha256(path.read_bytes()).hexdigest() for epoch, path in files.items()
     }
@@ -218,7 +218,7 @@ def test_constant_features_of_a_study_from_the_command_line(study, capsys):
 
 def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
     run = study / "norm=none" / "seed=0"
-    path = run / "epochs" / "0002" / journal.GENERATOR
+    path = run / "epochs" / "0002" / rundir.GENERATOR
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     before = sorted(study.rglob("*"))
     refused = {

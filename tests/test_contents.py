@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from experiments import journal
+from dcgan import rundir
 from reports import audit, claims, contents, records
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
@@ -89,5 +89,5 @@ def test_four_significant_digits(cell, text):
 def test_a_damaged_audit_is_one_error(make_study, tmp_path, content):
     folder = make_study(tmp_path, **TINY)
     (folder / "audit.json").write_text(content)
-    with pytest.raises(journal.Damaged, match=r"audit\.json"):
+    with pytest.raises(rundir.Damaged, match=r"audit\.json"):
         audit.sheets(records.load(folder))

@@ -394,7 +394,8 @@ def test_lite0_has_the_published_weights_and_draws_nothing() -> None:
     )
     features, logits = network.extract(pictures(3, 32))
     assert (features.shape, logits.shape) == ((3, 1280), (3, 1000))
-    assert features.dtype == torch.float32 and bool(features.isfinite().all())
+    assert features.dtype == torch.float32
+    assert bool(features.isfinite().all())
 
 
 def test_lite0_refuses_another_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from faults import Row, disk
 
-from experiments import journal
+from dcgan import rundir
 
 pytestmark = pytest.mark.skipif(bool(disk.unavailable()), reason=disk.unavailable())
 
@@ -38,7 +38,7 @@ def test_the_shim_sees_every_change(tmp_path: Path) -> None:
         for kind, path, _, _ in disk.read_trace(tmp_path / "trace")
         if path.startswith(epochs) or kind == "!"
     ]
-    content = (*disk.EXACT, journal.TIMING, journal.STATE, journal.SUMS)
+    content = (*disk.EXACT, rundir.TIMING, rundir.STATE, rundir.SUMS)
     assert {name for kind, name in calls if kind == "w"} == set(content)
     for name in content:
         kinds = [kind for kind, other in calls if other == name]
@@ -81,22 +81,22 @@ def test_a_study_on_a_full_disk_ends_with_words_and_goes_on(
 
     # Nothing is lost, and nothing can begin.
     (run,) = out.glob("*/*/seed=*")
-    before = journal.committed(run)
+    before = rundir.committed(run)
     assert 1 <= len(before) < 6
     done = run_study(out, *words, WANDB_MODE="disabled", **preloaded)
     assert done.returncode in (1, 2)
     assert os.strerror(errno.ENOSPC) in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert journal.committed(run) == before
+    assert rundir.committed(run) == before
 
     # There is room again.
     full.unlink()
     done = run_study(out, *words, WANDB_MODE="disabled", **preloaded)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert journal.committed(run) == [1, 2, 3, 4, 5, 6]
+    assert rundir.committed(run) == [1, 2, 3, 4, 5, 6]
 
     # A study.json that is not what was written is not written over.
-    shutil.rmtree(journal.epoch_folder(run, 6))
+    shutil.rmtree(rundir.epoch_folder(run, 6))
     path = run.parents[1] / "study.json"
     disk.flip(path, 1000)
     harmed = path.read_bytes()

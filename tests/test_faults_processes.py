@@ -13,7 +13,8 @@ from random import Random
 import pytest
 from faults import Row, processes
 
-from experiments import journal, launch, signals
+from dcgan import rundir
+from experiments import launch, signals
 from reports import records, tables
 
 pytestmark = pytest.mark.skipif(bool(processes.unavailable()), reason=processes.unavailable())
@@ -35,9 +36,9 @@ def test_a_row_of_the_table_holds(row: Row, tmp_path: Path) -> None:
 
 def as_of_old(run: Path) -> None:
     """Write run.json as it was before there was `arithmetic`."""
-    description = journal.unseal(run / "run.json")
+    description = rundir.unseal(run / "run.json")
     del description["fingerprint"]["arithmetic"]
-    (run / "run.json").write_bytes(journal.seal(description))
+    (run / "run.json").write_bytes(rundir.seal(description))
 
 
 def test_a_finished_study_of_old_is_skipped_and_an_unfinished_run_refused(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_finished_study_of_old_is_skipped_and_an_unfinished_run_refused(tmp_pa
     assert {path: path.read_bytes() for path in before} == before
     assert len(records.load(study).frame) == 8 * processes.EPOCHS
 
-    shutil.rmtree(journal.epoch_folder(runs[3], processes.EPOCHS))
+    shutil.rmtree(rundir.epoch_folder(runs[3], processes.EPOCHS))
     command = processes.begin(study.parent)
     assert command.wait() == 2
     (line,) = command.err.splitlines()
@@ -119,8 +120,8 @@ def test_a_name_that_is_being_written_is_waited_for(
             while name not in (tmp_path / "lock").read_text():
                 os.sched_yield()
 
-    monkeypatch.setattr(journal.time, "sleep", wait)
-    with pytest.raises(journal.Busy, match=f"{re.escape(name)}$"), journal.owned(tmp_path):
+    monkeypatch.setattr(rundir.time, "sleep", wait)
+    with pytest.raises(rundir.Busy, match=f"{re.escape(name)}$"), rundir.owned(tmp_path):
         pass
     assert len(waits) == 3
     holder.kill()
@@ -130,8 +131,8 @@ def test_a_name_that_is_being_written_is_waited_for(
 def test_an_owner_elsewhere_is_believed(tmp_path: Path) -> None:
     holder = hold(tmp_path)
     (tmp_path / "lock").write_text("process 99999999 on another.example")
-    owned = journal.owned(tmp_path)
-    with pytest.raises(journal.Busy, match=r"process 99999999 on another\.example$"), owned:
+    owned = rundir.owned(tmp_path)
+    with pytest.raises(rundir.Busy, match=r"process 99999999 on another\.example$"), owned:
         pass
     holder.kill()
     holder.wait()
@@ -219,7 +220,7 @@ def test_a_collapsed_generator_has_losses_and_no_scores(tmp_path: Path) -> None:
     processes.finish(out, *processes.PAIR, poison=[last, "collapse"])
     loaded = records.load(out / processes.STUDY)
     for run in loaded.runs:
-        record = journal.read_json(run, last, journal.RECORD)
+        record = rundir.read_json(run, last, rundir.RECORD)
         assert (record["status"], set(record["scores"].values())) == ("diverged", {None})
         assert all(isinstance(value, float) for value in record["losses"].values())
     arms = [["none", "conv", "512"], ["batch", "conv", "512"]]

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import load, shapes
 from dcgan.models import build
 from dcgan.train import dump_state, start, train_epoch
 from eval.__main__ import main
 from eval.filters import BATCH, GAP, TITLES, TOP, concentration, filters, gini, guided, respond
-from experiments import journal
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
 
@@ -212,11 +212,11 @@ def study(tmp_path):
     state = start(config)
     for epoch in (1, 2):
         train_epoch(state, config, torch.from_numpy(images.pixels))
-        files = {journal.STATE: dump_state(state)} if epoch == 2 else {journal.RECORD: b"{}"}
-        journal.commit(folder / "seed=0", epoch, files)
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 16}}))
+        files = {rundir.STATE: dump_state(state)} if epoch == 2 else {rundir.RECORD: b"{}"}
+        rundir.commit(folder / "seed=0", epoch, files)
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
     description = {"config": config.model_dump()}
-    journal.replace(folder / "seed=0" / "run.json", journal.seal(description))
+    rundir.replace(folder / "seed=0" / "run.json", rundir.seal(description))
     return folder, data, state, images
 
 
@@ -254,7 +254,7 @@ def test_filters_of_a_study_from_the_command_line(study, capsys):
 
 def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
     folder, data, *_ = study
-    path = folder / "seed=0" / "epochs" / "0002" / journal.STATE
+    path = folder / "seed=0" / "epochs" / "0002" / rundir.STATE
     whole, before = path.read_bytes(), sorted(folder.rglob("*"))
     other = tmp_path / "other"
     other.mkdir()

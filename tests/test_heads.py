@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.models import MAP, channels
 from eval import heads as work
 from eval.__main__ import main
 from eval.heads import HEADS, TITLES, heads, operations, random_pixels, step_speeds
-from experiments import journal
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
 
@@ -139,15 +139,15 @@ def study(tmp_path, monkeypatch):
     """Two finished runs, without states, and one that is not finished."""
     monkeypatch.setattr(work, "SECONDS", 0.01)
     folder = tmp_path / "study"
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 16}}))
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
     for seed, (head, done) in enumerate([("conv", 2), ("avgpool", 2), ("conv", 1)]):
         config = CONFIG.model_copy(update={"seed": seed, "head": head})
         run = folder / f"head={head}" / f"seed={seed}"
         content = {"config": config.model_dump()}
         content |= {"fingerprint": {"threads": 2}} if seed else {}
-        journal.replace(run / "run.json", journal.seal(content))
+        rundir.replace(run / "run.json", rundir.seal(content))
         for epoch in range(1, done + 1):
-            journal.commit(run, epoch, {})
+            rundir.commit(run, epoch, {})
     return folder
 
 
@@ -193,9 +193,9 @@ def test_heads_of_a_study_from_the_command_line(study, capsys):
 def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
     plain = study / "model=mlp" / "seed=0"
     config = CONFIG.model_copy(update={"model": "mlp"})
-    journal.replace(plain / "run.json", journal.seal({"config": config.model_dump()}))
+    rundir.replace(plain / "run.json", rundir.seal({"config": config.model_dump()}))
     for epoch in (1, 2):
-        journal.commit(plain, epoch, {})
+        rundir.commit(plain, epoch, {})
     before = sorted(study.rglob("*"))
     refused = {
         (tmp_path / "nowhere",): "nowhere: no such folder",

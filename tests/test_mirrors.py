@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from faults import processes
 
-from experiments import journal, tracking
+from dcgan import rundir
+from experiments import tracking
 from reports import __main__ as command
 from reports import mirrors, records
 from reports.mirrors import Mirror
@@ -43,10 +44,10 @@ def study(
         points=4,
     )
     calibrate_study(folder)
-    info = journal.unseal(folder / "study.json")
+    info = rundir.unseal(folder / "study.json")
     started = []
     for path in sorted(folder.glob("*/*/run.json")):
-        config = journal.unseal(path)["config"]
+        config = rundir.unseal(path)["config"]
         started.append(tracking.start(folder, path.parent, info, config, "offline"))
     assert [mirror.finish() for mirror in started] == [""] * 3
     return folder
@@ -82,8 +83,8 @@ def test_the_offline_runs_are_the_records(study: Path) -> None:
 
 
 def test_wandb_lists_each_id_once(study: Path, wandb_command: Callable[..., str]) -> None:
-    info = journal.unseal(study / "study.json")
-    configs = [journal.unseal(path)["config"] for path in study.glob("*/*/run.json")]
+    info = rundir.unseal(study / "study.json")
+    configs = [rundir.unseal(path)["config"] for path in study.glob("*/*/run.json")]
     wanted = sorted(tracking.run_id(info, config) for config in configs)
     assert ids_of_sync(study, wandb_command) == wanted
 
@@ -151,7 +152,7 @@ def test_a_damaged_file_is_refused_by_name(
     study: Path, tmp_path: Path, change: Callable[[bytes], bytes], message: str
 ) -> None:
     path = damage(study, tmp_path, change)
-    with pytest.raises(journal.Damaged, match=message) as error:
+    with pytest.raises(rundir.Damaged, match=message) as error:
         mirrors.load(mirrors.offline(path.parents[1]), "here")
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
@@ -219,7 +220,7 @@ def test_a_history_that_is_not_whole_is_refused_by_name(
     held: list[Mirror], change: Callable[[list[dict]], None], message: str
 ) -> None:
     change(held[1].rows)
-    with pytest.raises(journal.Damaged, match=f"^{re.escape(held[1].label)}: {message}$"):
+    with pytest.raises(rundir.Damaged, match=f"^{re.escape(held[1].label)}: {message}$"):
         mirrors.load(held, "here")
 
 
@@ -243,7 +244,7 @@ def test_a_config_that_is_not_what_was_sent_is_refused(
     held: list[Mirror], name: str, text: str
 ) -> None:
     held[0].config[name] = text
-    with pytest.raises(journal.Damaged, match=r"^p: .*(study_json|study\.json).*$"):
+    with pytest.raises(rundir.Damaged, match=r"^p: .*(study_json|study\.json).*$"):
         mirrors.load(held, "p")
 
 
@@ -374,7 +375,7 @@ def test_a_study_that_was_killed_five_times_is_whole_in_wandb(
     assert (out / "index.html").stat().st_size > 10_000
 
     # One run for each id.
-    configs = [journal.unseal(run / "run.json")["config"] for run in wanted.runs]
+    configs = [rundir.unseal(run / "run.json")["config"] for run in wanted.runs]
     assert ids_of_sync(study, wandb_command) == sorted(
         tracking.run_id(wanted.info, config) for config in configs
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import load, shapes
 from dcgan.models import build, dump_generator
@@ -19,7 +20,6 @@ from eval.extractors import Extractor
 from eval.neighbours import NEAR, Seen, compare, duplicates, examine, nearest, rms, see
 from eval.score import Reference
 from eval.states import read_config
-from experiments import journal
 
 CONFIG = Config(resolution=32, width=2, latent_size=4, images=100, batch=50, epochs=2)
 COPIED = 110  # images that the command is asked for
@@ -215,13 +215,13 @@ def study(tmp_path):
             Image.fromarray(image).save(tmp_path / name / f"{i}.png")
     train = load(str(tmp_path / "train"), tmp_path / "cache")
     folder = tmp_path / "study"
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 32}}))
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
     config = CONFIG.model_copy(update={"data_sha256": train.sha256})
     run = folder / "norm=none" / "seed=0"
-    journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
     for epoch in (1, 2):
         content = dump_generator(build(config)[0], config)
-        journal.commit(run, epoch, {journal.GENERATOR: content})
+        rundir.commit(run, epoch, {rundir.GENERATOR: content})
     return folder
 
 
@@ -266,7 +266,7 @@ def test_the_command_keeps_and_prints_what_it_found(study, run_neighbours):
     assert None not in values.values()
     assert values["duplicates_exact"] == 0
     assert (about["generated"], about["held_out"], about["training"]) == (COPIED, COPIED, 100)
-    generator = (journal.epoch_folder(run, 2) / journal.GENERATOR).read_bytes()
+    generator = (rundir.epoch_folder(run, 2) / rundir.GENERATOR).read_bytes()
     assert about["generator_sha256"] == hashlib.sha256(generator).hexdigest()
     assert f"{values['auc_pixels']:.4g}" in shown
     for words in (*found["titles"].values(), *found["notes"]):
@@ -323,14 +323,14 @@ def test_bad_input_is_one_line(study, run_neighbours):
         assert len(complaint.splitlines()) == 1, complaint
     assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
 
-    path = journal.epoch_folder(run, 2) / journal.GENERATOR
+    path = rundir.epoch_folder(run, 2) / rundir.GENERATOR
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     code, shown, complaint = run_neighbours()
     assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
     assert f"{path}: its SHA-256 is not the committed one" in complaint
     config = read_config(run).model_copy(update={"classes": "3"})
-    journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
     assert "--test test: has no images of classes=3" in run_neighbours("--epoch", 1)[2]
     assert not (run / "eval").exists()
 

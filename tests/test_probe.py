@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import leaky_relu, max_pool2d
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import canonical, load, of_classes, resize, shapes, to_signed
 from dcgan.models import build
@@ -30,7 +31,6 @@ from eval.probe import (
     to_result,
 )
 from eval.states import read_config
-from experiments import journal
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=100, batch=20, epochs=2)
 
@@ -299,17 +299,17 @@ def study(tmp_path, sources):
     """A study of one run, whose D has not learned anything in two epochs."""
     train = load(str(sources / "train"), tmp_path / "cache")
     folder = tmp_path / "study"
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 32}}))
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
     config = CONFIG.model_copy(update={"data_sha256": train.sha256})
     write_run(folder / "norm=none" / "seed=0", config)
     return folder
 
 
 def write_run(run, config, epochs=2):
-    journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
     state = start(config)
     for state.epoch in range(1, epochs + 1):
-        journal.commit(run, state.epoch, {journal.STATE: dump_state(state)})
+        rundir.commit(run, state.epoch, {rundir.STATE: dump_state(state)})
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def test_the_command_keeps_and_prints_what_it_found(study, run_probe, sources):
     assert about["svm"]["classifier_20"]["features"] == 192
 
     # What was used is named.
-    state = (journal.epoch_folder(run, 2) / journal.STATE).read_bytes()
+    state = (rundir.epoch_folder(run, 2) / rundir.STATE).read_bytes()
     assert about["state_sha256"] == hashlib.sha256(state).hexdigest()
     train = load(str(sources / "train"), study.parent / "other")
     assert about["data_sha256"] == train.sha256 != about["test_sha256"]
@@ -397,9 +397,9 @@ def test_the_command_makes_pruned_states_again_and_leaves_unfinished_runs_out(
     train = resize(load(str(sources / "train"), study.parent / "cache"), 16)
     state = start(config)
     train_epoch(state, config, torch.from_numpy(of_classes(train, "3").pixels[:6]))
-    shutil.rmtree(journal.epoch_folder(run, 1))
-    journal.commit(run, 1, {journal.STATE: dump_state(state)})
-    journal.prune(run, 3)
+    shutil.rmtree(rundir.epoch_folder(run, 1))
+    rundir.commit(run, 1, {rundir.STATE: dump_state(state)})
+    rundir.prune(run, 3)
 
     code, _, said = run_probe("--epoch", 1)
     assert code == 0
@@ -423,8 +423,8 @@ def test_the_command_gives_nulls_where_d_is_not_finite(study, run_probe):
     with torch.no_grad():
         state.D.from_rgb[0].weight[0] = float("nan")
     state.epoch = 2
-    shutil.rmtree(journal.epoch_folder(run, 2))
-    journal.commit(run, 2, {journal.STATE: dump_state(state)})
+    shutil.rmtree(rundir.epoch_folder(run, 2))
+    rundir.commit(run, 2, {rundir.STATE: dump_state(state)})
     assert run_probe()[0] == 0
     values = results.stored(run, "probe").values
     nulls = {
@@ -457,15 +457,15 @@ def test_bad_input_is_one_line(study, run_probe, sources):
     assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
 
     # A damaged state, a damaged config, a D without convolutions.
-    path = journal.epoch_folder(run, 2) / journal.STATE
+    path = rundir.epoch_folder(run, 2) / rundir.STATE
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert "0002/state.safetensors: its SHA-256 is" in run_probe()[2]
     config = read_config(run)
     plain = config.model_copy(update={"model": "mlp"})
-    journal.replace(run / "run.json", journal.seal({"config": plain.model_dump()}))
+    rundir.replace(run / "run.json", rundir.seal({"config": plain.model_dump()}))
     assert f"{run}: model=mlp has no convolutional layers" in run_probe()[2]
-    journal.replace(run / "run.json", b"{}\n")
+    rundir.replace(run / "run.json", b"{}\n")
     code, shown, complaint = run_probe()
     assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
     assert f"{run / 'run.json'}: is not as it was written" in complaint

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dcgan import rundir
 from experiments import __main__ as command
-from experiments import journal
 from reports import claims, findings, records, tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,32 +62,34 @@ def test_what_is_published_of_an_archive_rebuilds_byte_for_byte(packed, tmp_path
     for sentence in findings.findings(study).headline:
         assert " ".join(sentence.split()) in readme
     if packed.stem == "kinds-small":
-        assert {row[0]: row[3] for row in claims.sheet(study, claims.judge(study)).rows}["B8"] in readme
+        assert {row[0]: row[3] for row in claims.sheet(study, claims.judge(study)).rows}[
+            "B8"
+        ] in readme
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_every_published_file_is_what_was_published(study):
     """A number edited by hand, anywhere: what is not rebuilt above has its sum here."""
-    lines = (study / journal.SUMS).read_text().splitlines()
+    lines = (study / rundir.SUMS).read_text().splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     there = {
         path.relative_to(study).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in study.rglob("*")
         if path.is_file() and study / "report" not in path.parents
     }
-    del there[journal.SUMS]
+    del there[rundir.SUMS]
     assert sums == there
     assert "study.json" in sums
 
     # The epochs agree with their own sums as well.
     for run in records.load(study).runs:
-        assert len(journal.committed(run, may_lack=(journal.SAMPLES,))) > 0
+        assert len(rundir.committed(run, may_lack=(rundir.SAMPLES,))) > 0
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_nothing_but_records_is_published(study):
     names = {path.name for path in study.glob("*/seed=*/epochs/*/*")}
-    assert names - {journal.SAMPLES} == {journal.RECORD, journal.TIMING, journal.SUMS}
+    assert names - {rundir.SAMPLES} == {rundir.RECORD, rundir.TIMING, rundir.SUMS}
     assert {path.name for path in study.glob("*/seed=*/*")} <= {"run.json", "epochs", *AFTERWARDS}
     assert not (study / "real.png").exists()  # images of the data set are nobody's to publish
     assert sum(path.stat().st_size for path in PUBLISHED.rglob("*") if path.is_file()) < 20e6
@@ -97,8 +99,8 @@ def test_nothing_but_records_is_published(study):
     loaded = records.load(study)
     lowest = loaded.frame.groupby(loaded.factors)["seed"].transform("min")
     for row in loaded.frame.assign(lowest=lowest).itertuples():
-        picture = journal.epoch_folder(study / row.run, row.epoch) / journal.SAMPLES
-        assert picture.exists() == (row.seed == row.lowest and journal.SAMPLES in names)
+        picture = rundir.epoch_folder(study / row.run, row.epoch) / rundir.SAMPLES
+        assert picture.exists() == (row.seed == row.lowest and rundir.SAMPLES in names)
 
 
 def test_with_batchnorm_on_its_output_d_never_beat_chance():
@@ -146,16 +148,16 @@ def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
     assert command.publish(given)[0] == 0
 
     target = tmp_path / "published" / study.name
-    pictures = {path.relative_to(target).parts[:2] for path in target.rglob(journal.SAMPLES)}
+    pictures = {path.relative_to(target).parts[:2] for path in target.rglob(rundir.SAMPLES)}
     assert pictures == {
         ("norm=none,head=conv,batch=128", "seed=2"),
         ("norm=batch,head=conv,batch=128", "seed=10"),
     }
     assert len(list(target.glob("*/seed=*/banks/scores.json"))) == 3
     assert (target / "audit.json").exists()
-    listed = {line.split("  ", 1)[1] for line in (target / journal.SUMS).read_text().splitlines()}
+    listed = {line.split("  ", 1)[1] for line in (target / rundir.SUMS).read_text().splitlines()}
     there = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    assert listed == there - {journal.SUMS}
+    assert listed == there - {rundir.SUMS}
 
     # The same frame and the same banks as before; one digit less is an error.
     before, after = records.load(study), records.load(target)
@@ -165,6 +167,6 @@ def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
         path = next(target.glob(name))
         whole = path.read_text()
         path.write_text(whole.replace("2", "3", 1))
-        with pytest.raises(journal.Damaged, match=path.name):
+        with pytest.raises(rundir.Damaged, match=path.name):
             records.load(target)
         path.write_text(whole)

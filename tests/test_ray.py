@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import journal
+from dcgan import rundir
 
 pytestmark = pytest.mark.ray
-EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR, "run.json")
+EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.STATE, rundir.GENERATOR, "run.json")
 ENVIRON = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "of-this-test-only",
@@ -49,7 +49,7 @@ def until(what: Callable[[], object], process: subprocess.Popen) -> None:
 def begun(out: Path) -> list[Path]:
     """The runs that have an epoch and not all of them."""
     runs = {epoch.parents[1] for epoch in out.glob("*/*/seed=*/epochs/0001")}
-    return [run for run in runs if not journal.epoch_folder(run, EPOCHS).exists()]
+    return [run for run in runs if not rundir.epoch_folder(run, EPOCHS).exists()]
 
 
 def listening() -> set[tuple[str, str]]:

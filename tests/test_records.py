@@ -10,7 +10,7 @@ import sys
 import pandas as pd
 import pytest
 
-from experiments import journal
+from dcgan import rundir
 from reports import records
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
@@ -28,8 +28,8 @@ def test_the_frame_holds_every_committed_epoch_in_full_precision(make_study, tmp
     assert study.missing == []
     assert set(study.plan["status"]) == {"finished"}
     for row in study.frame.to_dict("records"):
-        record = journal.read_json(folder / row["run"], row["epoch"], journal.RECORD)
-        timing = journal.read_json(folder / row["run"], row["epoch"], journal.TIMING)
+        record = rundir.read_json(folder / row["run"], row["epoch"], rundir.RECORD)
+        timing = rundir.read_json(folder / row["run"], row["epoch"], rundir.TIMING)
         assert row["run"] == f"norm={row['norm']},head=conv,batch=128/seed={row['seed']}"
         assert row["images"] == record["images"] == 10_000 * row["epoch"]
         for name, value in {**record["losses"], **record["scores"], **timing}.items():
@@ -61,8 +61,8 @@ def test_fields_that_differ_tell_the_arms_apart(make_study, tmp_path):
 
 def test_runs_of_one_study_may_have_several_lengths(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
-    longer = journal.unseal(folder / NONE / "run.json")["config"] | {"epochs": 5}
-    journal.describe(folder / NONE, {"config": longer})
+    longer = rundir.unseal(folder / NONE / "run.json")["config"] | {"epochs": 5}
+    rundir.describe(folder / NONE, {"config": longer})
     study = records.load(folder)
 
     assert study.factors == ["norm", "head", "batch"]
@@ -100,7 +100,7 @@ def test_runs_outside_the_plan_are_read_too(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     info = json.loads((folder / "study.json").read_text())
     info["factors"]["norm"] = ["none"]
-    (folder / "study.json").write_bytes(journal.seal(info))
+    (folder / "study.json").write_bytes(rundir.seal(info))
 
     assert set(records.load(folder).frame["norm"]) == {"none", "batch"}
 
@@ -109,7 +109,7 @@ def test_two_identities_of_one_metric_are_refused(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     run = json.loads((folder / BATCH / "run.json").read_text())
     run["identities"]["fd_cifar"]["generated"] = 500
-    (folder / BATCH / "run.json").write_bytes(journal.seal(run))
+    (folder / BATCH / "run.json").write_bytes(rundir.seal(run))
 
     with pytest.raises(records.Mixed) as error:
         records.load(folder)
@@ -120,22 +120,22 @@ def test_two_identities_of_one_metric_are_refused(make_study, tmp_path):
 @pytest.mark.parametrize("name", ["record.json", "timing.json", "samples.png", "SHA256SUMS"])
 def test_a_damaged_file_is_one_error_even_in_the_middle_of_a_run(make_study, tmp_path, name):
     folder = make_study(tmp_path, **SMALL)
-    path = journal.epoch_folder(folder / NONE, 1) / name
+    path = rundir.epoch_folder(folder / NONE, 1) / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
-    with pytest.raises(journal.Damaged, match="0001") as error:
+    with pytest.raises(rundir.Damaged, match="0001") as error:
         records.load(folder)
     assert "\n" not in str(error.value)
 
 
 def test_an_epoch_that_is_gone_is_an_error(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
-    epoch = journal.epoch_folder(folder / NONE, 1)
+    epoch = rundir.epoch_folder(folder / NONE, 1)
     epoch.rename(tmp_path / "gone")
 
-    with pytest.raises(journal.Damaged, match="0001"):
+    with pytest.raises(rundir.Damaged, match="0001"):
         records.load(folder)
 
 
@@ -145,7 +145,7 @@ def test_what_is_no_study_is_refused(make_study, tmp_path):
 
     folder = make_study(tmp_path, **SMALL)
     (folder / NONE / "run.json").write_text("{")
-    with pytest.raises(journal.Damaged, match=r"run\.json"):
+    with pytest.raises(rundir.Damaged, match=r"run\.json"):
         records.load(folder)
 
 
@@ -174,7 +174,7 @@ def test_damaged_banks_are_one_error(make_study, tmp_path):
     folder = make_study(tmp_path, banks=2, **SMALL)
     path = folder / NONE / "banks" / "scores.json"
     path.write_text(path.read_text().replace("1", "2", 1))
-    with pytest.raises(journal.Damaged, match=r"banks/scores\.json"):
+    with pytest.raises(rundir.Damaged, match=r"banks/scores\.json"):
         records.load(folder)
 
 
@@ -199,11 +199,11 @@ def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
 def test_a_published_study_may_lack_pictures_and_nothing_else(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     whole = records.load(folder)
-    (journal.epoch_folder(folder / NONE, 1) / "samples.png").unlink()
+    (rundir.epoch_folder(folder / NONE, 1) / "samples.png").unlink()
     pd.testing.assert_frame_equal(records.load(folder).frame, whole.frame)
 
-    (journal.epoch_folder(folder / NONE, 1) / "timing.json").unlink()
-    with pytest.raises(journal.Damaged, match="0001"):
+    (rundir.epoch_folder(folder / NONE, 1) / "timing.json").unlink()
+    with pytest.raises(rundir.Damaged, match="0001"):
         records.load(folder)
 
 
@@ -217,7 +217,7 @@ def test_a_published_study_is_checked_against_its_sums(make_study, tmp_path):
     for name in names:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data.replace(b"1", b"2", 1))
-        with pytest.raises(journal.Damaged) as error:
+        with pytest.raises(rundir.Damaged) as error:
             records.load(folder)
         assert name in str(error.value)
         (folder / name).write_bytes(data)
@@ -225,8 +225,8 @@ def test_a_published_study_is_checked_against_its_sums(make_study, tmp_path):
 
 def test_states_are_pruned_without_a_word(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
-    journal.commit(folder / NONE, 3, {journal.STATE: b"state", **_files(folder)})
-    (journal.epoch_folder(folder / NONE, 3) / journal.STATE).unlink()
+    rundir.commit(folder / NONE, 3, {rundir.STATE: b"state", **_files(folder)})
+    (rundir.epoch_folder(folder / NONE, 3) / rundir.STATE).unlink()
 
     assert records.load(folder).frame["run"].value_counts()[NONE] == 3
 
@@ -260,5 +260,5 @@ def test_reports_do_without_torch():
 
 
 def _files(folder):
-    names = (journal.RECORD, journal.TIMING, journal.SAMPLES)
-    return {name: journal.read(folder / NONE, 2, name) for name in names}
+    names = (rundir.RECORD, rundir.TIMING, rundir.SAMPLES)
+    return {name: rundir.read(folder / NONE, 2, name) for name in names}

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
+from dcgan import rundir
 from dcgan.commands import BadInput
 from experiments import __main__ as experiments
-from experiments import grid, journal, reproduce, tracking
+from experiments import grid, reproduce, tracking
 
 SET = ("norm=batch", "head=conv", "batch=512", "epochs=3", "lr_g=1e-4", "seed=1")
 ONE = {"factors": {"norm": ["none"], "head": ["conv"], "batch": [128]}, "epochs": 8}
@@ -39,12 +40,12 @@ def two(make_study, tmp_path):
 
 def rewrite(run, epoch, change):
     """Commit an epoch anew with another record."""
-    record = journal.read_json(run, epoch, journal.RECORD)
+    record = rundir.read_json(run, epoch, rundir.RECORD)
     change(record)
-    names = {*journal.read_sums(journal.epoch_folder(run, epoch))} - {journal.RECORD}
-    kept = {name: journal.read(run, epoch, name) for name in sorted(names)}
-    shutil.rmtree(journal.epoch_folder(run, epoch))
-    journal.commit(run, epoch, {journal.RECORD: journal.to_json(record), **kept})
+    names = {*rundir.read_sums(rundir.epoch_folder(run, epoch))} - {rundir.RECORD}
+    kept = {name: rundir.read(run, epoch, name) for name in sorted(names)}
+    shutil.rmtree(rundir.epoch_folder(run, epoch))
+    rundir.commit(run, epoch, {rundir.RECORD: rundir.to_json(record), **kept})
 
 
 def test_the_recipe_is_the_command_that_made_the_run(run):
@@ -53,7 +54,7 @@ def test_the_recipe_is_the_command_that_made_the_run(run):
     planned = grid.define(given.study, given.scale, given.seeds, given.words)
     data = made.data
     (again,) = grid.runs(grid.fit(planned, data["name"], data["sha256"], data["images"]))
-    assert again.config.model_dump() == journal.unseal(run / "run.json")["config"]
+    assert again.config.model_dump() == rundir.unseal(run / "run.json")["config"]
     assert made.folder == f"{run.parents[1].name}/{run.parent.name}/seed=1"
     assert {"seed=1", "epochs=3", "lr_g=0.0001"} <= {*made.words}
     assert not any(word.startswith("width=") for word in made.words)
@@ -69,7 +70,7 @@ def test_the_recipe_of_every_published_run_is_one_run():
 
 
 def test_a_run_is_found_by_its_folder_its_name_and_its_id_on_wandb(study, run, tmp_path):
-    info, stored = journal.unseal(study / "study.json"), journal.unseal(run / "run.json")
+    info, stored = rundir.unseal(study / "study.json"), rundir.unseal(run / "run.json")
     arm = run.parent.name
     names = (str(run), f"{arm}/seed=1", f"{arm} seed=1", tracking.run_id(info, stored["config"]))
     for name in names:
@@ -103,7 +104,7 @@ def test_a_run_that_is_made_again_has_every_byte(run, capfd, tmp_path):
 def test_printing_makes_nothing(run, capsys, tmp_path):
     assert experiments.main(["reproduce", str(run), "--print", "--to", str(tmp_path / "x")]) == 0
     out = capsys.readouterr().out
-    info = journal.unseal(run.parents[1] / "study.json")
+    info = rundir.unseal(run.parents[1] / "study.json")
     assert out.startswith("python -m experiments ablation --scale smoke --device cpu --threads 1 ")
     for fact in (info["commit"], info["data"]["sha256"], f"torch {info['versions']['torch']}"):
         assert fact in out
@@ -126,7 +127,7 @@ def test_the_first_column_that_differs_is_named_for_each_epoch(two):
     old, new = two
     assert str(reproduce.compare(old, new)) == "The same bytes in all 8 epochs."
 
-    was = journal.read_json(new, 3, journal.RECORD)["scores"]["fd_cifar"]
+    was = rundir.read_json(new, 3, rundir.RECORD)["scores"]["fd_cifar"]
     rewrite(new, 3, lambda record: record["scores"].update(fd_cifar=was * 1.25))
     rewrite(new, 5, lambda record: record["losses"].update(d_loss=None))
     found = reproduce.compare(old, new)
@@ -142,20 +143,20 @@ def test_the_first_column_that_differs_is_named_for_each_epoch(two):
 
 def test_another_picture_or_state_is_a_difference_and_another_clock_is_none(two):
     old, new = two
-    for name, epoch in ((journal.TIMING, 2), (journal.SAMPLES, 4)):
-        folder = journal.epoch_folder(new, epoch)
-        files = {each: journal.read(new, epoch, each) for each in journal.read_sums(folder)}
+    for name, epoch in ((rundir.TIMING, 2), (rundir.SAMPLES, 4)):
+        folder = rundir.epoch_folder(new, epoch)
+        files = {each: rundir.read(new, epoch, each) for each in rundir.read_sums(folder)}
         shutil.rmtree(folder)
-        journal.commit(new, epoch, files | {name: files[name] + b" "})
+        rundir.commit(new, epoch, files | {name: files[name] + b" "})
     (found,) = reproduce.compare(old, new).differences
     assert (found["epoch"], found["column"]) == (4, "SHA-256 of samples.png")
 
 
 def test_another_machine_is_named_and_excuses_other_bytes(two):
     old, new = two
-    stored = journal.unseal(new / "run.json")
+    stored = rundir.unseal(new / "run.json")
     stored["fingerprint"] |= {"threads": 7, "arithmetic": "0123456789ab"}
-    journal.replace(new / "run.json", journal.seal(stored))
+    rundir.replace(new / "run.json", rundir.seal(stored))
     rewrite(new, 8, lambda record: record["scores"].update(kd_cifar=1.0))
     found = reproduce.compare(old, new)
     assert found.fingerprint == {"threads": [1, 7], "arithmetic": ["unknown", "0123456789ab"]}
@@ -165,6 +166,6 @@ def test_another_machine_is_named_and_excuses_other_bytes(two):
 
 def test_a_run_that_stopped_early_is_no_reproduction(two):
     old, new = two
-    shutil.rmtree(journal.epoch_folder(new, 8))
-    with pytest.raises(journal.Damaged, match=r"has 7 epochs, .* has 8$"):
+    shutil.rmtree(rundir.epoch_folder(new, 8))
+    with pytest.raises(rundir.Damaged, match=r"has 7 epochs, .* has 8$"):
         reproduce.compare(old, new)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from dcgan.pictures import png_grid
 from dcgan.train import Log, draw_latent, dump_state, start
 from eval.extractors import classifier
 from eval.metrics import moments
 from eval.score import Reference, reestimated
-from experiments import journal, run
+from experiments import run
 from experiments.run import (
     SAMPLE_COLUMNS,
     arithmetic,
@@ -79,7 +80,7 @@ def test_what_is_not_finite_is_null_and_marked(bad):
     assert record["losses"]["g_loss"] is None
     assert record["curve"][-1]["g_loss"] is None
     assert record["curve"][0]["g_loss"] == 1.0
-    assert b"NaN" not in journal.to_json(record)
+    assert b"NaN" not in rundir.to_json(record)
     assert summarise(state_after(1), log(), {"fd_cifar": None})["status"] == "diverged"
 
 
@@ -158,13 +159,13 @@ def test_an_epoch_holds_its_state_and_its_generator():
     record = summarise(state_after(4), log(), {})
     content = files(TINY, state_after(4), record, {})
     assert list(content) == [
-        journal.RECORD,
-        journal.TIMING,
-        journal.SAMPLES,
-        journal.GENERATOR,
-        journal.STATE,
+        rundir.RECORD,
+        rundir.TIMING,
+        rundir.SAMPLES,
+        rundir.GENERATOR,
+        rundir.STATE,
     ]
-    assert json.loads(content[journal.RECORD]) == record
+    assert json.loads(content[rundir.RECORD]) == record
 
 
 def test_milestones_are_a_function_of_the_epoch_alone():

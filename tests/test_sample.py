@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from dcgan import rundir
 from dcgan.__main__ import draw, main
 from dcgan.commands import BadInput
 from dcgan.config import Config
@@ -19,7 +20,6 @@ from dcgan.pictures import png_grid
 from dcgan.train import draw_latent
 from eval.extractors import WEIGHTS
 from eval.score import BATCH, generate
-from experiments import journal
 
 CONFIG = Config(resolution=16, width=2, latent_size=4, images=40, batch=20, seed=5)
 
@@ -118,9 +118,9 @@ def test_more_images_than_go_through_at_once(G, file):
 def test_of_a_run_it_is_the_last_kept_generator(G, file, run_sample, tmp_path):
     other = build(CONFIG.model_copy(update={"seed": 6}))[0]
     run = tmp_path / "run"
-    journal.commit(run, 2, {journal.GENERATOR: dump_generator(other, CONFIG)})
-    journal.commit(run, 10, {journal.GENERATOR: dump_generator(G, CONFIG)})
-    journal.commit(run, 11, {journal.RECORD: b"{}"})
+    rundir.commit(run, 2, {rundir.GENERATOR: dump_generator(other, CONFIG)})
+    rundir.commit(run, 10, {rundir.GENERATOR: dump_generator(G, CONFIG)})
+    rundir.commit(run, 11, {rundir.RECORD: b"{}"})
     for name, checkpoint in (("by file", file), ("by run", run)):
         run_sample(checkpoint, "-n", 3, "--out", tmp_path / name)
     assert read_all(tmp_path / "by file") == read_all(tmp_path / "by run")
@@ -172,8 +172,8 @@ def test_a_flipped_bit_in_the_header_is_refused_or_changes_no_image(file, tmp_pa
 
 def test_a_generator_that_is_not_the_committed_one_is_refused(G, run_sample, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
-    journal.commit(run, 1, {journal.GENERATOR: dump_generator(G, CONFIG)})
-    path = run / "epochs" / "0001" / journal.GENERATOR
+    rundir.commit(run, 1, {rundir.GENERATOR: dump_generator(G, CONFIG)})
+    path = run / "epochs" / "0001" / rundir.GENERATOR
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # a weight that is still finite
     path.write_bytes(data)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, load, load_cached
 from dcgan.models import build, dump_generator
@@ -24,7 +25,6 @@ from eval.__main__ import main
 from eval.classifier import Classifier, write_card
 from eval.extractors import INCEPTION, INCEPTION_SHA256, Extractor, classifier
 from eval.score import BATCH, Reference, generate, identities, names, reference, score
-from experiments import journal
 
 FD_NAMES = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
@@ -355,14 +355,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keep(images, out / "cache", 16)
 
     folder = out / "ablation-smoke-real"
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 16}}))
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
     for seed in (0, 1):
         config = CONFIG.model_copy(update={"seed": seed, "data_sha256": images.sha256})
         run = folder / "norm=none" / f"seed={seed}"
-        journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+        rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
         for epoch in (1, 2):
             G = build(config.model_copy(update={"seed": 10 * seed + epoch}))[0]
-            journal.commit(run, epoch, {journal.GENERATOR: dump_generator(G, config)})
+            rundir.commit(run, epoch, {rundir.GENERATOR: dump_generator(G, config)})
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -439,10 +439,10 @@ def test_a_run_of_one_class_is_rescored_against_that_class(
             archive.writestr(f"{'ab'[i % 4 == 0]}/{i}.png", png.getvalue())
     images = load(str(tmp_path / "two.zip"), tmp_path / "cache")
     run = tmp_path / "study" / "norm=none" / "seed=0"
-    journal.replace(run.parents[1] / "study.json", (study / "study.json").read_bytes())
+    rundir.replace(run.parents[1] / "study.json", (study / "study.json").read_bytes())
     config = CONFIG.model_copy(update={"classes": "1", "data_sha256": images.sha256})
-    journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
-    journal.commit(run, 1, {journal.GENERATOR: dump_generator(build(config)[0], config)})
+    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
+    rundir.commit(run, 1, {rundir.GENERATOR: dump_generator(build(config)[0], config)})
     options = ("--n", 20, "--weights", study.parent / "weights", "--device", "cpu", "--json")
     where = ("--data", tmp_path / "two.zip", "--cache", tmp_path / "cache")
     code, shown, _ = run_eval("score", run, *options, *where)
@@ -460,10 +460,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
         for name in source.namelist()[:30]:
             copy.writestr(name, source.read(name))
     damaged = study.parent / "damaged" / "seed=0"
-    journal.replace(damaged / "study.json", b'{"data": {"resolution": 16}}')
-    journal.replace(damaged / "run.json", b"{}")
-    journal.commit(damaged, 1, {journal.GENERATOR: b"whole"})
-    (damaged / "epochs" / "0001" / journal.GENERATOR).write_bytes(b"other")
+    rundir.replace(damaged / "study.json", b'{"data": {"resolution": 16}}')
+    rundir.replace(damaged / "run.json", b"{}")
+    rundir.commit(damaged, 1, {rundir.GENERATOR: b"whole"})
+    (damaged / "epochs" / "0001" / rundir.GENERATOR).write_bytes(b"other")
     good = ("--weights", study.parent / "weights", "--device", "cpu", "--n", 20)
 
     refused = {

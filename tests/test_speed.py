@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dcgan import rundir
 from experiments import __main__ as experiments
-from experiments import journal
 from reports import __main__ as reports
 from reports import speed, tables
 
@@ -108,7 +108,7 @@ RECORD = {
 
 @pytest.fixture
 def path(tmp_path):
-    journal.replace(tmp_path / "cpu.json", journal.seal(RECORD))
+    rundir.replace(tmp_path / "cpu.json", rundir.seal(RECORD))
     return tmp_path / "cpu.json"
 
 
@@ -185,7 +185,7 @@ def test_publishing_names_a_record_by_its_processor(path, tmp_path, monkeypatch,
     assert made.read_bytes() == path.read_bytes()
 
     quick = copy.deepcopy(RECORD) | {"quick": True}
-    journal.replace(path, journal.seal(quick))
+    rundir.replace(path, rundir.seal(quick))
     with pytest.raises(SystemExit, match="2"):
         experiments.main(["publish", str(path)])
     assert "comes from --quick, whose figures say nothing" in capsys.readouterr().err

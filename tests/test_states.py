@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import shapes
 from dcgan.train import dump_state, start, train_epoch
 from eval.states import last_epoch, read_config, state_after
-from experiments import journal
 
 CONFIG = Config(resolution=16, width=2, latent_size=4, images=24, batch=8, epochs=3)
 
@@ -31,10 +31,10 @@ def states(pixels):
 def run(tmp_path, states):
     """A finished run, which has pruned the state of epoch 1."""
     folder = tmp_path / "norm=none" / "seed=0"
-    journal.replace(folder / "run.json", journal.seal({"config": CONFIG.model_dump()}))
+    rundir.replace(folder / "run.json", rundir.seal({"config": CONFIG.model_dump()}))
     for epoch, data in enumerate(states, 1):
-        journal.commit(folder, epoch, {journal.STATE: data})
-    journal.prune(folder, CONFIG.epochs)
+        rundir.commit(folder, epoch, {rundir.STATE: data})
+    rundir.prune(folder, CONFIG.epochs)
     return folder
 
 
@@ -61,13 +61,13 @@ def test_other_bytes_are_not_passed_over(run, states, pixels, capsys):
 
 
 def test_what_is_damaged_or_missing_is_named(run, pixels):
-    two, three = (journal.epoch_folder(run, epoch) for epoch in (2, 3))
-    data = bytearray((two / journal.STATE).read_bytes())
+    two, three = (rundir.epoch_folder(run, epoch) for epoch in (2, 3))
+    data = bytearray((two / rundir.STATE).read_bytes())
     data[-1] ^= 1
-    (two / journal.STATE).write_bytes(data)
-    journal.commit(run, 4, {journal.STATE: b"no tensors"})
-    journal.commit(run, 5, {journal.RECORD: b"{}"})
-    (three / journal.SUMS).write_text("nonsense\n")
+    (two / rundir.STATE).write_bytes(data)
+    rundir.commit(run, 4, {rundir.STATE: b"no tensors"})
+    rundir.commit(run, 5, {rundir.RECORD: b"{}"})
+    (three / rundir.SUMS).write_text("nonsense\n")
     refused = {
         1: "0001/state.safetensors: is pruned, and cannot be made again without the images",
         2: "0002/state.safetensors: its SHA-256 is",
@@ -84,7 +84,7 @@ def test_what_is_damaged_or_missing_is_named(run, pixels):
 
 def test_a_state_of_another_config_is_refused(run, states):
     wider = CONFIG.model_copy(update={"width": 3})
-    journal.replace(run / "run.json", journal.seal({"config": wider.model_dump()}))
+    rundir.replace(run / "run.json", rundir.seal({"config": wider.model_dump()}))
     with pytest.raises(ValueError, match="does not belong to this config"):
         state_after(run, 3, None)
 
@@ -96,8 +96,8 @@ def test_run_json_is_believed_only_whole(run):
     for damaged, reason in (
         (whole.replace(b'"seed": 0', b'"seed": 1'), "is not as it was written"),
         (whole[:-3], "is not as it was written"),
-        (journal.seal({"config": {"epochs": 0}}), "epochs=0"),
-        (journal.seal({"settings": {}}), "config"),
+        (rundir.seal({"config": {"epochs": 0}}), "epochs=0"),
+        (rundir.seal({"settings": {}}), "config"),
         (None, "No such file"),
     ):
         path.write_bytes(damaged) if damaged else path.unlink()

@@ -11,8 +11,9 @@ import socket
 import pytest
 from rich.console import Console
 
+from dcgan import rundir
 from experiments import __main__ as command
-from experiments import grid, journal, status
+from experiments import grid, status
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 GOOD, BAD = "norm=none,head=conv,batch=128", "norm=batch,head=conv,batch=128"
@@ -26,7 +27,7 @@ def study(make_study, tmp_path):
     (folder / BAD / "seed=1" / "error.txt").write_text(
         "Traceback:\n  f()\nValueError: [b]no[/b]\n\n"
     )
-    path = folder / BAD / "seed=2" / "epochs/0003" / journal.RECORD
+    path = folder / BAD / "seed=2" / "epochs/0003" / rundir.RECORD
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     return folder
 
@@ -62,13 +63,13 @@ def test_each_run_has_the_state_that_its_folder_shows(study):
 
 def test_the_last_committed_epoch_gives_the_score(study):
     (run,) = (run for run in status.look(study).runs if run.state == "stopped")
-    record = journal.read_json(study / GOOD / "seed=1", 2, journal.RECORD)
+    record = rundir.read_json(study / GOOD / "seed=1", 2, rundir.RECORD)
     assert run.fd_cifar == record["scores"]["fd_cifar"]
 
 
 def test_a_run_is_at_work_while_its_lock_is_held_and_no_longer(study):
     run = study / GOOD / "seed=2"
-    with journal.owned(study), journal.owned(run):
+    with rundir.owned(study), rundir.owned(run):
         found = status.look(study)
         assert states(found)[GOOD, 2] == ("running", 0)
         assert found.owner == f"process {os.getpid()} on {socket.gethostname()}"
@@ -88,12 +89,12 @@ def test_a_run_that_another_machine_had_may_be_at_work_there(study):
 
 
 def test_the_time_left_is_that_of_the_speed_of_run_arm_or_study(study):
-    for path in study.glob(f"*/seed=*/epochs/*/{journal.SUMS}"):
+    for path in study.glob(f"*/seed=*/epochs/*/{rundir.SUMS}"):
         seconds = {GOOD: 2.0, BAD: 10.0}[path.parents[3].name]
-        timing = journal.to_json({"train_seconds": seconds - 1, "score_seconds": 1.0})
-        (path.parent / journal.TIMING).write_bytes(timing)
-        sums = {journal.TIMING: hashlib.sha256(timing).hexdigest()}
-        path.write_bytes(journal.to_lines(journal.read_sums(path.parent) | sums))
+        timing = rundir.to_json({"train_seconds": seconds - 1, "score_seconds": 1.0})
+        (path.parent / rundir.TIMING).write_bytes(timing)
+        sums = {rundir.TIMING: hashlib.sha256(timing).hexdigest()}
+        path.write_bytes(rundir.to_lines(rundir.read_sums(path.parent) | sums))
 
     # Two places: of GOOD 2 + 4 + 4 epochs lack, of BAD 3 + 2 + 4.
     shutil.rmtree(study / GOOD / "seed=3")
@@ -104,9 +105,9 @@ def test_the_time_left_is_that_of_the_speed_of_run_arm_or_study(study):
 
     # The last run takes its own time, whatever other places there are.
     shutil.rmtree(study / GOOD / "seed=1")
-    info = journal.unseal(study / "study.json")
+    info = rundir.unseal(study / "study.json")
     info["hardware"]["jobs"] = 100
-    journal.replace(study / "study.json", journal.seal(info))
+    rundir.replace(study / "study.json", rundir.seal(info))
     assert status.look(study).seconds_left == pytest.approx(4 * 2)
 
 
@@ -121,7 +122,7 @@ def test_without_an_epoch_the_time_left_is_not_known(study):
 
 def test_looking_changes_nothing(study):
     before = {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
-    with journal.owned(study / GOOD / "seed=1"):
+    with rundir.owned(study / GOOD / "seed=1"):
         inside = {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
         status.look(study)
         assert inside == {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
@@ -145,7 +146,7 @@ def test_a_damaged_run_is_shown_and_hides_no_other(study, what):
 def test_records_alone_and_named_arms_are_enough(make_study, tmp_path):
     arms = {"baseline": {}, "short": {"epochs": 1}}
     folder = make_study(tmp_path, arms=arms, epochs=2, resolution=16, points=2)
-    for path in folder.glob(f"*/seed=*/epochs/*/{journal.SAMPLES}"):
+    for path in folder.glob(f"*/seed=*/epochs/*/{rundir.SAMPLES}"):
         path.unlink()
     found = status.look(folder)
     assert states(found) == {("arm=baseline", 0): ("done", 2), ("arm=short", 0): ("done", 1)}
@@ -154,18 +155,18 @@ def test_records_alone_and_named_arms_are_enough(make_study, tmp_path):
 
 def test_a_run_that_is_planned_for_longer_is_not_done(study):
     run = study / GOOD / "seed=0"
-    longer = journal.unseal(run / "run.json")["config"] | {"epochs": 6}
-    journal.describe(run, {"config": longer})
+    longer = rundir.unseal(run / "run.json")["config"] | {"epochs": 6}
+    rundir.describe(run, {"config": longer})
     found = status.look(study)
     assert states(found)[GOOD, 0] == ("stopped", 4)
     assert (found.epochs, found.epochs_done) == (34, 17)
 
 
 def test_a_study_that_is_none_is_refused(study):
-    info = journal.unseal(study / "study.json")
+    info = rundir.unseal(study / "study.json")
     for change in ({"hardware": {}}, {"seeds": 3}, {"settings": {"width": -1}}):
-        journal.replace(study / "study.json", journal.seal(info | change))
-        with pytest.raises((journal.Damaged, grid.BadStudy)):
+        rundir.replace(study / "study.json", rundir.seal(info | change))
+        with pytest.raises((rundir.Damaged, grid.BadStudy)):
             status.look(study)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import journal
+from dcgan import rundir
 from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
-EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR)
+EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.STATE, rundir.GENERATOR)
 PAIR = ("head=conv", "batch=512")  # narrows the grid to two runs
 
 
@@ -42,7 +42,7 @@ def test_one_command_makes_every_run_and_the_report(finished):
     done, folder = finished
     runs = sorted(folder.glob("*/seed=*"))
     assert len(runs) == 8
-    assert all(journal.committed(run) == [1, 2] for run in runs)
+    assert all(rundir.committed(run) == [1, 2] for run in runs)
     assert (folder / "report" / "index.html").stat().st_size > 10_000
     assert "index.html" in done.stdout
     assert "make dashboard" in done.stdout
@@ -79,7 +79,7 @@ def test_every_number_has_its_identity(finished):
     _, folder = finished
     for run in folder.glob("*/seed=*"):
         identities = json.loads((run / "run.json").read_bytes())["identities"]
-        scores = journal.read_json(run, 2, journal.RECORD)["scores"]
+        scores = rundir.read_json(run, 2, rundir.RECORD)["scores"]
         assert identities.keys() == scores.keys()
         assert not {"fid", "is", "kid"} & scores.keys()
         assert identities["fd_cifar"]["generated"] == 200
@@ -90,12 +90,12 @@ def test_arms_are_paired(finished):
     # Before any training the arms agree; the first epoch's samples then differ with the batch.
     _, folder = finished
     images = {
-        tuple(point["images"] for point in journal.read_json(run, 1, journal.RECORD)["curve"])
+        tuple(point["images"] for point in rundir.read_json(run, 1, rundir.RECORD)["curve"])
         for run in folder.glob("*batch=128/seed=0")
     }
     assert len(images) == 1
     assert (
-        journal.read_json(folder / "norm=none,head=conv,batch=512/seed=0", 1, journal.RECORD)[
+        rundir.read_json(folder / "norm=none,head=conv,batch=512/seed=0", 1, rundir.RECORD)[
             "images"
         ]
         == images.pop()[-1]
@@ -169,8 +169,8 @@ def test_damage_is_found_and_the_same_bytes_come_again(finished, run_study, tmp_
     shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
     copy = tmp_path / folder.name
     runs = [copy / f"norm={norm},head=conv,batch=512" / "seed=0" for norm in ("none", "batch")]
-    for run, (epoch, name) in zip(runs, [(2, journal.RECORD), (1, journal.SAMPLES)], strict=True):
-        path = journal.epoch_folder(run, epoch) / name
+    for run, (epoch, name) in zip(runs, [(2, rundir.RECORD), (1, rundir.SAMPLES)], strict=True):
+        path = rundir.epoch_folder(run, epoch) / name
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     done = run_study(tmp_path, *PAIR)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -187,14 +187,14 @@ def test_one_failed_run_does_not_stop_the_others(finished, run_study, tmp_path):
     assert done.returncode == 1
     assert "failed: norm=none,head=conv,batch=512 seed=0" in done.stdout
     other = tmp_path / folder.name / "norm=batch,head=conv,batch=512" / "seed=0"
-    assert journal.committed(other) == [1, 2]
+    assert rundir.committed(other) == [1, 2]
     assert "epochs" in (broken / "error.txt").read_text()
 
     # Once the cause is gone, the same command finishes it.
     (broken / "epochs").unlink()
     done = run_study(tmp_path, *PAIR, WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout
-    assert journal.committed(broken) == [1, 2]
+    assert rundir.committed(broken) == [1, 2]
     assert not (broken / "error.txt").exists()
 
 
@@ -203,7 +203,7 @@ def test_a_narrowed_start_keeps_the_rest_of_the_study(finished, run_study, tmp_p
     shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
     copy = tmp_path / folder.name
     run = copy / "norm=none,head=conv,batch=512" / "seed=0"
-    shutil.rmtree(journal.epoch_folder(run, 2))
+    shutil.rmtree(rundir.epoch_folder(run, 2))
     assert run_study(tmp_path, *PAIR, WANDB_MODE="disabled").returncode == 0
     factors = [json.loads((f / "study.json").read_bytes())["factors"] for f in (copy, folder)]
     assert factors[0] == factors[1]
@@ -212,7 +212,7 @@ def test_a_narrowed_start_keeps_the_rest_of_the_study(finished, run_study, tmp_p
 def test_two_starts_on_one_study_are_refused_by_the_owners_name(finished, run_study, tmp_path):
     _, folder = finished
     shutil.copytree(folder.parent / "cache", tmp_path / "cache")
-    with journal.owned(tmp_path / folder.name):
+    with rundir.owned(tmp_path / folder.name):
         done = run_study(tmp_path, *PAIR)
     assert done.returncode == 2
     assert f"in use by process {os.getpid()} on " in done.stderr
@@ -292,6 +292,6 @@ def test_publishing_copies_records_and_rebuilds_the_report(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     target = tmp_path / "reports" / "published" / folder.name
     names = {path.name for path in target.glob("*/seed=*/epochs/*/*")}
-    assert names == {journal.RECORD, journal.TIMING, journal.SAMPLES, journal.SUMS}
+    assert names == {rundir.RECORD, rundir.TIMING, rundir.SAMPLES, rundir.SUMS}
     for part in ("tables/fid.csv", "tables/tables.tex", "figures/fd_cifar.svg"):
         assert (target / "report" / part).read_bytes() == (folder / "report" / part).read_bytes()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.journal import Damaged
+from dcgan.rundir import Damaged
 from reports import claims, figures, records, tools
 
 ARM = "norm=none,head=conv,batch=128"

@@ -25,8 +25,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from dcgan import rundir
 from dcgan.config import Config
-from experiments import grid, journal, tracking
+from experiments import grid, tracking
 
 ROOT = Path(__file__).resolve().parents[1]
 ARM, SEED = "norm=none,head=conv,batch=128", "seed=3"
@@ -89,15 +90,15 @@ def toy_run(study: Path, mode: str, ending: str, patience: float) -> None:
     """
     tracking.PATIENCE = patience
     run = study / ARM / SEED
-    journal.describe(run, DESCRIPTION)
+    rundir.describe(run, DESCRIPTION)
     mirror = tracking.start(study, run, INFO, CONFIG, mode)
     struck = None
     slowest = 0.0
-    for epoch in range(len(journal.committed(run)) + 1, EPOCHS + 1):
+    for epoch in range(len(rundir.committed(run)) + 1, EPOCHS + 1):
         record, timing = make_record(epoch), {"images_per_second": 1000 / epoch}
-        files = {journal.RECORD: journal.to_json(record), journal.TIMING: journal.to_json(timing)}
-        files[journal.GENERATOR] = GENERATOR
-        journal.commit(run, epoch, {**files, journal.SAMPLES: make_samples(epoch)})
+        files = {rundir.RECORD: rundir.to_json(record), rundir.TIMING: rundir.to_json(timing)}
+        files[rundir.GENERATOR] = GENERATOR
+        rundir.commit(run, epoch, {**files, rundir.SAMPLES: make_samples(epoch)})
 
         began = time.monotonic()
         mirror.log(epoch)
@@ -223,7 +224,7 @@ def test_the_receipt_is_withdrawn_before_anything_is_sent_again(
     shutil.copytree(mirrored.study, study)
     assert tracking.whole(study, INFO, CONFIG, EPOCHS)
     for epoch in (EPOCHS - 1, EPOCHS):
-        shutil.rmtree(journal.epoch_folder(study / ARM / SEED, epoch))
+        shutil.rmtree(rundir.epoch_folder(study / ARM / SEED, epoch))
     done = launch(study, ending=f"kill {EPOCHS - 1}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not tracking.whole(study, INFO, CONFIG, EPOCHS)
@@ -383,8 +384,8 @@ def test_artifacts_are_the_generator_and_a_reference_to_the_data(
 
     # The model is the file of the last epoch; W&B's own digest is the base64 of its MD5.
     (entry,) = found["model"]["manifest"]["contents"]
-    path = journal.epoch_folder(study / ARM / SEED, EPOCHS) / journal.GENERATOR
-    assert (entry["local_path"], entry["path"]) == (str(path), journal.GENERATOR)
+    path = rundir.epoch_folder(study / ARM / SEED, EPOCHS) / rundir.GENERATOR
+    assert (entry["local_path"], entry["path"]) == (str(path), rundir.GENERATOR)
     assert entry["digest"] == base64.b64encode(hashlib.md5(GENERATOR).digest()).decode()
     facts = json.loads(found["model"]["metadata"])
     assert facts["sha256"] == hashlib.sha256(GENERATOR).hexdigest()
@@ -424,7 +425,7 @@ def inspect(wandb_command: Callable[..., str], study: Path, run_folder: Path) ->
 def check_went_on(study: Path, done: subprocess.CompletedProcess, reason: str) -> dict:
     """Every epoch is committed, and the end of the run says in one line why its mirror is not."""
     assert done.returncode == 0, done.stderr
-    assert journal.committed(study / ARM / SEED) == list(range(1, EPOCHS + 1))
+    assert rundir.committed(study / ARM / SEED) == list(range(1, EPOCHS + 1))
     assert done.stderr == ""
     assert not tracking.whole(study, INFO, CONFIG, EPOCHS)
     found = json.loads(done.stdout)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan import models
+from dcgan import models, rundir
 from dcgan.commands import BadInput
 from dcgan.config import Config
 from dcgan.data import Images
+from dcgan.rundir import Damaged, Differs
 from eval import states
-from experiments import archive, grid, journal, launch, reproduce, status, tracking
-from experiments.journal import Damaged, Differs
+from experiments import archive, grid, launch, reproduce, status, tracking
 from reports import records
 
 FACTORS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
@@ -74,7 +74,7 @@ def upgrade(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 def plan(study: Path, out: Path) -> launch.Plan:
     """`make ablation` on a made-up study, up to its plan."""
-    info = journal.unseal(study / "study.json")
+    info = rundir.unseal(study / "study.json")
     pixels = np.zeros((10_000, 16, 16, 3), np.uint8)
     images = Images("shapes", "shapes", pixels, np.zeros(10_000, np.int64), info["data"]["sha256"])
     wanted = grid.Study("ablation", "small", info["factors"], info["seeds"], info["settings"], {})
@@ -83,31 +83,31 @@ def plan(study: Path, out: Path) -> launch.Plan:
 
 def restate(run: Path, **changes: dict) -> None:
     """Store a run.json in which a part says something else; None: nothing."""
-    stored = journal.unseal(run / "run.json")
+    stored = rundir.unseal(run / "run.json")
     for part, values in changes.items():
         both = stored[part] | values
         stored[part] = {key: value for key, value in both.items() if value is not None}
-    journal.replace(run / "run.json", journal.seal(stored))
+    rundir.replace(run / "run.json", rundir.seal(stored))
 
 
 @pytest.mark.parametrize("later", [False, True])
 def test_fields_that_came_later_are_no_difference(upgrade, tmp_path, later):
-    journal.replace(tmp_path / "run.json", journal.seal({"config": EARLY}))
+    rundir.replace(tmp_path / "run.json", rundir.seal({"config": EARLY}))
     if later:
         upgrade()
-    config = journal.Config.model_validate(EARLY)
+    config = rundir.Config.model_validate(EARLY)
     assert ("colour" in config.model_dump()) == later
-    assert journal.compare(tmp_path, {"config": config.model_dump()}) == []
-    assert journal.read_config(tmp_path) == states.read_config(tmp_path) == config
+    assert rundir.compare(tmp_path, {"config": config.model_dump()}) == []
+    assert rundir.read_config(tmp_path) == states.read_config(tmp_path) == config
     wide = config.model_copy(update={"d_steps": 2, "width": 64}).model_dump()
-    assert journal.compare(tmp_path, {"config": wide}) == [
+    assert rundir.compare(tmp_path, {"config": wide}) == [
         "d_steps=1 is stored, d_steps=2 is asked for",
         "width=32 is stored, width=64 is asked for",
     ]
 
     # What is stored stays, so that the run keeps its id.
-    journal.describe(tmp_path, {"config": config.model_dump()})
-    assert journal.unseal(tmp_path / "run.json") == {"config": EARLY}
+    rundir.describe(tmp_path, {"config": config.model_dump()})
+    assert rundir.unseal(tmp_path / "run.json") == {"config": EARLY}
 
 
 def test_ids_outlast_versions(upgrade):
@@ -162,7 +162,7 @@ def test_fields_of_a_later_version_are_refused_by_name(make_study, tmp_path):
     line = "'colour', 'shape': unknown to this version"
     with pytest.raises(Differs, match=f"{NONE}: run.json: {line}$"):
         plan(study, study.parent)
-    for read in (lambda: records.load(study), lambda: journal.read_config(run)):
+    for read in (lambda: records.load(study), lambda: rundir.read_config(run)):
         with pytest.raises(Damaged, match=f"{NONE}/run.json: {line}$"):
             read()
     with pytest.raises(ValueError, match=f"{NONE}/run.json: {line}$"):
@@ -176,29 +176,29 @@ def test_fields_of_a_later_version_are_refused_by_name(make_study, tmp_path):
 
 def test_a_fingerprint_is_compared_in_what_it_says_of_itself(tmp_path):
     said = {"torch": "2.15.0", "threads": 1}
-    journal.replace(tmp_path / "run.json", journal.seal({"config": {}, "fingerprint": said}))
+    rundir.replace(tmp_path / "run.json", rundir.seal({"config": {}, "fingerprint": said}))
     here = {"torch": "2.15.0", "threads": 1, "arithmetic": "1713281d099e"}
-    assert journal.compare(tmp_path, {"fingerprint": here}) == []
-    assert journal.compare(tmp_path, {"fingerprint": here | {"threads": 2}}) == [
+    assert rundir.compare(tmp_path, {"fingerprint": here}) == []
+    assert rundir.compare(tmp_path, {"fingerprint": here | {"threads": 2}}) == [
         "threads=1 is stored, threads=2 is asked for"
     ]
 
     # From here on the run says more.
-    journal.describe(tmp_path, {"config": {}, "fingerprint": here})
+    rundir.describe(tmp_path, {"config": {}, "fingerprint": here})
     other = here | {"arithmetic": "another"}
-    (words,) = journal.compare(tmp_path, {"fingerprint": other})
+    (words,) = rundir.compare(tmp_path, {"fingerprint": other})
     assert words.startswith("arithmetic=1713281d099e is stored")
-    assert journal.compare(tmp_path, {"fingerprint": said}) == []
+    assert rundir.compare(tmp_path, {"fingerprint": said}) == []
 
 
 def test_metrics_that_came_later_are_added_and_none_is_lost(tmp_path):
     old = {"config": {}, "identities": {"fd_cifar": {"generated": 2000}}}
     new = {"config": {}, "identities": {"kd": {"generated": 2000}, "fd_cifar": {"generated": 2000}}}
-    journal.replace(tmp_path / "run.json", journal.seal(old))
-    journal.describe(tmp_path, new)
-    assert journal.unseal(tmp_path / "run.json") == new
+    rundir.replace(tmp_path / "run.json", rundir.seal(old))
+    rundir.describe(tmp_path, new)
+    assert rundir.unseal(tmp_path / "run.json") == new
     with pytest.raises(Differs, match=r"kd=\{.*\} is stored, kd=None is asked for"):
-        journal.describe(tmp_path, old)
+        rundir.describe(tmp_path, old)
 
 
 def test_a_generator_does_not_say_how_long_its_run_goes_on(tmp_path):

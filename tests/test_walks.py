@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.models import build, dump_generator
 from dcgan.train import draw_latent
@@ -36,7 +37,6 @@ from eval.walks import (
     walk,
     walks,
 )
-from experiments import journal
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, latent="uniform")
 BLOCKS = 12  # of an image, 64 values each
@@ -364,14 +364,14 @@ def study(tmp_path, monkeypatch):
     """Two runs that kept their generators after epochs 1 and 2, and one that kept none."""
     monkeypatch.setattr(work, "BANK", 30)
     folder = tmp_path / "study"
-    journal.replace(folder / "study.json", journal.seal({"data": {"resolution": 16}}))
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
     for seed in (0, 1, 2):
         config = CONFIG.model_copy(update={"seed": seed})
         run = folder / "norm=none" / f"seed={seed}"
-        journal.replace(run / "run.json", journal.seal({"config": config.model_dump()}))
+        rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
         for epoch in (1, 2):
             data = dump_generator(build(config)[0], config)
-            journal.commit(run, epoch, {journal.GENERATOR: data} if seed < 2 else {})
+            rundir.commit(run, epoch, {rundir.GENERATOR: data} if seed < 2 else {})
     return folder
 
 
@@ -416,7 +416,7 @@ def test_walks_of_a_study_from_the_command_line(study, capsys):
 
 
 def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
-    path = study / "norm=none" / "seed=1" / "epochs" / "0002" / journal.GENERATOR
+    path = study / "norm=none" / "seed=1" / "epochs" / "0002" / rundir.GENERATOR
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     before = sorted(study.rglob("*"))
     refused = {

@@ -10,7 +10,8 @@ import pytest
 from wandb_workspaces.reports.v2 import internal as report_internal
 from wandb_workspaces.workspaces import internal as workspace_internal
 
-from experiments import journal, tracking, workspace
+from dcgan import rundir
+from experiments import tracking, workspace
 
 ARM = {"norm": ["none"], "head": ["conv"], "batch": [128]}
 RUN = "norm=none,head=conv,batch=128/seed=0"
@@ -21,8 +22,8 @@ def study(make_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     """One run with every score, mirrored offline."""
     folder = tmp_path_factory.mktemp("panels")
     study = make_study(folder, factors=ARM, epochs=1, inception="milestone", points=2)
-    info = journal.unseal(study / "study.json")
-    config = journal.unseal(study / RUN / "run.json")["config"]
+    info = rundir.unseal(study / "study.json")
+    config = rundir.unseal(study / RUN / "run.json")["config"]
     assert tracking.start(study, study / RUN, info, config, "offline").finish() == ""
     return study
 

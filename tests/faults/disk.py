@@ -24,8 +24,8 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from dcgan import rundir
 from dcgan.config import Config
-from experiments import journal
 from faults import Row, request, serve
 from reports import records, tables
 
@@ -38,7 +38,7 @@ OFF, RECORD, FAIL, FULL, KILL, TEAR = range(6)  # modes of shim.c
 CHANGES, ALL = "owsnmudt", "owsnmudtrg"  # kinds of calls
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 KILLED, FAILED, LOST = itertools.count(), itertools.count(), itertools.count()  # trials
-EXACT = (journal.RECORD, journal.SAMPLES, journal.GENERATOR)
+EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.GENERATOR)
 
 
 def unavailable() -> str:
@@ -178,13 +178,13 @@ def check(grid: Grid, finished: bool = True) -> int:
     other = twin(grid.arms, grid.epochs)
     total = 0
     for run, same in zip(grid.runs, other.runs, strict=True):
-        epochs = journal.committed(run)
+        epochs = rundir.committed(run)
         assert not finished or len(epochs) == grid.epochs, f"{run}: {len(epochs)} epochs"
         total += len(epochs)
         for epoch in epochs:
             check_epoch(run, same, epoch)
-        for epoch in epochs[-journal.STATES_KEPT :]:
-            assert (journal.epoch_folder(run, epoch) / journal.STATE).exists(), f"{run}: {epoch}"
+        for epoch in epochs[-rundir.STATES_KEPT :]:
+            assert (rundir.epoch_folder(run, epoch) / rundir.STATE).exists(), f"{run}: {epoch}"
         if epochs:
             assert (run / "run.json").read_bytes() == (same / "run.json").read_bytes(), run
         if finished:
@@ -197,15 +197,16 @@ def check(grid: Grid, finished: bool = True) -> int:
 
 
 def check_epoch(run: Path, same: Path, epoch: int) -> None:
-    """One committed epoch against the twin's; a pruned state may be gone."""
-    folder, other = journal.epoch_folder(run, epoch), journal.epoch_folder(same, epoch)
+    """One committed epoch against the twin's, of either of which a file may be pruned."""
+    folder, other = rundir.epoch_folder(run, epoch), rundir.epoch_folder(same, epoch)
     names = {path.name for path in folder.iterdir()}
-    assert names | {journal.STATE} == {path.name for path in other.iterdir()}, folder
-    for name in names & {*EXACT, journal.STATE}:
-        assert journal.read(run, epoch, name) == (other / name).read_bytes(), folder / name
-    sums, others = ((f / journal.SUMS).read_text().splitlines() for f in (folder, other))
+    there = {path.name for path in other.iterdir()}
+    assert names ^ there <= {*rundir.PRUNABLE}, folder
+    for name in names & there & {*EXACT, rundir.STATE}:
+        assert rundir.read(run, epoch, name) == (other / name).read_bytes(), folder / name
+    sums, others = ((f / rundir.SUMS).read_text().splitlines() for f in (folder, other))
     differ = {line.split("  ")[1] for line in {*sums} ^ {*others}}
-    assert differ <= {journal.TIMING}, folder
+    assert differ <= {rundir.TIMING}, folder
 
 
 def write_tables(study: Path) -> list[str]:
@@ -474,8 +475,8 @@ def recordings() -> list[Recording]:
             calls = [c[:2] for c in found[0].calls if c[0] in CHANGES]
             place = next(i for i, (_, path) in enumerate(calls) if ".0005" in path) + 8
             assert grid.make(watch=[str(out), KILL, place, 0, CHANGES, None])["status"] == -9
-            assert journal.committed(grid.runs[0]) == [1, 2, 3, 4]
-            flip(journal.epoch_folder(grid.runs[0], 4) / journal.STATE, 999)
+            assert rundir.committed(grid.runs[0]) == [1, 2, 3, 4]
+            flip(rundir.epoch_folder(grid.runs[0], 4) / rundir.STATE, 999)
         before = shelf() / f"recorded-{case}-before"
         shutil.copytree(out, before)
         trace = shelf() / f"recorded-{case}.trace"
@@ -549,33 +550,33 @@ def try_each_loss(rng: Random, recording: Recording, place: Path) -> int:
 def check_recovery(found: Grid, recording: Recording, promised: int) -> None:
     """What a start finds and does, with the content of the recorded run instead of training."""
     run, done = found.runs[0], recording.grid.runs[0]
-    epochs = journal.committed(run)
+    epochs = rundir.committed(run)
     assert len(epochs) >= promised, f"{len(epochs)} epochs of {promised} are left"
     check(found, finished=False) if not recording.first else None
-    last = journal.last_state(run)
-    states = sum(_is_whole(run, epoch, journal.STATE) for epoch in epochs)
-    assert states >= min(len(epochs), 1 if recording.first else journal.STATES_KEPT)
+    last = rundir.last_state(run)
+    states = sum(_is_whole(run, epoch, rundir.STATE) for epoch in epochs)
+    assert states >= min(len(epochs), 1 if recording.first else rundir.STATES_KEPT)
     if (found.study / "study.json").exists():
-        assert journal.unseal(found.study / "study.json") == found.info()
+        assert rundir.unseal(found.study / "study.json") == found.info()
 
     # Go on by one epoch.
-    with mock.patch("os.fsync"), journal.owned(run):
-        journal.describe(run, journal.unseal(done / "run.json"))
-        journal.rewind(run, last[0] if last else 0)
-        epoch = len(journal.committed(run)) + 1
+    with mock.patch("os.fsync"), rundir.owned(run):
+        rundir.describe(run, rundir.unseal(done / "run.json"))
+        rundir.rewind(run, last[0] if last else 0)
+        epoch = len(rundir.committed(run)) + 1
         if epoch <= found.epochs:
-            folder = journal.epoch_folder(done, epoch)
-            names = [path.name for path in folder.iterdir() if path.name != journal.SUMS]
-            journal.commit(run, epoch, {name: (folder / name).read_bytes() for name in names})
-            journal.prune(run, epoch)
-            assert journal.committed(run) == [*range(1, epoch + 1)]
+            folder = rundir.epoch_folder(done, epoch)
+            names = [path.name for path in folder.iterdir() if path.name != rundir.SUMS]
+            rundir.commit(run, epoch, {name: (folder / name).read_bytes() for name in names})
+            rundir.prune(run, epoch)
+            assert rundir.committed(run) == [*range(1, epoch + 1)]
     assert not list((run / "epochs").glob(".*"))
 
 
 def _is_whole(run: Path, epoch: int, name: str) -> bool:
     try:
-        return bool(journal.read(run, epoch, name))
-    except journal.Damaged:
+        return bool(rundir.read(run, epoch, name))
+    except rundir.Damaged:
         return False
 
 
@@ -604,7 +605,7 @@ def damage(rng: Random, folder: Path) -> int:
             continue
         harmed_files += 1
         parsed = mock.Mock(side_effect=json.loads)
-        with mock.patch.object(journal.json, "loads", parsed):
+        with mock.patch.object(rundir.json, "loads", parsed):
             lost = check_found(grid, path, epochs)
         harmed = path.read_bytes() if path.exists() else None
         assert all(call.args[0] != harmed for call in parsed.call_args_list), f"{path} was parsed"
@@ -617,7 +618,7 @@ def damage(rng: Random, folder: Path) -> int:
                 assert described or str(path.parent) in answer["error"][1], answer
                 shutil.rmtree(run) if path.name == "run.json" else path.unlink(missing_ok=True)
                 grid.finish()
-            elif path.name == journal.STATE or not lost <= {*journal.PRUNABLE}:
+            elif path.name == rundir.STATE or not lost <= {*rundir.PRUNABLE}:
                 check(grid)  # else nothing needs it any more, and nothing makes it again
         path.write_bytes(content) if path.parent.exists() else None
     return harmed_files
@@ -645,48 +646,48 @@ def check_found(grid: Grid, path: Path, epochs: int) -> set[str]:
     """That the harm of one file is noticed by whoever needs it; the names of what it harms."""
     run = grid.runs[0]
     if path.name == "study.json":
-        assert _raises(journal.unseal, path)
+        assert _raises(rundir.unseal, path)
         return {path.name}
     if path.name == "run.json":
-        (words,) = journal.compare(run, {"config": config(grid.arms[0], grid.epochs).model_dump()})
+        (words,) = rundir.compare(run, {"config": config(grid.arms[0], grid.epochs).model_dump()})
         assert "run.json is " in words
         return {path.name}
 
     # Harm to a sum is harm to its file.
     epoch = int(path.parent.name)
-    names = {each.name for each in twin_folder(grid, epoch).iterdir()} - {journal.SUMS}
-    harmed = {name for name in names if _raises(journal.read, run, epoch, name)}
-    assert harmed == {path.name} or (path.name == journal.SUMS and harmed), path
+    names = {each.name for each in twin_folder(grid, epoch).iterdir()} - {rundir.SUMS}
+    harmed = {name for name in names if _raises(rundir.read, run, epoch, name)}
+    assert harmed == {path.name} or (path.name == rundir.SUMS and harmed), path
 
     # A record counts up to the first that is harmed, and so does the state after it.
-    whole = harmed <= {*journal.PRUNABLE} and _listed(path.parent) <= names
+    whole = harmed <= {*rundir.PRUNABLE} and _listed(path.parent) <= names
     left = epochs if whole else epoch - 1
-    assert len(journal.committed(run)) == left, path
-    last = left - 1 if journal.STATE in harmed and epoch == left else left
-    found = journal.last_state(run)
+    assert len(rundir.committed(run)) == left, path
+    last = left - 1 if rundir.STATE in harmed and epoch == left else left
+    found = rundir.last_state(run)
     if last == 0:
         assert found is None, path
     else:
-        assert found == (last, (twin_folder(grid, last) / journal.STATE).read_bytes()), path
+        assert found == (last, (twin_folder(grid, last) / rundir.STATE).read_bytes()), path
     return harmed
 
 
 def _listed(folder: Path) -> set[str]:
     """The names in the sums of a folder, such as they are."""
-    if not (folder / journal.SUMS).exists():
+    if not (folder / rundir.SUMS).exists():
         return set()
-    lines = (folder / journal.SUMS).read_bytes().split(b"\n")
+    lines = (folder / rundir.SUMS).read_bytes().split(b"\n")
     return {line.partition(b"  ")[2].decode("latin1") for line in lines if line}
 
 
 def twin_folder(grid: Grid, epoch: int) -> Path:
-    return journal.epoch_folder(twin(grid.arms, grid.epochs).runs[0], epoch)
+    return rundir.epoch_folder(twin(grid.arms, grid.epochs).runs[0], epoch)
 
 
 def _raises(function: Callable, *arguments: Any) -> bool:
     try:
         function(*arguments)
-    except journal.Damaged:
+    except rundir.Damaged:
         return True
     return False
 
@@ -697,8 +698,8 @@ def copy_epochs(source: Grid, grid: Grid, epochs: int) -> None:
     shutil.copy(source.study / "study.json", grid.study)
     for run, other in zip(grid.runs, source.runs, strict=True):
         for epoch in range(1, epochs + 1):
-            folder = journal.epoch_folder(run, epoch)
-            shutil.copytree(journal.epoch_folder(other, epoch), folder)
+            folder = rundir.epoch_folder(run, epoch)
+            shutil.copytree(rundir.epoch_folder(other, epoch), folder)
         shutil.copy(other / "run.json", run)
 
 
@@ -716,7 +717,7 @@ def resume(rng: Random, folder: Path) -> int:
         assert answer["result"]["error"] is None, answer
         assert answer["result"]["epochs"] == SHORT - epoch, answer
         check(grid)
-        assert all(_is_whole(grid.runs[0], e, journal.STATE) for e in range(1, SHORT + 1))
+        assert all(_is_whole(grid.runs[0], e, rundir.STATE) for e in range(1, SHORT + 1))
     return SHORT - 1
 
 
@@ -724,7 +725,7 @@ def forget_each_key(rng: Random, folder: Path) -> int:
     """Drop each key of a state, rename it, or let the code forget it: each shows."""
     arm = rng.choice(ARMS)
     run = twin((arm,), SHORT).runs[0]
-    one, two = (str(journal.epoch_folder(run, epoch) / journal.STATE) for epoch in (1, 2))
+    one, two = (str(rundir.epoch_folder(run, epoch) / rundir.STATE) for epoch in (1, 2))
     request = {"config": config(arm, SHORT).model_dump(), "cache": str(shelf() / "cache")}
     silent = ask(do="keys", state=one, next=two, **request)["result"]
     keys = silent.pop("keys")

@@ -34,10 +34,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from dcgan import sources
+from dcgan import rundir, sources
 from dcgan.config import Config
 from dcgan.sources import BadData
-from experiments import grid, journal
+from experiments import grid
 from experiments.grid import BadStudy
 from faults import Row, packages
 
@@ -164,9 +164,9 @@ def hostile_files(rng: Random, folder: Path) -> int:
 
     # It lies wherever the project looks for something else, with the right sums beside it.
     places, sha256 = folder / "places", hashlib.sha256(bait).hexdigest()
-    epoch = journal.epoch_folder(places, 1)
+    epoch = rundir.epoch_folder(places, 1)
     (places / "images").mkdir(parents=True)
-    journal.commit_to(epoch, {journal.RECORD: bait, journal.STATE: bait, journal.GENERATOR: bait})
+    rundir.commit_to(epoch, {rundir.RECORD: bait, rundir.STATE: bait, rundir.GENERATOR: bait})
     for name in ("run.json", f"{NAME}.safetensors", "w.pth", "set.zip", f"{sha256}-16.npy"):
         (places / name).write_bytes(bait)
     for name in ("images/a.png", *(f"images/data_batch_{number}" for number in range(1, 6))):
@@ -185,10 +185,10 @@ def hostile_files(rng: Random, folder: Path) -> int:
     before = tree(folder)
 
     doors: list[tuple[Callable[[], object], tuple[type[Exception], ...], str]] = [
-        (lambda: load_generator(str(epoch / journal.GENERATOR)), (ValueError,), journal.GENERATOR),
+        (lambda: load_generator(str(epoch / rundir.GENERATOR)), (ValueError,), rundir.GENERATOR),
         (lambda: load_state(bait, TINY), (ValueError, SafetensorError), ""),
-        (lambda: journal.read_json(places, 1, journal.RECORD), (journal.Damaged,), journal.RECORD),
-        (lambda: journal.unseal(places / "run.json"), (journal.Damaged,), "run.json"),
+        (lambda: rundir.read_json(places, 1, rundir.RECORD), (rundir.Damaged,), rundir.RECORD),
+        (lambda: rundir.unseal(places / "run.json"), (rundir.Damaged,), "run.json"),
         (lambda: classifier(folder=places), (NoWeights,), f"{NAME}.safetensors"),
         (lambda: inception(places / "w.pth"), (NoWeights,), f"not {INCEPTION_SHA256[:12]}"),
         (lambda: load_cached(places, sha256, 16), (BadData,), f"{sha256}-16.npy"),
@@ -212,7 +212,7 @@ def hostile_generators(rng: Random, folder: Path) -> int:
     from dcgan.models import build, dump_generator, load_generator
 
     # Whole, it is read back.
-    path = folder / journal.GENERATOR
+    path = folder / rundir.GENERATOR
     G, _ = build(TINY)
     path.write_bytes(good := dump_generator(G, TINY))
     own = {name: tensor.contiguous() for name, tensor in G.state_dict().items()}
@@ -600,9 +600,9 @@ def refusals(folder: Path) -> dict[str, Refusal]:
     write_zip(folder / "none.zip", {"README": b"no images"})
     write_zip(folder / "few.zip", {f"{i}.png": images["few"][0] for i in range(20)})
     run = folder / "study/norm=none,head=conv,batch=128/seed=0"
-    journal.commit(run, 1, {journal.GENERATOR: b"no generator"})
-    journal.replace(run / "run.json", b"{}")
-    journal.replace(folder / "study/study.json", b'{"data": {"resolution": 16}}')
+    rundir.commit(run, 1, {rundir.GENERATOR: b"no generator"})
+    rundir.replace(run / "run.json", b"{}")
+    rundir.replace(folder / "study/study.json", b'{"data": {"resolution": 16}}')
 
     def train(source: str, *words: str, said: str, **options: object) -> Refusal:
         place = source if source == "shapes" else str(folder / source)
@@ -632,7 +632,9 @@ def refusals(folder: Path) -> dict[str, Refusal]:
         "images of 1x1": train("tiny", said="'000.png' in ", torch=True),
         "images of two sizes": train("mixed", said="'009.png' in ", torch=True),
         "a damaged image": train("damaged", said="'009.png' in ", torch=True),
-        "no weights": train("shapes", "inception=milestone", said="INCEPTION_WEIGHTS=", environ=absent),
+        "no weights": train(
+            "shapes", "inception=milestone", said="INCEPTION_WEIGHTS=", environ=absent
+        ),
         "no weights to score with": score(
             "--extractor", "inception", said="INCEPTION_WEIGHTS=", environ=absent
         ),

@@ -32,7 +32,8 @@ import conftest
 import numpy as np
 from PIL import Image
 
-from experiments import journal, signals
+from dcgan import rundir
+from experiments import signals
 from faults import Row, request, serve
 
 HERE = Path(__file__).parent
@@ -40,7 +41,7 @@ STUDY = "ablation-smoke-dots"
 EPOCHS = 3
 GRID = ["images=520", "width=1", "latent_size=4", "score_images=12", "reference_images=20"]
 PAIR = ["head=conv", "batch=512"]  # narrows the grid to two runs
-EXACT = (journal.RECORD, journal.SAMPLES, journal.STATE, journal.GENERATOR)
+EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.STATE, rundir.GENERATOR)
 QUIET = {"WANDB_MODE": "disabled"}
 KEY = "c0ffee" * 7  # long enough for W&B to take it for a key
 NUMBERS = itertools.count()  # of the commands
@@ -163,7 +164,7 @@ def half_done(out: Path, rng: Random) -> Path:
     study = copy_of_twin(out)
     run = rng.choice(sorted(study.glob("*/seed=*")))
     for epoch in range(rng.randint(2, EPOCHS), EPOCHS + 1):
-        shutil.rmtree(journal.epoch_folder(run, epoch))
+        shutil.rmtree(rundir.epoch_folder(run, epoch))
     return study
 
 
@@ -529,7 +530,7 @@ def diverge(rng: Random, folder: Path) -> int:
     finish(out, *PAIR, poison=[epoch, what])
     for run in (out / STUDY).glob("*/seed=*"):
         for number in range(1, EPOCHS + 1):
-            text = journal.read(run, number, journal.RECORD).decode()
+            text = rundir.read(run, number, rundir.RECORD).decode()
             record = json.loads(text, parse_constant=refuse)
             broken = record["status"] == "diverged"
             assert broken or number != epoch, f"{what} in epoch {epoch}: {record}"

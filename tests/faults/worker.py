@@ -22,10 +22,9 @@ from typing import Any
 
 import torch
 
-from dcgan import train
+from dcgan import rundir, train
 from dcgan.config import Config
 from dcgan.data import canonical, keep
-from experiments import journal
 from experiments.run import Job, run
 
 SHIM = ctypes.CDLL(None)
@@ -34,7 +33,7 @@ SHIM = ctypes.CDLL(None)
 def make_study(request: dict[str, Any]) -> dict[str, Any]:
     """Make the runs of a study; returns what became of it, and the calls that were counted."""
     began, told, error = time.perf_counter(), [], None
-    journal.STATES_KEPT = request.get("states", journal.STATES_KEPT)
+    rundir.STATES_KEPT = request.get("states", rundir.STATES_KEPT)
     jobs = [
         Job(Config(**job["config"]), *map(Path, job["paths"]), 16, "cpu", 1, False, "disabled")
         for job in request["jobs"]
@@ -45,11 +44,11 @@ def make_study(request: dict[str, Any]) -> dict[str, Any]:
         SHIM.shim_watch(names[0], how, ctypes.c_long(number), code, names[1], names[2])
 
     try:
-        with journal.owned(jobs[0].study):
+        with rundir.owned(jobs[0].study):
             path = jobs[0].study / "study.json"
             if path.exists():
-                journal.unseal(path)
-            journal.replace(path, journal.seal(request["info"]))
+                rundir.unseal(path)
+            rundir.replace(path, rundir.seal(request["info"]))
             for job in jobs:
 
                 def tell(message: dict[str, Any], job: Job = job) -> None:
@@ -121,7 +120,7 @@ def _open_images(request: dict[str, Any]) -> Any:
 
 
 def measure_cost(request: dict[str, Any]) -> dict[str, float]:
-    """Seconds of journal.commit and of an epoch at one size; the epoch is extrapolated.
+    """Seconds of rundir.commit and of an epoch at one size; the epoch is extrapolated.
 
     The epoch is its training alone, by the best of a few steps on few images, so that the share of
     the commit is rather too high than too low.
@@ -141,19 +140,19 @@ def measure_cost(request: dict[str, Any]) -> dict[str, float]:
         seconds.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    content = {journal.RECORD: b"{}", journal.TIMING: b"{}", journal.SAMPLES: bytes(300_000)}
-    content[journal.STATE] = train.dump_state(state)
+    content = {rundir.RECORD: b"{}", rundir.TIMING: b"{}", rundir.SAMPLES: bytes(300_000)}
+    content[rundir.STATE] = train.dump_state(state)
     dumped = time.perf_counter() - began
     commits = []
     for epoch in range(1, request["commits"] + 1):
         began = time.perf_counter()
-        journal.commit(Path(request["folder"]), epoch, content)
-        journal.prune(Path(request["folder"]), epoch)
+        rundir.commit(Path(request["folder"]), epoch, content)
+        rundir.prune(Path(request["folder"]), epoch)
         commits.append(time.perf_counter() - began)
     began = time.perf_counter()
-    journal.last_state(Path(request["folder"]))
+    rundir.last_state(Path(request["folder"]))
     return {
-        "bytes": len(content[journal.STATE]),
+        "bytes": len(content[rundir.STATE]),
         "dump": dumped,
         "commit": sorted(commits)[len(commits) // 2],
         "slowest": max(commits),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import journal
-from experiments.journal import (
+from dcgan import rundir
+from dcgan.rundir import (
     GENERATOR,
     RECORD,
     SAMPLES,
@@ -297,7 +297,7 @@ def test_a_folder_lasts_once_it_is_made(tmp_path, monkeypatch):
 
 def test_a_folder_has_one_owner_who_is_named(tmp_path):
     other = (
-        "import sys; from pathlib import Path; from experiments.journal import owned\n"
+        "import sys; from pathlib import Path; from dcgan.rundir import owned\n"
         "with owned(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
@@ -316,9 +316,9 @@ def test_a_folder_has_one_owner_who_is_named(tmp_path):
 
 def test_json_keeps_full_precision_and_refuses_nan():
     value = [0.1, 1 / 3, 5e-324, 1e308, 2**53 + 1]
-    assert json.loads(journal.to_json(value)) == value
+    assert json.loads(rundir.to_json(value)) == value
     with pytest.raises(ValueError, match="JSON"):
-        journal.to_json(math.nan)
+        rundir.to_json(math.nan)
 
 
 def test_an_owner_is_seen_without_a_lock_of_ones_own(tmp_path):
