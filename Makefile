@@ -5,6 +5,17 @@ SETUP_GB ?= 7
 MINUTES ?= 30
 RUN = .venv/bin/python -m
 
+# A variable that no target reads is refused, before anything is made.
+KNOWN = SCALE SEEDS EPOCHS DATA TEST DEVICE JOBS ENGINE RAY_ADDRESS GPUS_PER_RUN OUT STUDY RUNDIR \
+  ARGS WANDB_% PYTHON SETUP_GB MINUTES OMP_NUM_THREADS INCEPTION_WEIGHTS PIP_% UV_%
+GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN = $(firstword $(filter-out $(KNOWN),$(GIVEN)))
+NEAREST = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))
+ifneq ($(UNKNOWN),)
+$(error $(UNKNOWN)= is not read here; did you mean $(or $(shell $(PYTHON) -c '$(NEAREST)' \
+  $(UNKNOWN) $(filter-out %\%,$(KNOWN)) 2>/dev/null),one of $(KNOWN))=?)
+endif
+
 # Modules stay compiled in .venv: PyTorch is imported many times, and takes three times as long else.
 export PYTHONDONTWRITEBYTECODE =
 
@@ -17,46 +28,27 @@ OPTIONS = $(call option,scale,$(SCALE)) $(call option,seeds,$(SEEDS)) \
   $(call option,engine,$(ENGINE)) $(call option,ray-address,$(RAY_ADDRESS)) \
   $(call option,gpus-per-run,$(GPUS_PER_RUN)) $(call option,out,$(OUT))
 PLACE = $(call option,out,$(OUT)) $(if $(STUDY),$(call quote,$(STUDY)))
-STUDIES = $(if $(STUDY),$(call quote,$(STUDY)),$(patsubst %/study.json,'%',$(STARTED)))
-STARTED = $(wildcard $(or $(OUT),runs)/*/study.json)
 
 # .venv is ready when it holds the lock that it was built from.
 STALE = $(shell test -x .venv/bin/python && cmp -s requirements.lock .venv/requirements.lock \
   || echo build)
 STOP = sh -c 'echo "make $(@:build=setup): $$0" >&2; exit 2'
 
-# pip's mirror, where there is one, is uv's mirror.
-ifdef PIP_INDEX_URL
-UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
-export UV_DEFAULT_INDEX
-endif
-
+##@ Set up
 help: ## list what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
-	@echo
-	@echo 'Variables: SCALE= SEEDS= EPOCHS= DATA= TEST= DEVICE= JOBS= ENGINE= OUT= WANDB_MODE= STUDY= ARGS='
-	@echo 'Example:   make ablation SCALE=small SEEDS=8 ARGS="head=avgpool"'
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
+	@printf '\n%s\n' 'Variables: SCALE= SEEDS= EPOCHS= DATA= TEST= DEVICE= JOBS= ENGINE= OUT= STUDY= WANDB_MODE=' \
+	  'ARGS= goes to the command as it is: make ablation SCALE=small ARGS="head=avgpool norm=none"'
 
 setup: $(STALE) ## build .venv from requirements.lock, once
-
-test: setup ## run the tests; ARGS="-k page" runs some
-	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile $(ARGS)
-
-test-ray: setup ## test ENGINE=ray on two nodes of this machine, one of which is lost
-	@OMP_NUM_THREADS=1 $(RUN) pytest -m ray tests/test_ray.py $(ARGS)
-
-chaos: setup ## test every promise of tests/README.md at length, for MINUTES=30
-	@OMP_NUM_THREADS=1 .venv/bin/python tests/chaos.py --minutes $(MINUTES) $(ARGS)
-
-lint: setup ## check style and format
-	@$(RUN) ruff check .
-	@$(RUN) ruff format --check .
 
 lock: setup ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade takes newer versions
 	@.venv/bin/uv pip compile pyproject.toml --all-extras --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --output-file requirements.lock $(ARGS)
 
+##@ Run a study
 ablation: setup ## train, score and report the grid; ARGS="head=avgpool" narrows it
 	@$(RUN) experiments ablation $(OPTIONS) $(ARGS)
 
@@ -74,21 +66,11 @@ banks: setup ## score finished runs of the newest study, or of STUDY, on more no
 	@$(RUN) experiments banks $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
 
-audit: setup ## can the scores be trusted? RUNDIR= a run, DATA= its images, TEST= held-out ones
-	@test -n "$(RUNDIR)" || $(STOP) "name a run with RUNDIR=runs/STUDY/ARM/seed=0"
-	@$(RUN) eval audit $(call quote,$(RUNDIR)) $(call option,data,$(DATA)) \
-	  $(call option,test,$(TEST)) $(call option,device,$(DEVICE)) $(ARGS)
-
-bench: setup ## how fast is all this here? ARGS="--only training frechet" measures a part
-	@$(RUN) experiments bench $(call option,data,$(DATA)) $(call option,device,$(DEVICE)) \
-	  $(call option,out,$(OUT)) $(ARGS)
-
+##@ Look at it
 report: setup ## build the report of every study in OUT again, or of STUDY
-	@test -n "$(STUDIES)" || $(STOP) "there is no study in $(or $(OUT),runs)"
-	@for study in $(STUDIES); do $(RUN) reports --from "$$study" || exit; done
-
-publish: setup ## copy the records of the newest study, or of STUDY, to reports/published
-	@$(RUN) experiments publish $(PLACE) $(ARGS)
+	@set -- $(if $(STUDY),$(call quote,$(STUDY)),$(call quote,$(or $(OUT),runs))/*/study.json); \
+	  $(if $(STUDY),,test -f "$$1" || { $(STOP) "there is no study in $(or $(OUT),runs)"; exit 2; };) \
+	  for study; do $(RUN) reports --from "$${study%/study.json}" || exit; done
 
 dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal dashboard
 	@$(RUN) experiments dashboard $(PLACE)
@@ -99,11 +81,39 @@ sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 workspace: setup ## build a W&B workspace and report for the newest study, or for STUDY
 	@$(RUN) experiments workspace $(PLACE)
 
-.PHONY: help setup test test-ray chaos lint lock ablation followups precision status banks audit bench report publish dashboard sync workspace build
+publish: setup ## copy the records of the newest study, or of STUDY, to reports/published
+	@$(RUN) experiments publish $(PLACE) $(ARGS)
+
+##@ Measure
+audit: setup ## can the scores be trusted? RUNDIR= a run, DATA= its images, TEST= held-out ones
+	@test -n "$(RUNDIR)" || $(STOP) "name a run with RUNDIR=runs/STUDY/ARM/seed=0"
+	@$(RUN) eval audit $(call quote,$(RUNDIR)) $(call option,data,$(DATA)) \
+	  $(call option,test,$(TEST)) $(call option,device,$(DEVICE)) $(ARGS)
+
+bench: setup ## how fast is all this here? ARGS="--only training frechet" measures a part
+	@$(RUN) experiments bench $(call option,data,$(DATA)) $(call option,device,$(DEVICE)) \
+	  $(call option,out,$(OUT)) $(ARGS)
+
+##@ Check
+test: setup ## run the tests; ARGS="-k page" runs some
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile $(ARGS)
+
+test-ray: setup ## test ENGINE=ray on two nodes of this machine, one of which is lost
+	@OMP_NUM_THREADS=1 $(RUN) pytest -m ray tests/test_ray.py $(ARGS)
+
+chaos: setup ## test every promise of tests/README.md at length, for MINUTES=30
+	@OMP_NUM_THREADS=1 .venv/bin/python tests/chaos.py --minutes $(MINUTES) $(ARGS)
+
+lint: setup ## check style and format
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+
+.PHONY: help setup lock ablation followups precision status banks report dashboard sync workspace publish audit bench test test-ray chaos lint build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the
-# lock, and installs the rest.
+# lock, and installs the rest, from the index that pip is told of.
+INDEX = $(RUN) pip config list | sort -r | sed -n "s/^[^.]*\.index-url='\(.*\)'/\1/p" | tail -n 1
 FREE = df -Pk $(or $(wildcard .venv),.) | awk 'NR == 2 { printf "%.1f", $$4 / 1048576 }'
 build:
 	@command -v $(PYTHON) >/dev/null || \
@@ -118,8 +128,10 @@ build:
 	@test -x .venv/bin/python && test -f .venv/requirements.lock || $(PYTHON) -m venv --clear .venv
 	@rm -f .venv/requirements.lock
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
-	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	@PIP_USER=no $(RUN) pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	  --require-hashes -r .venv/uv.lock
-	@.venv/bin/uv pip sync $$(test -t 2 || echo --quiet) --python .venv --only-binary :all: \
+	@index=$$($(INDEX)); export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
+	  test -n "$$UV_DEFAULT_INDEX" || unset UV_DEFAULT_INDEX; \
+	  .venv/bin/uv pip sync $$(test -t 2 || echo --quiet) --python .venv --only-binary :all: \
 	  --require-hashes requirements.lock
 	@cp requirements.lock .venv/requirements.lock

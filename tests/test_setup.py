@@ -115,6 +115,58 @@ def test_variables_become_options() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [("SEED=3", "SEEDS"), ("EPOCH=1", "EPOCHS"), ("scale=smoke", "SCALE"), ("OUTPUT=x", "OUT")],
+)
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest(word: str, nearest: str) -> None:
+    result = make(ROOT, "--dry-run", "ablation", word)
+    assert (result.returncode, result.stdout) == (2, "")
+    name = word.partition("=")[0]
+    assert f"{name}= is not read here; did you mean {nearest}=?" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_out_may_have_a_space(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / "requirements.lock", tmp_path / ".venv")
+    result = make(tmp_path, "report", "OUT=my runs")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "there is no study in my runs" in result.stderr
+    for name in ("a", "b c"):
+        (tmp_path / "my runs" / name).mkdir(parents=True)
+        (tmp_path / "my runs" / name / "study.json").touch()
+    shown = make(tmp_path, "report", "OUT=my runs").stdout
+    assert shown == "".join(f"<-m><reports><--from><my runs/{name}>" for name in ("a", "b c"))
+
+
+@pytest.mark.parametrize(
+    ("config", "environment", "index"),
+    [
+        ("[global]\nuser = true\n", {}, ""),
+        ("[global]\nindex-url = http://127.0.0.1/a\n", {}, "http://127.0.0.1/a"),
+        ("[install]\nindex-url = http://127.0.0.1/b\n", {}, "http://127.0.0.1/b"),
+        (
+            "[global]\nindex-url = http://127.0.0.1/a\n",
+            {"PIP_INDEX_URL": "http://127.0.0.1/c"},
+            "http://127.0.0.1/c",
+        ),
+    ],
+)
+def test_the_index_is_pips_own(
+    tmp_path: Path, config: str, environment: dict[str, str], index: str
+) -> None:
+    (tmp_path / "pip.conf").write_text(config)
+    environment |= {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    result = make(ROOT, "--eval", "index: ; @$(INDEX)", "index", **environment)
+    assert result.stdout.strip() == index
+
+
 @pytest.mark.parametrize("target", ["setup", "test", "ablation"])
 def test_an_old_python_is_named_and_nothing_is_created(tmp_path: Path, target: str) -> None:
     old = tmp_path / "old-python"
