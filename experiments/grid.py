@@ -4,14 +4,22 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from dcgan.config import Config, fault
 
@@ -19,15 +27,16 @@ HERE = Path(__file__).parent
 OPTIONS = ("seed", "data", "data_sha256")  # fields of Config that differ or come with the data
 NATIVE_DATA = "cifar10"  # what the study is about; a study of other data says so in its name
 MOST_RUNS = 10_000
-MOST_YAML_BYTES, MOST_YAML_DEPTH = 1 << 16, 3
 
 # How a number is written. 1e4 and 1_000 are no whole numbers here, nor is 010 any number.
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})", re.ASCII)
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?(?<=[0-9])(e[+-]?[0-9]+)?", re.I | re.ASCII)
-ARM_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}", re.ASCII)
+ARM_NAME = r"^[a-z0-9][a-z0-9.-]{0,31}$"
+
+T = TypeVar("T", bound=BaseModel)
 
 
-class BadStudy(Exception):
+class BadStudy(ValueError):
     """A study that cannot be run, said in one line."""
 
 
@@ -76,12 +85,49 @@ def scales() -> list[str]:
     return sorted(path.stem for path in (HERE / "scales").glob("*.yaml"))
 
 
-@dataclass(frozen=True)
-class Node:
-    """A part of a YAML file; scalars stay text, whose meaning is their field's to say."""
+class ScaleFile(BaseModel, extra="forbid"):
+    """scales/*.yaml: how many seeds, and the fields of Config that make the scale."""
 
-    line: int
-    content: "str | list[Node] | dict[str, Node]"
+    seeds: PositiveInt
+    config: dict[str, Any]
+
+    @field_validator("config")
+    @classmethod
+    def _has_fields(cls, texts: dict[str, Any]) -> dict[str, Any]:
+        return _settings(texts, _settable())
+
+
+class StudyFile(BaseModel, extra="forbid"):
+    """studies/*.yaml: levels of fields of Config to be crossed, or arms and what each one sets."""
+
+    factors: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    arms: dict[Annotated[str, Field(pattern=ARM_NAME)], dict[str, Any]] = {}
+
+    @field_validator("factors")
+    @classmethod
+    def _has_levels(cls, texts: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        levels = {
+            key: [_settings({key: text}, _variable())[key] for text in column]
+            for key, column in texts.items()
+        }
+        if twice := [key for key, column in levels.items() if len({*column}) < len(column)]:
+            raise BadStudy(f"{twice[0]} has a level twice")
+        return levels
+
+    @field_validator("arms")
+    @classmethod
+    def _has_arms(cls, texts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        arms = {name: _settings(fields, _variable()) for name, fields in texts.items()}
+        for one, other in itertools.combinations(arms, 2):
+            if arms[one] == arms[other]:
+                raise BadStudy(f"{other} sets what {one} sets")
+        return arms
+
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> Self:
+        if bool(self.factors) == bool(self.arms):
+            raise BadStudy("a study has factors, or it has arms")
+        return self
 
 
 def define(
@@ -99,7 +145,8 @@ def define(
     usual, settings = _scale(scale)
     if seeds is not None and seeds < 1:
         raise BadStudy(f"seeds={seeds} is not a positive number")
-    factors, arms = _read(f"studies/{name}.yaml", parse_study)
+    file = _read(f"studies/{name}.yaml", StudyFile)
+    factors, arms = file.factors or {"arm": [*file.arms]}, file.arms
     keys = [word.partition("=")[0] for word in words]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise BadStudy(f"{_shown(twice)} is given twice")
@@ -242,145 +289,44 @@ def _shown(text: str) -> str:
 # --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------
 
 
-def _scale(name: str) -> tuple[int, dict[str, Any]]:
-    if name not in scales():
-        raise BadStudy(f"scale {name!r} does not exist: choose from {', '.join(scales())}")
-    return _read(f"scales/{name}.yaml", parse_scale)
+class _Text(yaml.BaseLoader):
+    """YAML whose scalars stay text, for their fields to read, and in which no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise BadStudy(f"line {node.start_mark.line + 1}: {twice[0]} is there twice")
+        return super().construct_mapping(node, deep)
 
 
-def _read(name: str, parse: Callable[[bytes], Any]) -> Any:
+def _read(name: str, kind: type[T]) -> T:
+    """A YAML file of ours; raises BadStudy with its name and the key, or the line."""
     try:
-        return parse((HERE / name).read_bytes())
-    except BadStudy as error:
-        raise BadStudy(f"{name}, {error}") from error
+        return kind.model_validate(yaml.load((HERE / name).read_text("utf-8"), _Text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = "".join(f"{part}: " for part in first["loc"])
+        raise BadStudy(f"{name}: {keys}{first['msg'].removeprefix('Value error, ')}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadStudy(f"{name}: {' '.join(str(error).split())}") from error
 
 
-def parse_scale(data: bytes) -> tuple[int, dict[str, Any]]:
-    """The seeds and the settings that a scale's file gives; raises BadStudy with the line."""
-    root = _entries(_parse(data), ["seeds", "config"])
-    for key in ("seeds", "config"):
-        if key not in root:
-            raise BadStudy(f"line 1: {key} is missing")
-    seeds = _text("seeds", root["seeds"])
-    if not WHOLE.fullmatch(seeds) or int(seeds) < 1:
-        raise BadStudy(f"line {root['seeds'].line}: seeds={_shown(seeds)} is not a positive number")
-    settings = _entries(root["config"], _settable())
-    return int(seeds), {key: _setting(key, node) for key, node in settings.items()}
+def _scale(scale: str) -> tuple[int, dict[str, Any]]:
+    """The seeds of a scale, and the fields of Config that it sets; raises BadStudy."""
+    if scale not in scales():
+        raise BadStudy(f"scale {scale!r} does not exist: choose from {', '.join(scales())}")
+    file = _read(f"scales/{scale}.yaml", ScaleFile)
+    return file.seeds, file.config
 
 
-def parse_study(data: bytes) -> tuple[dict[str, list[Any]], dict[str, dict[str, Any]]]:
-    """The factors with their levels, and the named arms if these are what a study's file gives.
-
-    Raises BadStudy with the line.
-    """
-    root = _entries(_parse(data), ["factors", "arms"])
-    if len(root) == 2:
-        raise BadStudy("line 1: factors and arms exclude each other")
-    if "factors" in root:
-        return _factors(root["factors"]), {}
-    arms = _arms(root["arms"])
-    return {"arm": list(arms)}, arms
-
-
-def _factors(root: Node) -> dict[str, list[Any]]:
-    factors = {}
-    for key, node in _entries(root, _variable()).items():
-        if not isinstance(node.content, list) or not node.content:
-            raise BadStudy(f"line {node.line}: {key} is not a list of levels")
-        factors[key] = [_setting(key, level) for level in node.content]
-        if len(set(factors[key])) < len(factors[key]):
-            raise BadStudy(f"line {node.line}: {key} has a level twice")
-    return factors
-
-
-def _arms(root: Node) -> dict[str, dict[str, Any]]:
-    """Name -> what the arm sets; the baseline sets nothing: `baseline: {}`."""
-    if not isinstance(root.content, dict) or not root.content:
-        raise BadStudy(f"line {root.line}: arms is not a mapping of names to settings")
-    arms: dict[str, dict[str, Any]] = {}
-    for name, node in root.content.items():
-        if not ARM_NAME.fullmatch(name):
-            raise BadStudy(f"line {node.line}: {_shown(name)} is no name of an arm: a-z, 0-9, -")
-        entries = {} if node.content == {} else _entries(node, _variable())
-        arms[name] = {key: _setting(key, setting) for key, setting in entries.items()}
-        if twin := next((x for x in arms if x != name and arms[x] == arms[name]), None):
-            raise BadStudy(f"line {node.line}: {name} sets what {twin} sets")
-    return arms
-
-
-def _setting(key: str, node: Node) -> Any:
-    text = _text(key, node)
-    try:
-        return _value(key, text)
-    except BadStudy as error:
-        raise BadStudy(f"line {node.line}: {error}") from error
-
-
-def _text(key: str, node: Node) -> str:
-    if not isinstance(node.content, str):
-        raise BadStudy(f"line {node.line}: {key} is not a single value")
-    return node.content
-
-
-def _entries(node: Node, known: list[str]) -> dict[str, Node]:
-    """The entries of a mapping that has some, each of a known name."""
-    if not isinstance(node.content, dict) or not node.content:
-        raise BadStudy(f"line {node.line}: not a mapping with a key among {', '.join(known)}")
-    for key, value in node.content.items():
+def _settings(texts: dict[str, Any], known: list[str]) -> dict[str, Any]:
+    """What the texts of a mapping mean as fields of Config."""
+    for key, text in texts.items():
         if key not in known:
-            raise BadStudy(f"line {value.line}: {_shown(key)} is not a key: {', '.join(known)}")
-    return node.content
-
-
-def _parse(data: bytes) -> Node:
-    """A YAML file as it is written: one document, no anchors, no tags, no key twice."""
-    if len(data) > MOST_YAML_BYTES:
-        raise BadStudy(f"line 1: a file of over {MOST_YAML_BYTES >> 10} KiB")
-    try:
-        events = yaml.parse(data.decode(), yaml.SafeLoader)
-        next(events)
-        if isinstance(next(events), yaml.StreamEndEvent):
-            raise BadStudy("line 1: the file is empty")
-        root = _node(next(events), events, MOST_YAML_DEPTH)
-        next(events)
-        if not isinstance(end := next(events), yaml.StreamEndEvent):
-            raise BadStudy(f"line {end.start_mark.line + 1}: a second document")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadStudy(f"line {line}: not UTF-8") from error
-    except yaml.YAMLError as error:
-        mark, said = (getattr(error, f"problem{name}", None) for name in ("_mark", ""))
-        line = mark.line + 1 if mark else 1
-        raise BadStudy(f"line {line}: not YAML: {_shown(said or 'a control character')}") from error
-    return root
-
-
-def _node(event: Any, events: Iterator[Any], depth: int) -> Node:
-    """The node that begins with an event; `depth` is how many levels there may be from here."""
-    line = event.start_mark.line + 1
-    if event.anchor or isinstance(event, yaml.AliasEvent):
-        raise BadStudy(f"line {line}: anchors and aliases are not read")
-    if event.tag:
-        raise BadStudy(f"line {line}: the tag {_shown(event.tag)} is not read")
-    if isinstance(event, yaml.ScalarEvent):
-        return Node(line, event.value)
-    if not depth:
-        raise BadStudy(f"line {line}: nested too deep")
-
-    if isinstance(event, yaml.SequenceStartEvent):
-        items = _until(events, yaml.SequenceEndEvent)
-        return Node(line, [_node(item, events, depth - 1) for item in items])
-    entries: dict[str, Node] = {}
-    for first in _until(events, yaml.MappingEndEvent):
-        key = _node(first, events, 0).content
-        if key in entries:
-            raise BadStudy(f"line {first.start_mark.line + 1}: {_shown(key)} is there twice")
-        entries[key] = _node(next(events), events, depth - 1)
-    return Node(line, entries)
-
-
-def _until(events: Iterator[Any], end: type) -> Iterator[Any]:
-    return itertools.takewhile(lambda event: not isinstance(event, end), events)
+            raise BadStudy(f"{_shown(key)} is not a key: {', '.join(known)}")
+        if not isinstance(text, str):
+            raise BadStudy(f"{key} is not a single value")
+    return {key: _value(key, text) for key, text in texts.items()}
 
 
 # --- Configs --------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pickle
-import re
 import resource
 import shutil
 import stat
@@ -31,7 +30,6 @@ from random import Random
 from unittest import mock
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from dcgan import rundir, sources
@@ -181,7 +179,6 @@ def hostile_files(rng: Random, folder: Path) -> int:
         "labels": [],
     }
     (places / f"{sha256}-16.json").write_text(json.dumps(about))
-    program = f"!!python/object/apply:os.system [touch '{mark}']"
     before = tree(folder)
 
     doors: list[tuple[Callable[[], object], tuple[type[Exception], ...], str]] = [
@@ -195,7 +192,6 @@ def hostile_files(rng: Random, folder: Path) -> int:
         (lambda: sources.read_folder(places / "images", places), (BadData,), "'a.png' in "),
         (lambda: sources.read_zip(places / "set.zip", places), (BadData,), "set.zip"),
         (lambda: sources.read_cifar10(places / "images"), (BadData,), "data_batch_1: MD5 "),
-        (lambda: grid.parse_scale(f"config: {program}".encode()), (BadStudy,), "line 1: the tag "),
     ]
     for enter, kinds, name in doors:
         with refused(*kinds, names=name):
@@ -490,83 +486,6 @@ def wrong_words(rng: Random, folder: Path) -> int:
     return count
 
 
-def wrong_yaml(rng: Random, folder: Path) -> int:
-    """scales/*.yaml and studies/*.yaml, edited: refused with the line, or read as they say."""
-    kind = rng.choice(["scales", "studies"])
-    path = rng.choice(sorted((ROOT / "experiments" / kind).glob("*.yaml")))
-    shipped, count = path.read_text(), 50
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{c}: &{c} [*{d}, *{d}]\n" for d, c in zip("abcdefg", "bcdefgh", strict=True)
-    )
-    whole = ["", "\n", "- 1", "8", bomb, "[" * 20_000, "{a: " * 9_000, "a:\n- " * 9, shipped * 2]
-    whole += [
-        f"{shipped}---\n{shipped}",
-        "<<: {seeds: 1}",
-        "%YAML 1.1\n---\n" + shipped,
-        "\ufeff" + shipped,
-    ]
-    for _ in range(count):
-        lines = shipped.splitlines()
-        number = rng.randrange(len(lines))
-        match rng.choice(["value", "value", "edit", "edit", "twice", "drop", "whole"]):
-            case "value":
-                lines[number] = f"{lines[number].split(':')[0]}: {rng.choice(ODD)}"
-            case "edit":
-                lines = edited(rng, shipped).split("\n")
-            case "twice":
-                lines.insert(rng.randrange(len(lines)), lines[number])
-            case "drop":
-                del lines[number]
-            case "whole":
-                lines = [rng.choice(whole)]
-        text = "\n".join(lines) + "\n"
-        data = text.encode(errors="surrogatepass")
-        if rng.random() < 0.05:
-            data = mutated(rng, data)
-        parse = grid.parse_scale if kind == "scales" else grid.parse_study
-        try:
-            found = parse(data)
-        except BadStudy as error:
-            line = str(error)
-            assert re.match(r"line \d+: ", line), line
-            assert line.isprintable(), ascii(line)
-            continue
-        names = ("factors", "arms") if kind == "studies" else ("seeds", "config")
-        check_yaml(data.decode(), dict(zip(names, found, strict=True)))
-    return count
-
-
-def check_yaml(text: str, found: dict) -> None:
-    """What was read from a YAML file is what is written there, every key once and no other."""
-    assert not re.search(r"[&*]\w", re.sub(r"#.*", "", text)), text
-    root = yaml.compose(text, yaml.BaseLoader)
-    nodes = {key.value: value for key, value in root.value}
-    assert len(nodes) == len(root.value), text
-    if "factors" in nodes:
-        check_mapping(nodes["factors"], found["factors"], text)
-        assert found["arms"] == {}, text
-    elif "arms" in nodes:
-        assert [key.value for key, _ in nodes["arms"].value] == list(found["arms"]), text
-        assert found["factors"] == {"arm": list(found["arms"])}, text
-        for key, node in nodes["arms"].value:
-            check_mapping(node, found["arms"][key.value], text)
-    else:
-        assert nodes.keys() == {"config", "seeds"}, text
-        assert nodes["seeds"].value.removeprefix("+") == str(found["seeds"]), text
-        check_mapping(nodes["config"], found["config"], text)
-
-
-def check_mapping(node: yaml.MappingNode, found: dict, text: str) -> None:
-    """The fields of Config that a mapping sets, each to one value or to several."""
-    assert [key.value for key, _ in node.value] == list(found), text
-    for key, value in node.value:
-        several = isinstance(value, yaml.SequenceNode)
-        written = [x.value for x in value.value] if several else [value.value]
-        read = found[key.value] if several else [found[key.value]]
-        assert len(written) == len(read), text
-        assert all(means(key.value, x, y) for x, y in zip(written, read, strict=True)), text
-
-
 # --- Poor data ------------------------------------------------------------------------------------
 
 
@@ -821,13 +740,6 @@ ROWS = [
         wrong_words,
         fast=9_000,
         long=100_000,
-    ),
-    Row(
-        "scales and studies in YAML, mistyped",
-        "refused with the line, or read as they say",
-        wrong_yaml,
-        fast=1_000,
-        long=20_000,
     ),
     Row(
         "empty, small, absent data; batch > N; no weights",
