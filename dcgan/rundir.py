@@ -33,6 +33,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dcgan.cli import BadInput
 from dcgan.config import Config, fault, is_milestone
 
 RECORD, TIMING, SAMPLES = "record.json", "timing.json", "samples.png"
@@ -44,7 +45,7 @@ STATES_KEPT = 2
 SEAL = ',\n "sha256": "{}"\n}}\n'  # the end of a sealed file
 
 
-class Damaged(Exception):
+class Damaged(BadInput):
     """A committed file is missing or is not what was committed."""
 
 
@@ -122,28 +123,28 @@ def replace(path: Path, data: bytes) -> None:
 def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
     """Write run.json, or check it where it stands: raises Differs with the keys and both values.
 
-    What stands there stays as it is; see `unite` for what is added.
+    What stands there stays as it is; see `merge` for what is added.
     """
     if differences := compare(run, description):
         raise Differs(f"{run}: {'; '.join(differences)}")
     path = run / "run.json"
     stored = unseal(path) if path.exists() else {}
-    if (united := unite(stored, description)) != stored:
-        replace(path, seal(united))
+    if (merged := merge(stored, description)) != stored:
+        replace(path, seal(merged))
 
 
-def unite(
+def merge(
     stored: dict[str, dict[str, Any]], added: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """What two descriptions of one run say together: the longer length, and what only one says.
 
     The fields of a stored config stay those that it was stored with: its W&B id rests on them.
     """
-    united = {part: values | stored.get(part, {}) for part, values in added.items()}
+    merged = {part: values | stored.get(part, {}) for part, values in added.items()}
     if stored and "config" in added:
         was, now = (Config.model_validate(each["config"]).epochs for each in (stored, added))
-        united["config"] = stored["config"] | ({"epochs": now} if now > was else {})
-    return stored | united
+        merged["config"] = stored["config"] | ({"epochs": now} if now > was else {})
+    return stored | merged
 
 
 def read_config(run: Path) -> Config:
@@ -236,6 +237,12 @@ def read_sums(folder: Path) -> dict[str, str]:
 def to_lines(sums: dict[str, str]) -> bytes:
     """The content of a SHA256SUMS."""
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+
+
+def kept(run: Path, name: str = SUMS) -> list[int]:
+    """The committed epochs that still have a file; nothing is read."""
+    folders = (path.parent.name for path in run.glob(f"epochs/[0-9]*/{name}"))
+    return sorted(int(name) for name in folders if name.isdecimal())
 
 
 def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:

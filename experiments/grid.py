@@ -196,7 +196,7 @@ def fields(cell: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str, A
     return arms[cell["arm"]] if arms else cell
 
 
-def unite(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+def merge(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
     """What two study.json of one study planned and used together: levels, seeds, epochs, commits.
 
     Of two lengths the longer one is planned. The claims are those that the stored one started with,

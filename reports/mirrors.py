@@ -84,7 +84,7 @@ def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Stud
     try:
         plans = [json.loads(mirror.config["study_json"]) for mirror in runs.values()]
         plans = [plan for i, plan in enumerate(plans) if plan not in plans[:i]]
-        info = functools.reduce(lambda old, new: new | grid.unite(old, new), plans)
+        info = functools.reduce(lambda old, new: new | grid.merge(old, new), plans)
         begun = {run: json.loads(mirror.config["run_json"]) for run, mirror in runs.items()}
         calibrations = [mirror.config.get("calibration_json", "null") for mirror in runs.values()]
         calibration = next(filter(None, map(json.loads, calibrations[::-1])), None)

@@ -972,10 +972,10 @@ def test_a_study_keeps_the_claims_that_it_started_with():
     info = {"study": "ablation", "scale": "small", "factors": GRID, "seeds": [0], "commit": "a"}
     info["settings"] = {}
     early, late = (info | {"claims": {"commit": name}} for name in ("early", "late"))
-    assert grid.unite(early, late)["claims"] == {"commit": "early"}
-    assert grid.unite(early, info)["claims"] == {"commit": "early"}
-    assert grid.unite(info, late)["claims"] == {}  # it did not say which
-    assert "claims" not in grid.unite(info, info)
+    assert grid.merge(early, late)["claims"] == {"commit": "early"}
+    assert grid.merge(early, info)["claims"] == {"commit": "early"}
+    assert grid.merge(info, late)["claims"] == {}  # it did not say which
+    assert "claims" not in grid.merge(info, info)
 
 
 def test_the_ledger_says_when_its_claims_were_written(tmp_path, monkeypatch):
