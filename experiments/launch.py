@@ -59,6 +59,10 @@ class Plan:
     seconds: float  # an estimate of what is left
     bytes: int  # on disk, at most
 
+    def committed_of(self, run: Run) -> int:
+        """The epochs that a run of the plan has."""
+        return self.committed[self.runs.index(run)]
+
     @property
     def epochs(self) -> int:
         """What is asked for, of all runs together."""
@@ -181,7 +185,7 @@ def write_study(plan: Plan, images: Images) -> None:
         "claims": frozen_claims(),
         "hardware": {
             "device": fingerprint(job.config, job.device, job.threads)["device"],
-            "processor": _processor(),
+            "processor": processor(),
             "cores": cores(),
             "jobs": plan.places,
             "threads": job.threads,
@@ -189,7 +193,7 @@ def write_study(plan: Plan, images: Images) -> None:
         "versions": versions(),
     }
     if (plan.folder / "study.json").exists():
-        info |= grid.unite(rundir.unseal(plan.folder / "study.json"), info)
+        info |= grid.merge(rundir.unseal(plan.folder / "study.json"), info)
     rundir.replace(plan.folder / "study.json", rundir.seal(info))
     count = SAMPLE_ROWS * SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
@@ -213,7 +217,7 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
                     run, job = waiting.pop()
                     receiver, sender = context.Pipe(duplex=False)
                     process = context.Process(target=_work, args=(job, sender), name=str(run))
-                    state.rows[str(run)] = {"epoch": "starting", "numbers": ""}
+                    state.rows[str(run)] = progress.Row(plan.committed_of(run), run.config.epochs)
                     try:
                         with signals.unheard():
                             process.start()
@@ -304,6 +308,7 @@ def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
         runs_done=len(plan.runs) - len(waiting),
         epochs_done=plan.epochs_done,
         epochs_before=plan.epochs_done,
+        epoch_seconds=plan.seconds * plan.places / (plan.epochs - plan.epochs_done or 1),
     )
     waiting.reverse()
     return waiting, state
@@ -327,9 +332,10 @@ def hear(
         state.unmirrored.append(message["unmirrored"])
         return
     state.epochs_done += 1
-    epoch = f"epoch {message['record']['epoch']}/{run.config.epochs}"
-    state.rows[str(run)] = {"epoch": epoch, "numbers": progress.numbers(message)}
-    show(run, f"{epoch}  {progress.numbers(message)}")
+    epoch, numbers = message["record"]["epoch"], progress.numbers(message)
+    seconds = message["timing"]["train_seconds"] + message["timing"]["score_seconds"]
+    state.rows[str(run)] = progress.Row(epoch, run.config.epochs, numbers, seconds)
+    show(run, f"epoch {epoch}/{run.config.epochs}  {numbers}")
 
 
 def end(
@@ -477,11 +483,15 @@ def frozen_claims(path: Path = CLAIMS) -> dict[str, str]:
 
 
 def _git(folder: Path, *words: str) -> str:
+    """What git says in a folder of ours; a repository around the project is not the project's."""
     command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))

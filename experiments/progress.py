@@ -17,12 +17,24 @@ from rich.text import Text
 from experiments.grid import Run
 
 MOST_LINES = 200  # about as many does a study of any size print where there is no terminal
-WIDE = 80  # columns of a screen that has room for a run's full name and its numbers
+WIDE = 110  # columns of a screen that has room for a run's full name beside its numbers
+NARROW = 72  # below that there is no room for the numbers
+
+
+@dataclass
+class Row:
+    """A run that is at work."""
+
+    epoch: int  # the last one that is committed
+    epochs: int
+    numbers: str = ""  # of that epoch, in words
+    seconds: float | None = None  # that it took
+    began: float = field(default_factory=time.monotonic)  # the epoch that is being made
 
 
 @dataclass
 class Progress:
-    """Where a study stands; `rows` holds the last epoch of each run that is at work."""
+    """Where a study stands."""
 
     runs: int
     epochs: int  # of all runs together
@@ -30,16 +42,20 @@ class Progress:
     epochs_done: int
     failed: dict[str, str] = field(default_factory=dict)  # run -> why
     unmirrored: list[str] = field(default_factory=list)  # what W&B failed with, one run each
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)  # run -> where it stands, if it is at work
     began: float = field(default_factory=time.monotonic)
     epochs_before: int = 0  # committed when this process began
+    epoch_seconds: float | None = None  # that the plan expects of an epoch
+
+    def seconds_gone(self) -> float:
+        return time.monotonic() - self.began
 
     def seconds_left(self) -> float | None:
         """From the epochs committed since the start; None before the first."""
         made = self.epochs_done - self.epochs_before
         if not made:
             return None
-        return (time.monotonic() - self.began) / made * (self.epochs - self.epochs_done)
+        return self.seconds_gone() / made * (self.epochs - self.epochs_done)
 
 
 @contextmanager
@@ -79,8 +95,8 @@ def left(seconds: float | None) -> str:
 def numbers(message: dict[str, Any]) -> str:
     """The latest numbers of a run in one line."""
     record, timing = message["record"], message["timing"]
-    shown_first = {key: record["scores"].get(key) for key in ("fid", "fd_cifar", "cs_cifar")}
-    parts = [f"{key} {value:.3g}" for key, value in shown_first.items() if value is not None]
+    scores = {key: record["scores"].get(key) for key in ("fid", "fd_cifar")}
+    parts = [f"{key} {value:.3g}" for key, value in scores.items() if value is not None]
     if record["status"] != "ok":
         parts.append(record["status"])
     return "  ".join([*parts, f"{timing['images_per_second']:.0f} images/s"])
@@ -99,28 +115,34 @@ def _print_line(progress: Progress, console: Console, run: Run | None, event: st
 
 def _screen(progress: Progress, width: int, height: int) -> Group:
     """What is at work, as many runs as there is room for; below it a bar, and the time left."""
-    wide, room = width >= WIDE, max(1, height - 8)
+    room = max(1, height - 8)
+    titles = ["run", "epoch", "the next one", "latest score and speed"]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("run", no_wrap=True)
-    table.add_column("epoch", no_wrap=True)
-    if wide:
-        table.add_column("latest scores and speed", no_wrap=True)
+    for title in titles if width >= NARROW else titles[:2]:
+        table.add_column(title, no_wrap=True)
     for name, row in list(progress.rows.items())[:room]:
-        cells = (name, row["epoch"], row["numbers"]) if wide else (levels(name), row["epoch"])
-        table.add_row(*cells)
+        shown_name = name if width >= WIDE else levels(name)
+        cells = shown_name, f"{row.epoch}/{row.epochs}", _next_epoch(progress, row), row.numbers
+        table.add_row(*cells[: len(table.columns)])
     if len(progress.rows) > room:
         table.add_row(f"and {len(progress.rows) - room} more")
 
     counts = f"{progress.runs_done} of {progress.runs} runs done"
     if progress.failed:
         counts += f", {len(progress.failed)} failed"
-    words = Text(f"{counts}, {left(progress.seconds_left())}", style="bold")
-    bar = ProgressBar(progress.epochs, progress.epochs_done, width=40 if wide else None)
-    if not wide:
-        return Group(Text(), table, Text(), bar, words)
-    foot = Table.grid(padding=(0, 2))
-    foot.add_row(bar, words)
+    times = f"{duration(progress.seconds_gone())} gone, {left(progress.seconds_left())}"
+    foot = Table.grid()
+    foot.add_row(ProgressBar(progress.epochs, progress.epochs_done))
+    for line in [f"{counts}, {times}"] if width >= NARROW else [counts, times]:
+        foot.add_row(Text(line, style="bold"))
     return Group(Text(), table, Text(), foot)
+
+
+def _next_epoch(progress: Progress, row: Row) -> str:
+    """How long the epoch that is being made takes so far, and how long the last one took."""
+    gone = duration(time.monotonic() - row.began)
+    whole = row.seconds or progress.epoch_seconds
+    return f"{gone} of {duration(whole)}" if whole else gone
 
 
 def levels(name: str) -> str:

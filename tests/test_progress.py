@@ -60,6 +60,15 @@ def console_on(file, width=100, height=24, **environ):
     return Console(file=file, width=width, height=height, highlight=False, _environ=environ)
 
 
+def test_the_epoch_that_is_being_made_moves(state, monkeypatch):
+    row = state.rows[str(RUN)]
+    state.epoch_seconds = 400.0
+    now = row.began + 20
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    assert progress._next_epoch(state, row) == "20 s of 30 s"
+    assert progress._next_epoch(state, progress.Row(0, 2, began=now - 100)) == "2 min of 7 min"
+
+
 def shown_on(console, state):
     """What a study of one epoch prints there."""
     with progress.shown(state, console) as show:
@@ -72,14 +81,14 @@ def state(monkeypatch):
     """A study whose first epoch has come."""
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     made = progress.Progress(runs=2, epochs=4, runs_done=0, epochs_done=1)
-    made.rows[str(RUN)] = {"epoch": "epoch 1/2", "numbers": progress.numbers(MESSAGE)}
+    made.rows[str(RUN)] = progress.Row(1, 2, progress.numbers(MESSAGE), 30.0)
     return made
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_gets_a_table_and_a_file_plain_lines(terminal, state):
     text = shown_on(console_on(Screen() if terminal else io.StringIO()), state)
-    assert "norm=none,head=conv,batch=128 seed=0" in text
+    assert ("none,conv,128 seed=0" if terminal else str(RUN)) in text
     assert "fd_cifar 12.3" in text
     assert ("\x1b" in text) == terminal
     assert ("0 of 2 runs done" in text) == terminal
@@ -116,7 +125,8 @@ def test_no_line_is_wider_than_the_screen_and_each_names_arm_and_seed(width, sta
     assert max(map(len, lines)) <= width
     names = ["batch,avgpool,512", "norm=batch,head=avgpool,batch=512"]
     for seed in range(3):
-        assert sum(f"{names[width >= 80]} seed={seed}  epoch 1/2" in line for line in lines) == 1
+        assert sum(f"{names[width > 110]} seed={seed}  1/2" in line for line in lines) == 1
+    assert sum("fd_cifar 12.3  812 images/s" in line for line in lines) == (4 if width > 72 else 0)
     assert sum("0 of 2 runs done" in line for line in lines) == 1
 
 

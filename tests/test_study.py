@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dcgan import rundir
+from experiments import launch
 from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -295,3 +297,12 @@ def test_publishing_copies_records_and_rebuilds_the_report(finished, tmp_path):
     assert names == {rundir.RECORD, rundir.TIMING, rundir.SAMPLES, rundir.SUMS}
     for part in ("tables/fid.csv", "tables/tables.tex", "figures/fd_cifar.svg"):
         assert (target / "report" / part).read_bytes() == (folder / "report" / part).read_bytes()
+
+
+def test_a_repository_around_the_project_is_not_the_projects(tmp_path, monkeypatch):
+    known = re.fullmatch(r"[0-9a-f]{12}(\+changes)?", launch.commit())
+    assert bool(known) == (ROOT / ".git").exists()
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(launch, "ROOT", tmp_path / "copy")
+    assert launch.commit() == "unknown"
