@@ -1,6 +1,5 @@
 """The published studies: their records rebuild everything that is committed beside them."""
 
-import argparse
 import hashlib
 import math
 import subprocess
@@ -12,7 +11,7 @@ import pytest
 
 from dcgan import rundir
 from experiments import __main__ as command
-from reports import claims, findings, records, tables
+from reports import claims, records
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published"
@@ -55,16 +54,6 @@ def test_what_is_published_of_an_archive_rebuilds_byte_for_byte(packed, tmp_path
     names = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     assert {"index.html", "tables/ledger.csv", "figures/fd_cifar.png"} < names
     assert [n for n in names if (kept / n).read_bytes() != (built / n).read_bytes()] == []
-
-    # The README says what they say.
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    study = records.load(tmp_path / packed.stem)
-    for sentence in findings.findings(study).headline:
-        assert " ".join(sentence.split()) in readme
-    if packed.stem == "kinds-small":
-        assert {row[0]: row[3] for row in claims.sheet(study, claims.judge(study)).rows}[
-            "B8"
-        ] in readme
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
@@ -110,26 +99,9 @@ def test_with_batchnorm_on_its_output_d_never_beat_chance():
     assert frame[frame["norm"] == "none"]["d_loss_min"].min() < math.log(2)
 
 
-def test_the_readme_says_what_the_records_say():
+def test_the_readme_says_what_is_to_be_tested():
     readme = " ".join((ROOT / "README.md").read_text().split())
-    study = records.load(HEADLINE)
-    said = findings.findings(study).all
-    for other in STUDIES:
-        said += findings.findings(records.load(other)).headline
-    for sentence in said:
-        assert " ".join(sentence.split()) in readme
-
-    # What the tools found, as the ledger rounds it, and how many claims came out how.
-    verdicts = claims.judge(study)
-    said = {row[0]: row[3] for row in claims.sheet(study, verdicts).rows}
-    for name in ("P7", "P7-pixels", "P8", "P9", "P9-arithmetic", "P10"):
-        assert said[name] in readme
-    assert findings.tally(verdicts) in readme
-
-    (last,) = (sheet for sheet in tables.sheets(study) if sheet.name == "last")
-    for row in tables.to_markdown(last, []).splitlines():
-        if row.startswith("|"):
-            assert " ".join(row.split()) in readme
+    assert f"{len(claims.load())} claims of the blog post and of the paper" in readme
 
 
 def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
@@ -144,8 +116,7 @@ def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
     (study / "audit.json").write_text("{}")
     monkeypatch.setattr(command, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(command, "_report", lambda target, quiet: 0)
-    given = argparse.Namespace(study=str(study), out="runs", samples="lowest", json=False)
-    assert command.publish(given)[0] == 0
+    assert command.main(["publish", str(study)]) == 0
 
     target = tmp_path / "published" / study.name
     pictures = {path.relative_to(target).parts[:2] for path in target.rglob(rundir.SAMPLES)}
