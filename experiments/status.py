@@ -14,13 +14,7 @@ from dcgan import rundir
 from experiments import grid, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
-IN_FULL = (
-    "running",
-    "elsewhere",
-    "failed",
-    "damaged",
-    "stopped",
-)  # with a line each
+IN_FULL = ("running", "elsewhere", "failed", "damaged", "stopped")  # with a line each
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """A study; `seconds_left` is None before the first epoch, and as if all that lacks were run."""
+    """A study; `seconds_left` is None before the first epoch."""
 
     folder: str
     owner: str | None  # the process that makes the study now
@@ -123,7 +117,7 @@ def _complaint(folder: Path) -> str:
 
 
 def _seconds_left(runs: list[RunStatus], places: int) -> float | None:
-    """The epochs that lack, at the speed of their run, else of their arm, else of the study."""
+    """Of the remaining epochs, at the speed of their run, else of their arm, else of the study."""
     of_run = {(run.arm, run.seed): run.seconds for run in runs if run.seconds is not None}
     if not of_run:
         return None
@@ -149,7 +143,7 @@ def _mean(values: list[float]) -> float:
 
 
 def show(status: Status, console: Console) -> None:
-    """An arm a row, then a line for each run of which there is something to say."""
+    """An arm a row, with the mean of its runs' latest scores; then a line for each unusual run."""
     if not console.is_terminal:
         console.width = 1_000  # plain lines are as long as they are
 
@@ -166,21 +160,29 @@ def show(status: Status, console: Console) -> None:
     elif left:
         say("Nobody is at work on it; its own command goes on with it.")
     say("")
-    arms = _arms(status, str)
-    needed = console.measure(arms, options=console.options.update(max_width=1_000)).maximum
-    console.print(arms if needed <= console.width else _arms(status, progress.levels))
+    unbounded = console.options.update(max_width=1_000)
+    short = progress.levels
+    for arms in (_arms(status, str), _arms(status, short), _arms(status, short, ())):
+        if console.measure(arms, options=unbounded).maximum <= console.width:
+            break
+    console.print(arms)
     if shown := [run for run in status.runs if run.state in IN_FULL]:
         say("")
         console.print(_lines(shown))
 
 
-def _arms(status: Status, name: Callable[[str], str]) -> Table:
-    table = _table("arm", *status.states, "epochs")
+def _arms(
+    status: Status, name: Callable[[str], str], scores: tuple[str, ...] = ("fd_cifar",)
+) -> Table:
+    table = _table("arm", *status.states, "epochs", *scores)
     for arm in dict.fromkeys(run.arm for run in status.runs):
         runs = [run for run in status.runs if run.arm == arm]
         counts = Counter(run.state for run in runs)
         epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
-        table.add_row(name(arm), *(str(counts[state] or "") for state in status.states), epochs)
+        latest = [run.fd_cifar for run in runs if run.fd_cifar is not None]
+        cells = [*(str(counts[state] or "") for state in status.states), epochs]
+        cells.append(f"{_mean(latest):.1f}" if latest else "")
+        table.add_row(name(arm), *cells[: len(table.columns) - 1])
     return table
 
 
