@@ -16,47 +16,44 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dcgan import data, rundir
 from dcgan.config import Config
-from dcgan.data import Images, hold, keep, load_cached, shapes
+from dcgan.data import Images
 from dcgan.models import build
-from dcgan.train import Log, State, dump_state, load_state, products, start, train_epoch
+from dcgan.train import matmul_precision, start, train_epoch
 from eval import audit, metrics
 from eval.extractors import classifier
-from eval.heads import operations
 from eval.score import reference, score
-from experiments import grid, launch, signals, tracking
-from experiments.run import Job, files, measure, prepare, references, run, summarise
+from experiments import grid, launch, signals
+from experiments.run import fingerprint, prepare
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300.0  # seconds that processes wait for each other
 ON_A_GPU = 32  # times as many images are trained on there
 
-# The networks that the plain loop trains too, and the images on which each speed is measured.
+# The networks that the tutorials' loop trains too, and the images that each speed is measured on.
 COMPARED: dict[str, dict[str, Any]] = {
     "blog64": {"resolution": 64, "width": 128, "stem": "linear", "init": "torch"},
     "paper, 64x64": {"resolution": 64, "width": 64, "stem": "conv", "init": "paper"},
 }
 CASES = {"smoke": 600, "small": 1024, "cifar32": 256, "blog64": 128, "paper, 64x64": 128}
-
-# Where a GPU may take less time for a product, this is measured too.
-FASTER = [(scale, precision) for scale in ("cifar32", "blog64") for precision in ("tf32", "bf16")]
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,6 @@ class Bench:
     out: Path
     source: str | None = None  # of the images of one epoch; None: shapes
     quick: bool = False  # everything tiny: for tests
-
-    @property
-    def folder(self) -> Path:
-        """Where the record goes, and temporary files: a commit costs what its disk does."""
-        return self.out / "bench"
 
     @property
     def rounds(self) -> int:
@@ -88,33 +80,45 @@ class Bench:
         return Config(**settings | {"batch": batch})
 
 
-def write(bench: Bench, parts: Iterable[str], show: Callable[[str], None] = print) -> Path:
-    """Measure these parts, show each as it is done, and keep the record; returns its path."""
-    bench.folder.mkdir(parents=True, exist_ok=True)
-    path = bench.folder / f"{bench.device.replace(':', '-')}{'-quick' if bench.quick else ''}.json"
+def write(bench: Bench, parts: Iterable[str], console: Console) -> Path:
+    """Measure these parts, print each as it is done, and keep the record; returns its path."""
+    name = f"{bench.device.replace(':', '-')}{'-quick' if bench.quick else ''}.json"
+    path = bench.out / "bench" / name
+    bench.out.mkdir(parents=True, exist_ok=True)
     prepare(bench.device, bench.threads)
     record = {**machine(bench), "quick": bench.quick, "parts": {}}
-    for name in parts:
-        record["parts"][name] = rows = PARTS[name](bench)
-        show(to_text(name, rows))
+    for part in parts:
+        record["parts"][part] = rows = PARTS[part](bench)
+        console.print(to_table(part, rows))
         rundir.replace(path, rundir.seal(record))
     return path
 
 
-def to_text(name: str, rows: list[Row]) -> str:
-    """Rows as a Markdown table, without their lists; what was not measured stays empty."""
-    titles = [key for key in rows[0] if not isinstance(rows[0][key], list)]
-    lines = [titles, ["---"] * len(titles)]
-    lines += [[_cell(row[title]) for title in titles] for row in rows]
-    return "\n".join([f"\n## {name}\n", *(f"| {' | '.join(line)} |" for line in lines)])
+def to_table(title: str, rows: list[Row]) -> Table:
+    """Rows without their lists; what was not measured stays empty."""
+    shown = [key for key in rows[0] if not isinstance(rows[0][key], list)]
+    table = Table(title=title, title_justify="left")
+    for key in shown:
+        numbers = any(isinstance(row[key], int | float) for row in rows)
+        table.add_column(key, justify="right" if numbers else "left")
+    for row in rows:
+        cells = ("" if row[key] is None else row[key] for key in shown)
+        table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
+    return table
 
 
 def machine(bench: Bench) -> Row:
-    """Commit, hardware and versions, as a study records them."""
-    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-        _job(bench, Path(folder), "smoke", shapes(600))
-        info = rundir.unseal(Path(folder) / "study.json")
-    return {key: info[key] for key in ("commit", "hardware", "versions")}
+    """Commit, hardware and versions."""
+    return {
+        "commit": launch.commit(),
+        "hardware": {
+            "device": fingerprint(Config(), bench.device, bench.threads)["device"],
+            "processor": launch.processor(),
+            "cores": launch.cores(),
+            "threads": bench.threads,
+        },
+        "versions": launch.versions(),
+    }
 
 
 def now(device: str) -> float:
@@ -138,59 +142,51 @@ def in_turn(
     return seconds, first
 
 
-def compare(ours: list[float], theirs: list[float]) -> Row:
-    """How many times as fast ours is, from seconds in pairs."""
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+def against_first(seconds: dict[str, list[float]]) -> dict[str, Row]:
+    """For each way how many times as long it takes as the first one, from seconds in pairs."""
+    first = next(iter(seconds.values()))
+    rows = {}
+    for way, each in seconds.items():
+        ratios = [theirs / ours for ours, theirs in zip(first, each, strict=True)]
+        ends = {"lowest": min(ratios), "highest": max(ratios)}
+        rows[way] = {"ratio": statistics.median(ratios), **ends, "seconds": each}
+    return rows
 
 
 # --- Training -------------------------------------------------------------------------------------
 
 
 def training(bench: Bench) -> list[Row]:
-    """train_epoch at each scale, and beside it the plain loop on the blog's and paper's networks.
+    """train_epoch at each scale; the tutorials' loop on the blog's and the paper's networks.
 
-    `of a matrix product`: floating-point operations a second of the networks' layers, over those of
-    one product of large matrices in the same precision, here and now.
+    On a GPU the larger scales are trained in the precisions that may be faster there, too.
     """
-    chosen = cases(bench.device)
-    precisions = dict.fromkeys(precision for _, precision in chosen.values())
-    peaks = {precision: product_speed(bench, precision) for precision in precisions}
+    cases = [(scale, "fp32") for scale in CASES]
+    if bench.device.startswith("cuda"):
+        cases += [(scale, faster) for scale in ("cifar32", "blog64") for faster in ("tf32", "bf16")]
     rows = []
-    for name, (networks, precision) in chosen.items():
-        settings = COMPARED.get(networks) or _settings(networks)
-        config = bench.config(settings | {"images": CASES[networks], "precision": precision})
+    for name, precision in cases:
+        settings = COMPARED.get(name) or settings_of(name)
+        config = bench.config(settings | {"images": CASES[name], "precision": precision})
         pixels = noise(config.images, min(config.resolution, 32))
-        ways = {"ours": our_pass(config, pixels, bench.device)}
-        if name in COMPARED:
-            ways["plain"] = plain_pass(config, pixels, bench.device)
-        with products(precision):  # for the plain loop, which sets nothing
+        ways = {"ours": our_epoch(config, pixels, bench.device)}
+        if name in COMPARED and precision == "fp32":
+            ways["tutorial"] = tutorial_epoch(config, pixels, bench.device)
+        with matmul_precision(precision):  # for the tutorials' loop, which sets nothing
             seconds, _ = in_turn(ways, bench.rounds, bench.device)
         speeds = {way: config.images / statistics.median(each) for way, each in seconds.items()}
-        work = 2 * operations(config)  # a multiply-add is two
-        ratios = compare(seconds["ours"], seconds["plain"]) if "plain" in seconds else {}
+        compared = against_first(seconds).get("tutorial", {})
         rows.append(
             {
-                "networks": name,
-                "images": config.images,
+                "networks": name if precision == "fp32" else f"{name} in {precision}",
                 "images/s": speeds["ours"],
-                "GFLOP an image": work / 1e9,
-                "of a matrix product": work * speeds["ours"] / peaks[precision],
-                "plain loop images/s": speeds.get("plain"),
-                **{key: ratios.get(key) for key in ("ratio", "lowest", "highest")},
+                "tutorial images/s": speeds.get("tutorial"),
+                **{key: compared.get(key) for key in ("ratio", "lowest", "highest")},
                 "seconds": seconds["ours"],
-                "plain seconds": seconds.get("plain", []),
+                "tutorial seconds": seconds.get("tutorial", []),
             }
         )
     return rows
-
-
-def cases(device: str) -> dict[str, tuple[str, str]]:
-    """What is trained there, by the name of its row: networks of CASES and a precision."""
-    usual = {name: (name, "fp32") for name in CASES}
-    if not device.startswith("cuda"):
-        return usual
-    return usual | {f"{scale} in {precision}": (scale, precision) for scale, precision in FASTER}
 
 
 class Pictures(Dataset):
@@ -206,7 +202,7 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.pixels[i])), 0
 
 
-def plain_epoch(
+def tutorial_loop(
     G: nn.Module,
     D: nn.Module,
     adam_g: torch.optim.Optimizer,
@@ -245,21 +241,21 @@ def plain_epoch(
     return losses
 
 
-def plain_pass(config: Config, pixels: np.ndarray, device: str) -> Callable[[], Any]:
-    """A whole pass of the plain loop, from networks in PyTorch's own layout, Adam not fused."""
+def tutorial_epoch(config: Config, pixels: np.ndarray, device: str) -> Callable[[], Any]:
+    """An epoch of the tutorials' loop, on networks in PyTorch's own layout, Adam not fused."""
     G, D = (net.to(device).train() for net in build(config))
     adams = [
         torch.optim.Adam(net.parameters(), lr, (config.beta1, config.beta2))
         for net, lr in ((G, config.lr_g), (D, config.lr_d))
     ]
-    pictures = Pictures(pixels, plain_transform(pixels.shape[1], config.resolution))
+    pictures = Pictures(pixels, tutorial_transform(pixels.shape[1], config.resolution))
     loader = DataLoader(
         pictures, config.batch, shuffle=True, num_workers=2, persistent_workers=True
     )
-    return partial(plain_epoch, G, D, *adams, loader, config.latent_size, device)
+    return partial(tutorial_loop, G, D, *adams, loader, config.latent_size, device)
 
 
-def plain_transform(side: int, resolution: int) -> Callable[[Image.Image], Tensor]:
+def tutorial_transform(side: int, resolution: int) -> Callable[[Image.Image], Tensor]:
     """PIL image -> (3, resolution, resolution) in [-1, 1]."""
     from torchvision import transforms  # about a second, and only needed here
 
@@ -268,21 +264,11 @@ def plain_transform(side: int, resolution: int) -> Callable[[Image.Image], Tenso
     return transforms.Compose([*resize, transforms.ToTensor(), normalise])
 
 
-def our_pass(config: Config, pixels: np.ndarray, device: str) -> Callable[[], Any]:
-    """A whole pass of train_epoch; the images are resized once, before it, as a study does."""
+def our_epoch(config: Config, pixels: np.ndarray, device: str) -> Callable[[], Any]:
+    """An epoch of train_epoch; the images are resized once, before it, as a study does."""
     native = Images("noise", "array", pixels, np.zeros(len(pixels), np.int64), "")
     resized = torch.from_numpy(data.resize(native, config.resolution).pixels).to(device)
     return partial(train_epoch, start(config, device), config, resized)
-
-
-def product_speed(bench: Bench, precision: str) -> float:
-    """Floating-point operations a second of one product of square matrices in this precision."""
-    side = 8192 if bench.device.startswith("cuda") else 256 if bench.quick else 2048
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    x = torch.randn(side, side, device=bench.device).to(dtype)
-    with products(precision):
-        seconds, _ = in_turn({"product": lambda: x @ x}, bench.rounds, bench.device)
-    return 2 * side**3 / statistics.median(seconds["product"])
 
 
 # --- Processes ------------------------------------------------------------------------------------
@@ -292,102 +278,50 @@ def jobs(bench: Bench) -> list[Row]:
     """Images a second of several processes together; `ratio`: how much faster the first way is.
 
     On a CPU two processes of one thread and one of two, at small; on a GPU one, two, four and eight
-    processes that share it, at cifar32.
+    processes that share it, at cifar32. `peak MB` is the most memory that one process has had, on a
+    GPU that of its tensors.
     """
-    scale, ways = ways_to_share(bench.device)
-    config = bench.config(_settings(scale) | {"images": 1024})
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    on_gpu = bench.device.startswith("cuda")
+    ways = [(1, 1), (2, 1), (4, 1), (8, 1)] if on_gpu else [(2, 1), (1, 2)]
+    config = bench.config(settings_of("cifar32" if on_gpu else "small") | {"images": 1024})
+    seconds: dict[str, list[float]] = {f"{count} x {threads}": [] for count, threads in ways}
+    peaks = dict.fromkeys(seconds, 0.0)
     for _ in range(bench.rounds):
-        for name, (processes, threads) in ways.items():
-            spans = together(config, processes, threads, bench.device)
-            seconds[name].append(duration(spans) / (processes * config.images))
-    first, fastest = next(iter(ways)), min(ways, key=lambda way: statistics.median(seconds[way]))
+        for name, (count, threads) in zip(seconds, ways, strict=True):
+            spans = train_together(config, count, threads, bench.device)
+            took = max(span["ended"] for span in spans) - min(span["began"] for span in spans)
+            seconds[name].append(took / (count * config.images))
+            peaks[name] = max(peaks[name], *(span["peak"] / 1e6 for span in spans))
+    speeds = {name: 1 / statistics.median(each) for name, each in seconds.items()}
+    fastest = max(speeds, key=speeds.__getitem__)
     return [
         {
             "processes x threads": name,
-            "images/s": 1 / statistics.median(each),
-            **compare(seconds[first], each),
+            "images/s": speeds[name],
             "fastest": "yes" if name == fastest else None,
-            "seconds an image": each,
+            "peak MB": peaks[name],
+            **row,  # seconds an image
         }
-        for name, each in seconds.items()
+        for name, row in against_first(seconds).items()
     ]
 
 
-def ways_to_share(device: str) -> tuple[str, dict[str, tuple[int, int]]]:
-    """The scale that is trained, and by how many processes of how many threads, by name."""
-    if device.startswith("cuda"):
-        return "cifar32", {f"{processes} x 1": (processes, 1) for processes in (1, 2, 4, 8)}
-    return "small", {"2 x 1": (2, 1), "1 x 2": (1, 2)}
+def train_together(config: Config, processes: int, threads: int, device: str) -> list[Row]:
+    """One epoch in each of several processes, at the same time: `began`, `ended`, `peak` (bytes).
 
-
-def growth(bench: Bench) -> list[Row]:
-    """Speed, bytes of a state and peak memory of a process, one factor at a time from small."""
-    base = _settings("small") | {"images": 512}
-    levels: dict[str, list[int]] = {
-        "images": [256, 512, 1024, 2048],
-        "resolution": [16, 32, 64],
-        "width": [16, 32, 64, 128],
-        "batch": [32, 128, 512],
-        "jobs": [1, 2],
-    }
-    rows = []
-    for factor, level in ((factor, level) for factor, each in levels.items() for level in each):
-        config = bench.config(base if factor == "jobs" else base | {factor: level})
-        processes = level if factor == "jobs" else 1
-        spans = [together(config, processes, bench.threads, bench.device) for _ in range(2)]
-        speeds = [processes * config.images / duration(each) for each in spans]
-        rows.append(
-            {
-                "factor": factor,
-                "level": level if factor == "jobs" else getattr(config, factor),
-                "images/s": statistics.median(speeds),
-                "state MB": spans[0][0]["state"] / 1e6,
-                "peak MB": max(span["peak"] for each in spans for span in each) / 1e6,
-                "measured": speeds,
-            }
-        )
-    return rows
-
-
-def together(config: Config, processes: int, threads: int, device: str) -> list[Row]:
-    """One epoch in each of several processes, at the same time: `began`, `ended`, `peak`, `state`.
-
-    Bytes: `peak` is the most memory a process has had, on a GPU that of its tensors; `state` is the
-    size of what an epoch commits to go on from. ChildProcessError where a process ends early.
+    Raises BrokenProcessPool where a process ends early.
     """
     context = signals.workers(__name__)
-    barrier = context.Barrier(processes)
-    workers, receivers = [], []
-    for _ in range(processes):
-        receiver, sender = context.Pipe(duplex=False)
-        workers.append(
-            context.Process(
-                target=_train_one, args=(config, threads, device, barrier, sender), daemon=True
-            )
-        )
-        workers[-1].start()
-        sender.close()
-        receivers.append(receiver)
-    try:
-        spans = [receiver.recv() for receiver in receivers]
-    except EOFError as error:
-        raise ChildProcessError(f"a process that trained on {device} ended early") from error
-    for worker in workers:
-        worker.join()
-    return spans
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(processes, context, initializer=signals.follow) as pool,
+    ):
+        work = partial(_train_one, config, threads, device, manager.Barrier(processes))
+        return [each.result() for each in [pool.submit(work) for _ in range(processes)]]
 
 
-def duration(spans: list[Row]) -> float:
-    """Seconds from the first that began to the last that ended."""
-    return max(span["ended"] for span in spans) - min(span["began"] for span in spans)
-
-
-def _train_one(
-    config: Config, threads: int, device: str, barrier: Barrier, sender: Connection
-) -> None:
-    """The body of such a process: a step to warm up, then an epoch when all are ready."""
-    signals.follow()
+def _train_one(config: Config, threads: int, device: str, barrier: Barrier) -> Row:
+    """A step to warm up, then an epoch when all processes are ready."""
     prepare(device, threads)
     pixels = torch.from_numpy(noise(config.images, config.resolution)).to(device)
     state = start(config, device)
@@ -401,7 +335,7 @@ def _train_one(
     else:
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    sender.send({"began": began, "ended": ended, "peak": peak, "state": len(dump_state(state))})
+    return {"began": began, "ended": ended, "peak": peak}
 
 
 # --- Scores ---------------------------------------------------------------------------------------
@@ -416,7 +350,7 @@ def scoring(bench: Bench) -> list[Row]:
     count = 100 if bench.quick else 1000
     extractor = classifier(bench.device)
     images = torch.from_numpy(noise(count, 32, seed=1)).permute(0, 3, 1, 2).contiguous()
-    with tempfile.TemporaryDirectory(dir=bench.folder) as cache:
+    with tempfile.TemporaryDirectory() as cache:
         real = reference(extractor, noise(count, 32), "", Path(cache))
     theirs = (images, real.features, extractor, torch.float32)
     ways: dict[str, Callable[[], Any]] = {
@@ -426,46 +360,31 @@ def scoring(bench: Bench) -> list[Row]:
     }
     seconds, _ = in_turn(ways, bench.rounds, bench.device)
     return [
-        {
-            "scored by": way,
-            "images/s": count / statistics.median(each),
-            **compare(seconds["ours"], each),
-            "seconds": each,
-        }
-        for way, each in seconds.items()
+        {"scored by": way, "images/s": count / statistics.median(row["seconds"]), **row}
+        for way, row in against_first(seconds).items()
     ]
 
 
 def frechet(bench: Bench) -> list[Row]:
     """The Fréchet distance of features to a reference whose statistics are known, in float64.
 
-    `error` is relative to the closed form; see waves. NumPy and SciPy have one thread, unless
+    `error` is relative to the closed form, see cosines. NumPy has one thread, unless
     OPENBLAS_NUM_THREADS says otherwise.
     """
     sizes = {64: 500} if bench.quick else {64: 10_000, 256: 10_000, 2048: 5_000}
     rows = []
     for width, count in sizes.items():
-        x, y, exact = waves(count, width)
-        ways = ways_to_the_distance(x, y)
-        seconds, found = in_turn(ways, bench.rounds, "cpu")
-        rows += [
-            {
-                "D": width,
-                "N": count,
-                "computed by": way,
-                "s": statistics.median(each),
-                **compare(seconds["ours"], each),
-                "error": abs(found[way] - exact) / exact,
-                "seconds": each,
-            }
-            for way, each in seconds.items()
-        ]
+        x, y, exact = cosines(count, width)
+        seconds, found = in_turn(distances(x, y), bench.rounds, "cpu")
+        for way, row in against_first(seconds).items():
+            error = abs(found[way] - exact) / exact
+            key = {"D": width, "N": count, "computed by": way}
+            rows.append({**key, "s": statistics.median(row["seconds"]), "error": error, **row})
     return rows
 
 
-def ways_to_the_distance(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], float]]:
+def distances(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], float]]:
     """The distance from features x to y, whose statistics are taken here and now."""
-    from scipy.linalg import sqrtm
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     ours, theirs = metrics.moments(y), fid_features_to_statistics(torch.from_numpy(y))
@@ -474,19 +393,13 @@ def ways_to_the_distance(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[],
         mine = fid_features_to_statistics(torch.from_numpy(x))
         return fid_statistics_to_metric(mine, theirs, verbose=False)["frechet_inception_distance"]
 
-    def by_sqrtm() -> float:
-        offset, covariance = x.mean(axis=0) - theirs["mu"], np.cov(x, rowvar=False)
-        root = sqrtm(covariance @ theirs["sigma"]).real
-        return float(offset @ offset + np.trace(covariance + theirs["sigma"] - 2 * root))
-
     return {
         "ours": lambda: metrics.frechet_distance(metrics.moments(x), ours),
         "torch-fidelity": by_torch_fidelity,
-        "sqrtm": by_sqrtm,
     }
 
 
-def waves(count: int, width: int) -> tuple[np.ndarray, np.ndarray, float]:
+def cosines(count: int, width: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Two feature arrays (count, width) whose Fréchet distance is known, and that distance.
 
     Column k is a cosine of frequency k: below count / 2 they have mean 0 and are uncorrelated. They
@@ -507,141 +420,103 @@ def waves(count: int, width: int) -> tuple[np.ndarray, np.ndarray, float]:
     return x, y, exact
 
 
-# --- One epoch, and the way to it -----------------------------------------------------------------
+# --- Whole commands -------------------------------------------------------------------------------
 
 
 def epoch(bench: Bench) -> list[Row]:
-    """Where the time of an epoch goes at small: the second one of a real run, and its pieces again.
+    """Where the time of an epoch goes at small: the third one of a run, which is no milestone.
 
-    The pieces are those of the third epoch, timed one by one; `other` is what they do not explain.
+    Training and scoring by the run's own clock; committing, and W&B offline, are what is left of
+    the time from one commit to the next.
     """
-    scale = "smoke" if bench.quick else "small"
-    if bench.source:
-        images = data.load(bench.source, bench.out / "cache")
-    else:
-        images = shapes(600 if bench.quick else 10_000)
-    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-        job = _job(bench, Path(folder), scale, images)
-        keep(images, job.cache, job.config.resolution)
-        references(job)
-        heard: list[float] = []
-        run(job, lambda message: heard.append(now(bench.device)))
-        whole = heard[1] - heard[0]
-        pieces = epoch_pieces(job)
-    return shares(whole, pieces)
+    cell = ["epochs=3", "seed=0", "norm=none", "head=conv", "batch=128"]
+    with tempfile.TemporaryDirectory(dir=bench.out) as folder:
+        command = ablation(bench, Path(folder), "smoke" if bench.quick else "small", *cell)
+        environ = {**os.environ, "WANDB_MODE": "offline"}
+        subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, check=True)
+        (run,) = Path(folder).absolute().glob("*/*/seed=0")
+        ends = [(rundir.epoch_folder(run, e) / rundir.SUMS).stat().st_mtime for e in (2, 3)]
+        timing = rundir.read_json(run, 3, rundir.TIMING)
+    whole = ends[1] - ends[0]
+    seconds = {"training": timing["train_seconds"], "scoring": timing["score_seconds"]}
+    seconds |= {"commit and W&B": whole - sum(seconds.values()), "epoch": whole}
+    return [{"part": name, "s": each, "share": each / whole} for name, each in seconds.items()]
 
 
-def shares(whole: float, pieces: dict[str, float]) -> list[Row]:
-    """Seconds and shares of an epoch; what its pieces leave over, or have too much, is `other`."""
-    pieces = pieces | {"other": whole - sum(pieces.values()), "epoch": whole}
-    return [
-        {"piece": name, "s": seconds, "share": seconds / whole} for name, seconds in pieces.items()
-    ]
+def commands(bench: Bench) -> list[Row]:
+    """What the commands cost that a person waits for: medians of five, one more uncounted.
 
-
-def epoch_pieces(job: Job) -> dict[str, float]:
-    """Seconds of the pieces of one more epoch of a run: what experiments.run does in one."""
-    config = job.config
-    found = rundir.last_state(job.folder)
-    assert found is not None
-    state = load_state(found[1], config, job.device)
-    images = load_cached(job.cache, config.data_sha256, config.resolution)
-    pixels = hold(images, config.classes, config.images, job.device)
-    compared = references(job)[0]
-    info = rundir.unseal(job.study / "study.json")
-    mirror = tracking.start(job.study, job.folder, info, config.model_dump(), job.wandb_mode)
-
-    lap, seconds = stopwatch(job.device)
-    log = train_in_pieces(state, config, pixels, lap)
-    scores = measure(state.G, config, state.epoch, compared)
-    lap("scoring")
-    content = files(config, state, summarise(state, log, scores), {"images_per_second": 1.0})
-    rundir.commit(job.folder, state.epoch, content)
-    rundir.prune(job.folder, state.epoch)
-    lap("commit")
-    mirror.log(state.epoch)
-    lap("W&B")
-    mirror.finish()
-    return seconds
-
-
-def train_in_pieces(
-    state: State, config: Config, pixels: Tensor, lap: Callable[[str], None]
-) -> Log:
-    """train_epoch, its clock read wherever one network's turn ends."""
-    hooks = [
-        state.G.register_forward_pre_hook(lambda *_: lap("data and noise")),
-        state.G.register_forward_hook(lambda *_: lap("G")),
-        state.adam_d.register_step_post_hook(lambda *_: lap("D")),
-        state.adam_g.register_step_post_hook(lambda *_: lap("G")),
-    ]
-    log = train_epoch(state, config, pixels)
-    for hook in hooks:
-        hook.remove()
-    lap("losses")
-    return log
-
-
-def stopwatch(device: str) -> tuple[Callable[[str], None], dict[str, float]]:
-    """A function that adds the seconds since it was last called to a name, and these sums."""
-    seconds: dict[str, float] = defaultdict(float)
-    last = now(device)
-
-    def lap(name: str) -> None:
-        nonlocal last
-        before, last = last, now(device)
-        seconds[name] += last - before
-
-    return lap, seconds
-
-
-def beginning(bench: Bench) -> list[Row]:
-    """How long the first epoch of `ablation` at smoke is waited for, and PyTorch's import alone.
-
-    And the most memory that one worker has at small.
+    Report and status are those of the published study of 64 runs, the plan is that of its grid on
+    shapes that are in the cache. The first epoch is one of smoke, from the command to its commit.
     """
-    waits = defaultdict(list)
-    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-        waits["first epoch, images drawn"].append(seconds_to_first_epoch(bench, Path(folder)))
-        for _ in range(1 if bench.quick else 3):
-            waits["import torch"].append(_seconds_of([sys.executable, "-c", "import torch"]))
-            waits["first epoch"].append(seconds_to_first_epoch(bench, Path(folder)))
-    rows = [
-        {"what": what, "unit": "s", "median": statistics.median(each), "measured": each}
-        for what, each in waits.items()
-    ]
-    config = bench.config(_settings("small"))
-    peak = together(config, 1, bench.threads, bench.device)[0]["peak"] / 1e6
-    return [*rows, {"what": "worker at small", "unit": "MB", "median": peak, "measured": [peak]}]
+    study = str(ROOT / "reports" / "published" / "ablation-small")
+    rounds = 1 if bench.quick else 5
+    with tempfile.TemporaryDirectory(dir=bench.out) as folder:
+        out = Path(folder).absolute()
+        waits = [seconds_to_first_epoch(bench, out) for _ in range(rounds + 1)][1:]
+        rows = [row_of("first epoch", [{"s": each} for each in waits])]
+        given = {
+            "report": ["reports", "--from", study, "--to", str(out / "report")],
+            "plan": [*ablation(bench, out, "small")[2:], "--plan"],
+            "status": ["experiments", "status", study],
+            "help": ["experiments", "ablation", "--help"],
+        }
+        for name, words in given.items():
+            rows.append(row_of(name, [cost_of(words) for _ in range(rounds + 1)][1:]))
+    return rows
+
+
+def row_of(command: str, costs: list[Row]) -> Row:
+    """The median of each kind of seconds, and all of them."""
+    kinds = {kind: [cost[kind] for cost in costs if kind in cost] for kind in ("s", "CPU s")}
+    medians = {kind: statistics.median(each) if each else None for kind, each in kinds.items()}
+    return {"command": command, **medians, **{f"all {kind}": each for kind, each in kinds.items()}}
+
+
+def cost_of(words: list[str]) -> Row:
+    """Seconds of `python -m` with these words, by the wall clock and of the processor."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"s": took, "CPU s": cpu}
 
 
 def seconds_to_first_epoch(bench: Bench, out: Path) -> float:
-    """From the start of `python -m experiments` on a new study until it says that epoch 1 is done.
+    """From the start of `python -m experiments` on a new study until its first commit.
 
     Without W&B, which no epoch waits for; with what the cache in `out` has of the images.
-    ChildProcessError where it never says so.
+    ChildProcessError where the command ends without an epoch.
     """
-    for study in out.glob("ablation-*"):
-        shutil.rmtree(study)
-    options = f"--scale smoke --data shapes --device {bench.device} --threads {bench.threads}"
-    command = [sys.executable, "-m", "experiments", "ablation", *options.split()]
-    began = now(bench.device)
-    process = subprocess.Popen(
-        [*command, "--out", str(out.absolute())],
-        cwd=ROOT,
-        env={**os.environ, "WANDB_MODE": "disabled"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    command, began = ablation(bench, out, "smoke"), time.perf_counter()
+    environ = {**os.environ, "WANDB_MODE": "disabled"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL)
     try:
-        for line in process.stdout:
-            if "epoch 1/" in line:
-                return now(bench.device) - began
+        while not any(out.glob("*/*/seed=*/epochs/0001")):
+            if process.poll() is not None:
+                raise ChildProcessError(f"{' '.join(command)} ended without an epoch")
+            time.sleep(0.02)
+        return time.perf_counter() - began
     finally:
         process.terminate()
-        process.communicate()
-    raise ChildProcessError(f"{' '.join(command)} ended without an epoch")
+        process.wait()
+        for study in out.glob("ablation-*"):
+            shutil.rmtree(study)
+
+
+def ablation(bench: Bench, out: Path, scale: str, *words: str) -> list[str]:
+    """The command of the study at this scale, on this device."""
+    options = [
+        "--device",
+        bench.device,
+        "--threads",
+        str(bench.threads),
+        "--out",
+        str(out.absolute()),
+    ]
+    source = bench.source or "shapes"
+    command = [sys.executable, "-m", "experiments", "ablation", "--scale", scale]
+    return [*command, "--data", source, *options, *words]
 
 
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
@@ -650,8 +525,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "scoring": scoring,
     "frechet": frechet,
     "epoch": epoch,
-    "start": beginning,
-    "growth": growth,
+    "commands": commands,
 }
 
 
@@ -660,32 +534,5 @@ def noise(count: int, side: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(256, size=(count, side, side, 3), dtype=np.uint8)
 
 
-def _job(bench: Bench, folder: Path, scale: str, images: Images) -> Job:
-    """The first run of a study of these images, two epochs long, whose study.json is written."""
-    study = grid.define("ablation", scale, words=["epochs=2"])
-    study = grid.fit(study, images.name, images.sha256, len(images.pixels))
-    first = grid.runs(study)[0]
-    side = min(images.pixels.shape[1], first.config.resolution)
-    home, cache = folder / first.folder, folder / "cache"
-    job = Job(
-        first.config, folder, home, cache, side, bench.device, bench.threads, False, "offline"
-    )
-    plan = launch.Plan(study, folder, [first], [job], 1, [0], [True], 0.0, 0)
-    launch.write_study(plan, images)
-    return job
-
-
-def _settings(scale: str) -> dict[str, Any]:
+def settings_of(scale: str) -> dict[str, Any]:
     return grid.define("ablation", scale).settings
-
-
-def _seconds_of(command: list[str]) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - began
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -26,7 +26,7 @@ OUT=${OUT:-$RUNS/records}     # where the archives go
 FROM=${FROM:-$OUT}            # where those of earlier slices lie
 MINUTES=${MINUTES:-9}
 SETTINGS=${SETTINGS:-}        # key=value words for every run
-BENCH=${BENCH:-training jobs scoring epoch start growth}
+BENCH=${BENCH:-training jobs scoring epoch}
 
 began=$(date +%s)
 longest=0

@@ -14,9 +14,6 @@ each time:
     records.csv   every epoch of every run in full precision; records.parquet
     banks.csv     scores of further evaluation banks, where there are any
 
-From OUT/bench/DEVICE.json, which `python -m experiments bench` writes, it is page, tables and
-figures of what was measured there.
-
 From W&B it is the same report, without what is not there: real and generated images, further
 evaluation banks, findings of tools.
 """
@@ -31,7 +28,7 @@ from pathlib import Path
 from dcgan import commands
 from dcgan.commands import BadInput, Result
 from dcgan.rundir import Damaged
-from reports import claims, contents, figures, findings, mirrors, page, records, speed
+from reports import claims, contents, figures, findings, mirrors, page, records
 
 
 def main(words: list[str] | None = None) -> int:
@@ -42,8 +39,6 @@ def main(words: list[str] | None = None) -> int:
 def report(arguments: argparse.Namespace) -> Result:
     """Read a study, write all files of its report, say what was found."""
     out = _out(arguments)
-    if (path := Path(arguments.source[0])).suffix == ".json":
-        return report_bench(path, out)
 
     # Whatever can be wrong with the study shows before the first file is written.
     try:
@@ -80,17 +75,6 @@ def report(arguments: argparse.Namespace) -> Result:
     }
 
 
-def report_bench(path: Path, out: Path) -> Result:
-    """The same of what `make bench` measured."""
-    try:
-        said, (index, *_) = speed.write(path, out)
-    except (Damaged, OSError) as error:
-        raise BadInput(error) from error
-    _say(said)
-    print(f"\nOpen {index} in a browser. Tables and figures are beside it in {out}.")
-    return 0, {"page": index, "findings": said}
-
-
 def _say(sentences: Iterable[str]) -> None:
     width = min(88, shutil.get_terminal_size((88, 24)).columns)
     for sentence in sentences:
@@ -107,9 +91,7 @@ def _out(arguments: argparse.Namespace) -> Path:
         raise BadInput(f"--from {' '.join(source)}: name the report's folder with --to")
     if len(source) == 1 and arguments.study:
         raise BadInput(f"--study {arguments.study}: {source[0]} is one study")
-    usual = Path(source[0])
-    usual = usual.with_suffix("") if usual.suffix == ".json" else usual / "report"
-    return Path(arguments.to or usual)
+    return Path(arguments.to or Path(source[0]) / "report")
 
 
 def _load(source: list[str], name: str | None) -> records.Study:
@@ -124,11 +106,11 @@ def _load(source: list[str], name: str | None) -> records.Study:
 def _parser() -> argparse.ArgumentParser:
     parser = commands.Parser("python -m reports", description=__doc__)
     commands.offer_json(parser, report)
-    text = "a study's folder, a bench's record, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
+    text = "a study's folder, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
     parser.add_argument(
         "--from", dest="source", metavar="STUDY", nargs="+", required=True, help=text
     )
-    usual = "of the report; default: STUDY/report, or beside the record"
+    usual = "of the report; default: STUDY/report"
     parser.add_argument("--to", metavar="FOLDER", help=usual)
     parser.add_argument("--study", metavar="NAME", help="of W&B's studies; default: the only one")
     return parser
