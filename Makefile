@@ -62,9 +62,13 @@ precision: setup ## train, score and report three precisions of the arithmetic
 status: setup ## what is done, at work, failed and missing in the newest study, or in STUDY
 	@$(RUN) experiments status $(PLACE) $(ARGS)
 
-banks: setup ## score finished runs of the newest study, or of STUDY, on more noise
-	@$(RUN) experiments banks $(PLACE) $(call option,device,$(DEVICE)) \
+resample: setup ## score finished runs of the newest study, or of STUDY, on more noise
+	@$(RUN) experiments resample $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
+
+.PHONY: banks
+banks:
+	@$(STOP) "this is called make resample now"
 
 ##@ Look at it
 report: setup ## build the report of every study in OUT again, or of STUDY
@@ -108,7 +112,7 @@ lint: setup ## check style and format
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 
-.PHONY: help setup lock ablation followups precision status banks report dashboard sync workspace publish audit bench test test-ray chaos lint build
+.PHONY: help setup lock ablation followups precision status resample report dashboard sync workspace publish audit bench test test-ray chaos lint build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

@@ -12,7 +12,7 @@
     state.safetensors       all that the next epoch needs; only the last ones are kept
     SHA256SUMS              of the files above, as coreutils writes and checks it
 <run>/banks/                once finished, if asked for: scores on more noise, committed likewise
-    scores.json             see experiments.banks
+    scores.json             see experiments.resample
 
 What is damaged or missing is computed again. What cannot be read just now (EIO, EACCES, EMFILE) is
 an OSError that names the file: no committed epoch is given up because of it.

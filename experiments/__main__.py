@@ -7,7 +7,7 @@
 
 Words key=value narrow a factor of the study to some of its levels, choose seeds (seed=3,5), or set
 a field of the config for every run. A finished run is skipped, a half-done one goes on from its
-last committed epoch.
+last committed epoch, and so does a finished one where more epochs are asked for.
 
 Each command has its own --help.
 """
@@ -57,6 +57,7 @@ TEST = (
     "real images to calibrate scores by, never trained on; default: CIFAR-10's test split where "
     "--data is its tree or archive, else the second half of the images"
 )
+OF_SEEDS = "whole seeds alone, such as 0,3; default: whatever is committed"
 DEVICE = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
 JOBS = "runs at a time; default: one a core, or one on a GPU"
 THREADS = "of each run, on which bits depend; default: 1"
@@ -69,7 +70,7 @@ STUDY = """Train, score and report the study {name}.
 Prints the plan, trains every run that is not done, scores it after every epoch and mirrors it to
 W&B, then builds the report in OUT/{name}-SCALE/report. Finished runs are skipped, half-done ones go
 on from their last committed epoch, so that Ctrl-C costs an epoch at most and the same command goes
-on. The plan says how long it takes and how much disk.
+on. With more epochs, finished runs go on too. The plan says how long it takes and how much disk.
 
     python -m experiments {name} --plan
     python -m experiments {name} --scale small --seeds 8
@@ -107,32 +108,30 @@ what is not the same there and the largest relative difference of a score. W&B i
 
 Exit code 1 where the bytes differ and the machine does not.
 """
-BANKS = """Score the kept generators of every finished run again, on noise of their own.
+RESAMPLE = """Score the kept generators of every finished run again, on noise of their own.
 
-Bank 0 is the scoring that a run did itself; banks 1, 2, ... have the same number of images, the
-same reference and the same networks, and go to RUN/banks. How far they lie apart is how much of a
-score is the noise that it was taken on. Runs that have their banks are skipped, and a command that
-was stopped goes on with the others. The machine must be the one that made the runs.
+Set 0 is the scoring that a run did itself; sets 1, 2, ... have the same number of images, the same
+reference and the same networks, and go to RUN/banks. How far they lie apart is how much of a score
+is the noise that it was taken on. Runs that have their sets are skipped, and a command that was
+stopped goes on with the others. The machine must be the one that made the runs.
 
-How long it takes is said first: one scoring of an epoch for each kept generator and bank.
+How long it takes is said first: one scoring of an epoch for each kept generator and set.
 
-    python -m experiments banks runs/ablation-small --banks 5
+    python -m experiments resample runs/ablation-small --sets 5
 """
 BENCH = """Measure how fast this project is on this machine, in about ten minutes on two cores.
 
   training   images a second at each scale; the loop of the tutorials on the
-             same networks; the share of the arithmetic that the machine does
-  jobs       two processes of one thread against one process of two; on a GPU
-             one, two, four and eight that share it
+             same networks
+  jobs       two processes of one thread against one process of two, and their
+             memory; on a GPU one, two, four and eight that share it
   scoring    from images to scores; the same by torchmetrics, torch-fidelity
-  frechet    the Fréchet distance: seconds and errors of three ways
+  frechet    the Fréchet distance: seconds and errors, torch-fidelity's beside ours
   epoch      where the time of an epoch goes
-  start      how long the first epoch is waited for; memory of a worker
-  growth     speed and memory as images, resolution, width, batch, jobs grow
+  commands   how long the first epoch, a report, a plan, status and help take
 
-Prints a table for each, writes OUT/bench/DEVICE.json, which holds every single measurement of this
-command, and builds a page of it beside it. Other work on the machine spoils speeds, and ratios
-less.
+Prints a table for each and writes OUT/bench/DEVICE.json, which has every single measurement of this
+command. Other work on the machine spoils speeds, and ratios less.
 
     python -m experiments bench
     python -m experiments bench --only training epoch
@@ -147,16 +146,19 @@ of that name held is replaced. The record of a bench is published by its file.
 """
 EXPORT = """Pack the records of a study into one file, which `import` reads elsewhere.
 
-    python -m experiments export runs/ablation-small -o small.zip
+States and generators stay behind: a few MB for 64 runs. With --seeds it is these seeds alone, each
+of which must be whole, so that a later seed has a file of its own and changes no earlier one.
 
-States and generators stay behind: a few MB hold 64 runs.
+    python -m experiments export runs/ablation-small -o small.zip
+    python -m experiments export runs/ablation-small --seeds 3 -o small-3.zip
 """
-IMPORT = """Add the runs and epochs of a file that `export` wrote, and build the report.
+IMPORT = """Add the runs and epochs of files that `export` wrote, and build the report.
 
 What is there already must agree: a run that contradicts is refused by name, with both values, and
-nothing is written then.
+nothing of its file is written then.
 
     python -m experiments import small.zip --out runs
+    python -m experiments import small-*.zip --out runs
 """
 DASHBOARD = """Look at the runs of a study in W&B's terminal dashboard; needs no account.
 
@@ -191,7 +193,10 @@ SWEEP_OF = """Print the study {name} as a W&B sweep. Reads and writes nothing.
 
 def main(words: list[str] | None = None) -> int:
     """Run one command: 1 also where a run failed, 143 ended; see dcgan.commands.run."""
-    return commands.run(_parser(), words)
+    parser = _parser()
+    if (sys.argv[1:] if words is None else words)[:1] == ["banks"]:
+        parser.error("banks: this command is called resample, and its option --sets")
+    return commands.run(parser, words)
 
 
 def train_study(arguments: argparse.Namespace) -> Result:
@@ -300,13 +305,13 @@ def _engine(arguments: argparse.Namespace, device: str) -> tuple[int, Callable[.
     # Ray is an extra.
     if find_spec("ray") is None:
         raise BadInput("--engine ray needs the package ray, which make setup installs")
-    from experiments import cluster
+    from experiments import ray_engine
 
     where = {"address": arguments.ray_address, "gpus_per_run": arguments.gpus_per_run}
     if device not in ("cpu", "cuda"):
         raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
-    places = cluster.places(device, arguments.threads, Path(arguments.out), **where)
-    return arguments.jobs or places, partial(cluster.execute, **where)
+    places = ray_engine.max_parallel(device, arguments.threads, Path(arguments.out), **where)
+    return arguments.jobs or places, partial(ray_engine.execute, **where)
 
 
 def _check(study: grid.Study, source: str | None, test: str | None, out: Path) -> None:
@@ -406,24 +411,24 @@ def reproduce_run(arguments: argparse.Namespace) -> Result:
     return int(unexplained), done | {"made": new, **asdict(found)}
 
 
-def banks(arguments: argparse.Namespace) -> Result:
-    """Score the kept generators of finished runs on further evaluation banks."""
+def resample(arguments: argparse.Namespace) -> Result:
+    """Score the kept generators of finished runs on further evaluation sets."""
     study = _study(arguments.study, arguments.out)
-    if arguments.banks < 2:
-        raise BadInput(f"--banks {arguments.banks}: the run's own is one, so 2 is the least")
+    if arguments.sets < 2:
+        raise BadInput(f"--sets {arguments.sets}: the run's own is one, so 2 is the least")
 
     # Only now what takes time: PyTorch, the data, the networks.
     import torch
 
     from experiments import launch
-    from experiments.banks import execute, make_plan
+    from experiments.resample import execute, make_plan
     from experiments.run import prepare, references
 
     console, failed = Console(highlight=False), {}
     device = choose_device(arguments.device, torch.cuda.device_count())
     places = arguments.jobs or (launch.cores() if device == "cpu" else 1)
     try:
-        plan = make_plan(study, arguments.banks, device, arguments.threads)
+        plan = make_plan(study, arguments.sets, device, arguments.threads)
         scorings = sum(task.scorings for task in plan.tasks.values())
         took = progress.duration(scorings * plan.seconds / places)
         console.print(
@@ -462,26 +467,27 @@ def bench(arguments: argparse.Namespace) -> Result:
         raise BadInput(f"--only {unknown[0]}: not one of {', '.join(PARTS)}")
     what = Bench(device, arguments.threads, out, arguments.data, arguments.quick)
     try:
-        path = write(what, [name for name in PARTS if name in (arguments.only or PARTS)])
+        chosen = [name for name in PARTS if name in (arguments.only or PARTS)]
+        path = write(what, chosen, Console(highlight=False))
     except (BadData, grid.BadStudy) as error:
         raise BadInput(error) from error
     print(f"\nwrote {path}")
-    return _report(path, arguments.json), {"file": path, **rundir.unseal(path)}
+    return 0, {"file": path, **rundir.unseal(path)}
 
 
 def publish(arguments: argparse.Namespace) -> Result:
     """Copy the records and samples of a study, hash-checked, and build its report beside them."""
     if arguments.study and arguments.study.endswith(".json"):
-        return _publish_bench(Path(arguments.study), arguments.json)
+        return _publish_bench(Path(arguments.study))
     study = _study(arguments.study, arguments.out)
     target = PUBLISHED / study.name
-    _publish(study, target, arguments.samples)
+    _publish(study, target, arguments.samples, arguments.sample_epochs)
     code = _report(target, arguments.json)
     return code, {"folder": target, "report": target / "report" / "index.html"}
 
 
-def _publish_bench(path: Path, quiet: bool) -> Result:
-    """The same for what `bench` wrote, under the name of its processor or GPU."""
+def _publish_bench(path: Path) -> Result:
+    """Copy the record of a bench, under the name of its processor or GPU."""
     try:
         record = rundir.unseal(path)
         hardware, quick = record["hardware"], record["quick"]
@@ -492,7 +498,8 @@ def _publish_bench(path: Path, quiet: bool) -> Result:
     name = hardware["processor"] if hardware["device"] == "cpu" else hardware["device"]
     target = PUBLISHED / "bench" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     rundir.replace(target, path.read_bytes())
-    return _report(target, quiet), {"file": target, "report": target.with_suffix("") / "index.html"}
+    print(f"wrote {target}")
+    return 0, {"file": target}
 
 
 def export_study(arguments: argparse.Namespace) -> Result:
@@ -501,8 +508,8 @@ def export_study(arguments: argparse.Namespace) -> Result:
     if path.is_dir():
         raise BadInput(f"--file {path}: is a folder")
     try:
-        archive.pack(study, path, arguments.samples)
-    except rundir.Damaged as error:
+        archive.pack(study, path, arguments.samples, arguments.seeds, arguments.sample_epochs)
+    except (grid.BadStudy, rundir.Damaged) as error:
         raise BadInput(error) from error
     size = path.stat().st_size
     print(f"wrote {path}, {size / 1e6:.1f} MB")
@@ -510,30 +517,34 @@ def export_study(arguments: argparse.Namespace) -> Result:
 
 
 def import_study(arguments: argparse.Namespace) -> Result:
-    """Add the runs and epochs of a file that `export` wrote, and build the report."""
-    out = Path(arguments.out)
-    if not arguments.file.is_file():
-        raise BadInput(f"{arguments.file}: no such file")
-    try:
-        merged = archive.merge(arguments.file, out)
-    except (BadData, rundir.Busy, rundir.Damaged, rundir.Differs) as error:
-        raise BadInput(error) from error
-    new, all_runs = merged.new_runs, merged.runs
-    print(f"{merged.study}: {merged.new_epochs} epochs are new; {new} of {all_runs} runs are new.")
+    """Add the runs and epochs of files that `export` wrote, and build the reports."""
+    out, done, code = Path(arguments.out), {}, 0
+    if absent := [path for path in arguments.files if not path.is_file()]:
+        raise BadInput(f"{absent[0]}: no such file")
+    for path in arguments.files:
+        try:
+            merged = archive.merge(path, out)
+        except (rundir.Busy, rundir.Damaged, rundir.Differs) as error:
+            raise BadInput(error) from error
+        new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
+        print(f"{path} -> {merged.study}: {new}.")
+        done.setdefault(merged.study, []).append(asdict(merged) | {"file": path})
+    for study in done:
+        # A published study stays one: the sums of all files, the pictures of the lowest seeds.
+        if out.resolve() == PUBLISHED.resolve():
+            _publish(study, study)
+        code = max(code, _report(study, arguments.json))
+    return code, {"imported": [each for study in done.values() for each in study]}
 
-    # A published study stays one: the sums of all files, the pictures of the lowest seeds.
-    if out.resolve() == PUBLISHED.resolve():
-        _publish(merged.study, merged.study)
-    code = _report(merged.study, arguments.json)
-    return code, asdict(merged) | {"report": merged.study / "report" / "index.html"}
 
-
-def _publish(study: Path, target: Path, samples: str = "lowest") -> None:
+def _publish(
+    study: Path, target: Path, samples: str = "lowest", sample_epochs: list[int] | None = None
+) -> None:
     """Replace a folder by the files of a study that are published, by one rename."""
     staged = target.with_name(f".{target.name}")
     shutil.rmtree(staged, ignore_errors=True)
     try:
-        for name, data in archive.files(study, samples):
+        for name, data in archive.files(study, samples, None, sample_epochs):
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).write_bytes(data)
     except rundir.Damaged as error:
@@ -710,9 +721,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--out", default="runs", help="where a name is looked for; default: runs")
     add.add_argument("--print", action="store_true", help="print the command and stop")
 
-    add = commands.add_command(named, "banks", banks, BANKS)
+    add = commands.add_command(named, "resample", resample, RESAMPLE)
     _add_study(add)
-    add.add_argument("--banks", type=positive, default=3, help="of a run, with its own; default: 3")
+    add.add_argument("--sets", type=positive, default=3, help="of a run, with its own; default: 3")
     add.add_argument("--device", help=DEVICE)
     add.add_argument("--jobs", type=positive, help=JOBS)
     add.add_argument("--threads", type=positive, default=1, help="as the runs had; default: 1")
@@ -732,10 +743,11 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_command(named, "export", export_study, EXPORT)
     _add_study(add)
     _add_samples(add)
+    add.add_argument("--seeds", type=_whole_numbers, metavar="LIST", help=OF_SEEDS)
     add.add_argument("-o", "--file", type=Path, required=True, help="the zip to write")
 
     add = commands.add_command(named, "import", import_study, IMPORT)
-    add.add_argument("file", type=Path, help="what `export` wrote")
+    add.add_argument("files", type=Path, nargs="+", metavar="FILE", help="what `export` wrote")
     add.add_argument("--out", default="runs", help="folder of the study; default: runs")
 
     # These two hand the terminal to W&B, and have nothing to say themselves.
@@ -773,6 +785,15 @@ def _add_study(add: argparse.ArgumentParser) -> None:
 def _add_samples(add: argparse.ArgumentParser) -> None:
     text = "pictures of the lowest seed of each arm, of all or of none; default: lowest"
     add.add_argument("--samples", choices=["lowest", "all", "none"], default="lowest", help=text)
+    text = "pictures of these epochs alone, such as 1,2,5,10; default: of all"
+    add.add_argument("--sample-epochs", type=_whole_numbers, metavar="LIST", help=text)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """A list such as 0,3,5."""
+    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 0,3,5")
+    return [int(word) for word in text.split(",")]
 
 
 def _share(text: str) -> float:

@@ -1,14 +1,14 @@
 """The records of a study as one file, for another machine: `pack` there, `merge` here.
 
-A published study and an archive hold the same files, those that `files` lists:
+A published study and an archive have the same files, those that `files` lists:
 
-study.json, calibration.json, audit.json    what is there of them
+study.json, calibration.json, audit.json    what there is of them
 <run>/run.json
 <run>/epochs/0007/                  record.json, timing.json, SHA256SUMS, and samples.png for the
                                     lowest seed of an arm, or for all
-<run>/banks/                        scores.json, SHA256SUMS
-<run>/eval/                         what the tools of python -m eval found, and pictures as above
-                                    where they show no image of the data set
+<run>/banks/                        scores.json, SHA256SUMS: further evaluation sets
+<run>/eval/                         results of python -m eval, and pictures as above where they show
+                                    no image of the data set
 generators.sha256                   of the last generator of each finished run, as coreutils has it
 SHA256SUMS                          of all of the above
 
@@ -16,27 +16,29 @@ States, generators and whatever shows an image of the data set stay where they w
 imported run is read like any other, and does not go on: `make ablation` skips it where it is
 finished, and refuses it where it is not.
 
-An archive is foreign. It is refused by name, before anything is written, for what dcgan.sources
-refuses in any zip, for other files than these, for a file that is damaged or belongs to no
-committed epoch, and where it contradicts what is there already.
+An archive is foreign. It is refused by name, before anything is written, for other files than
+these, for more than these can be, for a file that is damaged or belongs to no committed epoch, and
+where it contradicts what is there already.
 """
 
 import hashlib
+import io
 import json
 import math
 import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dcgan import rundir, sources
+from dcgan import rundir
+from dcgan.cli import BadInput
 from dcgan.config import Config, fault
 from dcgan.rundir import (
     BANK_SCORES,
@@ -49,15 +51,14 @@ from dcgan.rundir import (
     Damaged,
     Differs,
 )
-from dcgan.sources import BadData
 from experiments import grid
 
 GENERATORS = "generators.sha256"
-TOOLS = "eval"
+ANALYSES = "eval"
 PICTURES = ("walks.png",)  # made of samples alone; the others show images of the data set
 OF_STUDY = ("study.json", CALIBRATION, "audit.json")
 DATA = ("data", "data_sha256")  # the fields of Config that say which images
-LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
+MAY_LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
 NAME = re.compile(
     r"(study\.json|calibration\.json|audit\.json|generators\.sha256|SHA256SUMS"
     r"|\w+=[\w.+-]+(,\w+=[\w.+-]+)*/seed=\d+/"
@@ -66,48 +67,23 @@ NAME = re.compile(
     re.ASCII,
 )
 MOST_NAME = 400  # characters
+MOST_FILE_BYTES = 16 << 20
 MOST_BYTES = 2 << 30  # of an archive, unpacked
 
 
-class Data(BaseModel):
-    """What a study.json has to say of its images."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    name: str
-    kind: str
-    sha256: str
-    images: int
-    resolution: int
-
-
-class Calibration(BaseModel):
-    """What a calibration.json has to hold; see eval.calibration."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-    held_out: str
-    held_out_images: int
-    held_out_seen: int
-    images: int
-    identities: dict[str, dict[str, Any]]
-    rows: dict[str, dict[str, float | None]]
-
-
 class Info(BaseModel):
-    """What a study.json has to hold."""
+    """What a study.json has to have."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     study: str
     scale: str
-    data: Data
+    data: dict[str, Any]
     factors: dict[str, list[Any]]
     arms: dict[str, dict[str, Any]] = {}
     seeds: list[int]
     settings: dict[str, Any]
     commit: str
-    claims: dict[Literal["commit", "date", "sha256"], str] = {}
     hardware: dict[str, Any]
     versions: dict[str, str]
 
@@ -122,32 +98,37 @@ class Merged:
     new_epochs: int
 
 
-def files(study: Path, samples: str = "lowest") -> Iterator[tuple[str, bytes]]:
+def files(
+    study: Path,
+    samples: str = "lowest",
+    seeds: list[int] | None = None,
+    sample_epochs: list[int] | None = None,
+) -> Iterator[tuple[str, bytes]]:
     """Every file of a study that is published or packed, by name; raises Damaged.
 
-    `samples`: "lowest", the pictures of the lowest seed of each arm, "all" or "none". Of a study at
-    work these are the epochs that are committed by now.
+    `samples`: "lowest", the pictures of the lowest seed of each arm, "all" or "none";
+    `sample_epochs`: only those of these epochs. `seeds`: these alone; study.json then names no
+    others. Of a study at work these are the epochs that are committed by now.
     """
-    names: list[str] = []
-    generators: dict[str, str] = {}
-    runs = _runs(study)
-    pictured = {run.parent.name for run in runs} if samples == "none" else set()
-    for run in runs:
-        kept = (RECORD, TIMING, SUMS) + (() if run.parent.name in pictured else (SAMPLES,))
-        folders = [rundir.epoch_folder(run, epoch) for epoch in rundir.committed(run, LACK)]
-        there = [folder / name for folder in folders for name in kept]
-        there += [run / "run.json", *(run / BANKS / name for name in (BANK_SCORES, SUMS))]
-        there += (run / TOOLS).glob("*.json")
-        there += [] if run.parent.name in pictured else [run / TOOLS / name for name in PICTURES]
-        names += [path.relative_to(study).as_posix() for path in there if path.exists()]
-        if folders and samples == "lowest":
-            pictured.add(run.parent.name)
-        generators |= _last_generator(study, run, folders)
+    names, generators, pictured = [], {}, set[str]()
+    for run in _runs(study):
+        arm = run.parent.name
+        shown = samples == "all" or (samples == "lowest" and arm not in pictured)
+        if rundir.epoch_folder(run, 1).exists():
+            pictured.add(arm)
+        if seeds is None or _seed(run) in seeds:
+            epochs = rundir.committed(run, MAY_LACK)
+            chosen = epochs if sample_epochs is None else {*epochs} & {*sample_epochs}
+            paths = _files_of(run, epochs, chosen if shown else ())
+            names += [path.relative_to(study).as_posix() for path in paths if path.exists()]
+            generators |= _last_generator(study, run, epochs)
     names += [name for name in OF_STUDY if (study / name).exists()]
 
     sums = {}
     for name in sorted(names):
         data = _read(study / name)
+        if name == "study.json" and seeds is not None:
+            data = rundir.seal(rundir.unseal(study / name) | {"seeds": sorted(seeds)})
         sums[name] = hashlib.sha256(data).hexdigest()
         yield name, data
     if generators:
@@ -157,35 +138,43 @@ def files(study: Path, samples: str = "lowest") -> Iterator[tuple[str, bytes]]:
     yield SUMS, rundir.to_lines(dict(sorted(sums.items())))
 
 
-def pack(study: Path, path: Path, samples: str = "lowest") -> None:
-    """Write the archive of a study: equal records give equal bytes. Raises Damaged."""
+def pack(
+    study: Path,
+    path: Path,
+    samples: str = "lowest",
+    seeds: list[int] | None = None,
+    sample_epochs: list[int] | None = None,
+) -> None:
+    """Write the archive of a study, or of these seeds: equal records give equal bytes.
 
-    def write(file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in files(study, samples):
-                entry = zipfile.ZipInfo(name)  # its date is 1980-01-01
-                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                archive.writestr(entry, data)
-
-    sources.write_file(path, write)
+    Raises Damaged, and BadInput where a seed is not whole.
+    """
+    if seeds is not None:
+        _check_whole(study, seeds)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files(study, samples, seeds, sample_epochs):
+            entry = zipfile.ZipInfo(name)  # its date is 1980-01-01
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, data)
+    rundir.replace(path, buffer.getvalue())
 
 
 def merge(path: Path, out: Path) -> Merged:
-    """Add what an archive holds to the study of its name in `out`: its new runs and epochs.
+    """Add what is in an archive to the study of its name in `out`: its new runs and epochs.
 
-    Raises BadData for what the archive is, Differs and Damaged for what it meets here, and
+    Raises BadInput for what the archive is, Differs and Damaged for what it meets here, and
     rundir.Busy; nothing has been written then. Where it is stopped, the same call goes on.
     """
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as scratch_dir:
+        folder = Path(scratch_dir)
         try:
             _unpack(path, folder)
-            _check_sums(folder)
             study = _check_study(folder)
             _check_runs(folder, study)
-            _check_epochs(folder)
+            _check_files(folder)
         except (Damaged, grid.BadStudy) as error:
-            raise BadData(str(error).replace(place, str(path))) from error
+            raise BadInput(str(error).replace(scratch_dir, str(path))) from error
 
         # What it contradicts is looked for before there is as much as a lock.
         target = out / study.folder
@@ -197,15 +186,31 @@ def merge(path: Path, out: Path) -> Merged:
 
 def _runs(study: Path) -> list[Path]:
     """The folders of all runs, the lowest seeds first."""
-    found = [path.parent for path in study.glob("*/seed=*/run.json")]
-    return sorted(found, key=lambda run: (int(run.name.removeprefix("seed=")), run.parent.name))
+    runs = [path.parent for path in study.glob("*/seed=*/run.json")]
+    return sorted(runs, key=lambda run: (_seed(run), run.parent.name))
 
 
-def _last_generator(study: Path, run: Path, folders: list[Path]) -> dict[str, str]:
+def _seed(run: Path) -> int:
+    return int(run.name.removeprefix("seed="))
+
+
+def _files_of(run: Path, epochs: list[int], pictured: Collection[int]) -> Iterator[Path]:
+    """What of a run may be in an archive, with the pictures of these epochs."""
+    yield from (run / "run.json", run / BANKS / BANK_SCORES, run / BANKS / SUMS)
+    for epoch in epochs:
+        names = (RECORD, TIMING, SUMS, *([SAMPLES] if epoch in pictured else []))
+        yield from (rundir.epoch_folder(run, epoch) / name for name in names)
+    yield from (run / ANALYSES).glob("*.json")
+    if pictured:
+        yield from (run / ANALYSES / name for name in PICTURES)
+
+
+def _last_generator(study: Path, run: Path, epochs: list[int]) -> dict[str, str]:
     """The name and the SHA-256 of a finished run's last generator, where it had one."""
-    if not folders or len(folders) < rundir.read_config(run).epochs:
+    if not epochs or len(epochs) < rundir.read_config(run).epochs:
         return {}
-    path, sums = folders[-1] / rundir.GENERATOR, rundir.read_sums(folders[-1])
+    path = rundir.epoch_folder(run, epochs[-1]) / rundir.GENERATOR
+    sums = rundir.read_sums(path.parent)
     return {path.relative_to(study).as_posix(): sums[path.name]} if path.name in sums else {}
 
 
@@ -218,48 +223,45 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _check_whole(study: Path, seeds: list[int]) -> None:
+    """Whether every run of these seeds that the study planned is finished."""
+    planned = [run for run in grid.runs(_check_study(study)) if run.config.seed in seeds]
+    if absent := {*seeds} - {run.config.seed for run in planned}:
+        raise BadInput(f"{study}: has no seed={min(absent)}")
+    for run in planned:
+        folder = study / run.folder
+        due = rundir.read_config(folder).epochs if (folder / "run.json").exists() else 1
+        if (done := len(rundir.committed(folder, MAY_LACK))) < due:
+            raise BadInput(f"{folder}: {done} of its epochs are done; only whole seeds are packed")
+
+
 # --- A foreign archive ----------------------------------------------------------------------------
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack an archive, once every name in it is that of a record; raises BadData."""
-    with sources.opened(path) as archive:
-        entries = archive.infolist()
-        for entry in entries:
-            name = entry.filename
-            if len(name) > MOST_NAME or not NAME.fullmatch(name):
-                raise BadData(f"{name[:MOST_NAME]!r} in {path}: is no record of a study")
-            if entry.file_size > sources.MOST_FILE_BYTES:
-                raise BadData(f"{name!r} in {path}: is over {sources.MOST_FILE_BYTES >> 20} MiB")
-        if (size := sum(entry.file_size for entry in entries)) > MOST_BYTES:
-            raise BadData(f"{path}: {size:,} bytes unpacked, over {MOST_BYTES >> 30} GiB")
-        for entry in entries:
-            target = folder / entry.filename
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                data = archive.read(entry)
-            except Exception as error:  # of the zip, of what packed it
-                reason = " ".join(str(error).split())
-                raise BadData(f"{entry.filename!r} in {path}: damaged: {reason}") from error
-            target.write_bytes(data)
-
-
-def _check_sums(folder: Path) -> None:
-    """Whether the files are those that were packed, and their sums name none outside of these."""
-    for name, digest in rundir.read_sums(folder).items():
-        path = folder / name
-        if not NAME.fullmatch(name) or not path.exists():
-            raise Damaged(f"{folder / SUMS}: {name!r} is not in the archive")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise Damaged(f"{path}: its SHA-256 is not that of {SUMS}")
-    for path in folder.glob(f"*/seed=*/epochs/*/{SUMS}"):
-        known = {RECORD, TIMING, SAMPLES, *rundir.PRUNABLE}
-        if strange := rundir.read_sums(path.parent).keys() - known:
-            raise Damaged(f"{path}: {min(strange)!r} is no file of an epoch")
+    """Unpack an archive, once every name in it is that of a record; raises BadInput."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            for name, entry in entries.items():
+                if len(name) > MOST_NAME or not NAME.fullmatch(name):
+                    raise BadInput(f"{name[:MOST_NAME]!r} in {path}: is no record of a study")
+                if entry.file_size > MOST_FILE_BYTES:
+                    raise BadInput(f"{name!r} in {path}: is over {MOST_FILE_BYTES >> 20} MiB")
+            if (size := sum(entry.file_size for entry in entries.values())) > MOST_BYTES:
+                raise BadInput(f"{path}: {size:,} bytes unpacked, over {MOST_BYTES >> 30} GiB")
+            for name, entry in entries.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as file:  # which gives no more than it says, and its CRC
+                    (folder / name).write_bytes(file.read(MOST_FILE_BYTES))
+    except (BadInput, OSError):
+        raise
+    except Exception as error:  # of the zip, of what packed it
+        raise BadInput(f"{path}: not a whole zip: {' '.join(str(error).split())}") from error
 
 
 def _check_study(folder: Path) -> grid.Study:
-    """Whether study.json is that of a study which is known here, with its levels and arms."""
+    """The study of a study.json, if it is known here with its levels and arms; raises Damaged."""
     path = folder / "study.json"
     try:
         info = Info.model_validate(rundir.unseal(path))
@@ -267,11 +269,12 @@ def _check_study(folder: Path) -> grid.Study:
         raise Damaged(f"{path}: {fault(error)}") from error
     known = grid.define(info.study, info.scale)
     for key, levels in known.factors.items():
-        if strange := [one for one in info.factors.get(key, []) if one not in levels]:
+        if strange := [level for level in info.factors.get(key, []) if level not in levels]:
             raise Damaged(f"{path}: {key}={strange[0]!r} is no level of {info.study} here")
     if info.factors.keys() != known.factors.keys() or info.arms != known.arms:
         raise Damaged(f"{path}: its factors or arms are not those of {info.study} here")
-    if (info.data.name, info.data.sha256) != tuple(map(info.settings.get, DATA)):
+    data = (info.data.get("name"), info.data.get("sha256"))
+    if data != tuple(map(info.settings.get, DATA)):
         raise Damaged(f"{path}: its data are not those of its settings")
     if (count := len(info.seeds) * math.prod(map(len, info.factors.values()))) > grid.MOST_RUNS:
         raise Damaged(f"{path}: {count:,} runs, over {grid.MOST_RUNS:,}")
@@ -283,48 +286,42 @@ def _check_runs(folder: Path, study: grid.Study) -> None:
     planned = {run.folder: run.config for run in grid.runs(study)}
     fixed = {*study.factors, *chain(*study.arms.values()), *DATA, "seed"} - {"arm"}
     if not (runs := _runs(folder)):
-        raise Damaged(f"{folder}: holds no run")
+        raise Damaged(f"{folder}: has no run")
     for run in runs:
         if (name := run.relative_to(folder).as_posix()) not in planned:
             raise Damaged(f"{run}: is no run of its study.json")
-        config = _config(run)
+        path, stored = run / "run.json", rundir.unseal(run / "run.json")
+        for part in ("config", "fingerprint", "identities"):
+            if not isinstance(stored.get(part), dict):
+                raise Damaged(f"{path}: has no {part}")
+        config = rundir.read_config(run)
         for key in sorted(fixed):
-            if (found := getattr(config, key)) != (due := getattr(planned[name], key)):
-                raise Damaged(f"{run / 'run.json'}: {key}={found}, not {key}={due}")
+            if (value := getattr(config, key)) != (due := getattr(planned[name], key)):
+                raise Damaged(f"{path}: {key}={value}, not {key}={due}")
 
 
-def _config(run: Path) -> Config:
-    path = run / "run.json"
-    stored = rundir.unseal(path)
-    for part in ("config", "fingerprint", "identities"):
-        if not isinstance(stored.get(part), dict):
-            raise Damaged(f"{path}: has no {part}")
-    return rundir.read_config(run)
-
-
-def _check_epochs(folder: Path) -> None:
-    """Whether packing again what was unpacked gives the same, and every epoch is in its place."""
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+def _check_files(folder: Path) -> None:
+    """Whether packing what was unpacked gives the same, and every epoch is where it belongs."""
+    for path in folder.glob(f"*/seed=*/epochs/*/{SUMS}"):
+        known = {RECORD, TIMING, SAMPLES, *rundir.PRUNABLE}
+        if strange := rundir.read_sums(path.parent).keys() - known:
+            raise Damaged(f"{path}: {min(strange)!r} is no file of an epoch")
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    unpacked = {path.relative_to(folder).as_posix() for path in paths}
     whole = {
-        name: name in there and (folder / name).read_bytes() == data
+        name: name in unpacked and (folder / name).read_bytes() == data
         for name, data in files(folder, "all")
     }
-    if strange := there - whole.keys():
+    if strange := unpacked - whole.keys():
         raise Damaged(f"{folder / min(strange)}: belongs to no committed epoch")
     if wrong := [name for name, same in whole.items() if not same]:
         raise Damaged(f"{folder / wrong[0]}: is not what the other files make it")
-    if (path := folder / CALIBRATION).exists():
-        try:
-            Calibration.model_validate(rundir.unseal(path))
-        except ValidationError as error:
-            raise Damaged(f"{path}: {fault(error)}") from error
-    parts = "audit.json", f"*/seed=*/{BANKS}/{BANK_SCORES}", f"*/seed=*/{TOOLS}/*.json"
-    for path in chain.from_iterable(map(folder.glob, parts)):
+    for path in _results(folder):
         _json(path)
     for run in _runs(folder):
-        epochs, planned = rundir.committed(run, LACK), _config(run).epochs
-        if len(epochs) > planned:
-            raise Damaged(f"{run}: has {len(epochs)} epochs, over epochs={planned}")
+        epochs, due = rundir.committed(run, MAY_LACK), rundir.read_config(run).epochs
+        if len(epochs) > due:
+            raise Damaged(f"{run}: has {len(epochs)} epochs, over epochs={due}")
         for epoch in epochs:
             record = rundir.read_json(run, epoch, RECORD)
             if not isinstance(record, dict) or record.get("epoch") != epoch:
@@ -334,35 +331,40 @@ def _check_epochs(folder: Path) -> None:
 # --- What is here already -------------------------------------------------------------------------
 
 
+def _results(folder: Path) -> list[Path]:
+    """What was measured of finished runs: sets of scores, and results of python -m eval."""
+    parts = "audit.json", f"*/seed=*/{BANKS}/{BANK_SCORES}", f"*/seed=*/{ANALYSES}/*.json"
+    return sorted(chain.from_iterable(map(folder.glob, parts)))
+
+
 def _check_against(folder: Path, target: Path) -> None:
     """Whether a study that is here can take what was unpacked; raises Differs and Damaged."""
     if (target / "study.json").exists():
         stored, added = (_settled(each) for each in (target, folder))
-        if found := _difference(stored, added):
-            raise Differs(f"{target}: {found}")
-    audits = [each / "audit.json" for each in (target, folder)]
-    if all(path.exists() for path in audits) and (found := _difference(*map(_json, audits))):
-        raise Differs(f"{audits[0]}: {found}")
+        if difference := _difference(stored, added):
+            raise Differs(f"{target}: {difference}")
 
+    other_length = set()
     for run in _runs(folder):
         here = target / run.relative_to(folder)
         if differences := rundir.compare(here, rundir.unseal(run / "run.json")):
             raise Differs(f"{here}: {'; '.join(differences)}")
-        stored, added = (rundir.committed(each, LACK) for each in (here, run))
+        stored, added = (rundir.committed(each, MAY_LACK) for each in (here, run))
         for epoch in stored[: len(added)]:
-            if found := _difference(*(rundir.read_json(x, epoch, RECORD) for x in (here, run))):
-                raise Differs(f"{here}: epoch {epoch}: {found}")
+            both = (rundir.read_json(each, epoch, RECORD) for each in (here, run))
+            if difference := _difference(*both):
+                raise Differs(f"{here}: epoch {epoch}: {difference}")
         if len(added) > len(stored):
             _check_end(here, len(stored), len(added))
         if len(added) != len(stored):
-            continue  # of these two the longer run's count
-        banks = [each / BANKS / BANK_SCORES for each in (here, run)]
-        if all(path.exists() for path in banks) and (found := _difference(*map(_json, banks))):
-            raise Differs(f"{here}: {found}")
-        for path in (run / TOOLS).glob("*.json"):
-            there = here / TOOLS / path.name
-            if there.exists() and (found := _difference(_json(there), _json(path))):
-                raise Differs(f"{there}: {found}")
+            other_length.add(run)  # of the two results the longer run's count
+
+    for path in _results(folder):
+        here = target / path.relative_to(folder)
+        if path.parents[1] in other_length or not here.exists():
+            continue
+        if difference := _difference(_json(here), _json(path)):
+            raise Differs(f"{here}: {difference}")
 
 
 def _check_end(run: Path, stored: int, added: int) -> None:
@@ -382,11 +384,10 @@ def _add(folder: Path, target: Path) -> Merged:
     (target / SUMS).unlink(missing_ok=True)
     if (target / "study.json").exists():
         stored, added = (rundir.unseal(each / "study.json") for each in (target, folder))
-        if (united := stored | grid.unite(stored, added)) != stored:
-            rundir.replace(target / "study.json", rundir.seal(united))
+        if (merged := stored | grid.merge(stored, added)) != stored:
+            rundir.replace(target / "study.json", rundir.seal(merged))
     for name in OF_STUDY:
-        if (folder / name).exists() and not (target / name).exists():
-            rundir.replace(target / name, (folder / name).read_bytes())
+        _copy(folder / name, target / name)
 
     new_runs = new_epochs = 0
     for run in _runs(folder):
@@ -394,33 +395,34 @@ def _add(folder: Path, target: Path) -> Merged:
         if (here / "run.json").exists():
             rundir.describe(here, rundir.unseal(run / "run.json"))
         else:
-            rundir.replace(here / "run.json", (run / "run.json").read_bytes())
             new_runs += 1
-        stored, added = (rundir.committed(each, LACK) for each in (here, run))
-        if len(added) > len(stored):
-            _make_way(run, here)
+            _copy(run / "run.json", here / "run.json")
+        stored, added = (rundir.committed(each, MAY_LACK) for each in (here, run))
+        results = [path.relative_to(run) for path in (run / ANALYSES).glob("*")]
+        if len(added) > len(stored):  # what was measured of the shorter run makes way
+            if (run / BANKS).exists():
+                shutil.rmtree(here / BANKS, ignore_errors=True)
+            for name in results:
+                (here / name).unlink(missing_ok=True)
         for epoch in added[len(stored) :]:
-            content = _content(rundir.epoch_folder(run, epoch))
-            rundir.place(rundir.epoch_folder(here, epoch), content)
+            _copy_folder(*(rundir.epoch_folder(each, epoch) for each in (run, here)))
             new_epochs += 1
-        if (run / BANKS).exists() and not (here / BANKS).exists():
-            rundir.place(here / BANKS, _content(run / BANKS))
-        for path in (run / TOOLS).glob("*"):
-            if not (here / TOOLS / path.name).exists():
-                rundir.replace(here / TOOLS / path.name, path.read_bytes())
+        _copy_folder(run / BANKS, here / BANKS)
+        for name in results:
+            _copy(run / name, here / name)
     return Merged(target, len(_runs(folder)), new_runs, new_epochs)
 
 
-def _make_way(run: Path, here: Path) -> None:
-    """Drop what was found in a run that was shorter, where the longer one has it as well."""
-    if (run / BANKS).exists():
-        shutil.rmtree(here / BANKS, ignore_errors=True)
-    for path in (run / TOOLS).glob("*"):
-        (here / TOOLS / path.name).unlink(missing_ok=True)
+def _copy(path: Path, target: Path) -> None:
+    """Write a file that is not there yet, if there is one to write."""
+    if path.exists() and not target.exists():
+        rundir.replace(target, path.read_bytes())
 
 
-def _content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def _copy_folder(folder: Path, target: Path) -> None:
+    """Commit a folder that is not there yet, with its SHA256SUMS, if there is one to commit."""
+    if folder.exists() and not target.exists():
+        rundir.place(target, {path.name: path.read_bytes() for path in sorted(folder.iterdir())})
 
 
 def _settled(study: Path) -> dict[str, Any]:
@@ -444,11 +446,11 @@ def _difference(stored: Any, added: Any, key: str = "") -> str:
     """The first difference of two JSON values in words, or nothing."""
     if isinstance(stored, dict) and isinstance(added, dict):
         prefix = f"{key}." if key else ""
-        each = (
+        inner = (
             _difference(stored.get(name), added.get(name), prefix + name)
             for name in dict.fromkeys([*stored, *added])
         )
-        return next(filter(None, each), "")
+        return next(filter(None, inner), "")
     if stored == added:
         return ""
     here, there = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan import rundir
-from dcgan.commands import BadInput
+from dcgan.cli import BadInput
 from experiments import grid, tracking
 
 SHOWN = 5  # epochs that differ, of which each has a line
@@ -32,7 +32,7 @@ class Comparison:
 
     epochs: int
     same: int  # epochs whose files are the same, byte by byte
-    differences: list[dict[str, Any]]  # of an epoch each: the first column, both values
+    differences: list[dict[str, Any]]  # one an epoch: its first column that differs, both values
     largest: float  # relative difference of a score
     fingerprint: dict[str, list[Any]]  # what bits depend on and is not the same: was, is
     made_with: dict[str, list[Any]]  # likewise commit and packages
@@ -42,44 +42,47 @@ class Comparison:
             return f"The same bytes in all {self.epochs} epochs."
         why = "not bit for bit" if self.fingerprint else "NOT bit for bit, and it should be"
         lines = [f"{self.same} of {self.epochs} epochs have the same bytes: {why}."]
-        for each in self.differences[:SHOWN]:
-            others = f", and {each['more']} columns more" if each["more"] else ""
-            place = f"  epoch {each['epoch']}: {each['column']}"
-            lines.append(f"{place} was {each['was']}, is {each['now']}{others}")
+        for epoch in self.differences[:SHOWN]:
+            more = f", and {epoch['more']} more columns" if epoch["more"] else ""
+            values = f"was {epoch['was']}, is {epoch['now']}"
+            lines.append(f"  epoch {epoch['epoch']}: {epoch['column']} {values}{more}")
         if len(self.differences) > SHOWN:
-            lines.append(f"  and {len(self.differences) - SHOWN} epochs more")
+            lines.append(f"  and {len(self.differences) - SHOWN} more epochs")
         lines.append(f"The largest relative difference of a score is {self.largest:.3g}.")
-        for key, (was, now) in self.fingerprint.items():
-            lines.append(f"Bits depend on {key}, which was {was} and is {now}.")
-        for key, (was, now) in self.made_with.items():
-            lines.append(f"{key} was {was} and is {now}.")
+        changed = {f"Bits depend on {key}, which": each for key, each in self.fingerprint.items()}
+        changed |= self.made_with
+        lines += [f"{what} was {was} and is {now}." for what, (was, now) in changed.items()]
         return "\n".join(lines)
 
 
-def find(name: str, places: list[Path]) -> Path:
-    """The folder of a run: given itself, or by its name or W&B's id in the studies of `places`.
+def find(name: str, folders: list[Path]) -> Path:
+    """The folder of a run: itself, or by its name or W&B's id in the studies of these folders.
 
     Raises BadInput, also where several runs have the name.
     """
     if (Path(name) / "run.json").is_file():
         return Path(name)
-    found = []
-    for path in sorted(path for place in places for path in place.glob("*/*/seed=*/run.json")):
-        run, info, stored = path.parent, _unseal(path.parents[2] / "study.json"), _unseal(path)
+    matching = []
+    for path in sorted(path for each in folders for path in each.glob("*/*/seed=*/run.json")):
+        run, info = path.parent, rundir.unseal(path.parents[2] / "study.json")
         names = [f"{run.parent.name}{between}{run.name}" for between in ("/", " ")]
-        if name in (*names, tracking.run_id(info, stored["config"])):
-            found.append(run)
-    if len(found) > 1:
-        raise BadInput(f"{name}: is the name of {len(found)} runs: {', '.join(map(str, found))}")
-    if not found:
-        where = " or ".join(map(str, places))
+        if name in (*names, tracking.run_id(info, rundir.unseal(path)["config"])):
+            matching.append(run)
+    if len(matching) > 1:
+        runs = ", ".join(map(str, matching))
+        raise BadInput(f"{name}: is the name of {len(matching)} runs: {runs}")
+    if not matching:
+        where = " or ".join(map(str, folders))
         raise BadInput(f"{name}: no folder of a run, and no run in {where} has this name or id")
-    return found[0]
+    return matching[0]
 
 
 def recipe(run: Path) -> Recipe:
     """How a run was made, read off its folder; raises BadInput."""
-    info, stored = _unseal(run.resolve().parents[1] / "study.json"), _unseal(run / "run.json")
+    info, stored = (
+        rundir.unseal(run.resolve().parents[1] / "study.json"),
+        rundir.unseal(run / "run.json"),
+    )
     try:
         config = rundir.read_config(run)
         words = [*run.resolve().parts[-2].split(","), f"seed={config.seed}"]
@@ -127,19 +130,19 @@ def compare(old: Path, new: Path) -> Comparison:
             values = {"column": first, "was": was.get(first), "now": now.get(first)}
             differences.append({"epoch": epoch, **values, "more": len(columns) - 1})
         largest = max([largest, *(_relative(was, now, key) for key in columns)])
-    infos = [_unseal(run.resolve().parents[1] / "study.json") for run in (old, new)]
+    infos = [rundir.unseal(run.resolve().parents[1] / "study.json") for run in (old, new)]
     return Comparison(
         epochs,
         epochs - len(differences),
         differences,
         largest,
-        _changes(*(_unseal(run / "run.json")["fingerprint"] for run in (old, new))),
+        _changes(*(rundir.unseal(run / "run.json")["fingerprint"] for run in (old, new))),
         _changes(*(each["versions"] | {"commit": each["commit"]} for each in infos)),
     )
 
 
 def _columns(run: Path, epoch: int) -> Iterator[tuple[str, Any]]:
-    """All that an epoch's record holds, by name, then the sum of each file but the clock's."""
+    """Every value of an epoch's record by name, then the sum of each file but the clock's."""
     yield from _leaves(rundir.read_json(run, epoch, rundir.RECORD))
     for name, digest in rundir.read_sums(rundir.epoch_folder(run, epoch)).items():
         if name != rundir.TIMING:
@@ -148,9 +151,8 @@ def _columns(run: Path, epoch: int) -> Iterator[tuple[str, Any]]:
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict | list):
-        inner = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, each in inner:
-            yield from _leaves(each, f"{name}.{key}" if name else str(key))
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
 
@@ -181,10 +183,3 @@ def _fit(info: dict[str, Any], words: list[str]) -> grid.Study:
 
 def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _unseal(path: Path) -> dict[str, Any]:
-    try:
-        return rundir.unseal(path)
-    except (rundir.Damaged, OSError) as error:
-        raise BadInput(error) from error

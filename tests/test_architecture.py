@@ -25,28 +25,29 @@ NOT_OURS = {"build", "data", "dist", "out", "runs", "wandb"}
 # What a module may import of ours; the longest name that fits it counts.
 MAY_IMPORT = {
     "dcgan": ("dcgan",),
-    "dcgan.commands": (),
+    "dcgan.cli": (),
+    "dcgan.commands": ("dcgan.cli",),
     "dcgan.config": (),
     "eval": ("dcgan", "eval"),
     "experiments": ("dcgan", "eval", "experiments"),
     "experiments.archive": (
+        "dcgan.cli",
         "dcgan.config",
-        "dcgan.sources",
         "experiments.grid",
         "dcgan.rundir",
     ),
     "experiments.grid": ("dcgan.config",),
-    "dcgan.rundir": ("dcgan.config",),
+    "dcgan.rundir": ("dcgan.cli", "dcgan.config"),
     "experiments.progress": ("experiments.grid", "dcgan.rundir"),
     "experiments.reproduce": (
-        "dcgan.commands",
+        "dcgan.cli",
         "experiments.grid",
         "dcgan.rundir",
         "experiments.tracking",
     ),
     "experiments.status": ("experiments.grid", "dcgan.rundir", "experiments.progress"),
-    "experiments.tracking": ("dcgan.config", "experiments.grid", "dcgan.rundir"),
-    "reports": ("dcgan.config", "experiments.grid", "dcgan.rundir", "reports"),
+    "experiments.tracking": ("dcgan.config", "eval.metrics", "experiments.grid", "dcgan.rundir"),
+    "reports": ("dcgan.config", "eval.metrics", "experiments.grid", "dcgan.rundir", "reports"),
     "reports.__main__": ("dcgan.commands", "dcgan.rundir", "reports"),
     "reports.mirrors": (
         "experiments.grid",
@@ -58,8 +59,10 @@ MAY_IMPORT = {
 
 # What reads records works without PyTorch, and so on any laptop in seconds.
 WITHOUT_TORCH = (
+    "dcgan.cli",
     "dcgan.commands",
     "dcgan.config",
+    "eval.metrics",
     "experiments.grid",
     "dcgan.rundir",
     "experiments.reproduce",

@@ -101,10 +101,8 @@ def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stdout + stderr
     assert stderr == ""
-    (line,) = (line for line in stdout.splitlines() if "its node is lost" in line)
-    assert 1 <= int(line.split("goes on after epoch ")[1].split()[0]) < EPOCHS
 
-    # Every epoch was told once, and is the local engine's.
+    # Every epoch was shown once, and is the local engine's.
     assert stdout.count(" images/s ") == 8 * EPOCHS
     assert f"[{8 * EPOCHS}/{8 * EPOCHS} epochs, 0 s left]" in stdout
     done = run_study(twin, *RAY[2:], WANDB_MODE="disabled")

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from dcgan import rundir
-from dcgan.commands import BadInput
+from dcgan.cli import BadInput
 from experiments import __main__ as experiments
 from experiments import grid, reproduce, tracking
 

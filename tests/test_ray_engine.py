@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from dcgan import rundir
-from dcgan.commands import BadInput
-from experiments import cluster, grid, launch
+from dcgan.cli import BadInput
+from experiments import grid, launch, ray_engine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("cpus", "gpus", "threads", "share", "runs"),
     [
-        (0, 0, 1, 0, 0),  # a head that only leads
+        (0, 0, 1, 0, 0),  # a head without processors
         (16, 0, 3, 0, 5),
         (16, 4, 1, 0.25, 16),
         (64, 4, 1, 0.3, 12),  # three on each GPU: no run is cut in two
@@ -25,24 +25,24 @@ ROOT = Path(__file__).resolve().parents[1]
         (64, 0, 1, 0.25, 0),
     ],
 )
-def test_room_of_a_node(cpus, gpus, threads, share, runs):
+def test_a_node_takes_runs_by_its_processors_and_gpus(cpus, gpus, threads, share, runs):
     demand = {"num_cpus": threads, "num_gpus": share}
-    assert cluster._room({"CPU": cpus, "GPU": gpus}, demand) == runs
+    assert ray_engine._capacity({"CPU": cpus, "GPU": gpus}, demand) == runs
 
 
-def test_epochs_are_told_once_and_only_if_they_are_whole(make_study, tmp_path):
+def test_epochs_are_shown_once_and_only_if_they_are_whole(make_study, tmp_path):
     folder = make_study(tmp_path, epochs=4, factors={"norm": ["none"]}) / "norm=none" / "seed=0"
     job = SimpleNamespace(folder=folder)
-    told = [message["record"]["epoch"] for message in cluster._committed_after(1, job)]
-    assert told == [2, 3, 4]
+    shown = [message["record"]["epoch"] for message in ray_engine._committed_after(1, job)]
+    assert shown == [2, 3, 4]
     (rundir.epoch_folder(folder, 3) / rundir.RECORD).write_bytes(b"{}")
-    assert [m["record"]["epoch"] for m in cluster._committed_after(1, job)] == [2]
-    assert list(cluster._committed_after(4, job)) == []
+    assert [m["record"]["epoch"] for m in ray_engine._committed_after(1, job)] == [2]
+    assert list(ray_engine._committed_after(4, job)) == []
 
 
 def test_a_study_that_a_node_does_not_see_differs_from_the_one_here(make_study, tmp_path):
     path = make_study(tmp_path / "here", factors={"norm": ["none"]}) / "study.json"
-    seen, unseen = cluster._look(path), cluster._look(tmp_path / "there" / "study.json")
+    seen, unseen = ray_engine._look(path), ray_engine._look(tmp_path / "there" / "study.json")
     assert len(seen[str(path)]) == 12
     assert str(path) not in unseen
     assert unseen[str(tmp_path)] == f"inode {tmp_path.stat().st_ino}"
@@ -51,15 +51,15 @@ def test_a_study_that_a_node_does_not_see_differs_from_the_one_here(make_study, 
 @pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:1", ":6379", "127.0.0.1:x"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(BadInput, match="is neither auto nor HOST:PORT"):
-        cluster._reach(address)
+        ray_engine._reach(address)
 
 
 def test_an_address_where_nobody_listens_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        cluster._reach(f"127.0.0.1:{port}")
+        ray_engine._reach(f"127.0.0.1:{port}")
     with pytest.raises(BadInput, match=f"^--ray-address 127.0.0.1:{port}: nobody answers there"):
-        cluster._reach(f"127.0.0.1:{port}")
+        ray_engine._reach(f"127.0.0.1:{port}")
 
 
 def test_the_table_of_costs_is_that_of_the_published_study():

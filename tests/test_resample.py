@@ -18,8 +18,8 @@ from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, shapes
 from dcgan.models import build, dump_generator
-from experiments import banks
-from experiments.banks import load_kept, make_plan, score_run
+from experiments import resample
+from experiments.resample import load_kept, make_plan, score_run
 from experiments.run import Job, measure, references, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def recommit(job, epoch, data):
 
 
 def own_scores(job, epoch):
-    """What a run itself would record: bank 0."""
+    """What a run itself would record: set 0."""
     return measure(load_kept(job, epoch), job.config, epoch, references(job)[0])
 
 
@@ -106,11 +106,11 @@ def test_a_kept_generator_scores_on_the_runs_own_noise_what_the_run_recorded(mad
             assert None not in again.values()
 
 
-def test_every_bank_and_every_epoch_has_noise_of_its_own(study):
+def test_every_set_and_every_epoch_has_noise_of_its_own(study):
     # The same generator at both epochs: the scores differ by their noise alone.
     task = plan(study).tasks[RUNS[0]]
     recommit(task.job, 1, kept_bytes(task.job, 2))
-    score_run(replace(task, banks=4))
+    score_run(replace(task, sets=4))
     found = stored(study)
     assert found["banks"] == 4
     assert list(found["epochs"]) == ["1", "2"]
@@ -122,7 +122,7 @@ def test_every_bank_and_every_epoch_has_noise_of_its_own(study):
     assert all(0.3 * middle < value < 3 * middle for value in values)
 
 
-def test_arms_of_a_seed_share_the_noise_of_every_bank(study):
+def test_arms_of_a_seed_share_the_noise_of_every_set(study):
     # With the generator of the other arm, a run has the other arm's scores.
     one, other = (plan(study).tasks[name] for name in RUNS)
     for epoch in (1, 2):
@@ -142,7 +142,7 @@ def test_arms_of_a_seed_share_the_noise_of_every_bank(study):
     assert 0.3 * values[0] < values[1] < 3 * values[0]
 
 
-def test_banks_are_committed_with_their_sum_and_leave_the_epochs_alone(study):
+def test_scores_are_committed_with_their_sum_and_leave_the_epochs_alone(study):
     before = {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")}
     score_run(plan(study).tasks[RUNS[0]])
     folder = study / RUNS[0] / "banks"
@@ -177,7 +177,7 @@ def test_a_run_that_was_cut_off_is_scored_again_with_the_same_bytes(study, monke
     assert (study / RUNS[0] / "banks" / "scores.json").read_bytes() == first
 
 
-def test_more_banks_are_the_same_ones_and_more(study):
+def test_more_sets_are_the_same_ones_and_more(study):
     task = plan(study).tasks[RUNS[0]]
     score_run(task)
     few = stored(study)
@@ -218,7 +218,7 @@ def test_another_machine_is_refused_by_key(study):
         plan(study)
     rewrite(study / RUNS[0], "fingerprint", "instructions", here)
 
-    # A run that has its banks needs no machine any more.
+    # A run that has its sets needs no machine any more.
     for task in plan(study).tasks.values():
         score_run(task)
     assert make_plan(study, 3, "cpu", 2).done == 2
@@ -255,7 +255,7 @@ def test_another_network_and_another_generator_are_refused(study):
 
 def command(study, *words):
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", "banks", str(study), *words],
+        [sys.executable, "-m", "experiments", "resample", str(study), *words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -291,8 +291,8 @@ def test_the_command_scores_what_is_missing_and_names_what_failed(study):
     assert stored(study, RUNS[1])["banks"] == 3
 
 
-def test_a_stopped_command_leaves_whole_banks_or_none(study):
-    process = command(study, "--jobs", "2", "--device", "cpu", "--banks", "40")
+def test_a_stopped_command_leaves_all_sets_of_a_run_or_none(study):
+    process = command(study, "--jobs", "2", "--device", "cpu", "--sets", "40")
     assert "to be scored" in process.stdout.readline()
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
@@ -301,13 +301,13 @@ def test_a_stopped_command_leaves_whole_banks_or_none(study):
     assert "Traceback" not in stdout + stderr
     for name in RUNS:
         if (study / name / "banks").exists():
-            assert banks.load(study / name)["banks"] == 40
+            assert resample.load(study / name)["banks"] == 40
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--banks", "1"], "--banks 1: the run's own is one, so 2 is the least"),
+        (["--sets", "1"], "--sets 1: the run's own is one, so 2 is the least"),
         (["--threads", "2"], "threads=1 is stored, threads=2 is asked for"),
     ],
 )
@@ -317,3 +317,13 @@ def test_bad_input_is_one_line(made, words, line):
     assert line in stderr
     assert len(stderr.splitlines()) == 1
     assert not list(made.glob("*/*/banks"))
+
+
+def test_the_command_is_refused_by_its_earlier_name_with_the_new_one():
+    words = [sys.executable, "-m", "experiments", "banks", "--banks", "5"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "experiments: banks: this command is called resample, and its option --sets\n"
+    )

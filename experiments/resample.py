@@ -1,12 +1,13 @@
-"""Finished runs, scored again on further evaluation banks: the same generators, other noise.
+"""Finished runs, scored again on further evaluation sets: the same generators, other noise.
 
-How much of a score is the noise that it was taken on shows where one generator has several. Bank 0
-is the run's own scoring and stays in its records. Every bank k >= 1 draws new noise at each epoch,
-which the arms of a seed share as they share bank 0; images, reference, networks and the machine's
+How much of a score is the noise that it was taken on shows where one generator has several. Set 0
+is the run's own scoring and stays in its records. Every set k >= 1 draws new noise at each epoch,
+which the arms of a seed share as they share set 0; images, reference, networks and the machine's
 arithmetic are the run's own, and only what the run scored at every epoch is scored here.
 
 <run>/banks/scores.json     {"banks": 3, "epochs": {"1": [{"fd_cifar": 61.2, ...}, {...}], ...}}
-                            for each kept generator banks 1, 2, ...; null for what is not finite
+                            how many sets there are, the run's own among them; for each kept
+                            generator the scores on sets 1, 2, ...; null for what is not finite
 """
 
 import json
@@ -18,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
-from dcgan.models import laid_out, load_generator
+from dcgan.models import channels_last, load_generator
 from eval.score import Reference, identities
 from experiments import progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
@@ -32,15 +32,15 @@ from experiments.run import Job, fingerprint, measure, prepare, references
 
 @dataclass(frozen=True)
 class Task:
-    """One finished run, and how many banks it shall have, its own included."""
+    """One finished run, and how many evaluation sets it is to have, its own included."""
 
     job: Job
-    banks: int
+    sets: int
     epochs: list[int]  # that kept their generator
 
     @property
     def scorings(self) -> int:
-        return len(self.epochs) * (self.banks - 1)
+        return len(self.epochs) * (self.sets - 1)
 
 
 @dataclass(frozen=True)
@@ -48,60 +48,47 @@ class Plan:
     """What a study still lacks; the runs that cannot be scored are counted."""
 
     tasks: dict[str, Task]  # by run
-    done: int  # runs that have their banks
+    done: int  # runs that have their sets
     unfinished: int
     without: int  # finished runs that kept no generator
     seconds: float  # of one scoring, as the runs themselves took
 
 
-def make_plan(study: Path, banks: int, device: str, threads: int) -> Plan:
+def make_plan(study: Path, sets: int, device: str, threads: int) -> Plan:
     """Look at every run of a study.
 
     Raises rundir.Differs where this machine is not the one that a run was scored on, and
     rundir.Damaged where a run.json cannot be read.
     """
     native = rundir.unseal(study / "study.json")["data"]["resolution"]
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     done = unfinished = without = 0
     seconds: list[float] = []
     for folder in (path.parent for path in study.glob("*/*/run.json")):
-        config, stored = _described(folder)
+        config = rundir.read_config(folder)
+        epochs = kept(folder, config)
         if len(rundir.committed(folder, (rundir.SAMPLES,))) < config.epochs:
             unfinished += 1
-            continue
-        epochs = kept(folder, config)
-        if _has(folder, banks, epochs):
+        elif _has(folder, sets, epochs):
             done += 1
-            continue
-        if not epochs:
+        elif not epochs:
             without += 1
-            continue
-
-        wanted = {"fingerprint": fingerprint(config, device, threads)}
-        if differences := rundir.compare(folder, wanted):
-            raise rundir.Differs(f"{folder}: {'; '.join(differences)}")
-        job = Job(
-            config=config,
-            study=study,
-            folder=folder,
-            cache=study.parent / "cache",
-            side=min(native, config.resolution),
-            device=device,
-            threads=threads,
-            inception=config.inception == "epoch" and "fid" in stored["identities"],
-            wandb_mode="disabled",
-        )
-        found[folder.relative_to(study).as_posix()] = Task(job, banks, epochs)
-        timings = (rundir.read_json(folder, epoch, rundir.TIMING) for epoch in epochs)
-        seconds += [timing["score_seconds"] for timing in timings]
+        else:
+            wanted = {"fingerprint": fingerprint(config, device, threads)}
+            if differences := rundir.compare(folder, wanted):
+                raise rundir.Differs(f"{folder}: {'; '.join(differences)}")
+            job = _job(folder, config, min(native, config.resolution), device, threads)
+            tasks[folder.relative_to(study).as_posix()] = Task(job, sets, epochs)
+            timings = (rundir.read_json(folder, epoch, rundir.TIMING) for epoch in epochs)
+            seconds += [timing["score_seconds"] for timing in timings]
 
     # All arms of a seed before the next seed, as they were trained.
-    ordered = sorted(found.items(), key=lambda item: (item[1].job.config.seed, item[0]))
-    each = statistics.median(seconds) if seconds else 0.0
-    return Plan(dict(ordered), done, unfinished, without, each)
+    ordered = sorted(tasks.items(), key=lambda item: (item[1].job.config.seed, item[0]))
+    typical = statistics.median(seconds) if seconds else 0.0
+    return Plan(dict(ordered), done, unfinished, without, typical)
 
 
-def execute(plan: Plan, places: int, console: Console) -> dict[str, str]:
+def execute(plan: Plan, max_parallel: int, console: Console) -> dict[str, str]:
     """Score what is missing; returns why runs failed, by name. Each run is one commit.
 
     A run that fails does not stop the others. Where this process is stopped or killed, the runs
@@ -110,9 +97,9 @@ def execute(plan: Plan, places: int, console: Console) -> dict[str, str]:
     failed: dict[str, str] = {}
     total = sum(task.scorings for task in plan.tasks.values())
     scored = 0
-    context = signals.workers("experiments.banks")
+    context = signals.workers(__name__)
     began = time.monotonic()
-    with ProcessPoolExecutor(places, context, initializer=signals.follow) as pool:
+    with ProcessPoolExecutor(max_parallel, context, initializer=signals.follow) as pool:
         with signals.unheard():
             futures = {pool.submit(score_run, task): name for name, task in plan.tasks.items()}
         for ended, future in enumerate(as_completed(futures), 1):
@@ -121,14 +108,14 @@ def execute(plan: Plan, places: int, console: Console) -> dict[str, str]:
             left = progress.duration((time.monotonic() - began) / scored * (total - scored))
             if error := future.exception():
                 failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-            event = f"failed: {failed[name]}" if name in failed else _in_words(plan.tasks[name])
+            event = f"failed: {failed[name]}" if name in failed else _summary(plan.tasks[name])
             line = f"{name}  {event}  [{ended}/{len(futures)} runs, {left} left]"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     return failed
 
 
 def score_run(task: Task) -> None:
-    """Score every kept generator of a run on its banks, and commit them.
+    """Score every kept generator of a run on its evaluation sets, and commit the scores.
 
     Raises rundir.Differs where this machine does not give the scores that the run recorded, and
     rundir.Damaged where a generator is not the one that was committed.
@@ -140,63 +127,67 @@ def score_run(task: Task) -> None:
         compared, _ = references(job)
         _check(task, compared)
 
-        # Score each epoch on noise of its own.
+        # Score each epoch on noise of its own; the streams have the name that they began with.
         epochs: dict[str, list[dict[str, float | None]]] = {}
         for epoch in task.epochs:
             G = load_kept(job, epoch)
-            streams = [f"bank {bank}" for bank in range(1, task.banks)]
+            streams = [f"bank {k}" for k in range(1, task.sets)]
             epochs[str(epoch)] = [measure(G, config, epoch, compared, each) for each in streams]
 
-        # Commit; banks that were fewer, or damaged, make way.
+        # Commit; sets that were fewer, or damaged, make way.
         target = job.folder / rundir.BANKS
         shutil.rmtree(target, ignore_errors=True)
-        content = {"banks": task.banks, "epochs": epochs}
+        content = {"banks": task.sets, "epochs": epochs}
         rundir.commit_to(target, {rundir.BANK_SCORES: rundir.to_json(content)})
 
 
 def kept(folder: Path, config: Config) -> list[int]:
     """The milestones of a run, and its last epoch, that kept their generator."""
-    epochs = [e for e in range(1, config.epochs + 1) if is_milestone(e) or e == config.epochs]
-    return [e for e in epochs if (rundir.epoch_folder(folder, e) / rundir.GENERATOR).exists()]
+    epochs = rundir.kept(folder, rundir.GENERATOR)
+    return [e for e in epochs if is_milestone(e) or e == config.epochs]
 
 
 def load_kept(job: Job, epoch: int) -> nn.Module:
     """The generator of an epoch as it was in training, its layout in memory included."""
     rundir.read(job.folder, epoch, rundir.GENERATOR)  # compares it with its sum
     path = rundir.epoch_folder(job.folder, epoch) / rundir.GENERATOR
-    return laid_out(load_generator(str(path))[0], job.device)
+    return channels_last(load_generator(str(path))[0], job.device)
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """The banks of a run; raises rundir.Damaged where they are missing or not as committed."""
+    """The scores on further sets of a run; raises rundir.Damaged where they are not whole."""
     return json.loads(rundir.read_from(folder / rundir.BANKS, rundir.BANK_SCORES))
 
 
-def _has(folder: Path, banks: int, epochs: list[int]) -> bool:
-    """Whether a run has so many banks, its own included, of these epochs."""
+def _has(folder: Path, sets: int, epochs: list[int]) -> bool:
+    """Whether a run has so many evaluation sets, its own included, of these epochs."""
     try:
         stored = load(folder)
     except rundir.Damaged:
-        return banks <= 1
-    return stored["banks"] >= banks and set(map(str, epochs)) <= stored["epochs"].keys()
+        return sets <= 1
+    return stored["banks"] >= sets and set(map(str, epochs)) <= stored["epochs"].keys()
 
 
-def _described(folder: Path) -> tuple[Config, dict[str, Any]]:
-    """The config of a run, and all of its run.json."""
-    stored = rundir.unseal(folder / "run.json")
-    try:
-        return Config.model_validate(stored["config"]), stored
-    except (KeyError, ValidationError) as error:
-        raise rundir.Damaged(f"{folder / 'run.json'}: holds no config of a run") from error
+def _job(folder: Path, config: Config, side: int, device: str, threads: int) -> Job:
+    """What a worker needs to score a run that is finished."""
+    study = folder.parents[1]
+    inception = config.inception == "epoch" and "fid" in _identities(folder)
+    return Job(
+        config, study, folder, study.parent / "cache", side, device, threads, inception, "disabled"
+    )
+
+
+def _identities(folder: Path) -> dict[str, dict[str, Any]]:
+    return rundir.unseal(folder / "run.json")["identities"]
 
 
 def _check(task: Task, compared: list[Reference]) -> None:
     """Compare the metrics' identities, and the scores of the last kept epoch on the run's noise."""
     job, config, epoch = task.job, task.job.config, task.epochs[-1]
-    _, stored = _described(job.folder)
+    stored = _identities(job.folder)
     for each in compared:
         for name, here in identities(each, config.score_images, config.resolution).items():
-            there = stored["identities"].get(name, {})
+            there = stored.get(name, {})
             if keys := [key for key in here if here[key] != there.get(key)]:
                 old, new = there.get(keys[0]), here[keys[0]]
                 raise rundir.Differs(
@@ -211,8 +202,8 @@ def _check(task: Task, compared: list[Reference]) -> None:
             )
 
 
-def _in_words(task: Task) -> str:
-    """The first metric at the last kept epoch, on every new bank."""
+def _summary(task: Task) -> str:
+    """The first metric at the last kept epoch, on every new set."""
     last = load(task.job.folder)["epochs"][str(task.epochs[-1])]
     name = next(iter(last[0]))
     values = ["not finite" if s[name] is None else f"{s[name]:.4g}" for s in last]
