@@ -9,12 +9,18 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from typing import Any, NoReturn
 
-# What a command returns: its exit code, and what it did, as --json prints it.
-Result = tuple[int, dict[str, Any]]
+from dcgan.cli import BadInput, Result, choose_device, shown
 
-
-class BadInput(Exception):
-    """Something the user gave cannot be used, said in one line."""
+__all__ = [
+    "BadInput",
+    "Parser",
+    "Result",
+    "add_command",
+    "choose_device",
+    "positive",
+    "run",
+    "shown",
+]
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,26 +80,11 @@ def run(parser: Parser, words: list[str] | None = None) -> int:
         return 130
 
 
-def shown(message: str) -> str:
-    """A text in one line, whatever is in it."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-
-
 def positive(word: str) -> int:
     """An option's value that is a whole number from 1 up."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is not a positive number")
     return int(word)
-
-
-def choose_device(wanted: str | None, gpus: int) -> str:
-    """`cpu`, `cuda` or `cuda:N`; without a wish the first GPU where there is one."""
-    if wanted is None:
-        return "cuda" if gpus else "cpu"
-    there = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
-    if wanted not in there:
-        raise BadInput(f"--device {wanted}: there is only {', '.join(there)}")
-    return wanted
 
 
 def _fill(text: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -18,17 +17,11 @@ from dcgan.config import Config, fault
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # every layer that halves or doubles the side
 MAP = 4  # pixels a side of the smallest feature map
-BLOCK = 128  # channels that a wide convolution takes at a time on a CPU, see `laid_out`
 
 
 def convolved(side: int, kernel: int, stride: int, padding: int) -> int:
     """Side after a convolution: (W - K + 2P) / S + 1, rounded down."""
     return (side - kernel + 2 * padding) // stride + 1
-
-
-def transposed(side: int, kernel: int, stride: int, padding: int) -> int:
-    """Side after a transposed convolution: (W - 1) S - 2P + K."""
-    return (side - 1) * stride - 2 * padding + kernel
 
 
 def channels(config: Config) -> list[int]:
@@ -37,38 +30,6 @@ def channels(config: Config) -> list[int]:
     while sides[-1] > MAP:
         sides.append(convolved(sides[-1], KERNEL, STRIDE, PADDING))
     return [config.width * 2**i for i in range(len(sides))]
-
-
-class Halving(nn.Conv2d):
-    """The convolution of a D layer, on request as a sum over blocks of its input channels."""
-
-    block: int | None = None  # channels; None: all of them at once
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.block is None:
-            return super().forward(x)
-        (x, w), *others = zip(x.split(self.block, 1), self.weight.split(self.block, 1), strict=True)
-        y = F.conv2d(x, w, self.bias, self.stride, self.padding)
-        for x, w in others:
-            y = y + F.conv2d(x, w, None, self.stride, self.padding)
-        return y
-
-
-class Doubling(nn.ConvTranspose2d):
-    """The transposed one of a G layer, on request block by block of its output channels."""
-
-    block: int | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.block is None:
-            return super().forward(x)
-        weights = self.weight.split(self.block, 1)
-        biases = [None] * len(weights) if self.bias is None else self.bias.split(self.block)
-        parts = [
-            F.conv_transpose2d(x, w, b, self.stride, self.padding)
-            for w, b in zip(weights, biases, strict=True)
-        ]
-        return torch.cat(parts, 1)
 
 
 class Generator(nn.Module):
@@ -100,7 +61,7 @@ class Generator(nn.Module):
         for width in reversed(rest):
             self.up.append(
                 nn.Sequential(
-                    Doubling(2 * width, width, KERNEL, STRIDE, PADDING, bias=not normed),
+                    nn.ConvTranspose2d(2 * width, width, KERNEL, STRIDE, PADDING, bias=not normed),
                     nn.BatchNorm2d(width) if normed else nn.Identity(),
                     nn.ReLU(inplace=True),
                 )
@@ -133,7 +94,7 @@ class Discriminator(nn.Module):
         for width in rest:
             self.down.append(
                 nn.Sequential(
-                    Halving(width // 2, width, KERNEL, STRIDE, PADDING, bias=not normed),
+                    nn.Conv2d(width // 2, width, KERNEL, STRIDE, PADDING, bias=not normed),
                     nn.BatchNorm2d(width) if normed else nn.Identity(),
                     activation(config),
                 )
@@ -191,16 +152,8 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
     return G, D
 
 
-def laid_out(net: nn.Module, device: str) -> nn.Module:
-    """The network on a device, as it is fastest there: in place; results differ by rounding alone.
-
-    Channels come last in memory. On a CPU, convolutions between 512 or more channels and as many
-    again work in blocks: in one piece oneDNN takes up to twice as long for them.
-    """
-    for layer in net.modules():
-        if isinstance(layer, Halving | Doubling):
-            wide = min(layer.in_channels, layer.out_channels) >= 4 * BLOCK
-            layer.block = BLOCK if wide and device == "cpu" else None
+def channels_last(net: nn.Module, device: str) -> nn.Module:
+    """The network on a device, with channels last in memory, where convolutions are fastest."""
     return net.to(device, memory_format=torch.channels_last)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcgan.config import Config
 from dcgan.data import signed_batches
-from dcgan.models import build, laid_out, seed_of
+from dcgan.models import build, channels_last, seed_of
 from dcgan.sources import Stored
 
 
@@ -39,7 +39,7 @@ class Log:
 
 def start(config: Config, device: str = "cpu") -> State:
     """The state before the first epoch."""
-    G, D = (laid_out(net, device) for net in build(config))
+    G, D = (channels_last(net, device) for net in build(config))
     return State(G, D, _adam(G, config.lr_g, config), _adam(D, config.lr_d, config))
 
 
@@ -56,7 +56,7 @@ def train_epoch(state: State, config: Config, pixels: Tensor | Stored) -> Log:
     noise = latent_batches(config, "train", state.epoch + 1, len(pixels), device)
 
     # A batch of real images (B, 3, H, W), and the noise for as many generated ones.
-    with products(config.precision):  # those of the backward passes as well
+    with matmul_precision(config.precision):  # those of the backward passes as well
         for step, (real, z) in enumerate(zip(images, noise, strict=True)):
             # One pass of G serves both networks.
             with autocast(config, device):
@@ -128,11 +128,11 @@ def autocast(config: Config, device: torch.device) -> contextlib.AbstractContext
 
 
 @contextlib.contextmanager
-def products(precision: str) -> Iterator[None]:
-    """Where a GPU's matrix products and convolutions of float32 round their inputs, or do not.
+def matmul_precision(precision: str) -> Iterator[None]:
+    """The precision of float32 matrix products and convolutions on a GPU, while the block runs.
 
-    With tf32 they round them to TF32, otherwise they compute in float32. It is read when a kernel
-    starts, in the forward and in the backward pass, and is put back at the end. A CPU has no TF32.
+    tf32 rounds their inputs to TF32; otherwise they compute in float32. A kernel reads the setting
+    when it starts, forward or backward. A CPU has no TF32.
     """
     kinds = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = [kind.fp32_precision for kind in kinds]

@@ -1,6 +1,6 @@
 """Is the scorer to be trusted? One kept generator, real held-out images, and other people's code.
 
-`audit` returns, and `python -m eval audit` writes as <study>/audit.json:
+`analyse` returns, and `python -m eval audit` writes as <study>/audit.json:
 
     run, epoch          whose generator was used, and after which epoch
     images              made by it for each line of `batchnorm`
@@ -24,9 +24,11 @@ and `inception` (the generated images).
 import copy
 import dataclasses
 import itertools
+import json
+import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,21 +37,30 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import linregress
 from torch import Tensor, nn
 
+from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.data import NAMES, Images, to_uint8
+from dcgan.models import channels_last
+from dcgan.sources import write_file
 from dcgan.train import draw_latent
 from eval import metrics
 from eval.extractors import Extractor
+from eval.finished import FinishedRun
+from eval.metrics import METRICS, NEIGHBOUR, Sample
+from eval.results import aligned
 from eval.score import (
     BATCH,
     BATCHNORM,
-    NEIGHBOUR,
     SPLITS,
     Reference,
     at_side,
     identities,
+    measured,
     names,
     reestimated,
+    reference,
+    see,
+    split_of,
 )
 
 SEED = 0  # of everything that is drawn here, z apart
@@ -99,45 +110,92 @@ FULL = (
 )
 
 
+def analyse(
+    run: FinishedRun,
+    network: Extractor,
+    count: int,
+    inception: Extractor | None,
+    wanted: tuple[Constant, ...],
+) -> dict[str, Any]:
+    """The content of audit.json, but for `run`: `count` generated images a line; raises BadInput.
+
+    `wanted`: what `inception` has to find, where its weights are here.
+    """
+    # What the run was scored with, and held-out images.
+    config, train, test = run.config, run.images.train, run.images.test
+    held_out = first(run.test(run.side), 2 * count)
+    if len(held_out.pixels) < 100:
+        few = len(held_out.pixels)
+        raise BadInput(f"--test {test.name}: {few} images, 100 are needed")
+    pixels = run.train(run.side).pixels[: config.reference_images]
+    split = split_of(config.classes)
+    real = reference(network, pixels, train.sha256, run.images.cache, split)
+    G = channels_last(run.generator(), run.device)
+    result = {
+        name: {"name": images.name, "sha256": images.sha256, "images": len(images.pixels)}
+        for name, images in (("data", train), ("test", test))
+    }
+    both = {row.tobytes() for row in train.pixels} & {row.tobytes() for row in test.pixels}
+    try:
+        tables, answers = _tables(G, config, run.epoch, real, held_out, count)
+        fid = None
+        if inception:
+            _say("published constants of Inception")
+            z = draw_latent(config, "audit inception", run.epoch, min(count, PARITY))
+            made = to_uint8(signed_images(G, z, "running", config))
+            more, fid = constants_tables(inception, train, test, made, wanted)
+            tables += more
+    except FloatingPointError as error:
+        raise BadInput(f"{run.folder}, epoch {run.epoch}: {error}") from error
+    return {
+        **result,
+        "shared": len(both),
+        "epoch": run.epoch,
+        "images": count,
+        "identities": identities(real, count, config.resolution),
+        "answers": answers,
+        "tables": [dataclasses.asdict(table) for table in tables],
+        "fid": fid,
+    }
+
+
+def save(study: Path, result: dict[str, Any]) -> Path:
+    """Write audit.json beside a study's study.json."""
+    path = study / "audit.json"
+    content = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    write_file(path, lambda file: file.write(content.encode()))
+    return path
+
+
 def first(images: Images, count: int) -> Images:
     """The first images of a set, in its canonical order."""
     pixels, labels = images.pixels[:count], images.labels[:count]
     return dataclasses.replace(images, pixels=pixels, labels=labels)
 
 
-def audit(
-    G: nn.Module,
-    config: Config,
-    epoch: int,
-    real: Reference,
-    test: Images,
-    count: int,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """All tables but that of the constants, from `count` generated images a line.
-
-    `test`: held-out images at the side of the reference. FloatingPointError where the generator's
-    images are not finite; ValueError on fewer than 100 of either.
-    """
-    if min(count, len(test.pixels)) < 100:
-        raise ValueError("an audit needs 100 generated and 100 held-out images at least")
-    say("batchnorm and quantisers")
+def _tables(
+    G: nn.Module, config: Config, epoch: int, real: Reference, test: Images, count: int
+) -> tuple[list[Table], list[list[str]]]:
+    """All tables but those of the constants, and the answers."""
+    _say("batchnorm and quantisers")
     tables = [batchnorm_table(G, config, epoch, real, count)]
-    say("sample sizes")
+    _say("sample sizes")
     tables += size_tables(G, config, epoch, real, count)
-    say("torchmetrics and torch-fidelity")
+    _say("torchmetrics and torch-fidelity")
     z = draw_latent(config, "audit parity", epoch, min(count, PARITY))
-    tables.append(parity_table(quantise(signed_images(G, z, "running", config)), real))
-    say("real images made worse")
+    tables.append(parity_table(to_uint8(signed_images(G, z, "running", config)), real))
+    _say("real images made worse")
     degraded, answers = degraded_tables(test, real)
-    tables.append(degraded)
-    return {
-        "epoch": epoch,
-        "images": count,
-        "identities": identities(real, count, config.resolution),
-        "answers": answers,
-        "tables": [dataclasses.asdict(table) for table in tables],
-    }
+    return [*tables, degraded], answers
+
+
+def _say(line: str) -> None:
+    print(f"audit: {line}", file=sys.stderr)
+
+
+def values(sample: Sample, count: int = 3) -> list[float]:
+    """The first metrics of the table: Fréchet distance, score, kernel distance, ..."""
+    return [metric.measure(sample) for metric in METRICS[:count]]
 
 
 # --- How G's images are made ----------------------------------------------------------------------
@@ -185,9 +243,9 @@ def batchnorm_table(G: nn.Module, config: Config, epoch: int, real: Reference, c
     for mode in BATCHNORM:
         signed = signed_images(G, z, mode, config)
         for how in QUANTISERS:
-            values = measure(quantise(signed, how), real)
-            first = rows[0][2] if rows else values[0]
-            rows.append([mode, how, *values, values[0] / first])
+            measures = values(see(quantise(signed, how), real))
+            clean = rows[0][2] if rows else measures[0]
+            rows.append([mode, how, *measures, measures[0] / clean])
     named = names(real.extractor)
     return Table(
         "batchnorm",
@@ -203,23 +261,6 @@ def batchnorm_table(G: nn.Module, config: Config, epoch: int, real: Reference, c
     )
 
 
-def measure(images: Tensor, real: Reference) -> list[float]:
-    """Fréchet distance, score and kernel distance of uint8 images (N, 3, H, W)."""
-    return _measure(*_seen(images, real), real)
-
-
-def _seen(images: Tensor, real: Reference) -> tuple[np.ndarray, np.ndarray]:
-    features, logits = real.extractor.extract(at_side(images, real))
-    return features.numpy(), logits.numpy()
-
-
-def _measure(features: np.ndarray, logits: np.ndarray, real: Reference) -> list[float]:
-    distance = metrics.frechet_distance(metrics.moments(features), real.moments)
-    splits = 1 if real.extractor.suffix else SPLITS
-    kernel = metrics.kid(features, real.features[: len(features)])
-    return [distance, metrics.score(logits, splits)[0], kernel]
-
-
 # --- How many images ------------------------------------------------------------------------------
 
 
@@ -232,8 +273,8 @@ class Limit:
     slope: float
 
 
-def extrapolate(sizes: list[int], values: list[float]) -> Limit:
-    """Least squares of values against 1 / N; the values must come of images of their own.
+def extrapolate(sizes: list[int], measures: list[float]) -> Limit:
+    """Least squares of a metric against 1 / N; each size needs images of its own.
 
     The bias of a plug-in estimate is c / N to first order, with c a property of the generator, so
     two generators cannot be compared at an N however equal. Chong and Forsyth, 2020, arXiv
@@ -241,7 +282,7 @@ def extrapolate(sizes: list[int], values: list[float]) -> Limit:
     """
     if len(set(sizes)) < 3:
         raise ValueError("a line and its error need three sizes at least")
-    line = linregress(1 / np.asarray(sizes, dtype=np.float64), values)
+    line = linregress(1 / np.asarray(sizes, dtype=np.float64), measures)
     return Limit(float(line.intercept), float(line.intercept_stderr), float(line.slope))
 
 
@@ -253,8 +294,8 @@ def size_tables(
     rows = []
     for number, size in enumerate(sizes):
         z = draw_latent(config, f"audit size {number}", epoch, size)
-        images = quantise(signed_images(G, z, "running", config))
-        rows.append([size, *_measure(*_seen(images, real), real)])
+        images = to_uint8(signed_images(G, z, "running", config))
+        rows.append([size, *values(see(images, real))])
     named = names(real.extractor)[:3]
     limits = []
     for column, name in enumerate(named, 1):
@@ -304,37 +345,31 @@ def parity_table(images: Tensor, real: Reference) -> Table:
     The network and its input are ours, all behind it is theirs. `images`: uint8 (N, 3, H, W) as the
     network gets them; the other side are the reference's first N images, given as features.
     """
-    generated = at_side(images, real)
-    features, logits = (x.numpy() for x in real.extractor.extract(generated))
-    nearby = real.features[: len(features)]
-    named = names(real.extractor)
-    ours = {
-        named[0]: metrics.frechet_distance(metrics.moments(features), metrics.moments(nearby)),
-        named[1]: metrics.score(logits)[0],
-        named[2]: metrics.kid(features, nearby),
-    }
-    if real.extractor.suffix:
-        neighbours = metrics.prdc(nearby, features, NEIGHBOUR)
-        ours |= {named[3]: neighbours["precision"], named[4]: neighbours["recall"]}
-
+    network = real.extractor
+    sample = see(images, real)
+    nearby = sample.as_many
+    sample = dataclasses.replace(
+        sample, real=nearby, real_moments=metrics.moments(nearby), splits=1
+    )
     rows = []
     for dtype in (torch.float32, torch.float64):
         theirs = [
-            by_torchmetrics(generated, nearby, real.extractor, dtype),
-            by_torch_fidelity(generated, nearby, real.extractor, dtype),
+            implementation(at_side(images, real), nearby, network, dtype)
+            for implementation in (by_torchmetrics, by_torch_fidelity)
         ]
-        for name, stem in zip(ours, ("fd", "cs", "kd", "precision", "recall"), strict=False):
-            found = [each.get(stem) for each in theirs]
-            apart = [abs(x - ours[name]) / max(abs(ours[name]), 1e-12) for x in found if x]
+        for name, metric in itertools.islice(measured(network).items(), 5):
+            ours = metric.measure(sample)
+            others = [values.get(metric.stem) for values in theirs]
+            apart = [abs(x - ours) / max(abs(ours), 1e-12) for x in others if x]
             precision = str(dtype).removeprefix("torch.")
-            rows.append([name, precision, ours[name], *found, max(apart, default=0.0)])
+            rows.append([name, precision, ours, *others, max(apart, default=0.0)])
     return Table(
         "parity",
         "Three implementations on the same images and network",
         ["metric", "features as", "ours", "torchmetrics", "torch-fidelity", "largest difference"],
         rows,
         [
-            f"{len(features)} generated images, and as many of the reference's. Ours computes in "
+            f"{len(nearby)} generated images, and as many of the reference's. Ours computes in "
             "float64 whatever the features are stored in; the others compute in what they are "
             "given. The largest difference is relative to ours.",
             "torchmetrics has no precision and recall.",
@@ -423,40 +458,37 @@ def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str
     """
     rng = np.random.default_rng(SEED)
     pixels = torch.from_numpy(test.pixels).permute(0, 3, 1, 2)
-    features, logits = _seen(pixels, real)
-    clean = _fd_cs(features, logits, real)
-    floor, total = clean[0], len(features)
+    sample = see(pixels, real)
+    clean, total = values(sample, 2), len(pixels)
+
+    def row(level: float, chosen: np.ndarray) -> list[Any]:
+        rows = {"features": sample.features[chosen], "logits": sample.logits[chosen]}
+        return [level, len(chosen), *values(dataclasses.replace(sample, **rows), 2)]
 
     # The pixels suffer.
-    kinds: dict[str, list[list[Any]]] = {
-        "noise": [[0, total, *clean]],
-        "blur": [[0, total, *clean]],
-    }
-    for level in NOISE:
-        kinds["noise"].append([level, total, *_fd_cs(*_seen(add_noise(pixels, level), real), real)])
-    for level in BLUR:
-        kinds["blur"].append([level, total, *_fd_cs(*_seen(blur(pixels, level), real), real)])
+    kinds: dict[str, list[list[Any]]] = {}
+    for kind, damage, levels in (("noise", add_noise, NOISE), ("blur", blur, BLUR)):
+        kinds[kind] = [[0, total, *clean]]
+        for level in levels:
+            kinds[kind].append([level, total, *values(see(damage(pixels, level), real), 2)])
 
     # The choice of images suffers; the number of them does not.
     classes = np.unique(test.labels[test.labels >= 0])
     notes = []
     if len(classes) > 1:
-        kinds["missing classes"] = []
         order = rng.permutation(classes)
         kept = sorted({max(1, round(share * len(classes))) for share in KEPT_CLASSES})[::-1]
-        size = min(int(np.isin(test.labels, order[:n]).sum()) for n in kept)
-        for n in kept:
-            chosen = rng.permutation(np.flatnonzero(np.isin(test.labels, order[:n])))[:size]
-            values = _fd_cs(features[chosen], logits[chosen], real)
-            kinds["missing classes"].append([len(classes) - n, size, *values])
+        members = {n: np.flatnonzero(np.isin(test.labels, order[:n])) for n in kept}
+        size = min(map(len, members.values()))
+        kinds["missing classes"] = [
+            row(len(classes) - n, rng.permutation(members[n])[:size]) for n in kept
+        ]
     else:
         notes.append("Missing classes were not tried: the held-out images have no labels.")
-    kinds["repeated samples"] = []
     order = rng.permutation(total)
-    for times in REPEATS:
-        chosen = np.resize(order[: max(1, total // times)], total)
-        values = _fd_cs(features[chosen], logits[chosen], real)
-        kinds["repeated samples"].append([times, total, *values])
+    kinds["repeated samples"] = [
+        row(times, np.resize(order[: max(1, total // times)], total)) for times in REPEATS
+    ]
 
     name, diversity = names(real.extractor)[:2]
     rows = [
@@ -469,7 +501,7 @@ def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str
         for kind, steps in kinds.items()
     ]
     notes = [
-        f"{name} of {total} clean held-out images is {floor:.4g}: the floor, for it is what "
+        f"{name} of {total} clean held-out images is {clean[0]:.4g}: the floor, for it is what "
         "real images themselves get.",
         "Noise: standard deviation in grey levels. Blur: standard deviation in pixels. Missing "
         "classes: how many of them. Repeated samples: how often each image is there.",
@@ -506,11 +538,6 @@ def blur(pixels: Tensor, level: float) -> Tensor:
     return torch.from_numpy(blurred).round().clamp(0, 255).to(torch.uint8)
 
 
-def _fd_cs(features: np.ndarray, logits: np.ndarray, real: Reference) -> list[float]:
-    distance = metrics.frechet_distance(metrics.moments(features), real.moments)
-    return [distance, metrics.score(logits, 1 if real.extractor.suffix else SPLITS)[0]]
-
-
 # --- Published constants --------------------------------------------------------------------------
 
 
@@ -523,36 +550,27 @@ def constants_tables(
     and with every constant within its tolerance. Otherwise no name here says so. `made`: uint8
     (N, 3, 32, 32).
     """
-    cifar = [NAMES.get(each.sha256) for each in (train, test)] == ["cifar10", "cifar10-test"]
-    most = max((each.train for each in wanted), default=0), max(each.test for each in wanted)
-    seen = [
-        network.extract(torch.from_numpy(images.pixels[:count]).permute(0, 3, 1, 2))
-        for images, count in zip((train, test), most, strict=True)
-    ]
-    features = [part[0].numpy() for part in seen]
+    cifar = [NAMES.get(images.sha256) for images in (train, test)] == ["cifar10", "cifar10-test"]
+    counts = max((c.train for c in wanted), default=0), max(c.test for c in wanted)
+    seen = [_extract(network, images, n) for images, n in zip((train, test), counts, strict=True)]
+    (trained, logits), (held_out, _) = seen
     rows, good = [], []
-    for each in wanted:
-        real = features[0][: each.train]
-        if each.metric == "fid":
-            pair = metrics.moments(real), metrics.moments(features[1][: each.test])
-            value = metrics.frechet_distance(*pair)
-        else:
-            value = metrics.score(seen[0][1][: each.train].numpy(), SPLITS)[0]
-        good.append(abs(value - each.published) <= each.tolerance)
+    for c in wanted:
+        value = (
+            _distance(trained[: c.train], held_out[: c.test])
+            if c.metric == "fid"
+            else metrics.score(logits[: c.train], SPLITS)
+        )
+        good.append(abs(value - c.published) <= c.tolerance)
         answer = "yes" if good[-1] else "no"
-        row = [each.metric, each.train, each.test, each.published, each.tolerance, value, answer]
-        rows.append([*row, each.source])
+        rows.append([c.metric, c.train, c.test, c.published, c.tolerance, value, answer, c.source])
     fid = cifar and not network.suffix and all(good)
 
     # Only now generated images, under the name that they have earned.
     named = ["fid", "is", "kid"] if fid else ["fd_inception", "cs_inception", "kd_inception"]
-    found, logits = (x.numpy() for x in network.extract(made))
-    nearby = features[0][: max(len(found), QUICK[0].train)]
-    values = [
-        metrics.frechet_distance(metrics.moments(found), metrics.moments(nearby)),
-        metrics.score(logits, SPLITS)[0],
-        metrics.kid(found, nearby[: len(found)]),
-    ]
+    features, logits = (x.numpy() for x in network.extract(made))
+    nearby = trained[: max(len(made), QUICK[0].train)]
+    sample = Sample(features, logits, nearby, metrics.moments(nearby), SPLITS)
     reasons = {
         "the weights are not the published ones": bool(network.suffix),
         "the images are not CIFAR-10": not cifar,
@@ -572,10 +590,21 @@ def constants_tables(
             "inception",
             "Generated images, seen by Inception",
             ["metric", "generated", "reference", "value"],
-            [[name, len(found), len(nearby), x] for name, x in zip(named, values, strict=True)],
+            [[n, len(made), len(nearby), x] for n, x in zip(named, values(sample), strict=True)],
             [verdict],
         ),
     ], fid
+
+
+def _extract(network: Extractor, images: Images, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features and logits of the first real images."""
+    pixels = torch.from_numpy(images.pixels[:count]).permute(0, 3, 1, 2)
+    features, logits = network.extract(pixels)
+    return features.numpy(), logits.numpy()
+
+
+def _distance(x: np.ndarray, y: np.ndarray) -> float:
+    return metrics.frechet_distance(metrics.moments(x), metrics.moments(y))
 
 
 # --- For reading ----------------------------------------------------------------------------------
@@ -583,22 +612,9 @@ def constants_tables(
 
 def to_text(result: dict[str, Any]) -> str:
     """The tables and answers of an audit as a terminal shows them."""
-    lines = []
+    lines: list[str] = []
     for table in result["tables"]:
-        cells = [table["columns"]]
-        cells += [[_cell(cell, table["digits"]) for cell in row] for row in table["rows"]]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        text = [isinstance(cell, str) for cell in table["rows"][0]]
-        lines.append(table["title"])
-        for row in cells:
-            aligned = zip(row, widths, text, strict=True)
-            lines.append("  ".join(c.ljust(w) if left else c.rjust(w) for c, w, left in aligned))
-        lines += [*table["notes"], ""]
+        rows = aligned(table["columns"], table["rows"], table["digits"])
+        lines += [table["title"], rows, *table["notes"], ""]
     lines += [f"{question} {answer}" for question, answer in result["answers"]]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _cell(cell: Any, digits: int) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell:.{digits}g}" if isinstance(cell, float) else str(cell)
+    return "\n".join(lines)

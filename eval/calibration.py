@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 
 from dcgan.config import Config
 from dcgan.data import Images, of_classes, resize
-from dcgan.models import build, dump_generator, laid_out, seed_of
+from dcgan.models import build, channels_last, dump_generator, seed_of
 from dcgan.sources import BadData, write_file
 from dcgan.train import draw_latent
 from eval import metrics
@@ -147,7 +147,7 @@ def sets(
     yield "gaussian", torch.from_numpy(gaussian(real, count)).permute(0, 3, 1, 2)
     yield "8x8", coarse(held_images)
     yield "flat", flat(count, side)
-    G = laid_out(build(config)[0], device)
+    G = channels_last(build(config)[0], device)
     yield "untrained", generate(G, draw_latent(config, "calibration", 0, count).to(device))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dcgan.data import Images, to_signed
+from dcgan.cli import BadInput
+from dcgan.data import BadData, Images, load, to_signed
 
 NAME = "cifar10-resnet"
 FEATURES = 192
@@ -129,6 +131,38 @@ def measure_accuracy(net: Classifier, images: Images) -> float:
             for i in range(0, len(images.pixels), 500)
         ]
     return torch.cat(right).double().mean().item()
+
+
+def train_and_write(
+    train: str, test: str, seed: int, threads: int | None, out: Path, cache: Path
+) -> tuple[Path, float]:
+    """Train on sources of 32x32 images of ten classes; the file of weights, and its accuracy."""
+    # Read both sets before an hour of work depends on them.
+    try:
+        sets = [load(source, cache) for source in (train, test)]
+    except BadData as error:
+        raise BadInput(error) from error
+    for images in sets:
+        if images.pixels.shape[1:] != (32, 32, 3) or {*images.labels.tolist()} != {*range(10)}:
+            raise BadInput(f"{images.name}: not 32x32 images with labels from 0 to 9")
+    torch.set_num_threads(threads or torch.get_num_threads())
+
+    net, accuracy = train_classifier(*sets, seed)
+    named = {"--train": Path(train).name, "--test": Path(test).name}
+    named |= {"--seed": str(seed), "--threads": str(torch.get_num_threads())}
+    words = [word for option in named.items() for word in option]
+    write_card(
+        out,
+        net.state_dict(),
+        accuracy,
+        train_sha256=sets[0].sha256,
+        test_sha256=sets[1].sha256,
+        test_images=len(sets[1].pixels),
+        seed=seed,
+        threads=torch.get_num_threads(),
+        command=shlex.join(["python", "-m", "eval", "train-extractor", *words]),
+    )
+    return out / f"{NAME}.safetensors", accuracy
 
 
 def write_card(

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from dcgan.config import Config
 from dcgan.models import Generator
-from dcgan.train import draw_latent, products
+from dcgan.rundir import GENERATOR
+from dcgan.train import draw_latent, matmul_precision
+from eval.finished import FinishedRun
 from eval.results import Result
 
 SAMPLES = 1_000
@@ -39,6 +41,15 @@ NOTES = [
     "first, last: the share of all layers' channels together, in the first and the last epoch that "
     "kept its generator.",
 ]
+
+
+def analyse(run: FinishedRun) -> Result:
+    """Shares of nearly constant features after each milestone that kept its generator."""
+    epochs = run.milestones()
+    generators = ((epoch, run.generator(epoch)) for epoch in epochs)
+    result = constant(generators, run.config, run.device)
+    result.about["generator_sha256"] = {str(e): run.sha256(GENERATOR, e) for e in epochs}
+    return result
 
 
 def constant(generators: Iterable[tuple[int, nn.Module]], config: Config, device: str) -> Result:
@@ -105,7 +116,7 @@ def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
         for name, layer in layers(G).items()
     ]
     try:
-        with torch.no_grad(), products("fp32"):
+        with torch.no_grad(), matmul_precision("fp32"):
             G.eval()
             for part in z.split(BATCH):
                 G(part)

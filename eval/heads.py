@@ -26,11 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan.config import Config
 from dcgan.models import seed_of
+from dcgan.rundir import unseal
 from dcgan.train import start, train_epoch
+from eval.finished import FinishedRun
 from eval.results import Result
 
 HEADS = ("conv", "avgpool")
-EPOCH = 0  # the networks are those before the first epoch
 SECONDS = 0.25  # of one sample, at least
 TITLES = {
     "operations_conv": "multiply-adds an image, conv",
@@ -47,14 +48,18 @@ OPERATIONS = (
 )
 
 
-def heads(config: Config, device: str, pairs: int) -> Result:
-    """Operations and speed of the run's networks with both heads, on PyTorch's current threads.
+def analyse(run: FinishedRun, pairs: int, threads: int | None) -> Result:
+    """Operations and speed of a run's networks, by default on as many threads as it had."""
+    stored = unseal(run.folder / "run.json").get("fingerprint", {})
+    torch.set_num_threads(threads or stored.get("threads", 1))
+    return heads(run.config, run.device, pairs)
 
-    Equal arguments give equal operations; the speeds are those of this moment. ValueError for a D
-    that has no convolutional head.
+
+def heads(config: Config, device: str, pairs: int) -> Result:
+    """Operations and speed of convolutional networks with both heads, on the current threads.
+
+    Equal arguments give equal operations; the speeds are those of this moment.
     """
-    if config.model != "dcgan":
-        raise ValueError(f"model={config.model}: its D has neither head")
     configs = {head: config.model_copy(update={"head": head}) for head in HEADS}
     values = {f"operations_{head}": operations(each) for head, each in configs.items()}
 
@@ -76,7 +81,7 @@ def heads(config: Config, device: str, pairs: int) -> Result:
         f"Speeds: medians of {pairs} pairs of samples of {SECONDS} s or more, one of either head "
         f"in turn, on {where}; speed ratio: its median over pairs. At another moment they differ."
     )
-    return Result("heads", EPOCH, values, TITLES, about, [OPERATIONS, timed])
+    return Result("heads", 0, values, TITLES, about, [OPERATIONS, timed])
 
 
 def operations(config: Config) -> float:

@@ -1,12 +1,15 @@
-"""Scores as pure functions of feature arrays, in float64. Files and devices stay outside."""
+"""Scores as pure functions of feature arrays, in float64, and the table of them. Knows no torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from scipy.special import entr, log_softmax
 
 IMPLEMENTATION = "eval.metrics 2"  # part of a metric's identity; raise it when a number changes
+NEIGHBOUR = 5  # k of precision, recall, density and coverage
 BLOCK = 1024  # rows of a distance or kernel matrix that are in memory at a time
 
 
@@ -56,8 +59,8 @@ def frechet_distance(x: Moments, y: Moments) -> float:
     return max(0.0, float(offset @ offset + spread - 2 * root))
 
 
-def score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
-    """exp of the mean KL(p(y|x) || p(y)) over logits (N, K): mean and SD (over n) of the splits.
+def score(logits: np.ndarray, splits: int = 1) -> float:
+    """exp of the mean KL(p(y|x) || p(y)) over logits (N, K), averaged over the splits.
 
     From 1 (every image alike) to K (certain and balanced). The rows are split in their order into
     parts of N / splits; p(y) is each part's own. NaN where a logit is not finite; ValueError on
@@ -67,7 +70,7 @@ def score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
     if not 1 <= splits <= count:
         raise ValueError(f"{count} rows cannot be split into {splits} parts")
     if not np.isfinite(logits).all():
-        return float("nan"), float("nan")
+        return float("nan")
     p = np.exp(log_softmax(logits.astype(np.float64), axis=1))
     parts = [p[i * count // splits : (i + 1) * count // splits] for i in range(splits)]
 
@@ -75,22 +78,15 @@ def score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
     scores = [
         np.exp(entr(part.mean(axis=0)).sum() - entr(part).sum(axis=1).mean()) for part in parts
     ]
-    return float(np.mean(scores)), float(np.std(scores))
+    return float(np.mean(scores))
 
 
-def kid(
-    x: np.ndarray,
-    y: np.ndarray,
-    subsets: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
-) -> float:
+def kid(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased squared MMD of features (N, D) and (M, D) with the kernel (x.y / D + 1)^3.
 
-    Over all rows, or the mean over `subsets`, pairs of row indices into x and y. Unbiased, so it
-    may fall below zero. NaN where a feature is not finite; ValueError on fewer than two rows.
-    Binkowski et al., 2018, arXiv 1801.01401, equations 3 and 4.
+    Unbiased, so it may fall below zero. NaN where a feature is not finite; ValueError on fewer
+    than two rows. Binkowski et al., 2018, arXiv 1801.01401, equations 3 and 4.
     """
-    if subsets is not None:
-        return float(np.mean([kid(x[rows], y[columns]) for rows, columns in subsets]))
     if min(len(x), len(y)) < 2:
         raise ValueError("the unbiased MMD needs two rows of features on each side at least")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
@@ -137,9 +133,9 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
     return sum(_cubed(x[i : i + BLOCK] @ y.T, x).sum() for i in range(0, len(x), BLOCK))
 
 
-def _cubed(products: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _cubed(inner: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The kernel of inner products of rows of x: (p / D + 1)^3."""
-    base = products / x.shape[1] + 1
+    base = inner / x.shape[1] + 1
     return base * base * base
 
 
@@ -156,3 +152,65 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np
         rows = x[i : i + BLOCK]
         squared = np.square(rows).sum(axis=1)[:, None] + y_norms - 2 * (rows @ y.T)
         yield slice(i, i + BLOCK), np.maximum(squared, 0)
+
+
+# --- The table of metrics -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Generated and real images as one network sees them: all that a metric needs."""
+
+    features: np.ndarray  # (N, D), of the generated images
+    logits: np.ndarray  # (N, K)
+    real: np.ndarray  # (M, D), of the real ones
+    real_moments: Moments
+    splits: int  # of the score
+
+    @property
+    def as_many(self) -> np.ndarray:
+        """The features of the first N real images."""
+        return self.real[: len(self.features)]
+
+    @cached_property
+    def neighbours(self) -> dict[str, float]:
+        """Precision, recall, density and coverage, which share their distances."""
+        return prdc(self.as_many, self.features, NEIGHBOUR)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table."""
+
+    stem: str  # of its name, which a network's suffix completes
+    inception: str | None  # its name with Inception's published weights; None: not measured there
+    lower_is_better: bool
+    real: Literal["all", "as many", "none"]  # the real images that it needs
+    measure: Callable[[Sample], float]
+    detail: str = ""  # of its parameters, as its identity has them
+
+
+def _by_neighbours(name: str) -> Metric:
+    return Metric(name, None, False, "as many", lambda x: x.neighbours[name], f", k = {NEIGHBOUR}")
+
+
+METRICS = (
+    Metric(
+        "fd", "fid", True, "all", lambda x: frechet_distance(moments(x.features), x.real_moments)
+    ),
+    Metric("cs", "is", False, "none", lambda x: score(x.logits, x.splits), ", splits = {splits}"),
+    Metric("kd", "kid", True, "as many", lambda x: kid(x.features, x.as_many)),
+    *map(_by_neighbours, ("precision", "recall", "density", "coverage")),
+)
+
+LOWER_IS_BETTER = {  # of the study's networks, in the order of columns
+    **{metric.inception: metric.lower_is_better for metric in METRICS if metric.inception},
+    **{f"{metric.stem}_cifar": metric.lower_is_better for metric in METRICS},
+    "kd_imagenet": True,
+}
+
+
+def lower_is_better(name: str) -> bool:
+    """The direction of a metric by its name, whatever network it is of."""
+    stem = name.partition("_")[0]
+    return any(m.lower_is_better for m in METRICS if stem in (m.stem, m.inception))

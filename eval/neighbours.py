@@ -14,10 +14,15 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
+from dcgan.cli import BadInput
 from dcgan.pictures import png_grid
+from dcgan.rundir import GENERATOR
+from dcgan.train import draw_latent
 from eval import metrics
-from eval.extractors import resize
-from eval.score import Reference, at_side
+from eval.extractors import Extractor, resize
+from eval.finished import FinishedRun
+from eval.results import Result
+from eval.score import Reference, at_side, generate, reference
 
 BLOCK = 1024  # rows of either side of a distance matrix that are in memory at a time
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious
@@ -61,6 +66,57 @@ class Seen:
 
     features: np.ndarray  # (N, D)
     pixels: np.ndarray  # uint8 (N, S, S, 3)
+
+
+def check(run: FinishedRun, count: int) -> None:
+    """Raise BadInput unless there are as many held-out images as are generated."""
+    held_out = len(run.test(run.side).pixels)
+    if held_out < count:
+        said = f"{held_out} images of classes={run.config.classes}, --n is {count}"
+        raise BadInput(f"--test {run.images.test.name}: {said}")
+
+
+def analyse(run: FinishedRun, extractor: Extractor, count: int) -> Result:
+    """What is measured of `count` generated images of a run; the figure has the nearest ones."""
+    real, held_out, copies = run.once(
+        ("neighbours", run.config.classes, run.config.images, run.side),
+        lambda: _compared(run, extractor),
+    )
+    about = {
+        "generated": count,
+        "held_out": count,
+        "training": real.count,
+        "side": real.resolution,
+        "network": extractor.name,
+        "network_sha256": extractor.sha256,
+        "generator_sha256": run.sha256(GENERATOR),
+        "data_sha256": real.sha256,
+        "test_sha256": held_out.sha256,
+    }
+    train, test = (
+        Seen(each.features, images.pixels[: each.count])
+        for each, images in ((real, run.train(run.side)), (held_out, run.test(run.side)))
+    )
+    z = draw_latent(run.config, "neighbours", run.epoch, count).to(run.device)
+    try:
+        values, figure = examine(see(generate(run.generator(), z), real), train, test)
+    except FloatingPointError:
+        values, figure = dict.fromkeys(TITLES), None
+    values |= dict(zip(("duplicates_exact", "duplicates_near"), copies, strict=True))
+    return Result("neighbours", run.epoch, values, TITLES, about, NOTES, figure)
+
+
+def _compared(
+    run: FinishedRun, extractor: Extractor
+) -> tuple[Reference, Reference, tuple[int, int]]:
+    """The features of training and of held-out images, and the training images' duplicates."""
+    train, test, cache = run.train(run.side), run.test(run.side), run.images.cache
+    pixels = train.pixels[: run.config.images]
+    return (
+        reference(extractor, pixels, train.sha256, cache),
+        reference(extractor, test.pixels, test.sha256, cache, "test"),
+        duplicates(pixels),
+    )
 
 
 def see(images: Tensor, real: Reference) -> Seen:

@@ -7,6 +7,7 @@ says nothing of scale; here every feature has mean 0 and variance 1 over the ima
 gets, divided by the root of the number of features, so that one C suits all kinds of features.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,12 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
-from dcgan.data import Images, to_signed
+from dcgan.cli import BadInput
+from dcgan.data import Images, resize, to_signed
 from dcgan.models import MAP
+from dcgan.train import dump_state, start
 from eval.extractors import Extractor
+from eval.finished import FinishedRun
 from eval.results import Result
 
 BATCH = 500  # images whose features are in memory at a time
@@ -62,6 +66,49 @@ class Span:
     scaler: StandardScaler
     basis: np.ndarray  # (D, R) with orthonormal columns, R the smaller one of N and D
     rows: np.ndarray  # (N, R)
+
+
+def choose_sets(train: Images, test: Images, count: int, draws: int, full: str | None) -> Sets:
+    """The labelled images of every SVM; BadInput where the images do not give them.
+
+    `full`: a number of labels, or `all`; see `label_sets`.
+    """
+    for option, images in (("--data", train), ("--test", test)):
+        if unknown := int((images.labels < 0).sum()):
+            raise BadInput(f"{option} {images.name}: {unknown} of its images have no label")
+    if {*test.labels.tolist()} != {*train.labels.tolist()}:
+        raise BadInput(f"--test {test.name}: its classes are not those of --data")
+    most = len(train.labels) if full == "all" else full and int(full)
+    try:
+        return label_sets(train.labels, count, draws, most)
+    except ValueError as error:
+        raise BadInput(f"--data {train.name}: {error}") from error
+
+
+def analyse(run: FinishedRun, extractor: Extractor, sets: Sets) -> Result:
+    """The accuracies of SVMs on the features of a run's D and of the controls."""
+    train, test, side = run.images.train, run.images.test, run.config.resolution
+    sized = run.once(("probe", side), lambda: (resize(train, side), resize(test, side)))
+    kinds = {"pixels": pixel_features, "classifier": network_features(extractor)}
+    controls = run.once(
+        "controls", lambda: {kind: solve(f, train, test, sets) for kind, f in kinds.items()}
+    )
+
+    found, state = dict(controls), run.state()
+    for kind, D in ("trained", state.D), ("untrained", start(run.config, run.device).D):
+        found[kind] = solve(discriminator_features(D, run.device), *sized, sets)
+    (count, draws), *full = sets.items()
+    about = {
+        "labels": count,
+        "draws": len(draws),
+        "full": full[0][0] if full else None,
+        "data_sha256": train.sha256,
+        "test_sha256": test.sha256,
+        "test_images": len(test.labels),
+        "classifier_sha256": extractor.sha256,
+        "state_sha256": hashlib.sha256(dump_state(state)).hexdigest(),
+    }
+    return to_result(run.epoch, found, about)
 
 
 def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:

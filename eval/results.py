@@ -10,7 +10,8 @@ notes         sentences
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,15 @@ class Result:
     titles: dict[str, str]
     about: dict[str, Any]
     notes: list[str]
+    figure: bytes | None = field(default=None, repr=False)  # a PNG, in a file of its own
 
 
-def keep(run: Path, result: Result, figure: bytes | None = None) -> Result:
+def as_dict(result: Result) -> dict[str, Any]:
+    """A result without its figure."""
+    return {name: value for name, value in vars(result).items() if name != "figure"}
+
+
+def keep(run: Path, result: Result) -> Result:
     """Write the figure, if there is one, and then the numbers: each appears at once.
 
     A value that is not finite becomes null. Returns what was written.
@@ -37,9 +44,9 @@ def keep(run: Path, result: Result, figure: bytes | None = None) -> Result:
     folder = run / "eval"
     values = {name: _finite(value) for name, value in result.values.items()}
     result = dataclasses.replace(result, values=values)
-    if figure:
-        write_file(folder / f"{result.tool}.png", lambda file: file.write(figure))
-    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False) + "\n"
+    if result.figure:
+        write_file(folder / f"{result.tool}.png", lambda file: file.write(result.figure))
+    text = json.dumps(as_dict(result), indent=1, allow_nan=False) + "\n"
     write_file(folder / f"{result.tool}.json", lambda file: file.write(text.encode()))
     return result
 
@@ -59,21 +66,35 @@ def table(results: dict[str, Result]) -> str:
     titles: dict[str, str] = {}
     for result in results.values():
         titles |= result.titles
-    rows = [["run", "epoch", *titles.values()]]
-    for run, result in results.items():
-        cells = [_cell(result.values.get(name)) for name in titles]
-        rows.append([run, str(result.epoch), *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for run, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([run.ljust(widths[0]), *padded]))
+    rows = [
+        [run, result.epoch, *(result.values.get(name) for name in titles)]
+        for run, result in results.items()
+    ]
     notes = dict.fromkeys(note for result in results.values() for note in result.notes)
-    return "\n".join([*lines, "", *notes] if notes else lines)
+    return "\n".join([aligned(["run", "epoch", *titles.values()], rows), "", *notes]).rstrip()
 
 
-def _cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
+    """A table of text and numbers; columns that do not fit the terminal follow below."""
+    cells = [columns, *([_cell(cell, digits) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    free = shutil.get_terminal_size().columns - widths[0]
+    blocks: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if sum(widths[i] + 2 for i in (*blocks[-1], column)) > free and blocks[-1]:
+            blocks.append([])
+        blocks[-1].append(column)
+    tables = [
+        [[row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in block)] for row in cells]
+        for block in blocks
+    ]
+    return "\n\n".join("\n".join("  ".join(row).rstrip() for row in table) for table in tables)
+
+
+def _cell(cell: Any, digits: int) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.{digits}g}" if isinstance(cell, float) else str(cell)
 
 
 def _finite(value: float | None) -> float | None:

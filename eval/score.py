@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 from dcgan.config import Config
 from dcgan.data import to_uint8
 from dcgan.sources import write_file
-from dcgan.train import draw_latent, products
+from dcgan.train import draw_latent, matmul_precision
 from eval import metrics
 from eval.extractors import Extractor, resize
-from eval.metrics import Moments
+from eval.finished import FinishedRun
+from eval.metrics import METRICS, Metric, Moments, Sample
+from eval.results import aligned
 
 BATCH = 500  # images that the generator makes at a time
-NEIGHBOUR = 5  # k of precision, recall, density and coverage
 SPLITS = 10  # of the Inception score, by convention
 REESTIMATED = "_reestimated"  # end of a score's name whose images G made so, see `reestimated`
 BATCHNORM = {  # where the statistics of G's BatchNorm come from when it makes images
@@ -56,7 +58,7 @@ def generate(generator: nn.Module, z: Tensor) -> Tensor:
     generator.eval()
     images = []
     try:
-        with torch.no_grad(), products("fp32"):
+        with torch.no_grad(), matmul_precision("fp32"):
             for part in z.split(BATCH):
                 signed = generator(part)
                 if not signed.isfinite().all():
@@ -80,7 +82,7 @@ def reestimated(G: nn.Module, config: Config, count: int) -> nn.Module:
             layer.momentum = None  # each batch counts alike
     G.train()
     z = draw_latent(config, "statistics", 0, max(-(-count // config.batch), 10) * config.batch)
-    with torch.no_grad(), products("fp32"):
+    with torch.no_grad(), matmul_precision("fp32"):
         for part in z.split(config.batch):
             G(part.to(device))
     return G.eval()
@@ -130,34 +132,30 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
     first N images. ValueError where there are too few images for a metric.
     """
     scores: dict[str, float] = {}
-    for each in references:
-        network = each.extractor
-        seen = at_side(images[: network.most], each)
-        features, logits = (x.numpy() for x in network.extract(seen))
-        nearby = each.features[: len(features)]
-        named, values = _named(network), dict[str, float]()
-        if "fd" in named:
-            values["fd"] = metrics.frechet_distance(metrics.moments(features), each.moments)
-        if "cs" in named:
-            values["cs"] = metrics.score(logits, _splits(network))[0]
-        if "kd" in named:
-            values["kd"] = metrics.kid(features, nearby)
-        if "precision" in named:
-            values |= metrics.prdc(nearby, features, NEIGHBOUR)
-        scores |= {named[stem]: value for stem, value in values.items()}
+    for reference in references:
+        sample = see(images[: reference.extractor.most], reference)
+        scores |= {name: m.measure(sample) for name, m in measured(reference.extractor).items()}
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+
+
+def see(images: Tensor, reference: Reference) -> Sample:
+    """Generated images, uint8 (N, 3, H, W), beside the real ones, as the network sees them."""
+    network = reference.extractor
+    features, logits = (x.numpy() for x in network.extract(at_side(images, reference)))
+    splits = splits_of(network)
+    return Sample(features, logits, reference.features, reference.moments, splits)
 
 
 def names(network: Extractor) -> list[str]:
     """The metrics that a network gives."""
-    return list(_named(network).values())
+    return list(measured(network))
 
 
-def _named(network: Extractor) -> dict[str, str]:
-    """Stem -> metric; *FID*, *IS* and *KID* are reserved to Inception's published weights."""
+def measured(network: Extractor) -> dict[str, Metric]:
+    """Name -> metric; *FID*, *IS* and *KID* are reserved to Inception's published weights."""
     if not network.suffix:
-        return {"fd": "fid", "cs": "is", "kd": "kid"}
-    return {stem: stem + network.suffix for stem in network.stems}
+        return {metric.inception: metric for metric in METRICS if metric.inception}
+    return {m.stem + network.suffix: m for m in METRICS if m.stem in network.stems}
 
 
 def identities(
@@ -169,19 +167,13 @@ def identities(
     """
     network = reference.extractor
     generated = min(generated, network.most or generated)
-    nearby = min(generated, reference.count)
-    found = {}
-    for stem, metric in _named(network).items():
-        count, detail = nearby, f", k = {NEIGHBOUR}"
-        if stem == "fd":
-            count, detail = reference.count, ""
-        elif stem == "cs":
-            count, detail = 0, f", splits = {_splits(network)}"
-        elif stem == "kd":
-            detail = ""
-        metric += "" if batchnorm == "running" else REESTIMATED
-        found[metric] = {
-            "metric": metric,
+    real = {"all": reference.count, "as many": min(generated, reference.count), "none": 0}
+    described = {}
+    for name, metric in measured(network).items():
+        count, detail = real[metric.real], metric.detail.format(splits=splits_of(network))
+        name += "" if batchnorm == "running" else REESTIMATED
+        described[name] = {
+            "metric": name,
             "network": network.name,
             "network_sha256": network.sha256,
             "generated": generated,
@@ -194,11 +186,48 @@ def identities(
             "batchnorm": batchnorm,
             "implementation": metrics.IMPLEMENTATION + detail,
         }
-    return found
+    return described
 
 
-def _splits(extractor: Extractor) -> int:
+def splits_of(extractor: Extractor) -> int:
+    """Of the score: ten with Inception, by convention."""
     return 1 if extractor.suffix else SPLITS
+
+
+def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
+    """The scores of `count` new images of a run and their identities; None where not finite."""
+    config, cache, G = run.config, run.images.cache, run.generator()
+    real = run.train(run.side)
+    against = run.once(
+        ("reference", config.classes, run.side),
+        lambda: reference(network, real.pixels, real.sha256, cache, split_of(config.classes)),
+    )
+
+    # The noise is a stream of its own, by which no epoch was chosen.
+    z = draw_latent(config, "rescore", run.epoch, count).to(run.device)
+    try:
+        scores = score(generate(G, z), [against])
+    except FloatingPointError:
+        scores = dict.fromkeys(names(network))
+    about = identities(against, count, config.resolution)
+    return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line a run, then what the numbers are."""
+    metrics = list(rows[0]["scores"])
+    cells = [[row["run"], row["epoch"], *row["scores"].values()] for row in rows]
+    lines = [aligned(["run", "epoch", *metrics], cells, digits=5), ""]
+
+    # What all of these numbers share is said once, then what is particular to each.
+    known_as = [identity for row in rows for identity in row["identities"].values()]
+    shared = [key for key in known_as[0] if len({identity[key] for identity in known_as}) == 1]
+    lines += [f"{key:20}{known_as[0][key]}" for key in shared]
+    for identity in known_as:
+        own = [f"{key} {identity[key]}" for key in identity if key not in ("metric", *shared)]
+        if (line := f"{identity['metric']:20}{', '.join(own)}") not in lines:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def at_side(images: Tensor, reference: Reference) -> Tensor:

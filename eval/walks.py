@@ -25,12 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import seed_of
 from dcgan.pictures import png_grid
+from dcgan.rundir import GENERATOR
 from dcgan.train import draw_latent
 from eval.extractors import Extractor
+from eval.finished import FinishedRun
 from eval.results import Result
 from eval.score import generate
 
@@ -75,12 +78,21 @@ NOTES = [
 ]
 
 
+def analyse(run: FinishedRun, extractor: Extractor, pairs: int, steps: int) -> Result:
+    """What is measured of a run's generator."""
+    if run.config.latent_size == 1:
+        raise BadInput(f"{run.folder}: latent_size=1: there is no way around a z")
+    result = walks(run.generator(), run.config, run.epoch, extractor, pairs, steps)
+    result.about["generator_sha256"] = run.sha256(GENERATOR)
+    return result
+
+
 def walks(
     G: nn.Module, config: Config, epoch: int, extractor: Extractor, pairs: int, steps: int
-) -> tuple[Result, bytes | None]:
-    """All that is measured of a generator, and the figure: walks above their blends, arithmetic.
+) -> Result:
+    """All that is measured of a generator; the figure has walks above their blends, and arithmetic.
 
-    Neither where its images are not finite. z needs two dimensions at least.
+    No values and no figure where its images are not finite. z needs two dimensions at least.
     """
     about = {
         "pairs": pairs,
@@ -94,7 +106,7 @@ def walks(
         smooth, counts, rows = smoothness(G, config, epoch, extractor, pairs, steps)
         hits, found, more = arithmetic(G, config, epoch, extractor)
     except FloatingPointError as error:
-        return Result("walks", epoch, values, TITLES, about, [f"Not measured: {error}."]), None
+        return Result("walks", epoch, values, TITLES, about, [f"Not measured: {error}."])
     notes = list(NOTES)
     if not hits:
         notes.append(
@@ -102,8 +114,8 @@ def walks(
             f"classifier is sure of {found['named']}, and {found['classes']} classes have "
             f"{FEWEST} bright and {FEWEST} dark ones; two are needed."
         )
-    result = Result("walks", epoch, values | smooth | hits, TITLES, about | counts | found, notes)
-    return result, _figure([*rows, *more])
+    values, about = values | smooth | hits, about | counts | found
+    return Result("walks", epoch, values, TITLES, about, notes, _figure([*rows, *more]))
 
 
 # --- Walks ----------------------------------------------------------------------------------------

@@ -189,11 +189,12 @@ def training(bench: Bench) -> list[Row]:
     return rows
 
 
+@dataclass(frozen=True)
 class Pictures(Dataset):
     """Images as torchvision's data sets give them: a PIL image through transforms, and a label."""
 
-    def __init__(self, pixels: np.ndarray, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.pixels, self.transform = pixels, transform
+    pixels: np.ndarray
+    transform: Callable[[Image.Image], Tensor]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -203,28 +204,21 @@ class Pictures(Dataset):
 
 
 def tutorial_loop(
-    G: nn.Module,
-    D: nn.Module,
-    adam_g: torch.optim.Optimizer,
-    adam_d: torch.optim.Optimizer,
-    loader: Iterable,
-    latent_size: int,
-    device: str,
+    nets: list[nn.Module], adams: list[torch.optim.Adam], loader: Iterable, size: int, device: str
 ) -> list[tuple[float, float]]:
     """One epoch as the tutorials write it; the losses of D and G at each step.
 
-    On purpose: images are decoded and resized anew by worker processes, the loss is BCELoss on a
-    sigmoid, the gradients that G's loss has in D are computed and thrown away, both losses are
-    fetched at every step. Like the blog's code, it makes G's images once for both networks, and D's
-    loss is the mean of two halves, so that it computes what train_epoch does. The settings of the
-    process, deterministic algorithms on a GPU among them, are the same for both.
+    On purpose: worker processes decode and resize images anew, the loss is BCELoss on a sigmoid,
+    the gradients that G's loss has in D are thrown away, both losses are fetched at every step. As
+    in the blog's code G's images are made once for both networks, and D's loss is the mean of two
+    halves, so that it computes what train_epoch does, under the same settings of the process.
     """
-    criterion, losses = nn.BCELoss(), []
+    (G, D), (adam_g, adam_d), criterion, losses = nets, adams, nn.BCELoss(), []
     for real, _ in loader:
         real = real.to(device)
         ones, zeros = torch.ones(len(real), device=device), torch.zeros(len(real), device=device)
 
-        fake = G(torch.randn(len(real), latent_size, device=device))
+        fake = G(torch.randn(len(real), size, device=device))
 
         D.zero_grad()
         real_loss = criterion(torch.sigmoid(D(real)), ones)
@@ -243,16 +237,16 @@ def tutorial_loop(
 
 def tutorial_epoch(config: Config, pixels: np.ndarray, device: str) -> Callable[[], Any]:
     """An epoch of the tutorials' loop, on networks in PyTorch's own layout, Adam not fused."""
-    G, D = (net.to(device).train() for net in build(config))
+    nets = [net.to(device).train() for net in build(config)]
+    rates, betas = (config.lr_g, config.lr_d), (config.beta1, config.beta2)
     adams = [
-        torch.optim.Adam(net.parameters(), lr, (config.beta1, config.beta2))
-        for net, lr in ((G, config.lr_g), (D, config.lr_d))
+        torch.optim.Adam(net.parameters(), rate, betas)
+        for net, rate in zip(nets, rates, strict=True)
     ]
     pictures = Pictures(pixels, tutorial_transform(pixels.shape[1], config.resolution))
-    loader = DataLoader(
-        pictures, config.batch, shuffle=True, num_workers=2, persistent_workers=True
-    )
-    return partial(tutorial_loop, G, D, *adams, loader, config.latent_size, device)
+    options = {"shuffle": True, "num_workers": 2, "persistent_workers": True}
+    loader = DataLoader(pictures, config.batch, **options)
+    return partial(tutorial_loop, nets, adams, loader, config.latent_size, device)
 
 
 def tutorial_transform(side: int, resolution: int) -> Callable[[Image.Image], Tensor]:
@@ -371,32 +365,29 @@ def frechet(bench: Bench) -> list[Row]:
     `error` is relative to the closed form, see cosines. NumPy has one thread, unless
     OPENBLAS_NUM_THREADS says otherwise.
     """
-    sizes = {64: 500} if bench.quick else {64: 10_000, 256: 10_000, 2048: 5_000}
-    rows = []
+    from torch_fidelity.metric_fid import fid_features_to_statistics as statistics_of
+    from torch_fidelity.metric_fid import fid_statistics_to_metric as distance_of
+
+    def by_torch_fidelity(x: np.ndarray, known: dict[str, np.ndarray]) -> float:
+        mine = statistics_of(torch.from_numpy(x))
+        return distance_of(mine, known, verbose=False)["frechet_inception_distance"]
+
+    def by_ours(x: np.ndarray, known: metrics.Moments) -> float:
+        return metrics.frechet_distance(metrics.moments(x), known)
+
+    rows, sizes = [], {64: 500} if bench.quick else {64: 10_000, 256: 10_000, 2048: 5_000}
     for width, count in sizes.items():
         x, y, exact = cosines(count, width)
-        seconds, found = in_turn(distances(x, y), bench.rounds, "cpu")
+        ways = {
+            "ours": partial(by_ours, x, metrics.moments(y)),
+            "torch-fidelity": partial(by_torch_fidelity, x, statistics_of(torch.from_numpy(y))),
+        }
+        seconds, values = in_turn(ways, bench.rounds, "cpu")
         for way, row in against_first(seconds).items():
-            error = abs(found[way] - exact) / exact
+            error = abs(values[way] - exact) / exact
             key = {"D": width, "N": count, "computed by": way}
             rows.append({**key, "s": statistics.median(row["seconds"]), "error": error, **row})
     return rows
-
-
-def distances(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], float]]:
-    """The distance from features x to y, whose statistics are taken here and now."""
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-
-    ours, theirs = metrics.moments(y), fid_features_to_statistics(torch.from_numpy(y))
-
-    def by_torch_fidelity() -> float:
-        mine = fid_features_to_statistics(torch.from_numpy(x))
-        return fid_statistics_to_metric(mine, theirs, verbose=False)["frechet_inception_distance"]
-
-    return {
-        "ours": lambda: metrics.frechet_distance(metrics.moments(x), ours),
-        "torch-fidelity": by_torch_fidelity,
-    }
 
 
 def cosines(count: int, width: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -449,28 +440,25 @@ def commands(bench: Bench) -> list[Row]:
     Report and status are those of the published study of 64 runs, the plan is that of its grid on
     shapes that are in the cache. The first epoch is one of smoke, from the command to its commit.
     """
-    study = str(ROOT / "reports" / "published" / "ablation-small")
-    rounds = 1 if bench.quick else 5
+    study, rounds = str(ROOT / "reports" / "published" / "ablation-small"), 2 if bench.quick else 6
     with tempfile.TemporaryDirectory(dir=bench.out) as folder:
         out = Path(folder).absolute()
-        waits = [seconds_to_first_epoch(bench, out) for _ in range(rounds + 1)][1:]
-        rows = [row_of("first epoch", [{"s": each} for each in waits])]
+        waits = [{"s": seconds_to_first_epoch(bench, out)} for _ in range(rounds)]
         given = {
             "report": ["reports", "--from", study, "--to", str(out / "report")],
             "plan": [*ablation(bench, out, "small")[2:], "--plan"],
             "status": ["experiments", "status", study],
             "help": ["experiments", "ablation", "--help"],
         }
-        for name, words in given.items():
-            rows.append(row_of(name, [cost_of(words) for _ in range(rounds + 1)][1:]))
-    return rows
+        costs = {name: [cost_of(words) for _ in range(rounds)] for name, words in given.items()}
+    return [medians(name, each[1:]) for name, each in {"first epoch": waits, **costs}.items()]
 
 
-def row_of(command: str, costs: list[Row]) -> Row:
+def medians(command: str, costs: list[Row]) -> Row:
     """The median of each kind of seconds, and all of them."""
     kinds = {kind: [cost[kind] for cost in costs if kind in cost] for kind in ("s", "CPU s")}
-    medians = {kind: statistics.median(each) if each else None for kind, each in kinds.items()}
-    return {"command": command, **medians, **{f"all {kind}": each for kind, each in kinds.items()}}
+    row = {kind: statistics.median(each) if each else None for kind, each in kinds.items()}
+    return {"command": command, **row, **{f"all {kind}": each for kind, each in kinds.items()}}
 
 
 def cost_of(words: list[str]) -> Row:

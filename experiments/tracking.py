@@ -36,7 +36,6 @@ from experiments import grid
 
 MODES = ("online", "offline", "disabled")
 PROJECT = "dcgan-study"  # unless WANDB_PROJECT is set
-LOWER_IS_BETTER = ("fd", "kd", "fid", "kid")  # of a score's name, before the first underscore
 PATIENCE = 30.0  # seconds that a finished run waits for its mirror
 CLOCK = ("epoch", "images", "steps", "status")  # of an epoch's record, under these very names
 UNNAMED = "a processor that W&B is not told"
@@ -382,10 +381,12 @@ def _attach(wandb_run: Any, run: Path, info: dict, epoch: int) -> None:
 
 def _summarise(summary: dict[str, dict], scores: dict) -> None:
     """Keep the best and the last of each score. W&B's own forget the best when a run is resumed."""
+    from eval.metrics import lower_is_better
+
     for name, value in scores.items():
         if value is None:
             continue
-        word, best = ("min", min) if name.split("_")[0] in LOWER_IS_BETTER else ("max", max)
+        word, best = ("min", min) if lower_is_better(name) else ("max", max)
         former = summary.get(f"eval/{name}", {word: value})
         summary[f"eval/{name}"] = {word: best(former[word], value), "last": value}
 

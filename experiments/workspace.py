@@ -21,6 +21,7 @@ from wandb_workspaces.workspaces import (
 )
 
 from dcgan import rundir
+from eval.metrics import lower_is_better
 from experiments import tracking
 
 NAMES = {"fd_cifar": "FD (CIFAR classifier)", "fid": "FID"}  # of the scores that open the page
@@ -206,4 +207,4 @@ def _blocks(part: Panels, runs: Any) -> list[Any]:
 
 def _best(score: str) -> str:
     """Which end of a score the mirror's summary keeps beside the last value."""
-    return "min" if score.split("_")[0] in tracking.LOWER_IS_BETTER else "max"
+    return "min" if lower_is_better(score) else "max"

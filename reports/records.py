@@ -16,23 +16,12 @@ from pydantic import ValidationError
 from dcgan import rundir
 from dcgan.config import Config, fault
 from dcgan.rundir import Damaged
+from eval.metrics import LOWER_IS_BETTER as SCORES
 from experiments import grid
 
 ARM = ["norm", "head", "batch"]
 PRIMARY = "fd_cifar"  # always measured; chooses the best epoch
-LOWER_IS_BETTER = {  # in the order of columns
-    "fid": True,
-    "is": False,
-    "kid": True,
-    "fd_cifar": True,
-    "cs_cifar": False,
-    "kd_cifar": True,
-    "precision_cifar": False,
-    "recall_cifar": False,
-    "density_cifar": False,
-    "coverage_cifar": False,
-    "kd_imagenet": True,
-}
+LOWER_IS_BETTER = dict(SCORES)
 LOWER_IS_BETTER |= {
     f"{metric}_reestimated": lower for metric, lower in LOWER_IS_BETTER.items() if "_" in metric
 }

@@ -88,8 +88,8 @@ def every_command(made: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPa
 
 
 def of_the_project() -> list[argparse.ArgumentParser]:
-    """All parsers of the four command lines."""
-    names = ("dcgan", "eval", "experiments", "reports")
+    """All parsers of the command lines that dcgan.cli does not run yet."""
+    names = ("dcgan", "experiments", "reports")
     made = [importlib.import_module(f"{name}.__main__")._parser() for name in names]
     return [each for parser in made for each in every_command(parser)]
 
@@ -122,7 +122,7 @@ def test_help_fits_80_columns_and_explains_every_word(everything):
 
 def test_no_two_commands_begin_their_help_alike(everything):
     first = [made.description.partition("\n\n")[0] for made in everything]
-    assert len({*first}) == len(first) > 20
+    assert len({*first}) == len(first) > 10
 
 
 def test_every_command_offers_json_unless_it_hands_the_terminal_on(everything):
@@ -152,12 +152,3 @@ def test_the_json_of_a_command_is_one_object_in_one_line(words, pair, tmp_path, 
     assert line.count("\n") == 1
     assert line.endswith("}\n")
     assert isinstance(json.loads(line, parse_constant=pytest.fail), dict)
-
-
-def test_a_device_is_one_that_is_there():
-    assert [commands.choose_device(None, gpus) for gpus in (0, 2)] == ["cpu", "cuda"]
-    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
-        assert commands.choose_device(name, 2) == name
-    for name, gpus in (("cuda", 0), ("cuda:2", 2), ("CPU", 0)):
-        with pytest.raises(commands.BadInput, match=f"--device {name}: there is only cpu"):
-            commands.choose_device(name, gpus)

@@ -132,7 +132,7 @@ def test_ginis_coefficient_by_hand():
 
 
 def test_initial_weights_are_as_concentrated_as_themselves(pixels):
-    result, _ = filters(build(CONFIG)[1], CONFIG, 2, pixels)
+    result = filters(build(CONFIG)[1], CONFIG, 2, pixels)
     assert (result.tool, result.epoch, result.titles) == ("filters", 2, TITLES)
     assert list(result.values) == list(TITLES)
     assert result.values["energy_ratio"] == result.values["gini_ratio"] == 1
@@ -154,7 +154,7 @@ def test_filters_that_see_one_pixel_are_as_concentrated_as_can_be(pixels):
             tap = conv.weight[:, :, 1, 2].abs().clone()
             conv.weight.zero_()
             conv.weight[:, :, 1, 2] = tap
-    values = filters(D, CONFIG, 2, pixels)[0].values
+    values = filters(D, CONFIG, 2, pixels).values
     assert values["energy_trained"] == 1
     assert values["gini_trained"] == pytest.approx(1 - 1 / 256)
     assert values["energy_ratio"] == pytest.approx(1 / values["energy_untrained"])
@@ -166,13 +166,14 @@ def test_silent_units_are_counted_and_left_out(pixels):
     D = build(CONFIG)[1]
     with torch.no_grad():
         D.down[0][0].weight[:3] = 0
-    result, _ = filters(D, CONFIG, 2, pixels)
+    result = filters(D, CONFIG, 2, pixels)
     assert result.about["silent_trained"] == 3 * TOP
     assert 0.05 < result.values["energy_trained"] < 0.8
 
 
 def test_the_figure_has_images_above_gradients_and_trained_above_untrained(pixels):
-    figure = np.asarray(Image.open(io.BytesIO(filters(build(CONFIG)[1], CONFIG, 2, pixels)[1])))
+    result = filters(build(CONFIG)[1], CONFIG, 2, pixels)
+    figure = np.asarray(Image.open(io.BytesIO(result.figure)))
     side = 16 + GAP
     assert figure.shape == (4 * side - GAP, 8 * side - GAP, 3)
     assert np.array_equal(figure[: 2 * side - GAP], figure[2 * side :])  # of the same weights
@@ -187,14 +188,10 @@ def test_a_discriminator_that_cannot_be_followed_back(pixels):
     broken = build(CONFIG)[1]
     with torch.no_grad():
         broken.from_rgb[0].weight[0, 0, 0, 0] = float("nan")
-    result, figure = filters(broken, CONFIG, 2, pixels)
+    result = filters(broken, CONFIG, 2, pixels)
     assert set(result.values.values()) == {None}
     assert result.notes == ["Not measured: the discriminator's features are not finite."]
-    assert figure is None
-
-    plain = CONFIG.model_copy(update={"model": "mlp"})
-    with pytest.raises(ValueError, match="model=mlp: its D has no convolutional features"):
-        filters(build(plain)[1], plain, 2, pixels)
+    assert result.figure is None
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -237,11 +234,11 @@ def test_filters_of_a_study_from_the_command_line(study, capsys):
     found = json.loads((run / "eval" / "filters.json").read_bytes())
     seen = torch.from_numpy(images.pixels[:9]).permute(0, 3, 1, 2)
     config = CONFIG.model_copy(update={"data_sha256": images.sha256})
-    expected, figure = filters(state.D, config, 2, seen)
+    expected = filters(state.D, config, 2, seen)
     assert found["values"] == expected.values
     assert found["values"]["energy_ratio"] != 1
     assert found["about"] == expected.about | {"data_sha256": images.sha256}
-    assert (run / "eval" / "filters.png").read_bytes() == figure
+    assert (run / "eval" / "filters.png").read_bytes() == expected.figure
 
     # What is there is left alone, unless it is asked for again.
     (run / "eval" / "filters.png").unlink()
@@ -249,7 +246,7 @@ def test_filters_of_a_study_from_the_command_line(study, capsys):
     assert (code, again, progress) == (0, shown, f"kept 1 of 1: {run}, epoch 2\n")
     assert not (run / "eval" / "filters.png").exists()
     run_filters(capsys, folder, "--data", data, "--images", 9, "--again")
-    assert (run / "eval" / "filters.png").read_bytes() == figure
+    assert (run / "eval" / "filters.png").read_bytes() == expected.figure
 
 
 def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
@@ -264,7 +261,7 @@ def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
         (folder,): "--data",
         (folder, "--data", other): f"--data {other}: its SHA-256 is",
         (folder, "--data", tmp_path / "none"): "none: no such file or folder",
-        (folder, "--data", data, "--images", 0): "argument --images: '0' is not a positive number",
+        (folder, "--data", data, "--images", 0): "'--images': 0 is not in the range",
         (folder, "--data", data, "--epoch", 3): "epoch 3 is not one of 1 to 2",
         (folder, "--data", data): str(path),
     }

@@ -126,11 +126,6 @@ def test_random_pixels_are_even_and_the_same_again():
     assert torch.equal(pixels, random_pixels(CONFIG, 100))
 
 
-def test_a_plain_gan_has_no_head():
-    with pytest.raises(ValueError, match="model=mlp: its D has neither head"):
-        heads(CONFIG.model_copy(update={"model": "mlp"}), "cpu", 2)
-
-
 # --- The command line -----------------------------------------------------------------------------
 
 
@@ -200,8 +195,8 @@ def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
     refused = {
         (tmp_path / "nowhere",): "nowhere: no such folder",
         (study / "head=conv" / "seed=2",): "no finished run in this folder",
-        (study,): f"{plain}: model=mlp has neither head",
-        (study, "--threads", 0): "argument --threads: '0' is not a positive number",
+        (study,): f"{plain}: model=mlp has no convolutions",
+        (study, "--threads", 0): "'--threads': 0 is not in the range",
     }
     for words, reason in refused.items():
         code, shown, complaint = run_heads(capsys, *words)

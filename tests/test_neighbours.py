@@ -14,12 +14,10 @@ from dcgan.config import Config
 from dcgan.data import load, shapes
 from dcgan.models import build, dump_generator
 from eval import metrics, neighbours, results
-from eval import score as scoring
 from eval.__main__ import main
 from eval.extractors import Extractor
 from eval.neighbours import NEAR, Seen, compare, duplicates, examine, nearest, rms, see
 from eval.score import Reference
-from eval.states import read_config
 
 CONFIG = Config(resolution=32, width=2, latent_size=4, images=100, batch=50, epochs=2)
 COPIED = 110  # images that the command is asked for
@@ -283,7 +281,7 @@ def test_the_command_keeps_and_prints_what_it_found(study, run_neighbours):
 def test_the_command_finds_a_generator_that_memorised(study, run_neighbours, monkeypatch):
     train = load(str(study.parent / "train"), study.parent / "cache").pixels
     copies = torch.from_numpy(train[np.arange(COPIED) % 100]).permute(0, 3, 1, 2)
-    monkeypatch.setattr(scoring, "generate", lambda G, z: copies)
+    monkeypatch.setattr(neighbours, "generate", lambda G, z: copies)
     assert run_neighbours()[0] == 0
     values = results.stored(study / "norm=none" / "seed=0", "neighbours").values
     for space in ("features", "pixels"):
@@ -296,7 +294,7 @@ def test_a_generator_that_is_not_finite_has_no_values(study, run_neighbours, mon
     def broken(G, z):
         raise FloatingPointError
 
-    monkeypatch.setattr(scoring, "generate", broken)
+    monkeypatch.setattr(neighbours, "generate", broken)
     assert run_neighbours()[0] == 0
     run = study / "norm=none" / "seed=0"
     values = results.stored(run, "neighbours").values
@@ -329,15 +327,7 @@ def test_bad_input_is_one_line(study, run_neighbours):
     code, shown, complaint = run_neighbours()
     assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
     assert f"{path}: its SHA-256 is not the committed one" in complaint
-    config = read_config(run).model_copy(update={"classes": "3"})
+    config = rundir.read_config(run).model_copy(update={"classes": "3"})
     rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
     assert "--test test: has no images of classes=3" in run_neighbours("--epoch", 1)[2]
     assert not (run / "eval").exists()
-
-
-def test_help_reads_like_documentation(run_neighbours):
-    code, shown, complaint = run_neighbours("--help")
-    assert (code, complaint) == (0, "")
-    assert max(map(len, shown.splitlines())) <= 100
-    for word in ("memorised", "held-out", "neighbours.json", "--n", "duplicates"):
-        assert word in shown

@@ -1,6 +1,7 @@
 """What a tool finds in a run: written, read again, shown."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_what_is_kept_is_read_again_with_all_digits(tmp_path):
     keep(tmp_path, RESULT)
     assert stored(tmp_path, "tool") == RESULT
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["tool.json"]
-    keep(tmp_path, RESULT, b"a picture")
+    keep(tmp_path, replace(RESULT, figure=b"a picture"))
     assert (tmp_path / "eval" / "tool.png").read_bytes() == b"a picture"
     names = ["tool", "epoch", "values", "titles", "about", "notes"]
     assert list(json.loads((tmp_path / "eval" / "tool.json").read_text())) == names

@@ -15,7 +15,7 @@ from dcgan.train import (
     dump_state,
     latent_batches,
     load_state,
-    products,
+    matmul_precision,
     start,
     train_epoch,
 )
@@ -246,12 +246,12 @@ def test_forward_and_backward_passes_have_the_precision_of_the_config(pixels, pr
 
 def test_the_precision_of_products_is_put_back():
     before = product_settings()
-    with products("tf32"):
-        with products("fp32"):
+    with matmul_precision("tf32"):
+        with matmul_precision("fp32"):
             assert product_settings() == ("ieee", "ieee")
         assert product_settings() == ("tf32", "tf32")
     assert product_settings() == before
-    with contextlib.suppress(ZeroDivisionError), products("tf32"):
+    with contextlib.suppress(ZeroDivisionError), matmul_precision("tf32"):
         raise ZeroDivisionError
     assert product_settings() == before
 

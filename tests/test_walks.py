@@ -196,10 +196,10 @@ def test_a_generator_that_jumps_takes_one_step():
 
 def test_a_generator_that_makes_one_image_has_no_steps(monkeypatch):
     monkeypatch.setattr(work, "BANK", 50)
-    result, figure = walks(Linear(torch.zeros(BLOCKS, 8)), CONFIG, 3, SEEN, 5, 4)
+    result = walks(Linear(torch.zeros(BLOCKS, 8)), CONFIG, 3, SEEN, 5, 4)
     assert result.about["pairs_moving"] == result.about["circles"] == 0
     assert all(value is None or math.isnan(value) for value in result.values.values())
-    assert figure is not None
+    assert result.figure is not None
 
 
 # --- Arithmetic -----------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_hits_in_a_linear_latent_space_are_those_of_z_itself():
 
 def test_an_unsure_classifier_leaves_the_hits_open(monkeypatch):
     monkeypatch.setattr(work, "BANK", 60)
-    result, figure = walks(Linear(isometry(8)), CONFIG, 4, UNSURE, 6, 4)
+    result = walks(Linear(isometry(8)), CONFIG, 4, UNSURE, 6, 4)
     hits = {name: value for name, value in result.values.items() if name.startswith("hits")}
     assert hits == dict.fromkeys(hits)
     assert len(hits) == 5
@@ -313,7 +313,7 @@ def test_an_unsure_classifier_leaves_the_hits_open(monkeypatch):
         "No arithmetic in epoch 4 of seed 0: of 60 images the classifier is sure of 0, and 0 "
         "classes have 10 bright and 10 dark ones; two are needed."
     )
-    shape = np.asarray(Image.open(io.BytesIO(figure))).shape
+    shape = np.asarray(Image.open(io.BytesIO(result.figure))).shape
     assert shape == (2 * ROWS * (16 + GAP) - GAP, 5 * (16 + GAP) - GAP, 3)
 
 
@@ -323,9 +323,9 @@ def test_an_unsure_classifier_leaves_the_hits_open(monkeypatch):
 def test_the_figure_shows_walks_above_their_blends():
     config = CONFIG.model_copy(update={"latent_size": 12})
     G = Linear(isometry(12))
-    result, figure = walks(G, config, 3, SEEN, 6, 16)
+    result = walks(G, config, 3, SEEN, 6, 16)
     assert list(result.values) == list(TITLES)
-    picture = np.asarray(Image.open(io.BytesIO(figure)))
+    picture = np.asarray(Image.open(io.BytesIO(result.figure)))
     side = 16 + GAP
     assert picture.shape == ((3 * ROWS + 1) * side - GAP, 17 * side - GAP, 3)
 
@@ -346,14 +346,14 @@ def test_equal_arguments_give_equal_numbers_and_other_epochs_others(monkeypatch)
     G = Linear(isometry(8))
     first, again, other = (walks(G, CONFIG, epoch, SEEN, 6, 4) for epoch in (1, 1, 2))
     assert first == again
-    assert first[0].values["circle_largest_step"] != other[0].values["circle_largest_step"]
+    assert first.values["circle_largest_step"] != other.values["circle_largest_step"]
 
 
 def test_images_that_are_not_finite_have_no_values():
-    result, figure = walks(Linear(torch.full((BLOCKS, 8), torch.nan)), CONFIG, 3, SEEN, 5, 4)
+    result = walks(Linear(torch.full((BLOCKS, 8), torch.nan)), CONFIG, 3, SEEN, 5, 4)
     assert result.values == dict.fromkeys(TITLES)
     assert result.notes == ["Not measured: the generator's images are not finite."]
-    assert figure is None
+    assert result.figure is None
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def study(tmp_path, monkeypatch):
 
 def run_walks(capsys, *words):
     try:
-        code = main(["walks", *map(str, words), "--device", "cpu", "--pairs", "3", "--steps", "4"])
+        code = main(["walks", "--device", "cpu", "--pairs", "3", "--steps", "4", *map(str, words)])
     except SystemExit as end:
         code = end.code
     return code, *capsys.readouterr()
@@ -402,12 +402,12 @@ def test_walks_of_a_study_from_the_command_line(study, capsys):
     found = json.loads((runs[1] / "eval" / "walks.json").read_bytes())
     config = CONFIG.model_copy(update={"seed": 1})
     G = build(config)[0].eval()
-    expected, figure = walks(G, config, 2, classifier(), 3, 4)
+    expected = walks(G, config, 2, classifier(), 3, 4)
     known = {name: value for name, value in expected.values.items() if value == value}
     assert {name: found["values"][name] for name in known} == known
     data = dump_generator(G, config)
     assert found["about"]["generator_sha256"] == hashlib.sha256(data).hexdigest()
-    assert after[runs[1] / "eval" / "walks.png"] == figure
+    assert after[runs[1] / "eval" / "walks.png"] == expected.figure
 
     # Each is left alone, until another epoch is asked for, or the same one again.
     assert run_walks(capsys, runs[1])[2] == f"kept 1 of 1: {runs[1]}, epoch 2\n"
@@ -423,8 +423,8 @@ def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
         (tmp_path / "nowhere",): "nowhere: no such folder",
         (study / "norm=none" / "seed=2",): "seed=2: no epoch here kept its generator",
         (study, "--epoch", 3): "epoch 3 kept no generator, only 1, 2 did",
-        (study, "--pairs", 0): "argument --pairs: '0' is not a positive number",
-        (study, "--steps", "x"): "argument --steps: 'x' is not a positive number",
+        (study, "--pairs", 0): "'--pairs': 0 is not in the range",
+        (study, "--steps", "x"): "'--steps': 'x' is not a valid integer",
         (study,): f"{path}: its SHA-256 is not the committed one",
     }
     for words, reason in refused.items():

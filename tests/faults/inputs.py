@@ -520,8 +520,8 @@ def refusals(folder: Path) -> dict[str, Refusal]:
     write_zip(folder / "few.zip", {f"{i}.png": images["few"][0] for i in range(20)})
     run = folder / "study/norm=none,head=conv,batch=128/seed=0"
     rundir.commit(run, 1, {rundir.GENERATOR: b"no generator"})
-    rundir.replace(run / "run.json", b"{}")
-    rundir.replace(folder / "study/study.json", b'{"data": {"resolution": 16}}')
+    rundir.replace(run / "run.json", rundir.seal({"config": TINY.model_dump()}))
+    rundir.replace(folder / "study/study.json", rundir.seal({"data": {"resolution": 16}}))
 
     def train(source: str, *words: str, said: str, **options: object) -> Refusal:
         place = source if source == "shapes" else str(folder / source)

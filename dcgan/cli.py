@@ -1,0 +1,97 @@
+"""What the command lines share: refusals in one line, exit codes, --json. Knows no torch.
+
+A command is a function with click's options that returns a Result; its docstring is its help.
+"""
+
+import inspect
+import json
+import sys
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+
+# What a command returns: its exit code, and what it did, as --json prints it.
+Result = tuple[int, dict[str, Any]]
+
+POSITIVE = click.IntRange(min=1)
+PATH = click.Path(path_type=Path)
+JSON = "print one JSON object, with all digits, and all else to stderr"
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used, said in one line."""
+
+
+class Command(click.Command):
+    """A command that returns a Result and offers --json; help keeps its indented lines."""
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        text = inspect.cleandoc(attributes["help"])
+        attributes["help"] = paragraphs(text)
+        attributes.setdefault("short_help", text.partition("\n\n")[0])
+        settings = {"max_content_width": 100, "show_default": True}
+        super().__init__(name, context_settings=settings, **attributes)
+        self.params.append(click.Option(["--json", "as_json"], is_flag=True, help=JSON))
+
+    def invoke(self, ctx: click.Context) -> int:
+        as_json = ctx.params.pop("as_json")
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            code, done = super().invoke(ctx)
+        if as_json:
+            print(json.dumps(done, allow_nan=False, default=str), flush=True)
+        return code
+
+
+class Group(click.Group):
+    """The commands of one package, whose name it has."""
+
+    command_class = Command
+
+    def __init__(self, name: str, text: str) -> None:
+        settings = {"max_content_width": 100}
+        super().__init__(
+            name, help=paragraphs(text), no_args_is_help=False, context_settings=settings
+        )
+
+
+def run(command: click.Command, words: list[str] | None = None) -> int:
+    """Run a package's command line; returns its exit code.
+
+    0 done, 1 the disk failed, 2 bad input, 130 interrupted, or what the command returned. With
+    --json stdout has one object in one line, without NaN.
+    """
+    try:
+        return command.main(words, f"python -m {command.name}", standalone_mode=False)
+    except click.ClickException as error:
+        message, code = " ".join(error.format_message().split()), 2
+    except BadInput as error:
+        message, code = str(error), 2
+    except OSError as error:  # a full disk, for one: it is no fault of the input
+        message, code = str(error), 1
+    except click.Abort:
+        return 130
+    print(f"{command.name}: {shown(message)}", file=sys.stderr)
+    return code
+
+
+def paragraphs(text: str) -> str:
+    """A text for click, which fills its paragraphs, but for those with indented lines."""
+    parts = text.strip("\n").split("\n\n")
+    return "\n\n".join(f"\b\n{part}" if "\n " in f"\n{part}" else part for part in parts)
+
+
+def shown(message: str) -> str:
+    """A text in one line, whatever is in it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
+
+def choose_device(wanted: str | None, gpus: int) -> str:
+    """`cpu`, `cuda` or `cuda:N`; without a wish the first GPU where there is one."""
+    if wanted is None:
+        return "cuda" if gpus else "cpu"
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if wanted not in known:
+        raise BadInput(f"--device {wanted}: there is only {', '.join(known)}")
+    return wanted

@@ -1,0 +1,146 @@
+"""What the command lines do alike: words, refusals, exit codes, --json, help."""
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from dcgan import cli
+
+PACKAGES = ("eval",)
+
+
+def group_of(command: Callable) -> cli.Group:
+    """A package with one command, which takes a word and a number."""
+    group = cli.Group("thing", "A thing.\n\n    laid out   as written\n\nFilled.")
+    number = click.option("--number", type=cli.POSITIVE, default=1, help="how many")
+    word = click.argument("word", default="a")
+    help_text = "Go.\n\n    an   example\n\nFilled."
+    group.command("go", help=help_text)(word(number(command)))
+    return group
+
+
+def failing(error: BaseException) -> Callable:
+    def command(word: str, number: int) -> cli.Result:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "thing: Missing command.\n"),
+        (["went"], "thing: No such command 'went'.\n"),
+        (
+            ["go", "--number", "0"],
+            "thing: Invalid value for '--number': 0 is not in the range",
+        ),
+        (
+            ["go", "--number", "²"],
+            "thing: Invalid value for '--number': '²' is not a valid",
+        ),
+        (["go", "--num", "2"], "thing: No such option '--num'."),
+        (["go"], "thing: a.zip\\nb: bad\\x1b\n"),
+    ],
+)
+def test_bad_input_is_one_printable_line_and_exit_code_2(words, line, capsys):
+    code = cli.run(group_of(failing(cli.BadInput("a.zip\nb: bad\x1b"))), words)
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "line"),
+    [
+        (lambda word, number: (number, {}), 7, ""),
+        (failing(OSError(28, "No space left on device")), 1, "thing: [Errno 28] No space left on"),
+        (failing(KeyboardInterrupt()), 130, ""),
+    ],
+)
+def test_the_exit_code_is_the_commands_or_says_how_it_ended(command, code, line, capsys):
+    assert cli.run(group_of(command), ["go", "--number", "7"]) == code
+    assert capsys.readouterr().err.strip().startswith(line)
+
+
+def test_words_and_options_come_in_any_order(capsys):
+    group = group_of(lambda word, number: (0, {"word": word, "number": number}))
+    answers = []
+    for words in (["b", "--number", "2", "--json"], ["--json", "--number", "2", "b"]):
+        assert cli.run(group, ["go", *words]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers == [{"word": "b", "number": 2}] * 2
+
+
+def test_json_is_one_line_of_stdout_and_the_words_go_to_stderr(capsys):
+    def command(word: str, number: int) -> cli.Result:
+        print("words")
+        return 3, {"path": Path("a/b"), "value": 1 / 3, "none": None}
+
+    assert cli.run(group_of(command), ["go", "--json"]) == 3
+    line = '{"path": "a/b", "value": 0.3333333333333333, "none": null}\n'
+    assert capsys.readouterr() == (line, "words\n")
+    assert cli.run(group_of(command), ["go"]) == 3
+    assert capsys.readouterr() == ("words\n", "")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        cli.run(group_of(lambda word, number: (0, {"value": float("nan")})), ["go", "--json"])
+
+
+def test_help_keeps_what_is_indented(capsys):
+    group = group_of(lambda word, number: (0, {}))
+    assert cli.run(group, ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n      laid out   as written\n" in shown
+    assert "\n  go  Go.\n" in shown
+    assert cli.run(group, ["go", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n      an   example\n" in shown
+    assert "how many  [default: 1; x>=1]" in shown
+
+
+def every_command() -> Iterator[tuple[str, click.Command]]:
+    """Every command of the packages, and what is typed for it."""
+    for package in PACKAGES:
+        module = importlib.import_module(f"{package}.__main__")
+        for value in vars(module).values():
+            if isinstance(value, click.Group):
+                yield f"python -m {package}", value
+                for name, command in value.commands.items():
+                    yield f"python -m {package} {name}", command
+            elif isinstance(value, click.Command) and value.name == package:
+                yield f"python -m {package}", value
+
+
+COMMANDS = dict(every_command())
+
+
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_help_fits_80_columns_and_explains_every_option(typed):
+    command = COMMANDS[typed]
+    with click.Context(command, info_name=typed, terminal_width=80) as context:
+        shown = command.get_help(context)
+    assert [line for line in shown.split("\n") if len(line) > 80] == []
+    assert f"\n      {typed} " in shown
+    for option in command.params:
+        if isinstance(option, click.Option):
+            optional = not (option.required or option.is_flag)
+            assert option.help, option.name
+            assert not optional or option.default is not None or "default: " in option.help
+
+
+def test_no_two_commands_begin_their_help_alike():
+    beginnings = [command.help.partition("\n\n")[0] for command in COMMANDS.values()]
+    assert len({*beginnings}) == len(beginnings) > 9
+
+
+def test_a_device_is_one_of_this_machine():
+    assert [cli.choose_device(None, gpus) for gpus in (0, 2)] == ["cpu", "cuda"]
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        assert cli.choose_device(name, 2) == name
+    for name, gpus in (("cuda", 0), ("cuda:2", 2), ("CPU", 0)):
+        with pytest.raises(cli.BadInput, match=f"--device {name}: there is only cpu"):
+            cli.choose_device(name, gpus)
