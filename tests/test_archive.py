@@ -134,18 +134,6 @@ def test_results_of_analyses_travel_and_are_not_overwritten(made, tmp_path):
         archive.merge(tmp_path / "tools.zip", tmp_path / "out")
 
 
-def test_records_travel_without_any_picture(made, tmp_path):
-    archive.pack(made, tmp_path / "none.zip", "none")
-    names = entries(tmp_path / "none.zip")
-    assert not [name for name in names if name.endswith(rundir.SAMPLES)]
-    study = records.load(archive.merge(tmp_path / "none.zip", tmp_path / "out").study)
-    assert len(study.frame) == len(records.load(made).frame)
-    assert "samples" not in figures.draw(study)
-    film = page.filmstrip(study, 1 << 20)
-    assert not film["shown"]
-    assert page.filmstrip(records.load(made), 1 << 20)["shown"]
-
-
 def test_equal_records_make_equal_bytes(made, packed, tmp_path):
     copy = tmp_path / "elsewhere" / made.name
     shutil.copytree(made, copy)
@@ -322,16 +310,19 @@ def test_half_a_seed_and_an_unknown_one_are_not_packed(make_study, tmp_path):
     assert len(pictures) == 5  # of seed 2, as far as it goes
 
 
-def test_pictures_of_chosen_epochs_travel_alone_and_are_shown(made, tmp_path):
-    archive.pack(made, tmp_path / "few.zip", sample_epochs=[1, 3, 50])
+@pytest.mark.parametrize(("samples", "epochs"), [("lowest", [1, 3, 50]), ("none", None)])
+def test_chosen_pictures_travel_and_the_report_shows_those(made, tmp_path, samples, epochs):
+    archive.pack(made, tmp_path / "few.zip", samples, sample_epochs=epochs)
     pictures = [n for n in entries(tmp_path / "few.zip") if n.endswith(rundir.SAMPLES)]
     assert sorted(pictures) == [
-        f"{arm}/seed=2/epochs/{epoch:04d}/samples.png" for arm in (BATCH, NONE) for epoch in (1, 3)
+        f"{arm}/seed=2/epochs/{epoch:04d}/samples.png"
+        for arm in (BATCH, NONE)
+        for epoch in ((1, 3) if epochs else ())
     ]
     study = records.load(archive.merge(tmp_path / "few.zip", tmp_path / "out").study)
     assert len(study.frame) == 12
-    assert "samples" in figures.draw(study)
-    assert page.filmstrip(study, 1 << 20)["shown"]
+    assert ("samples" in figures.draw(study)) == bool(epochs)
+    assert bool(page.filmstrip(study, 1 << 20)["shown"]) == bool(epochs)
 
 
 # --- What contradicts -----------------------------------------------------------------------------
@@ -485,10 +476,8 @@ def refused(path, tmp_path, match):
         ("../study.json", "is no record of a study"),
         (f"{NONE}/seed=2/epochs/../../run.json", "is no record of a study"),
         ("/etc/study.json", "is no record of a study"),
-        ("C:study.json", "is no record of a study"),
         ("notes.txt", "is no record of a study"),
         (f"{NONE}/seed=2/epochs/0001/state.safetensors", "is no record of a study"),
-        (f"{NONE}/seed=2/epochs/0001/deeper/record.json", "is no record of a study"),
         (f"{NONE}/seed=2/", "is no record of a study"),
         (f"{NONE}/seed=\u0662/run.json", "is no record of a study"),
         ("norm=" + "x" * 500 + "/seed=2/run.json", "is no record of a study"),
@@ -575,7 +564,7 @@ def moved(files, here, there):
         (f"{NONE}/seed=2/", f"{NONE}/seed=10/", "seed=2, not seed=10"),
         (f"{NONE}/seed=2/", f"{BATCH}/seed=2/", "norm=none, not norm=batch"),
         (f"{NONE}/seed=2/", f"{NONE}/seed=3/", "is no run of its study.json"),
-        ("seed=2/epochs/0001/", "seed=2/epochs/0003/", "is of another epoch|no committed"),
+        ("seed=2/epochs/0001/", "seed=2/epochs/0003/", "belongs to no committed epoch"),
     ],
 )
 def test_a_record_in_anothers_place_is_refused(packed, tmp_path, here, there, words):
@@ -584,11 +573,12 @@ def test_a_record_in_anothers_place_is_refused(packed, tmp_path, here, there, wo
 
 
 def test_two_epochs_that_changed_places_are_refused(packed, tmp_path):
-    one, two = (f"{NONE}/seed=2/epochs/{epoch}/" for epoch in ("0001", "0002"))
+    first, second = (f"{NONE}/seed=2/epochs/{epoch}/" for epoch in ("0001", "0002"))
     files = entries(packed)
-    swap = {name.replace(one, two) if one in name else name.replace(two, one): data
-            for name, data in files.items()}  # fmt: skip
-    path = write(tmp_path / "hostile.zip", summed(swap))
+    swapped = moved(files, first, second) | {
+        name.replace(second, first): data for name, data in files.items() if second in name
+    }
+    path = write(tmp_path / "hostile.zip", summed(swapped))
     refused(path, tmp_path, "0001/record.json: is of another epoch")
 
 
@@ -596,7 +586,6 @@ def test_two_epochs_that_changed_places_are_refused(packed, tmp_path):
     ("change", "words"),
     [
         ({"study": "../ablation"}, "study '../ablation' does not exist"),
-        ({"scale": "huge"}, "scale 'huge' does not exist"),
         ({"seeds": "0"}, "seeds='0': Input should be a valid list"),
         ({"seeds": list(range(10_000))}, "20,000 runs, over 10,000"),
         ({"factors": {**FACTORS, "batch": [64]}}, "batch=64 is no level of ablation here"),
@@ -617,11 +606,8 @@ def test_a_study_that_is_not_known_here_is_refused(made, packed, tmp_path, chang
     [
         (["import", "absent.zip"], "absent.zip: no such file"),
         (["import", "text.zip"], "text.zip: not a whole zip: File is not a zip file"),
-        (["export", "absent", "-o", "x.zip"], "absent is not a study: it has no study.json"),
         (["export", "-o", "x.zip"], "runs holds no study: make ablation starts one"),
-        (["export"], "the following arguments are required: -o/--file"),
         (["export", ".", "-o", "."], "--file .: is a folder"),
-        (["export", ".", "-o", "x.zip", "--samples", "no"], "argument --samples: invalid choice"),
     ],
 )
 def test_bad_words_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, words, line):
