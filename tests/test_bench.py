@@ -100,10 +100,11 @@ def test_the_tutorials_loop_computes_what_ours_does(settings):
     z = draw_latent(config, "train", 1, 8)
 
     # The same images in the same order, the same noise, from the same weights.
-    G, D, adam_g, adam_d, loader, size, device = bench.tutorial_epoch(config, pictures, "cpu").args
+    theirs = bench.tutorial_epoch(config, pictures, "cpu")
+    (G, D), (_, adam_d), loader, *_ = theirs.args
     real = torch.stack([data.to_signed(ours.args[2][i].permute(2, 0, 1)) for i in order])
     with mock.patch.object(torch, "randn", return_value=z):
-        losses = bench.tutorial_loop(G, D, adam_g, adam_d, [(real, 0)], size, device)
+        losses = bench.tutorial_loop(*theirs.args[:2], [(real, 0)], *theirs.args[3:])
     assert losses == [
         (pytest.approx(log.d_loss[0], abs=1e-5), pytest.approx(log.g_loss[0], abs=1e-5))
     ]
@@ -230,7 +231,7 @@ def test_a_first_epoch_is_waited_for_and_a_command_without_one_is_named(quick):
 
 
 def test_a_command_costs_seconds_of_clock_and_processor():
-    row = bench.row_of("help", [{"s": 2.0, "CPU s": 1.0}, {"s": 3.0, "CPU s": 5.0}])
+    row = bench.medians("help", [{"s": 2.0, "CPU s": 1.0}, {"s": 3.0, "CPU s": 5.0}])
     assert row == {"command": "help", "s": 2.5, "CPU s": 3.0} | {
         "all s": [2.0, 3.0],
         "all CPU s": [1.0, 5.0],
