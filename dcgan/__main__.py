@@ -7,56 +7,66 @@
 Each command has its own --help.
 """
 
-import argparse
-import hashlib
 import math
 import sys
 import tempfile
 from pathlib import Path
 
+import click
 import numpy as np
 
-from dcgan import commands
-from dcgan.commands import BadInput, Result
+from dcgan import cli, rundir
+from dcgan.cli import PATH, POSITIVE, BadInput, Result
 from dcgan.pictures import png_grid
 from dcgan.sources import MOST_BYTES, BadData, write_file
 
 BATCH = 500  # images that the generator makes at a time
-PNGS = "0000.png, 0001.png, ... in a folder that is new or empty"
-SAMPLE = """Write images of a kept generator.
 
-CHECKPOINT is a generator.safetensors, or the folder of a run, whose last kept generator is taken.
-Where a SHA256SUMS lies beside it, it has to agree. G runs in eval mode, and its values are rounded
-to the nearest of 256 levels. The same command gives the same bytes on one machine. All images
-appear at once, or none does, and nothing that is there is written over.
-
-    python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
-    python -m dcgan sample generator.safetensors -n 64 --grid images.png
-"""
-PREPARE = """Make a zip for DATA= of pictures of any size.
-
-PICTURES is a folder, in which folders are classes, or a zip. Each picture is turned upright, laid
-on white, cut to the square in its middle and reduced; the rules stand at the top of
-dcgan/prepare.py. One that cannot be read is refused by name, and nothing is written then. Equal
-pictures give equal bytes.
-
-    python -m dcgan prepare photos -o photos.zip --side 32
-"""
+dcgan_group = cli.Group("dcgan", __doc__)
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command; see dcgan.commands.run."""
-    return commands.run(_parser(), words)
+    """Run one command; see dcgan.cli.run."""
+    return cli.run(dcgan_group, words)
 
 
-def sample(arguments: argparse.Namespace) -> Result:
-    """Make all images, then write them."""
-    out, grid = arguments.out, arguments.grid
+@dcgan_group.command()
+@click.argument("checkpoint", type=PATH)
+@click.option("-n", metavar="N", type=POSITIVE, default=1_000, help="how many images")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, help="of the noise")
+@click.option("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:N")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=PATH,
+    help="0000.png, 0001.png, ... in a folder that is new or empty; default: none, see --grid",
+)
+@click.option(
+    "--grid",
+    metavar="FILE.png",
+    type=PATH,
+    help="or one PNG of all, nearly square; default: none",
+)
+def sample(
+    checkpoint: Path, n: int, seed: int, device: str, out: Path | None, grid: Path | None
+) -> Result:
+    """Write images of a kept generator.
+
+    CHECKPOINT is a generator.safetensors, or the folder of a run, whose last kept generator is
+    taken. Where a SHA256SUMS lies beside it, it has to agree. G runs in eval mode, and its values
+    are rounded to the nearest of 256 levels. The same command gives the same bytes on one machine.
+    All images appear at once, or none does, and nothing that exists is written over.
+
+        python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
+        python -m dcgan sample generator.safetensors -n 64 --grid images.png
+    """
+    if (out is None) == (grid is None):
+        raise BadInput("one of the options --out and --grid is required")
     if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise BadInput(f"--out {out}: is there already, and no empty folder")
     if grid and grid.exists():
         raise BadInput(f"--grid {grid}: is there already")
-    images = draw(find(arguments.checkpoint), arguments.n, arguments.seed, arguments.device)
+    images = draw(find(checkpoint), n, seed, device)
     if grid:
         picture = png_grid(images, columns=math.ceil(math.sqrt(len(images))))
         write_file(grid, lambda file: file.write(picture))
@@ -66,45 +76,59 @@ def sample(arguments: argparse.Namespace) -> Result:
     return 0, {"images": len(images), "side": images.shape[1], "path": grid or out}
 
 
-def prepare(arguments: argparse.Namespace) -> Result:
-    """Read all pictures, then write them, and say what they were."""
+@dcgan_group.command()
+@click.argument("pictures", type=PATH)
+@click.option("-o", "out", metavar="FILE.zip", type=PATH, required=True, help="a new zip")
+@click.option(
+    "--side",
+    metavar="16|32|64",
+    type=click.Choice([16, 32, 64]),
+    default=32,
+    help="pixels a side",
+)
+@click.option("--enlarge", is_flag=True, help="take pictures that are smaller than --side")
+@click.option("--skip", is_flag=True, help="leave out what would be refused")
+def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> Result:
+    """Make a zip for DATA= of pictures of any size.
+
+    PICTURES is a folder, in which folders are classes, or a zip. Each picture is turned upright,
+    laid on white, cut to the square in its middle and reduced; the rules stand at the top of
+    dcgan/prepare.py. One that cannot be read is refused by name, and nothing is written then. Equal
+    pictures give equal bytes.
+
+        python -m dcgan prepare photos -o photos.zip --side 32
+    """
     from dcgan.prepare import prepare, write_zip
 
-    source, out = arguments.pictures, arguments.out
     if out.exists():
         raise BadInput(f"-o {out}: is there already")
     try:
-        prepared = prepare(source, arguments.side, arguments.enlarge, arguments.skip)
+        prepared = prepare(pictures, side, enlarge, skip)
     except BadData as error:
         raise BadInput(error) from error
     write_file(out, lambda file: write_zip(file, prepared))
 
-    pictures, classes = len(prepared.pngs), len({*prepared.labels} - {-1})
+    count, classes = len(prepared.pngs), len({*prepared.labels} - {-1})
     print(
-        f"wrote {pictures} pictures of {arguments.side}x{arguments.side} to {out}: "
+        f"wrote {count} pictures of {side}x{side} to {out}: "
         f"{classes or 'no'} classes, {prepared.lossy or 'none'} stored with loss"
     )
     if prepared.skipped:
-        print(
-            f"left out {len(prepared.skipped)}:", *map(commands.shown, prepared.skipped), sep="\n  "
-        )
-    counts = {"pictures": pictures, "classes": classes, "lossy": prepared.lossy}
-    return 0, {**counts, "side": arguments.side, "path": out, "skipped": prepared.skipped}
+        print(f"left out {len(prepared.skipped)}:", *map(cli.shown, prepared.skipped), sep="\n  ")
+    counts = {"pictures": count, "classes": classes, "lossy": prepared.lossy}
+    return 0, {**counts, "side": side, "path": out, "skipped": prepared.skipped}
 
 
 def find(checkpoint: Path) -> Path:
     """The generator's file; BadInput where it is not the one that was committed."""
-    kept = sorted(checkpoint.glob("epochs/[0-9]*/generator.safetensors"))
+    kept = rundir.kept(checkpoint, rundir.GENERATOR)
     if checkpoint.is_dir() and not kept:
         raise BadInput(f"{checkpoint}: no epoch here kept its generator")
-    path = kept[-1] if kept else checkpoint
+    path = rundir.epoch_folder(checkpoint, kept[-1]) / rundir.GENERATOR if kept else checkpoint
     if not path.is_file():
         raise BadInput(f"{path}: no such file or folder")
-
-    sums = path.with_name("SHA256SUMS")
-    found = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}".encode()
-    if sums.is_file() and found not in sums.read_bytes().splitlines():
-        raise BadInput(f"{path}: its SHA-256 is not the committed one")
+    if path.with_name(rundir.SUMS).is_file():
+        rundir.read_from(path.parent, path.name)
     return path
 
 
@@ -119,7 +143,7 @@ def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
     from dcgan.models import load_generator
     from dcgan.train import draw_latent
 
-    device = commands.choose_device(device, torch.cuda.device_count())
+    device = cli.choose_device(device, torch.cuda.device_count())
     try:
         G, config = load_generator(str(path))
     except ValueError as error:
@@ -148,40 +172,6 @@ def write_folder(target: Path, images: np.ndarray) -> None:
         for number, image in enumerate(images):
             (folder / f"{number:0{digits}d}.png").write_bytes(png_grid(image[None], 1))
         folder.replace(target)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = commands.Parser("python -m dcgan", description=__doc__)
-    named = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = commands.add_command(named, "sample", sample, SAMPLE)
-    add = command.add_argument
-    add("checkpoint", metavar="CHECKPOINT", type=Path, help="a generator's file, or a run")
-    add("-n", type=commands.positive, default=1_000, help="how many images; default: 1000")
-    add("--seed", type=_seed, default=0, help="of the noise; default: 0")
-    add("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
-    add = command.add_mutually_exclusive_group(required=True).add_argument
-    add("--out", metavar="DIR", type=Path, help=PNGS)
-    add(
-        "--grid",
-        metavar="FILE.png",
-        type=Path,
-        help="or one PNG of all, nearly square",
-    )
-
-    command = commands.add_command(named, "prepare", prepare, PREPARE)
-    add = command.add_argument
-    add("pictures", metavar="PICTURES", type=Path, help="a folder or a zip")
-    add("-o", dest="out", metavar="FILE.zip", type=Path, required=True, help="a new zip")
-    add("--side", type=int, choices=(16, 32, 64), default=32, help="pixels a side; default: 32")
-    add("--enlarge", action="store_true", help="take pictures that are smaller than --side")
-    add("--skip", action="store_true", help="leave out what would be refused")
-    return parser
-
-
-def _seed(word: str) -> int:
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 0")
-    return int(word)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 from dcgan import cli
 
-PACKAGES = ("eval",)
+PACKAGES = ("dcgan", "eval")
 
 
 def group_of(command: Callable) -> cli.Group:

@@ -89,7 +89,7 @@ def every_command(made: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPa
 
 def of_the_project() -> list[argparse.ArgumentParser]:
     """All parsers of the command lines that dcgan.cli does not run yet."""
-    names = ("dcgan", "experiments", "reports")
+    names = ("experiments", "reports")
     made = [importlib.import_module(f"{name}.__main__")._parser() for name in names]
     return [each for parser in made for each in every_command(parser)]
 

@@ -399,8 +399,8 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(run_prepare, tmp_
     refused = {
         (good, "-o", torn): f"-o {torn}: is there already",
         (good, "-o", good): f"-o {good}: is there already",
-        (good,): "the following arguments are required: -o",
-        (good, *out, "--side", 48): "argument --side: invalid choice: 48",
+        (good,): "Missing option '-o'",
+        (good, *out, "--side", 48): "Invalid value for '--side': '48' is not one of",
         (good, *out, "--side", 32): f"'a.png' in {good}: 16x16 pixels, fewer than 32 a side",
         (tmp_path / "no\nwhere", *out): f"{tmp_path}/no\\nwhere: no such file or folder",
         (tmp_path / "none", *out): f"{tmp_path / 'none'}: no images (.png",
