@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,6 @@ def execute(
     Returns why runs failed, by name; raises BadInput. A run that fails does not stop the others,
     one whose node or worker is lost is tried again. Leaving through an exception ends the tasks.
     """
-    import ray
-
     job = plan.jobs[0]
     demand = _demand(job.device, job.threads, gpus_per_run)
     _connect(address, cpus=plan.places * job.threads)
@@ -74,6 +73,8 @@ def execute(
             _check_nodes(demand, plan.folder.absolute() / "study.json")
         return _execute(plan, console, demand)
     finally:
+        import ray  # not before its environment is set
+
         ray.shutdown()
 
 
@@ -249,6 +250,9 @@ def _connect(address: str | None, cpus: int | None = None) -> None:
     asked = f"--ray-address {address}" if address else "--engine ray"
     try:
         ray.init(address or "local", **options)
+        if not address:  # Ray would end its processes in an exit handler, which a signal leaves out
+            kill = ray._private.worker._global_node.kill_all_processes
+            signals.endings.append(partial(kill, check_alive=False, allow_graceful=True))
     except ConnectionError as error:
         raise BadInput(f"{asked}: no cluster answers there") from error
     except (RuntimeError, ValueError, ray.exceptions.RayError) as error:

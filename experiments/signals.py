@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -23,6 +23,7 @@ WORDS = "Stopped. Committed epochs stay: the same command goes on from them.\n"
 HEARD = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that the workers have to end
 
+endings: list[Callable[[], object]] = []  # what else is to be ended with this process
 _commands: list[subprocess.Popen] = []  # at work for this process
 _held: list[int] | None = None  # the signals that come while a command is being started
 
@@ -105,6 +106,10 @@ def _end(number: int, frame: FrameType | None) -> None:
     for worker in workers:
         worker.join(GRACE / len(workers))
         worker.kill()
+
+    for end in endings:
+        with suppress(Exception):
+            end()
 
     # What was being printed may be cut off; the cursor may be hidden.
     with suppress(RuntimeError, OSError):
