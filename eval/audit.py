@@ -450,11 +450,11 @@ def by_torch_fidelity(
 # --- Real images made worse -----------------------------------------------------------------------
 
 
-def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str]]]:
-    """What the metric makes of held-out images that get worse step by step, and the answers.
+def damage_steps(test: Images, real: Reference) -> dict[str, list[list[Any]]]:
+    """Kind of damage -> its steps: level, images, Fréchet distance, score.
 
-    Each kind of damage starts with clean images, as many as in its other steps, so that within a
-    kind only the damage differs. All are compared with the whole reference.
+    Each kind starts with clean images, as many as in its other steps, so that within a kind only
+    the damage differs. All are compared with the whole reference.
     """
     rng = np.random.default_rng(SEED)
     pixels = torch.from_numpy(test.pixels).permute(0, 3, 1, 2)
@@ -474,7 +474,6 @@ def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str
 
     # The choice of images suffers; the number of them does not.
     classes = np.unique(test.labels[test.labels >= 0])
-    notes = []
     if len(classes) > 1:
         order = rng.permutation(classes)
         kept = sorted({max(1, round(share * len(classes))) for share in KEPT_CLASSES})[::-1]
@@ -483,13 +482,17 @@ def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str
         kinds["missing classes"] = [
             row(len(classes) - n, rng.permutation(members[n])[:size]) for n in kept
         ]
-    else:
-        notes.append("Missing classes were not tried: the held-out images have no labels.")
     order = rng.permutation(total)
     kinds["repeated samples"] = [
         row(times, np.resize(order[: max(1, total // times)], total)) for times in REPEATS
     ]
+    return kinds
 
+
+def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str]]]:
+    """What the metric makes of held-out images that get worse step by step, and the answers."""
+    kinds = damage_steps(test, real)
+    _, total, floor, _ = kinds["noise"][0]
     name, diversity = names(real.extractor)[:2]
     rows = [
         [kind, level, size, distance, distance / steps[0][2], score]
@@ -497,18 +500,22 @@ def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str
         for level, size, distance, score in steps
     ]
     answers = [
-        [f"does {name} rise with every step of {kind}?", rises([step[2] for step in steps])]
+        [
+            f"does {name} rise with every step of {kind}?",
+            "yes" if rises([step[2] for step in steps]) else "no",
+        ]
         for kind, steps in kinds.items()
     ]
     notes = [
-        f"{name} of {total} clean held-out images is {clean[0]:.4g}: the floor, for it is what "
+        f"{name} of {total} clean held-out images is {floor:.4g}: the floor, for it is what "
         "real images themselves get.",
         "Noise: standard deviation in grey levels. Blur: standard deviation in pixels. Missing "
         "classes: how many of them. Repeated samples: how often each image is there.",
         "Each kind begins with clean images, as many as in its other steps.",
         f"The reference: {real.count} training images.",
-        *notes,
     ]
+    if "missing classes" not in kinds:
+        notes.append("Missing classes were not tried: the held-out images have no labels.")
     table = Table(
         "degraded",
         f"{name} of real held-out images made worse",
@@ -516,7 +523,7 @@ def degraded_tables(test: Images, real: Reference) -> tuple[Table, list[list[str
         rows,
         notes,
     )
-    return table, [[question, "yes" if answer else "no"] for question, answer in answers]
+    return table, answers
 
 
 def rises(values: list[float]) -> bool:
