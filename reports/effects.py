@@ -42,16 +42,18 @@ def effects_table(study: Study) -> pd.DataFrame:
 
 
 def batch_table(study: Study) -> pd.DataFrame:
-    """The batch sizes at equal epochs and at equal updates, over all arms and for each norm.
+    """The batch sizes at equal epochs and at equal updates, over all arms and for each first level.
 
     The columns of `effects_table`, and before them `at` ("epochs" or "updates"), `where` ("all" or
-    "norm=..."), and the updates that lie behind the numbers of both sides.
+    "norm=...", of the first factor), and the updates that both sides made.
     """
     rows = []
     for at, frame in {"epochs": last_epochs(study), "updates": at_updates(study)}.items():
-        norms = list(dict.fromkeys(study.plan["norm"]))
-        parts = {"all": frame} | {f"norm={x}": frame[frame["norm"] == x] for x in norms}
-        for where, part in parts.items() if len(norms) > 1 else [("all", frame)]:
+        first = study.factors[0]
+        parts = {"all": frame}
+        if first != "batch" and frame[first].nunique() > 1:
+            parts |= {f"{first}={x}": part for x, part in frame.groupby(first, sort=False)}
+        for where, part in parts.items():
             for one in contrasts(study, part):
                 if list(one.effect) == ["batch"]:
                     low, high = (

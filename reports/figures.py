@@ -1,9 +1,10 @@
-"""The figures. One factor, one visual channel, the same in all of them, set here and only here."""
+"""The figures. One factor, one visual channel, by the order of the factors, set here alone."""
 
 import io
 import math
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.colors
 import matplotlib.style
@@ -32,16 +33,21 @@ from reports.records import (
     at_updates,
     calibrated,
     last_epochs,
+    levels,
 )
-from reports.tables import LN2, arm_name, digits, label, of_arm, short_identity
+from reports.tables import LN2, arm_name, digits, label, of_arm, run_speeds, short_identity
 
-# norm = hue, batch = lightness (smallest darkest), head = line style and marker. The lightnesses
-# of the two hues interleave, so that four arms stay apart in greyscale; on white and on #111 each
-# has a contrast of at least 2.2.
-HUES = {"none": ("#1c5fa8", "#4a98dc"), "batch": ("#c4551a", "#eb9a45")}
-LINES = {"conv": "-", "avgpool": (0, (2.4, 1.2))}
-MARKERS = {"conv": "o", "avgpool": "^"}
-BASELINE, ARM = HUES["none"][0], HUES["batch"][0]  # where the arms have names
+# First factor = hue, second = line style and marker, third = lightness (the first level darkest),
+# third and later ones = panel. The lightnesses of the first two hues interleave, so that four arms
+# stay apart in greyscale; on white and on #111 each has a contrast of at least 2.2.
+HUES = [
+    ("#1c5fa8", "#4a98dc"),
+    ("#c4551a", "#eb9a45"),
+    ("#1f7a4d", "#4fb483"),
+    ("#8a4fa3", "#bb8bd0"),
+]
+LINES = ["-", (0, (2.4, 1.2)), (0, (1, 1)), (0, (4, 1, 1, 1))]
+MARKERS = ["o", "^", "s", "D"]
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
 WIDTH = 7.0  # inches
@@ -125,7 +131,7 @@ def draw(study: Study) -> dict[str, tuple[Figure, str]]:
             figures["shares"] = variance_shares(table, study)
         if len(study.frame):
             figures["losses"] = losses(study)
-        if len(study.frame) and not study.baseline:
+        if len(study.frame):
             figures["throughput"] = throughput(study)
 
         for tool, picture in tools.pictures(study).items():
@@ -218,8 +224,8 @@ def fluctuation(study: Study) -> tuple[Figure, str]:
     axis = figure.subplots()
     for y, arm in enumerate(study.arms):
         here = of_arm(study, runs, arm)
-        shade, head = look_of(study, arm)
-        look = {"color": shade, "marker": MARKERS[head], "linestyle": ""}
+        shade, _, marker = look_of(study, arm)
+        look = {"color": shade, "marker": marker, "linestyle": ""}
         each = here[column].dropna().map(epochs.percent_sd)
         axis.plot(each, [y] * len(each), markersize=4.5, alpha=0.5, markeredgewidth=0, **look)
         for row in epochs.by_arm(study, here, [column]).to_dict("records"):
@@ -231,9 +237,7 @@ def fluctuation(study: Study) -> tuple[Figure, str]:
         noise = here["noise"].dropna().head(1).map(epochs.percent_sd)
         axis.plot(noise, [y] * len(noise), "|", color=GREY, markersize=13, markeredgewidth=1.6)
 
-    names = [
-        ", ".join(f"{k}={v}" for k, v in zip(study.factors, arm, strict=True)) for arm in study.arms
-    ]
+    names = [arm_name(study, arm) for arm in study.arms]
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
@@ -292,10 +296,10 @@ def variance_shares(table: pd.DataFrame, study: Study) -> tuple[Figure, str]:
 
 
 def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
-    """A metric against the epoch: a panel for each batch or named arm, a line for each run."""
-    panels = _frames_by(study, study.frame, "arm" if study.baseline else "batch")
+    """A metric against the epoch: panels by `_frames_by`, a line for each run."""
+    panels = _frames_by(study, study.frame)
     rows, columns = math.ceil(len(panels) / 2), min(2, len(panels))
-    height = 1.7 if study.baseline else 3.1
+    height = 1.7 if rows > 2 else 3.1
     figure = Figure(figsize=(WIDTH, 0.5 + height * rows), layout="constrained")
     axes = _panels(figure, rows, columns, len(panels))
     for axis, (name, table) in zip(axes, panels.items(), strict=True):
@@ -325,21 +329,19 @@ def metric_by_epoch(study: Study, metric: str) -> tuple[Figure, str]:
 def epoch_change(study: Study, metric: str) -> tuple[Figure, str]:
     """The factor by which a metric changes from one epoch to the next, a panel for each arm."""
     frame = _changes(study, metric)
-    keys = ["arm"] if study.baseline else ["norm", "head", "batch"]
-    arms = list(dict.fromkeys(arm[: len(keys)] for arm in study.arms))
-    there = set(frame[keys].itertuples(index=False, name=None))
-    panels = [arm for arm in arms if arm in there]
+    present = set(frame[study.factors].itertuples(index=False, name=None))
+    panels = [arm for arm in study.arms if arm in present]
     columns = min(2, len({arm[-1] for arm in panels}))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(WIDTH, 0.4 + 1.45 * rows), layout="constrained")
 
     for axis, arm in zip(_panels(figure, rows, columns, len(panels)), panels, strict=True):
         axis.axhline(1, color=GREY, linewidth=0.8)
-        _lines(study, axis, frame[(frame[keys] == list(arm)).all(axis=1)], "epoch", "change", True)
+        _lines(study, axis, of_arm(study, frame, arm), "epoch", "change", True)
         axis.set_title(arm_name(study, arm), loc="left", fontsize=10)
         axis.grid(axis="y")
 
-    names = [arm_name(study, arm) for arm in arms if arm not in there]
+    names = [arm_name(study, arm) for arm in study.arms if arm not in present]
 
     # The factor 2 and the factor 1/2 lie equally far from 1.
     _scale(figure.axes[0], frame["change"], "change", logarithmic=True)
@@ -356,14 +358,11 @@ def epoch_change(study: Study, metric: str) -> tuple[Figure, str]:
 
 
 def losses(study: Study) -> tuple[Figure, str]:
-    """D's loss, G's loss and the metric on one clock, a row for each norm and batch, or arm."""
-    kinds: list[dict[str, object]] = [
-        {"norm": norm, "batch": batch}
-        for norm in dict.fromkeys(study.frame["norm"])
-        for batch in sorted(set(study.frame["batch"]))
-    ]
-    if study.baseline:
-        kinds = [{"arm": arm} for arm in dict.fromkeys(study.frame["arm"])]
+    """D's loss, G's loss and the metric on one clock, a row for each arm but for its line style."""
+    apart = [*study.factors[:1], *study.factors[2:]]
+    kinds = study.frame[apart].drop_duplicates().sort_values(
+        apart, key=lambda column: column.map(levels(study, column.name).index)
+    ).to_dict("records")  # fmt: skip
     scored = _epochs_with(study, PRIMARY) > 0
     columns = ["d_loss", "g_loss"] + ([PRIMARY] if scored else [])
     figure = Figure(figsize=(WIDTH, 0.8 + 1.6 * len(kinds)), layout="constrained")
@@ -379,9 +378,9 @@ def losses(study: Study) -> tuple[Figure, str]:
             here = table[(table[list(kind)] == list(kind.values())).all(axis=1)]
             _lines(study, axis, here, "thousands", column, marked=column == PRIMARY)
             axis.grid(axis="y")
-        words = [f"{key}={value}" for key, value in kind.items()]
-        row[0].set_ylabel("\n".join(words).removeprefix("arm="), fontsize=10)
-        if kind.get("norm") == "batch":
+        names = [f"{key}={value}" for key, value in kind.items()]
+        row[0].set_ylabel("\n".join(names).removeprefix("arm="), fontsize=10)
+        if (frame[(frame[list(kind)] == list(kind.values())).all(axis=1)]["norm"] == "batch").all():
             row[0].axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
             row[0].annotate(
                 "ln 2", (1, LN2), (0, -2), row[0].get_yaxis_transform(), "offset points",
@@ -413,36 +412,24 @@ def losses(study: Study) -> tuple[Figure, str]:
 
 
 def throughput(study: Study) -> tuple[Figure, str]:
-    """Training images a second of every run, a row for each batch and norm."""
-    keys = ["run", *study.factors, "seed"]
-    speeds = study.frame.groupby(keys, sort=False)["images_per_second"].median().reset_index()
-    heads = [head for head in LINES if head in set(speeds["head"])]
-    kinds = [
-        (batch, norm)
-        for batch in sorted(set(speeds["batch"]))
-        for norm in dict.fromkeys(speeds["norm"])
-    ]
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.6 * len(kinds)), layout="constrained")
+    """Training images a second of every run, a row for each arm."""
+    speeds = run_speeds(study)
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(study.arms)), layout="constrained")
     axis = figure.subplots()
-    for y, (batch, norm) in enumerate(kinds):
-        for head in heads:
-            here = (speeds["batch"] == batch) & (speeds["norm"] == norm) & (speeds["head"] == head)
-            values = speeds.loc[here, "images_per_second"]
-            level = y + 0.4 * (heads.index(head) - (len(heads) - 1) / 2)
-            look = {"color": colour(study, norm, batch), "marker": MARKERS[head], "linestyle": ""}
-            axis.plot(
-                values, [level] * len(values), markersize=4.5, alpha=0.5, markeredgewidth=0, **look
-            )
-            axis.plot(values.median(), level, markersize=8.5, **look)
+    for y, arm in enumerate(study.arms):
+        values = of_arm(study, speeds, arm)["images_per_second"]
+        shade, _, marker = look_of(study, arm)
+        look = {"color": shade, "marker": marker, "linestyle": ""}
+        axis.plot(values, [y] * len(values), markersize=4.5, alpha=0.5, markeredgewidth=0, **look)
+        axis.plot(values.median(), y, markersize=8.5, **look)
 
     # The rows read from top to bottom.
-    axis.set_yticks(range(len(kinds)), [f"batch={batch}, norm={norm}" for batch, norm in kinds])
-    axis.set_ylim(len(kinds) - 0.5, -0.5)
+    axis.set_yticks(range(len(study.arms)), [arm_name(study, arm) for arm in study.arms])
+    axis.set_ylim(len(study.arms) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
     axis.margins(x=0.06)
     axis.set_xlabel("training images a second, without scoring")
     axis.grid(axis="x")
-    _legend(study, figure, factors=["head"])
     seeds = (
         "n = 1 seed: the median over epochs of each run"
         if study.frame["seed"].nunique() == 1
@@ -547,21 +534,24 @@ def _in_two_columns(above: list[np.ndarray], places: list[tuple[str, np.ndarray 
     return figure
 
 
-def look_of(study: Study, arm: tuple) -> tuple[str, str]:
-    """The colour of an arm, and the head whose line and marker it has."""
-    if study.baseline:
-        return BASELINE if arm[0] == study.baseline else ARM, "conv"
-    norm, head, batch = arm[:3]
-    return colour(study, norm, batch), head
+def look_of(study: Study, arm: tuple) -> tuple[str, Any, str]:
+    """The colour, line style and marker of an arm, by the order of the factors and levels.
 
-
-def colour(study: Study, norm: str, batch: int) -> str:
-    """The hue of a norm in the lightness of a batch: the smallest of the study is the darkest."""
-    batches = sorted(set(study.plan["batch"]))
-    share = batches.index(batch) / max(1, len(batches) - 1)
-    dark, light = (matplotlib.colors.to_rgb(end) for end in HUES[norm])
+    Where one factor has more levels than there are hues, all but its first share the second.
+    """
+    known = [levels(study, factor) for factor in study.factors[:3]]
+    hue, line, shade = [*(x.index(y) for x, y in zip(known, arm, strict=False)), 0, 0][:3]
+    hue = min(hue, 1) if _against_first(study) else hue % len(HUES)
+    share = shade / max(1, len(known[2]) - 1) if len(known) > 2 else 0.0
+    dark, light = (matplotlib.colors.to_rgb(end) for end in HUES[hue])
     mixed = [(1 - share) * a + share * b for a, b in zip(dark, light, strict=True)]
-    return matplotlib.colors.to_hex(mixed)
+    style = line % len(LINES)
+    return matplotlib.colors.to_hex(mixed), LINES[style], MARKERS[style]
+
+
+def _against_first(study: Study) -> bool:
+    """Whether each level is drawn against the first one: named arms, and more than have a hue."""
+    return study.baseline is not None or len(levels(study, study.factors[0])) > len(HUES)
 
 
 def _lines(
@@ -578,8 +568,8 @@ def _lines(
     The only seed of an arm is its mean, and is drawn once.
     """
     for arm, runs in table.groupby(study.factors, sort=False):
-        shade, head = look_of(study, arm)
-        look = {"color": shade, "linestyle": LINES[head]}
+        shade, line, marker = look_of(study, arm)
+        look = {"color": shade, "linestyle": line}
         each_run = [run for _, run in runs.groupby("run", sort=False)]
         if len(each_run) > 1:
             for run in each_run:
@@ -596,24 +586,31 @@ def _lines(
         mean = each.mean()[each.count() == len(each_run)]
         every = marked and len(mean) <= MARKED
         look |= {
-            "marker": MARKERS[head] if every else "",
+            "marker": marker if every else "",
             "markersize": 5,
             "linewidth": 2 if marked else 1.4,
         }
         axis.plot(mean.index, np.exp(mean) if geometric else mean, **look)
 
 
-def _frames_by(study: Study, frame: pd.DataFrame, factor: str) -> dict[str, pd.DataFrame]:
-    """The rows of each level; those of the baseline go with every named arm."""
-    if factor == "arm":
-        baseline = frame[frame["arm"] == study.baseline]
+def _frames_by(study: Study, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each panel: by the third and later factors, or a level beside the first one."""
+    if _against_first(study):
+        factor = study.factors[0]
+        first, *others = levels(study, factor)
+        name = "" if factor == "arm" else f"{factor}="
         return {
-            arm: pd.concat([baseline, frame[frame["arm"] == arm]])
-            for arm in dict.fromkeys(frame["arm"])
-            if arm != study.baseline
-        } or {str(study.baseline): baseline}
-    levels = sorted(set(frame[factor]))
-    return {f"{factor}={level}": frame[frame[factor] == level] for level in levels}
+            f"{name}{level}": frame[frame[factor].isin([first, level])]
+            for level in others or [first]
+            if (frame[factor] == level).any()
+        } or {f"{name}{first}": frame}
+    apart = study.factors[2:]
+    if not apart:
+        return {"": frame}
+    return {
+        ", ".join(f"{factor}={level}" for factor, level in zip(apart, key, strict=True)): rows
+        for key, rows in frame.groupby(apart)
+    }
 
 
 def _changes(study: Study, metric: str) -> pd.DataFrame:
@@ -726,24 +723,23 @@ def _panels(figure: Figure, rows: int, columns: int, number: int) -> list[Axes]:
     return axes[:number]
 
 
-def _legend(study: Study, figure: Figure, factors: list[str] | None = None) -> None:
+def _legend(study: Study, figure: Figure) -> None:
     """What hue and line style mean; lightness is named by the panels."""
-    factors = ["norm", "head"] if factors is None else factors
-    handles = []
-    if study.baseline:
-        factors = []
-        for name, shade in (str(study.baseline), BASELINE), ("the arm that is named", ARM):
-            handles.append(Line2D([], [], label=name, color=shade, linewidth=3))
-    if "norm" in factors:
-        smallest = min(study.plan["batch"])
-        for norm in dict.fromkeys(study.plan["norm"]):
-            look = {"color": colour(study, norm, smallest), "linewidth": 3}
-            handles.append(Line2D([], [], label=f"norm={norm}", **look))
-    if "head" in factors:
-        for head in dict.fromkeys(study.plan["head"]):
-            style = LINES[head] if "norm" in factors else ""
-            look = {"color": GREY, "linestyle": style, "marker": MARKERS[head]}
-            handles.append(Line2D([], [], label=f"head={head}", **look))
+    hues = levels(study, study.factors[0])
+    names = [f"{study.factors[0]}={level}".removeprefix("arm=") for level in hues]
+    if _against_first(study):
+        hues, names = hues[:2], [names[0], "the arm that is named"]
+    rest = study.arms[0][1:3]
+    first = [levels(study, factor)[0] for factor in study.factors[1:3]][: len(rest)]
+    handles = [
+        Line2D([], [], label=name, color=look_of(study, (hue, *first))[0], linewidth=3)
+        for name, hue in zip(names, hues, strict=True)
+    ]
+    for factor in study.factors[1:2]:
+        for level in levels(study, factor):
+            _, line, marker = look_of(study, (hues[0], level, *first[1:]))
+            name = f"{factor}={level}"
+            handles.append(Line2D([], [], label=name, color=GREY, linestyle=line, marker=marker))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=4, frameon=False, handlelength=2.6,
         columnspacing=1.4, borderpad=0.1,
@@ -759,11 +755,13 @@ def _seeds(study: Study, mean: str = "mean") -> str:
 
 def _channels(study: Study) -> str:
     """What hue, style and lightness stand for; and the factors that share all three."""
-    if study.baseline:
-        return f"Blue: {study.baseline}; orange: the arm that is named."
-    others = [factor for factor in study.factors if factor not in ("norm", "head", "batch")]
+    if _against_first(study):
+        return f"Blue: {levels(study, study.factors[0])[0]}; orange: the arm that is named."
+    channels = ["Hue: {}", "line and marker: {}", "lightness: {}, its first level darkest"]
+    parts = [text.format(name) for text, name in zip(channels, study.factors, strict=False)]
+    others = study.factors[3:]
     shared = f" Arms that differ only in {', '.join(others)} look alike." if others else ""
-    return "Hue: norm; line and marker: head; lightness: batch, darkest the smallest." + shared
+    return "; ".join(parts) + "." + shared
 
 
 def _crosses(study: Study, metric: str) -> str:

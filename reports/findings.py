@@ -8,7 +8,15 @@ import pandas as pd
 from reports import effects, epochs, statistics
 from reports.claims import Verdict, Word
 from reports.effects import no_verdict
-from reports.records import PRIMARY, Study, at_updates, best_epochs, last_epochs, measured
+from reports.records import (
+    PRIMARY,
+    Study,
+    at_updates,
+    best_epochs,
+    last_epochs,
+    levels,
+    measured,
+)
 from reports.statistics import VERDICT_SEEDS, Estimate
 from reports.tables import (
     LN2,
@@ -137,11 +145,11 @@ def _against_baseline(study: Study) -> list[str]:
 
 
 def _fluctuation(study: Study) -> list[str]:
-    """The size of the fluctuation for each norm, or for each named arm, noise taken out."""
+    """The size of the fluctuation for each level of the first factor, noise taken out."""
     runs = epochs.fluctuation_table(epochs.learners(study))
     if runs["variance"].isna().all():
         return []
-    parts, factor = [], "arm" if study.baseline else "norm"
+    parts, factor = [], study.factors[0]
     for level, some in runs.groupby(factor, sort=False):
         found = _over_seeds(some, "variance")
         value, low, high = (epochs.percent_sd(x) for x in (found.value, found.low, found.high))
@@ -162,13 +170,14 @@ def _best(study: Study) -> list[str]:
 
 
 def _within_norms(study: Study) -> list[str]:
-    """The effects of head and batch apart for each norm."""
-    norms, last = list(dict.fromkeys(study.plan["norm"])), last_epochs(study)
+    """The effects of the other factors, apart for each level of the first."""
+    first, last = study.factors[0], last_epochs(study)
+    apart = levels(study, first)
     parts: dict[str, list[str]] = {}
-    for norm in norms if len(norms) > 1 else []:
-        for one in effects.contrasts(study, last[last["norm"] == norm]):
+    for level in apart if len(apart) > 1 else []:
+        for one in effects.contrasts(study, last[last[first] == level]):
             if len(one.effect) == 1:
-                said = f"{_times(one.ratio)} with norm={norm}"
+                said = f"{_times(one.ratio)} with {first}={level}"
                 parts.setdefault(effects.title(one), []).append(said)
     return [
         f"{name.replace(' against ', ' against ' + name.split('=')[0] + '=')}: {join(said)}."
@@ -283,18 +292,9 @@ def _reason(study: Study) -> str:
 
 
 def _pairs(study: Study) -> list[tuple[str, object, object]]:
-    """The factors of which two levels are there: its name, the usual level, the other."""
-    batches = sorted(set(study.plan["batch"]))
-    levels = {
-        "norm": ("none", "batch"),
-        "head": ("conv", "avgpool"),
-        "batch": (batches[0], batches[-1]),
-    }
-    return [
-        (factor, low, high)
-        for factor, (low, high) in levels.items()
-        if low != high and {low, high} <= set(study.plan[factor])
-    ]
+    """The factors with two levels or more: name, first level, last one."""
+    ends = {factor: levels(study, factor) for factor in study.factors}
+    return [(factor, x[0], x[-1]) for factor, x in ends.items() if len(x) > 1]
 
 
 def _counts(study: Study) -> list[str]:
@@ -327,16 +327,17 @@ def _counts(study: Study) -> list[str]:
 
 
 def _counts_by_norm(study: Study) -> list[str]:
-    """The same for head and batch, apart for each norm."""
-    sentences, norms = [], list(dict.fromkeys(study.plan["norm"]))
+    """The same for the other factors, apart for each level of the first."""
+    sentences, first = [], study.factors[0]
+    apart = levels(study, first)
     for factor, low, high in _pairs(study):
         ratios = paired_ratios(study, last_epochs(study), factor, low, high, PRIMARY).dropna()
         parts = []
-        for norm in norms if factor != "norm" and len(norms) > 1 else []:
-            some = ratios[ratios.index.get_level_values("norm") == norm]
+        for level in apart if factor != first and len(apart) > 1 else []:
+            some = ratios[ratios.index.get_level_values(first) == level]
             if len(some):
                 worse = f"worse in {int((some > 1).sum())} of {len(some)}"
-                parts.append(f"{digits(geometric_mean(some))} times, {worse}, with norm={norm}")
+                parts.append(f"{digits(geometric_mean(some))} times, {worse}, with {first}={level}")
         if parts:
             sentences.append(f"{factor}={high} against {factor}={low}: {'; '.join(parts)}.")
     return sentences
@@ -344,7 +345,7 @@ def _counts_by_norm(study: Study) -> list[str]:
 
 def _equal_epochs(study: Study) -> list[str]:
     """That batches are compared at equal epochs, and what that means in updates."""
-    batches = sorted(set(study.plan["batch"]))
+    batches = levels(study, "batch") if "batch" in study.factors else []
     steps = study.frame.assign(per=study.frame["steps"] / study.frame["epoch"])
     updates = [steps.loc[steps["batch"] == batch, "per"].median() for batch in batches]
     if len(batches) < 2 or not np.isfinite(updates).all():

@@ -193,10 +193,10 @@ def filmstrip(study: Study, budget: int) -> dict[str, Any]:
     for run, rows in frame.groupby("run", sort=False):
         there = logs[rows.index].dropna()
         epochs = rows["epoch"].astype(int)
-        shade, head = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
+        shade, line, _ = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
         arms[run.rpartition("/")[0]] = {
             "colour": shade,
-            "dashed": head != "conv",
+            "dashed": line != "-",
             "last": int(epochs.max()),
             "best": int(epochs[there.idxmin()]) if len(there) else None,
             "worst": int(epochs[there.idxmax()]) if len(there) else None,

@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +76,7 @@ class Study:
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
     runs: list[Path]  # with at least a run.json
     missing: list[Missing]
-    factors: list[str]  # columns that tell the arms apart: norm, head, batch, ...; or `arm` alone
+    factors: list[str]  # columns that tell the arms apart, in the order of the study
     arms: list[tuple]  # the levels of these, of every arm that was begun or planned
     plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
     machines: list[dict[str, Any]]  # the different fingerprints, usually one
@@ -119,10 +119,7 @@ def assemble(
         configs = {name: _config(folder / name, run["config"]) for name, run in begun.items()}
         identities = _one_identity_each(_of_own_kinds(begun))
         machines = [run["fingerprint"] for run in begun.values()]
-        factors = ["arm"]
-        if not info.get("arms"):
-            varying = _varying(list(configs.values()), info["factors"])
-            factors = ARM + [_column(key) for key in varying]
+        factors = ["arm"] if info.get("arms") else _factors(configs.values(), info["factors"])
         keys = {name: _key(name, cell, factors) for name, cell in (cells | configs).items()}
         planned = {name: cell["epochs"] for name, cell in (cells | configs).items()}
     except (KeyError, TypeError) as error:
@@ -229,6 +226,12 @@ def at_updates(study: Study) -> pd.DataFrame:
     rows = frame.loc[gap.groupby(frame["run"], sort=False).idxmin()].copy()
     rows.loc[gap[rows.index] > UPDATES_APART * goal, number_columns(study)] = math.nan
     return rows
+
+
+def levels(study: Study, factor: str) -> list[Any]:
+    """The planned levels of a factor, numbers from the smallest on."""
+    found = list(dict.fromkeys(study.plan[factor]))
+    return sorted(found) if pd.api.types.is_numeric_dtype(study.plan[factor]) else found
 
 
 def number_columns(study: Study) -> list[str]:
@@ -384,12 +387,16 @@ def _one_identity_each(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, 
     return {metric: identities[metric] for metric in dict.fromkeys(order) if metric in identities}
 
 
-def _varying(configs: list[dict[str, Any]], factors: dict[str, list]) -> list[str]:
-    """The config fields beside norm, head, batch, seed and epochs that differ between runs."""
+def _factors(configs: Collection[dict[str, Any]], planned: dict[str, list]) -> list[str]:
+    """The columns that tell the arms apart: of the planned factors, then of others that differ.
+
+    A planned factor of one level is left out, unless it is one of the ablation's.
+    """
     fields = dict.fromkeys(key for config in configs for key in config)
     differ = {key for key in fields if len({repr(config.get(key)) for config in configs}) > 1}
-    differ |= {key for key, levels in factors.items() if len(levels) > 1}
-    return [key for key in {**factors, **fields} if key in differ - {*ARM, "seed", "epochs"}]
+    differ |= {key for key, levels in planned.items() if len(levels) > 1 or key in ARM}
+    shown = [key for key in {**planned, **fields} if key in differ - {"seed", "epochs"}]
+    return [_column(key) for key in shown or planned]
 
 
 def _key(name: str, config: dict[str, Any], factors: list[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dcgan.config import Config
 from reports.records import (
     OWN_CLASSES,
     PRIMARY,
@@ -15,6 +16,7 @@ from reports.records import (
     calibrated,
     first_config,
     last_epochs,
+    levels,
     measured,
     number_columns,
 )
@@ -37,6 +39,7 @@ CALIBRATION = {  # the sets of images that no training made, and what a reader c
     "flat": "one flat colour an image",
     "untrained": "untrained generator",
 }
+TEXT = {name for name, x in Config.model_fields.items() if x.annotation not in (int, float)}
 LN2 = math.log(2)
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SPREAD = "Mean ± standard deviation over seeds."
@@ -120,19 +123,20 @@ def losses_table(study: Study) -> pd.DataFrame:
 def throughput_table(study: Study) -> pd.DataFrame:
     """One row per batch size: training images a second of both heads, and avgpool over conv.
 
-    None where the arms have names.
+    None where the head is no factor of the study.
 
     `conv` and `avgpool` are medians over the runs, each of them the median over its epochs. The
     ratio is the geometric mean over pairs of runs that differ in the head alone.
     """
-    if study.baseline:
+    if "head" not in study.factors:
         return pd.DataFrame()
     speeds = run_speeds(study)
     ratios = paired_ratios(study, speeds, "head", "conv", "avgpool", "images_per_second").dropna()
-    rows = []
-    for batch in sorted(set(study.plan["batch"])):
-        here = speeds[speeds["batch"] == batch]
-        pairs = ratios[ratios.index.get_level_values("batch") == batch]
+    batches, rows = study.plan.set_index("run")["batch"], []
+    apart = "batch" in study.factors
+    for batch in levels(study, "batch") if apart else [batches.iloc[0]]:
+        here = speeds[speeds["run"].map(batches) == batch]
+        pairs = ratios[ratios.index.get_level_values("batch") == batch] if apart else ratios
         medians = here.groupby("head")["images_per_second"].median()
         rows.append(
             {
@@ -179,7 +183,7 @@ def sheets(study: Study) -> list[Sheet]:
             result.append(
                 _score_sheet(study, fidelity, at, FIDELITY_METRICS, f"fidelity-{at}", title, notes)
             )
-    speeds = [] if study.baseline else [_throughput_sheet(study)]
+    speeds = [_throughput_sheet(study)] if "head" in study.factors else []
     return [*result, _losses_sheet(study), *speeds, *_arms_sheets(study)]
 
 
@@ -585,7 +589,7 @@ def _levels(study: Study, row: dict) -> list[str]:
 
 def is_number(sheet: Sheet, column: int) -> bool:
     """Whether a column is set right."""
-    return column > 0 and sheet.columns[column] not in ("norm", "head", *sheet.words)
+    return column > 0 and sheet.columns[column] not in TEXT | {*sheet.words}
 
 
 def decimals_of(metric: str, values: pd.Series) -> int:

@@ -92,12 +92,11 @@ def test_the_tables_and_figures_are_those_of_named_arms(named):
     assert len(tables.throughput_table(named)) == 0
     assert np.isnan(tables.losses_table(named)["bound"]).all()
     drawn = figures.draw(named)
-    assert "throughput" not in drawn
     titles = [axis.get_title("left") for axis in drawn["fd_cifar"][0].axes]
     assert titles == ["plain-gan", "relu-d"]
     assert "Blue: baseline; orange: the arm that is named." in drawn["fd_cifar"][1]
     colours = {line.get_color() for line in drawn["fd_cifar"][0].axes[0].lines}
-    assert colours == {figures.BASELINE, figures.ARM}
+    assert colours == {figures.HUES[0][0], figures.HUES[1][0]}
 
 
 def test_the_page_names_its_study_and_its_command(named):
@@ -136,3 +135,40 @@ def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_
     rundir.replace(run, rundir.seal(stored))
     with pytest.raises(records.Mixed, match="generated is 2000"):
         records.load(folder)
+
+
+@pytest.mark.parametrize(("seeds", "banks"), [(1, 0), (6, 3)])
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"act_d": ["leaky", "relu"]},
+        {"act_d": ["leaky", "relu"], "latent": ["normal", "uniform"]},
+        {"norm": ["none", "batch"], "act_d": ["leaky", "relu"]},
+        {"latent_size": [10, 20, 30, 40, 50]},
+    ],
+    ids=lambda factors: "-".join(factors),
+)
+def test_other_factors_are_reported_like_those_of_the_ablation(
+    make_study, tmp_path, factors, seeds, banks
+):
+    made = {"seeds": range(seeds), "banks": banks, "inception": "epoch"}
+    study = records.load(make_study(tmp_path, factors=factors, **TINY | {"arms": None} | made))
+    assert study.factors == list(factors)
+    judged, found = claims.judge(study), findings.findings(study)
+    drawn = figures.draw(study)
+    assert {"fd_cifar", "change", "losses", "throughput"} < set(drawn)
+    assert "look alike" not in drawn["fd_cifar"][1]
+    looks = {figures.look_of(study, arm) for arm in study.arms}
+    assert len(looks) == (2 if len(study.arms) == 5 else len(study.arms))
+
+    sheets = contents.sheets(study, judged)
+    last = next(sheet for sheet in sheets if sheet.name == "last")
+    assert last.columns[: len(factors)] == list(factors)
+    assert len(last.rows) >= len(study.arms)
+    svg = {name: (figures.to_svg(figure), text) for name, (figure, text) in drawn.items()}
+    shown = page.render(study, judged, found, sheets, svg, {})
+    first, *_, other = [f"{name}={level}" for name, levels in factors.items() for level in levels]
+    assert first in shown
+    assert other in shown
+    names = " ".join(found.headline + found.factors)
+    assert all(f"{name}=" in names for name in factors) or len(study.arms) == 5

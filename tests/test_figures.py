@@ -129,7 +129,7 @@ def test_a_study_without_calibration_has_no_dashed_lines(drawn):
 
 def test_one_factor_one_channel(study):
     lightness = {
-        (norm, batch): np.dot(to_rgb(figures.colour(study, norm, batch)), (0.21, 0.72, 0.07))
+        (norm, batch): np.dot(to_rgb(_colour(study, norm, batch)), (0.21, 0.72, 0.07))
         for norm in ("none", "batch")
         for batch in (128, 512)
     }
@@ -139,7 +139,7 @@ def test_one_factor_one_channel(study):
     assert min(np.diff(values)) > 0.05  # apart in greyscale
     for norm, leads in (("none", 2), ("batch", 0)):
         for batch in (128, 512):
-            assert np.argmax(to_rgb(figures.colour(study, norm, batch))) == leads
+            assert np.argmax(to_rgb(_colour(study, norm, batch))) == leads
 
 
 def test_every_caption_says_n_and_band_and_what_the_metric_is(study, drawn):
@@ -284,6 +284,10 @@ def test_the_ground_is_transparent_in_svg_and_white_in_png(drawn, tmp_path):
     with Image.open(io.BytesIO(paths[1].read_bytes())) as image:
         assert image.convert("RGBA").getpixel((1, 1)) == (255, 255, 255, 255)
     assert "fill: #ffffff" not in paths[0].read_text()
+
+
+def _colour(study, norm, batch):
+    return figures.look_of(study, (norm, "conv", batch))[0]
 
 
 def _references(lines):
