@@ -19,6 +19,7 @@ from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.STATE, rundir.GENERATOR)
+OF_CODE = ("commit", "claims", "sha256")  # of study.json, which change with the checkout
 PAIR = ("head=conv", "batch=512")  # narrows the grid to two runs
 
 
@@ -230,7 +231,7 @@ def test_another_config_in_the_same_place_is_refused_by_key(finished, run_study)
 
 
 def settled(out):
-    """Every byte below `out` that no clock has touched."""
+    """Every byte below `out` that no clock and no commit of the code has touched."""
     clock = ("timing.json", "throughput", "tables.", "index.html", "records.parquet")
     found = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
@@ -242,6 +243,9 @@ def settled(out):
                 times = set(records.TIMES)
                 rows = csv.DictReader(path.read_text().splitlines())
                 found[name] = [{k: v for k, v in row.items() if k not in times} for row in rows]
+            if path.name == "study.json":
+                stored = json.loads(path.read_bytes())
+                found[name] = [(k, stored[k]) for k in stored if k not in OF_CODE]
     return found
 
 
