@@ -122,10 +122,10 @@ def _close(mirror: tracking.Mirror, notify: Callable[[dict[str, Any]], None]) ->
 def prepare(device: str, threads: int) -> None:
     """Set what results depend on in this process: threads and algorithms.
 
-    The arithmetic is set where networks run, see dcgan.train.matmul_precision. That a GPU repeats its bits
-    rests on PyTorch's list in torch.use_deterministic_algorithms: there convolutions, either way
-    and backward, and indexing act deterministically once it is set, nothing else that is trained or
-    scored with is on it, and what cannot act so raises RuntimeError.
+    The arithmetic is set where networks run, see dcgan.train.matmul_precision. That a GPU repeats
+    its bits rests on PyTorch's list in torch.use_deterministic_algorithms: there convolutions,
+    either way and backward, and indexing act deterministically once it is set, nothing else that is
+    trained or scored with is on it, and what cannot act so raises RuntimeError.
     """
     torch.set_num_threads(threads)
     if device == "cpu":

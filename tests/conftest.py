@@ -184,8 +184,8 @@ def write_study(
     """Write a made-up study by the commit protocol; returns its folder. Same arguments, same bytes.
 
     `inception`: "never", "milestone" or "epoch", when fid, is and kid exist. `diverged`: run ->
-    first epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A run is
-    named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
+    first epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A
+    run is named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
     `banks`: evaluation banks of every epoch, its own among them; 0: no run has a folder of them.
     `arms`: name -> fields, in the place of factors.
     """
@@ -368,7 +368,7 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
 
 
 def _write_banks(run: Path, banks: int) -> None:
-    """Score every epoch again with noise of 2 % on the logarithm, as experiments.banks would."""
+    """Score every epoch again with noise of 2 % on the logarithm, as experiments.resample would."""
     rng = np.random.default_rng(
         list(hashlib.sha256(f"{run.parent.name}/{run.name}".encode()).digest())
     )
