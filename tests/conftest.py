@@ -185,7 +185,8 @@ def write_study(
 
     `inception`: "never", "milestone" or "epoch", when fid, is and kid exist. `diverged`: run ->
     first epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A
-    run is named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve, per epoch.
+    run is named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve of an
+    epoch.
     `banks`: evaluation banks of every epoch, its own among them; 0: no run has a folder of them.
     `arms`: name -> fields, in the place of factors.
     """
