@@ -82,7 +82,8 @@ def fluctuation_table(study: Study) -> pd.DataFrame:
                 "autocorrelation": found.autocorrelation,
             }
         )
-    return pd.DataFrame(rows)
+    numbers = ["changes", "variance", "one_bank", "noise", "drawdown", "regret", "autocorrelation"]
+    return _per_run(study, rows, numbers)
 
 
 def shares_table(study: Study) -> pd.DataFrame:
@@ -145,7 +146,7 @@ def losses_rank_table(study: Study) -> pd.DataFrame:
         row = _key(study, epochs) | {"changes": int(moves.notna().sum())}
         found = {loss: statistics.spearman(epochs[loss].diff(), moves) for loss in LOSSES}
         rows.append(row | found)
-    return pd.DataFrame(rows)
+    return _per_run(study, rows, ["changes", *LOSSES])
 
 
 def regret_table(study: Study) -> pd.DataFrame:
@@ -164,7 +165,7 @@ def regret_table(study: Study) -> pd.DataFrame:
                 known = (sign * epochs[loss]).dropna()
                 row[loss] = logs[known.idxmin()] if len(known) else math.nan
             rows.append(_key(study, epochs) | row)
-    return pd.DataFrame(rows)
+    return _per_run(study, rows, ["last", "best", "random", *LOSSES])
 
 
 def relapse_table(study: Study) -> pd.DataFrame:
@@ -188,7 +189,7 @@ def relapse_table(study: Study) -> pd.DataFrame:
             by_noise = statistics.relapse_by_noise(trend, noise[run], WORSE)
             row = {"relapse": float(worse), "by_noise": by_noise}
         rows.append(_key(study, epochs) | row)
-    return pd.DataFrame(rows)
+    return _per_run(study, rows, ["relapse", "by_noise"])
 
 
 def reached(study: Study, threshold: float) -> pd.DataFrame:
@@ -488,6 +489,11 @@ def _reaches(study: Study) -> pd.DataFrame:
 def _key(study: Study, epochs: pd.DataFrame) -> dict:
     """The columns that name a run, from its epochs."""
     return epochs[["run", *study.factors, "seed"]].iloc[0].to_dict()
+
+
+def _per_run(study: Study, rows: list[dict], numbers: list[str]) -> pd.DataFrame:
+    """A table of runs, which has its columns even where there is no run yet."""
+    return pd.DataFrame(rows, columns=["run", *study.factors, "seed", *numbers])
 
 
 def _after_burn_in(study: Study) -> list[pd.DataFrame]:

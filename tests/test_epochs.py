@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports import epochs, records
+from reports import claims, epochs, records
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 TINY = {"resolution": 16, "points": 2}
@@ -275,3 +275,11 @@ def test_what_a_reader_sees(study):
     few = dataclasses.replace(study, **three)
     notes = next(sheet for sheet in epochs.sheets(few) if sheet.name == "ranks").notes
     assert any("cannot be below 0.25" in note for note in notes)
+
+
+def test_a_study_none_of_whose_runs_has_ended_can_be_judged(make_study, tmp_path):
+    begun = {f"norm={norm},head=conv,batch=128/seed=0": 1 for norm in ARMS["norm"]}
+    study = records.load(make_study(tmp_path, factors=ARMS, epochs=4, committed=begun, **TINY))
+    assert epochs.regret_table(study).columns.to_list()[-2:] == ["d_loss", "g_loss"]
+    words = {one.verdict for one in claims.judge(study)}
+    assert words <= {"not yet run", "not testable", "inconclusive"}
