@@ -126,7 +126,7 @@ BENCH = """Measure how fast this project is on this machine, in about ten minute
   jobs       two processes of one thread against one process of two, and their
              memory; on a GPU one, two, four and eight that share it
   scoring    from images to scores; the same by torchmetrics, torch-fidelity
-  frechet    the Fréchet distance: seconds and errors, torch-fidelity's beside ours
+  frechet    the Fréchet distance: seconds and errors, beside torch-fidelity's
   epoch      where the time of an epoch goes
   commands   how long the first epoch, a report, a plan, status and help take
 
