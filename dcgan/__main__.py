@@ -1,8 +1,9 @@
-"""Make images with a trained generator; make a data set of your own pictures.
+"""Make images with a trained generator; make a data set of your own pictures, or of CIFAR-10.
 
     python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
     python -m dcgan sample generator.safetensors -n 64 --grid images.png
     python -m dcgan prepare photos -o photos.zip --side 32
+    python -m dcgan cifar10 -o data
 
 Each command has its own --help.
 """
@@ -17,10 +18,11 @@ import numpy as np
 
 from dcgan import cli, rundir
 from dcgan.cli import PATH, POSITIVE, BadInput, Result
-from dcgan.pictures import png_grid
-from dcgan.sources import MOST_BYTES, BadData, write_file
+from dcgan.pictures import MAX_BYTES, png_grid
+from dcgan.sources import write_file
 
 BATCH = 500  # images that the generator makes at a time
+SHOWN = 20  # files left out that are named
 
 dcgan_group = cli.Group("dcgan", __doc__)
 
@@ -102,21 +104,48 @@ def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> 
 
     if out.exists():
         raise BadInput(f"-o {out}: is there already")
-    try:
-        prepared = prepare(pictures, side, enlarge, skip)
-    except BadData as error:
-        raise BadInput(error) from error
-    write_file(out, lambda file: write_zip(file, prepared))
+    prepared = prepare(pictures, side, enlarge, skip)
+    write_file(out, lambda file: write_zip(file, prepared.pngs, prepared.labels))
 
     count, classes = len(prepared.pngs), len({*prepared.labels} - {-1})
+    source = f", from {prepared.labels_from}" if prepared.labels_from else ""
     print(
         f"wrote {count} pictures of {side}x{side} to {out}: "
-        f"{classes or 'no'} classes, {prepared.lossy or 'none'} stored with loss"
+        f"{classes or 'no'} classes{source}, {prepared.lossy or 'none'} stored with loss"
     )
-    if prepared.skipped:
-        print(f"left out {len(prepared.skipped)}:", *map(cli.shown, prepared.skipped), sep="\n  ")
+    if left_out := [*prepared.left_out, *prepared.skipped]:
+        print(f"left out {len(left_out)}:", *map(cli.shown, left_out[:SHOWN]), sep="\n  ")
+        print(f"  and {len(left_out) - SHOWN} more\n" * (len(left_out) > SHOWN), end="")
     counts = {"pictures": count, "classes": classes, "lossy": prepared.lossy}
-    return 0, {**counts, "side": side, "path": out, "skipped": prepared.skipped}
+    names = {"left_out": prepared.left_out, "skipped": prepared.skipped}
+    return 0, {**counts, "side": side, "path": out, **names}
+
+
+@dcgan_group.command()
+@click.option("-o", "out", metavar="DIR", type=PATH, required=True, help="a folder")
+@click.option("--cache", metavar="DIR", type=PATH, default="runs/cache", help="of downloads")
+def cifar10(out: Path, cache: Path) -> Result:
+    """Write CIFAR-10 as two zips for DATA= and TEST=.
+
+    They are cifar10-train.zip, 50,000 images, and cifar10-test.zip, 10,000. They are made of
+    torchvision's folder or archive in data/ or the cache, where it is downloaded to otherwise.
+
+        python -m dcgan cifar10 -o data
+    """
+    from dcgan.data import load
+    from dcgan.prepare import encode, write_zip
+
+    done = {}
+    for split in ("train", "test"):
+        path = out / f"cifar10-{split}.zip"
+        if path.exists():
+            raise BadInput(f"{path}: is there already")
+        images = load("cifar10", cache, split)
+        labels = images.labels.tolist()
+        write_file(path, lambda file, x=images, y=labels: write_zip(file, map(encode, x.pixels), y))
+        print(f"wrote {len(labels):,} images to {path}", flush=True)
+        done[split] = path
+    return 0, done
 
 
 def find(checkpoint: Path) -> Path:
@@ -148,7 +177,7 @@ def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
         G, config = load_generator(str(path))
     except ValueError as error:
         raise BadInput(error) from error
-    if count * 3 * config.resolution**2 > MOST_BYTES:
+    if count * 3 * config.resolution**2 > MAX_BYTES:
         raise BadInput(f"-n {count}: images of {config.resolution} pixels a side, over 8 GiB")
 
     z = draw_latent(config.model_copy(update={"seed": seed}), "sample", 0, count)

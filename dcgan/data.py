@@ -1,18 +1,24 @@
-"""One uint8 array, mapped from its cache; uint8 <-> [-1, 1]; batches. Rules: dcgan.sources.
+"""One uint8 array, mapped from its cache; uint8 <-> [-1, 1]; batches. Sources: dcgan.sources.
 
 <cache>/<sha256>-<side>.npy     pixels of one data set at one resolution, and in .json beside it the
                                 labels and what else there is to know
 <cache>/sources/<key>.json      which data set a source was, so that it is decoded only once
+
+Reading a folder or a zip takes one image in memory at a time, and on the disk twice the decoded
+pixels, in files without a name, of which nothing is left whatever happens.
 """
 
 import dataclasses
 import errno
 import hashlib
 import json
+import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,12 +28,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from dcgan import pictures, sources
 from dcgan import shapes as drawing
-from dcgan import sources
-from dcgan.sources import BadData, Stored
+from dcgan.cli import shown
+from dcgan.pictures import SIDES, BadData
+from dcgan.sources import Listing
 
 SHAPES = 12_000  # images that `load` draws
 AT_ONCE = 1 << 20  # pixels, where the images pass through memory: what a processor's cache holds
+SHOWN = 5  # names of files that are left out
 
 # Sets that are known by their SHA-256 keep these names, and no other set gets them.
 NAMES = {
@@ -47,215 +56,146 @@ class Images:
     pixels: np.ndarray  # (N, H, W, 3) uint8, in memory or mapped from a file
     labels: np.ndarray  # (N,) int64, -1 where there is none
     sha256: str  # of the pixels, at their native resolution, and the labels, in this order
-    lossy: bool = False  # some were stored with loss; see dcgan.sources
+    lossy: bool = False  # some were stored with loss; see dcgan.pictures
     key: str = ""  # of the source's bytes: where the cache looks first
+    labels_from: str = ""  # "folders", "dataset.json"; of a folder or a zip with labels
+    left_out: tuple[str, ...] = ()  # files and folders of a folder or a zip that were not read
 
 
-def load(source: str | None, cache: Path) -> Images:
-    """The images of a source, from `cache` where they are in it; raises BadData.
+@dataclass(frozen=True)
+class Stored:
+    """Images that stay in a file, of which only those that are asked for are read."""
 
-    None looks in data/, then tries torchvision's download (kept in `cache`, the only thing written
-    here), and ends with shapes: `kind` says which. The word "shapes" asks for those; "./shapes" is
-    a folder of that name.
+    file: IO[bytes]  # unbuffered
+    offset: int  # bytes before its first image
+    shape: tuple[int, ...]  # of an image, uint8: (H, W, 3)
+    rows: np.ndarray  # (N,) int64: which images of the file, in their order
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+# --- Loading --------------------------------------------------------------------------------------
+
+
+def load(source: str | None, cache: Path, split: str = "train") -> Images:
+    """The images of a source, from `cache` where they are in it; raises BadData, NoCifar10.
+
+    None is what lies in data/, or else CIFAR-10, which a download keeps in `cache`, the only thing
+    written here. `split`, train or test, is of CIFAR-10. The words "cifar10" and "shapes" ask for
+    those; "./shapes" is a folder of that name.
     """
     try:
         kind, path = sources.find(source, cache)
-        key = _key(kind, path)
-
-        # A source that was kept before leads to its array, if that is still whole.
-        try:
-            sha256, side, lossy = json.loads((cache / "sources" / f"{key}.json").read_text())
-            images = dataclasses.replace(_open(cache, sha256, side), lossy=lossy)
-        except (OSError, ValueError, TypeError, BadData):
-            images = read(kind, path, cache) if path else shapes(SHAPES)
-
-        # The name and the kind are those of the place it came from now.
-        name = _name(path, images.sha256) if path else "shapes"
-        return dataclasses.replace(images, name=name, kind=kind, key=key)
+        listed = kind in ("folder", "zip")
+        with sources.opened(kind, path) if listed else nullcontext() as listing:
+            key = _key(kind, path, split, listing)
+            images = _load_kept(cache, key) or _read(kind, path, split, listing, cache)
+        about = {"name": _name(kind, path, split, images.sha256), "kind": kind, "key": key}
+        if listing:
+            about |= {"labels_from": listing.labels_from, "left_out": tuple(listing.left_out)}
+        return dataclasses.replace(images, **about)
     except OSError as error:
         raise BadData(f"{error.filename or source}: {error.strerror or error}") from error
 
 
 def load_test(source: str | None, cache: Path) -> Images | None:
-    """The test split that CIFAR-10's own tree or archive holds; None for any other source.
+    """CIFAR-10's test split, where the source is its tree or archive; None for any other source.
 
     A tree may lack it. Raises BadData.
     """
     kind, path = sources.find(source, cache)
     if kind != "cifar10" or (path.is_dir() and not (path / "test_batch").exists()):
         return None
-    try:
-        return canonical("cifar10-test", *sources.read_cifar10(path, "test"), kind)
-    except OSError as error:
-        raise BadData(f"{error.filename or path}: {error.strerror or error}") from error
+    return load(source, cache, "test")
 
 
-def keep(images: Images, cache: Path, resolution: int) -> None:
-    """Put images into the cache, as they are and at one resolution; `load` finds them again."""
-    native = images.pixels.shape[1]
-    for side in {native, resolution}:
-        path = cache / f"{images.sha256}-{side}.npy"
-        try:
-            _open(cache, images.sha256, side)
-            about = json.loads(path.with_suffix(".json").read_text())
-        except BadData:
-            about = {"array": _write_array(path, images, side), "labels": images.labels.tolist()}
-        about |= {"name": images.name, "kind": images.kind, "lossy": images.lossy}
-        _write_json(path.with_suffix(".json"), about | {"sha256": images.sha256})
-    if images.key:
-        index = cache / "sources" / f"{images.key}.json"
-        _write_json(index, [images.sha256, native, images.lossy])
-
-
-def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
-    """What `keep` put into the cache; needs no source, and shares its memory with all who open it.
-
-    Raises BadData where it is missing or damaged; `load` and `keep` mend that.
-    """
-    return _open(cache, sha256, resolution)
-
-
-def of_classes(images: Images, classes: str, count: int | None = None) -> Images:
-    """The images of one class, by its number or CIFAR-10's name for it; all of them for `all`.
-
-    In their order, the first `count` of them, and under the SHA-256 of the whole set. BadData where
-    there are none.
-    """
-    if classes == "all" and count is None:
-        return images
-    rows = slice(count) if classes == "all" else rows_of(images, classes)[:count]
-    return dataclasses.replace(images, pixels=images.pixels[rows], labels=images.labels[rows])
-
-
-def rows_of(images: Images, classes: str) -> np.ndarray:
-    """Where the images of one class, or of `all`, are: (N,) int64; BadData where there are none."""
-    if classes == "all":
-        return np.arange(len(images.labels))
-    named = CIFAR10 if images.sha256 in NAMES else []
-    number = named.index(classes) if classes in named else classes
-    labels = {str(label): label for label in np.unique(images.labels).tolist()}
-    if str(number) not in labels:
-        raise BadData(f"{images.name}: has no images of classes={classes}")
-    return np.flatnonzero(images.labels == labels[str(number)])
-
-
-def resize(images: Images, resolution: int) -> Images:
-    """Antialiased bilinear, rounded to uint8 once; order, labels and SHA-256 stay as they are."""
-    if resolution == images.pixels.shape[1]:
-        return images
-    pixels, done = np.empty((len(images.pixels), resolution, resolution, 3), np.uint8), 0
-    for part in _resized(images, resolution):
-        pixels[done : done + len(part)] = part
-        done += len(part)
-    return dataclasses.replace(images, pixels=pixels)
-
-
-def _resized(images: Images, resolution: int) -> Iterator[np.ndarray]:
-    """The pixels at one resolution, a few images at a time."""
-    pixels, side = images.pixels, images.pixels.shape[1]
-    if resolution not in sources.SIDES:
-        raise BadData(f"{images.name}: cannot be resized to {resolution} pixels, only to 8 to 1024")
-    step = max(1, AT_ONCE // max(side, resolution) ** 2)
-    for i in range(0, len(pixels), step):
-        part = np.asarray(pixels[i : i + step])
-        if side != resolution:
-            x = torch.from_numpy(part).permute(0, 3, 1, 2).contiguous()
-            x = interpolate(x.float(), size=resolution, mode="bilinear", antialias=True)
-            x = x.round().clamp(0, 255).to(torch.uint8)
-            part = x.permute(0, 2, 3, 1).contiguous().numpy()
-        yield part
-
-        # What was read of a mapped file would go on to count as memory of this process.
-        if isinstance(pixels.base, mmap.mmap):
-            pixels.base.madvise(mmap.MADV_DONTNEED)
-
-
-def hold(images: Images, classes: str, count: int, device: str) -> Tensor | Stored:
-    """The first `count` images of the cache that are of these classes, for `train_epoch`.
-
-    A GPU holds them where they fit. Otherwise they stay in their file, from which every batch is
-    read; so they do on a CPU, whose system keeps in free memory what was read, once for all
-    processes. Results do not depend on it.
-    """
-    array = images.pixels
-    if device != "cpu" and fits(count * array[0].nbytes, device):
-        return torch.from_numpy(of_classes(images, classes, count).pixels).to(device)
-    rows = rows_of(images, classes)[:count]
-    return Stored(open(array.filename, "rb", buffering=0), array.offset, array.shape[1:], rows)
-
-
-def fits(size: int, device: str) -> bool:
-    """Whether so many bytes of images are at most half of the memory: what a GPU has free of it."""
-    if device == "cpu":
-        return size <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return size <= torch.cuda.mem_get_info(device)[0] // 2
-
-
-def to_signed(pixels: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """float in [-1, 1] -> uint8, rounded to the nearest level; values outside are clipped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def signed_batches(
-    pixels: Tensor | Stored, order: Tensor, batch: int, device: torch.device
-) -> Iterator[Tensor]:
-    """Images in this order -> float32 (B, 3, H, W) in [-1, 1], channels last in memory.
-
-    A tensor of them, uint8 (N, H, W, 3), is on the device already.
-    """
-    if isinstance(pixels, Tensor):
-        rows = (pixels[index] for index in order.to(device).split(batch))
+def describe(images: Images) -> str:
+    """What was read, in a line: images, classes, where labels are from, what was left out."""
+    counts = np.unique(images.labels[images.labels >= 0], return_counts=True)[1]
+    said = f"{len(images.labels):,} images"
+    if not len(counts):
+        said += " without labels"
     else:
-        rows = _read_batches(pixels, order.split(batch), device)
-    return (to_signed(each.permute(0, 3, 1, 2)) for each in rows)
+        sizes = " to ".join(f"{size:,}" for size in sorted({counts.min(), counts.max()}))
+        said += f", {len(counts)} class{'es' * (len(counts) > 1)} of {sizes}"
+        said += f", from {images.labels_from}" if images.labels_from else ""
+        if none := len(images.labels) - counts.sum():
+            said += f", {none:,} without a label"
+    if left_out := images.left_out:
+        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        said += f"; left out: {', '.join(left_out[:SHOWN])}{more}"
+    return shown(said)
 
 
-def _read_batches(
-    stored: Stored, batches: Sequence[Tensor], device: torch.device
-) -> Iterator[Tensor]:
-    """Rows of a file, uint8 (B, H, W, 3), on the device."""
-    pinned = device.type == "cuda"  # neither waits for the other then
-    for index in batches:
-        rows = torch.empty((len(index), *stored.shape), dtype=torch.uint8, pin_memory=pinned)
-        sources.read_rows(stored, index.numpy(), rows.numpy())
-        yield rows.to(device, non_blocking=pinned)
+def _read(kind: str, path: Path | None, split: str, listing: Listing | None, cache: Path) -> Images:
+    if kind == "shapes":
+        return shapes(SHAPES)
+    if listing is None:
+        return canonical("cifar10", *sources.read_cifar10(path, split), kind)
+    return _read_listing(listing, next(x for x in (cache, *cache.absolute().parents) if x.is_dir()))
 
 
-def shapes(count: int) -> Images:
-    """Labelled 32x32 images of ten classes, drawn by the code."""
-    return canonical("shapes", *drawing.draw(count), kind="shapes")
-
-
-def read(kind: str, path: Path, cache: Path) -> Images:
-    """Decode what lies at a path: `cifar10`, `folder` or `zip`; raises BadData.
-
-    The images of a folder or a zip go to a file without a name, on the disk that `cache` is on or
-    will be, and from there in the canonical order to another one, which is mapped.
-    """
-    if kind == "cifar10":
-        return canonical(path.stem, *sources.read_cifar10(path), kind)
-    room = next(each for each in (cache, *cache.absolute().parents) if each.is_dir())
-    decoded = (sources.read_folder if kind == "folder" else sources.read_zip)(path, room)
-    order, stored = _order(decoded.keys, decoded.labels), decoded.images
-    labels, shape = decoded.labels[order], (len(order), *stored.shape)
+def _read_listing(listing: Listing, scratch_dir: Path) -> Images:
+    """Decode into a file without a name, and from there in the canonical order into another."""
+    stored, keys, lossy = _decode_all(listing, scratch_dir)
+    order = _order(keys, listing.labels)
+    labels, shape = listing.labels[order], (len(order), *stored.shape)
     digest, step = hashlib.sha256(str(shape).encode()), max(1, AT_ONCE // shape[1] ** 2)
 
     def parts() -> Iterator[np.ndarray]:
         for i in range(0, len(order), step):
             part = np.empty((len(order[i : i + step]), *stored.shape), np.uint8)
-            sources.read_rows(stored, order[i : i + step], part)
+            read_rows(stored, order[i : i + step], part)
             digest.update(part)
             yield part
 
-    with stored.file, sources.write_nameless(room, parts()) as file:
+    with stored.file, _unnamed_file(scratch_dir, parts()) as file:
         pixels = _map(file, 0, shape)
     digest.update(labels)
-    return Images(path.stem, kind, pixels, labels, digest.hexdigest(), decoded.lossy)
+    return Images("", "", pixels, labels, digest.hexdigest(), lossy)
+
+
+def _decode_all(listing: Listing, scratch_dir: Path) -> tuple[Stored, bytes, bool]:
+    """Decode every image of a listing into a file without a name, in `scratch_dir`.
+
+    Returns the images, the SHA-256 of each (32 bytes), and whether any is lossy. Raises BadData.
+    """
+    keys, side, any_lossy, names = bytearray(), 0, False, listing.names
+
+    def images() -> Iterator[np.ndarray]:
+        nonlocal side, any_lossy
+        for name in names:
+            with pictures.error_context(name, listing.source):
+                image, lossy = pictures.decode(name, listing.read(name))
+                side = side or len(image)
+                if len(image) != side:
+                    sides = f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}"
+                    raise BadData(sides)
+            keys.extend(hashlib.sha256(image).digest())
+            any_lossy |= lossy
+            yield image
+
+    file = _unnamed_file(scratch_dir, images())
+    return Stored(file, 0, (side, side, 3), np.arange(len(names))), bytes(keys), any_lossy
+
+
+def _unnamed_file(folder: Path, parts: Iterable[np.ndarray]) -> IO[bytes]:
+    """A file of these parts, open for reading, whose space is free once it is closed."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            return open(os.dup(file.fileno()), "rb", buffering=0)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
+
+
+def shapes(count: int) -> Images:
+    """Labelled 32x32 images of ten classes, drawn by the code."""
+    return canonical("shapes", *drawing.draw(count), kind="shapes")
 
 
 def canonical(
@@ -279,29 +219,64 @@ def _order(keys: bytes, labels: np.ndarray) -> np.ndarray:
     return np.lexsort((labels, np.frombuffer(keys, "S32")))
 
 
-def _name(path: Path, sha256: str) -> str:
+def _name(kind: str, path: Path | None, split: str, sha256: str) -> str:
     """A known set's own name; otherwise the path's, in the letters that a run's folder may have."""
-    if sha256 in NAMES:
-        return NAMES[sha256]
+    if sha256 in NAMES or path is None:
+        return NAMES.get(sha256, kind)
+    if kind == "cifar10":
+        return "cifar10" if split == "train" else "cifar10-test"
     stem = path.resolve().name if path.is_dir() else path.stem
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem)[:64].strip("-.") or "images"
     return f"{name}-{sha256[:8]}" if name in {"shapes", *NAMES.values()} else name
 
 
-def _key(kind: str, path: Path | None) -> str:
-    """The source's bytes and the code that reads them: new rules, or new drawings, decode anew."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (sources, drawing))
-    content = sources.content_hash(kind, path) if path else kind
-    return hashlib.sha256(code + content.encode()).hexdigest()
+def _key(kind: str, path: Path | None, split: str, listing: Listing | None) -> str:
+    """The SHA-256 of a source's bytes and labels, and of the code that reads or draws them."""
+    code = (Path(module.__file__).read_bytes() for module in (pictures, sources, drawing))
+    digest = hashlib.sha256(b"".join(code) + f"{kind} {split}".encode())
+    if kind == "folder":
+        for name in listing.names:
+            with pictures.error_context(name, path):
+                digest.update(hashlib.sha256(listing.read(name)).digest())
+        digest.update(listing.labels)
+    elif path:
+        files = [path / name for name in sources.cifar10_files(split)] if path.is_dir() else [path]
+        for file in files:
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
-def _open(cache: Path, sha256: str, side: int) -> Images:
-    """Map one array of the cache into memory and check it; raises BadData."""
-    path = cache / f"{sha256}-{side}.npy"
+# --- The cache ------------------------------------------------------------------------------------
+
+
+def keep(images: Images, cache: Path, resolution: int) -> None:
+    """Put images into the cache, as they are and at one resolution; `load` finds them again."""
+    native = images.pixels.shape[1]
+    for side in {native, resolution}:
+        path = cache / f"{images.sha256}-{side}.npy"
+        try:
+            load_cached(cache, images.sha256, side)
+            about = json.loads(path.with_suffix(".json").read_text())
+        except BadData:
+            about = {"array": _write_array(path, images, side), "labels": images.labels.tolist()}
+        about |= {"name": images.name, "kind": images.kind, "lossy": images.lossy}
+        _write_json(path.with_suffix(".json"), about | {"sha256": images.sha256})
+    if images.key:
+        index = cache / "sources" / f"{images.key}.json"
+        _write_json(index, [images.sha256, native, images.lossy])
+
+
+def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
+    """What `keep` put into the cache; needs no source, and shares its memory with all who open it.
+
+    Raises BadData where it is missing or damaged; `load` and `keep` mend that.
+    """
+    path = cache / f"{sha256}-{resolution}.npy"
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        found = np.lib.format.open_memmap(path, mode="r")  # np.load would also open other formats
-        pixels = _map(path, found.offset, found.shape)
+        array = np.lib.format.open_memmap(path, mode="r")  # np.load would also open other formats
+        pixels = _map(path, array.offset, array.shape)
         labels = np.array(about["labels"], dtype=np.int64)
         images = Images(about["name"], about["kind"], pixels, labels, sha256, about["lossy"])
         whole = about["sha256"] == sha256 and about["array"] == _digest(path, pixels, labels)
@@ -312,6 +287,15 @@ def _open(cache: Path, sha256: str, side: int) -> Images:
     if not whole:
         raise BadData(f"{path}: damaged; start again from the source")
     return images
+
+
+def _load_kept(cache: Path, key: str) -> Images | None:
+    """The data set that a source of this key was, if its array is still whole."""
+    try:
+        sha256, side, lossy = json.loads((cache / "sources" / f"{key}.json").read_text())
+        return dataclasses.replace(load_cached(cache, sha256, side), lossy=lossy)
+    except (OSError, ValueError, TypeError, BadData):
+        return None
 
 
 def _map(file: Path | IO[bytes], offset: int, shape: tuple[int, ...]) -> np.memmap:
@@ -354,3 +338,143 @@ def _write_array(path: Path, images: Images, side: int) -> str:
 
 def _write_json(path: Path, value: object) -> None:
     sources.write_file(path, lambda file: file.write(json.dumps(value).encode()))
+
+
+# --- Using images ---------------------------------------------------------------------------------
+
+
+def of_classes(images: Images, classes: str, count: int | None = None) -> Images:
+    """The images of one class, by its number or CIFAR-10's name for it; all of them for `all`.
+
+    In their order, the first `count` of them, and under the SHA-256 of the whole set. BadData where
+    there are none.
+    """
+    if classes == "all" and count is None:
+        return images
+    rows = slice(count) if classes == "all" else rows_of(images, classes)[:count]
+    return dataclasses.replace(images, pixels=images.pixels[rows], labels=images.labels[rows])
+
+
+def rows_of(images: Images, classes: str) -> np.ndarray:
+    """Where the images of one class, or of `all`, are: (N,) int64; BadData where there are none."""
+    if classes == "all":
+        return np.arange(len(images.labels))
+    named = CIFAR10 if images.sha256 in NAMES else []
+    number = named.index(classes) if classes in named else classes
+    labels = {str(label): label for label in np.unique(images.labels).tolist()}
+    if str(number) not in labels:
+        raise BadData(f"{images.name}: has no images of classes={classes}")
+    return np.flatnonzero(images.labels == labels[str(number)])
+
+
+def resize(images: Images, resolution: int) -> Images:
+    """Antialiased bilinear, rounded to uint8 once; order, labels and SHA-256 stay as they are."""
+    if resolution == images.pixels.shape[1]:
+        return images
+    pixels, done = np.empty((len(images.pixels), resolution, resolution, 3), np.uint8), 0
+    for part in _resized(images, resolution):
+        pixels[done : done + len(part)] = part
+        done += len(part)
+    return dataclasses.replace(images, pixels=pixels)
+
+
+def _resized(images: Images, resolution: int) -> Iterator[np.ndarray]:
+    """The pixels at one resolution, a few images at a time."""
+    pixels, side = images.pixels, images.pixels.shape[1]
+    if resolution not in SIDES:
+        raise BadData(f"{images.name}: cannot be resized to {resolution} pixels, only to 8 to 1024")
+    step = max(1, AT_ONCE // max(side, resolution) ** 2)
+    for i in range(0, len(pixels), step):
+        part = np.asarray(pixels[i : i + step])
+        if side != resolution:
+            x = torch.from_numpy(part).permute(0, 3, 1, 2).contiguous()
+            x = interpolate(x.float(), size=resolution, mode="bilinear", antialias=True)
+            x = x.round().clamp(0, 255).to(torch.uint8)
+            part = x.permute(0, 2, 3, 1).contiguous().numpy()
+        yield part
+
+        # What was read of a mapped file would go on to count as memory of this process.
+        if isinstance(pixels.base, mmap.mmap):
+            pixels.base.madvise(mmap.MADV_DONTNEED)
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+def training_images(images: Images, classes: str, count: int, device: str) -> Tensor | Stored:
+    """The first `count` images of the cache that are of these classes, for `train_epoch`.
+
+    A GPU holds them where they fit. Otherwise they stay in their file, from which every batch is
+    read; so they do on a CPU, whose system keeps in free memory what was read, once for all
+    processes. Results do not depend on it.
+    """
+    array = images.pixels
+    if device != "cpu" and fits(count * array[0].nbytes, device):
+        return torch.from_numpy(of_classes(images, classes, count).pixels).to(device)
+    rows = rows_of(images, classes)[:count]
+    return Stored(open(array.filename, "rb", buffering=0), array.offset, array.shape[1:], rows)
+
+
+def fits(size: int, device: str) -> bool:
+    """Whether so many bytes of images are at most half of the memory: what a GPU has free of it."""
+    if device == "cpu":
+        return size <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return size <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def to_signed(pixels: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float in [-1, 1] -> uint8, rounded to the nearest level; values outside are clipped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def signed_batches(
+    pixels: Tensor | Stored, order: Tensor, batch: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Images in this order -> float32 (B, 3, H, W) in [-1, 1], channels last in memory.
+
+    A tensor of them, uint8 (N, H, W, 3), is on the device already.
+    """
+    if isinstance(pixels, Tensor):
+        rows = (pixels[index] for index in order.to(device).split(batch))
+    else:
+        rows = _read_batches(pixels, order.split(batch), device)
+    return (to_signed(part.permute(0, 3, 1, 2)) for part in rows)
+
+
+def _read_batches(
+    stored: Stored, batches: Sequence[Tensor], device: torch.device
+) -> Iterator[Tensor]:
+    """Rows of a file, uint8 (B, H, W, 3), on the device."""
+    pinned = device.type == "cuda"  # neither waits for the other then
+    for index in batches:
+        rows = torch.empty((len(index), *stored.shape), dtype=torch.uint8, pin_memory=pinned)
+        read_rows(stored, index.numpy(), rows.numpy())
+        yield rows.to(device, non_blocking=pinned)
+
+
+def read_rows(stored: Stored, index: np.ndarray, pixels: np.ndarray) -> None:
+    """Read images by their numbers into `pixels`, in the order in which they lie in the file.
+
+    Not through a mapping, whose pages would count as memory of this process, and which a fault
+    fills with what lies around an image. OSError where the file ends too early.
+    """
+    rows, size = stored.rows[index], math.prod(stored.shape)
+    reads = [(i, stored.offset + int(rows[i]) * size) for i in rows.argsort().tolist()]
+
+    # What has to come from the disk is asked for at once: two to three times as fast as in turn.
+    if hasattr(os, "posix_fadvise"):
+        for _, start in reads:
+            os.posix_fadvise(stored.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+    try:
+        for i, start in reads:
+            stored.file.seek(start)
+            if stored.file.readinto(pixels[i]) != size:
+                raise OSError(errno.EIO, "an array that ends too early")
+    except OSError as error:
+        error.filename = error.filename or str(stored.file.name)  # which a failed read does not say
+        raise

@@ -1,15 +1,7 @@
-"""Pictures of any size -> a zip of square PNGs. What is read, and what becomes of it:
+"""Pictures of any size -> a zip of square PNGs.
 
-files    .png .bmp .webp .jpg .jpeg of a folder or a zip, within the limits of dcgan.sources; other
-         image endings, animations and damaged files are refused; of a JPEG that holds further
-         pictures (a preview, a depth map) the first counts
-labels   dataset.json of a zip, else the sorted names of the folders; where there are class folders,
-         a picture outside of them is refused
-turn     upright, by the EXIF orientation
-depth    of 16 bits a channel the upper 8, v // 256; of fewer than 8, stretched to 0 ... 255
-colour   RGB: a palette is looked up, grey is repeated three times, CMYK becomes
-         (255 - C)(255 - K) / 255 for red, and so on; profiles and gamma are not applied
-alpha    laid on white, at full size; a transparent colour (tRNS) only at 8 bits
+read     a folder or a zip, by the rules of dcgan.sources and dcgan.pictures, photos of 100
+         megapixels included; where there are class folders, a picture outside of them is refused
 crop     the square in the middle; an odd row or column more is cut off at the bottom or right
 size     Lanczos filter of Pillow, as wide as the reduction asks for; a smaller picture is refused,
          or enlarged by the same filter
@@ -21,17 +13,16 @@ are fixed: equal pictures, labels and order give equal bytes with one version of
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dcgan import sources
-from dcgan.sources import ENDINGS, FORMATS, MOST_BYTES, MOST_FILE_BYTES, BadData
+from dcgan import pictures, sources
+from dcgan.pictures import LOSSY, MAX_BYTES, BadData
 
 
 @dataclass(frozen=True)
@@ -40,8 +31,10 @@ class Prepared:
 
     pngs: list[bytes]
     labels: list[int]  # -1 where there is none, and then everywhere
+    labels_from: str  # as in sources.Listing
     lossy: int  # pictures that were stored with loss
-    skipped: list[str]  # why, by name
+    left_out: list[str]  # files that are no pictures, by name
+    skipped: list[str]  # pictures that had to be refused, by name, and why
 
 
 def prepare(source: Path, side: int, enlarge: bool = False, skip: bool = False) -> Prepared:
@@ -49,20 +42,21 @@ def prepare(source: Path, side: int, enlarge: bool = False, skip: bool = False) 
 
     Raises BadData.
     """
+    if not source.exists():
+        raise BadData(f"{source}: no such file or folder")
     pngs, kept, lossy, skipped = [], [], 0, []
-    with _opened(source) as (names, labels, read):
-        if len(names) * 3 * side**2 > MOST_BYTES:
-            raise BadData(f"{source}: {len(names)} pictures of {side}x{side} are over 8 GiB")
-        classes = labels.max() >= 0
-        for name, label in zip(names, labels.tolist(), strict=True):
+    with sources.opened("folder" if source.is_dir() else "zip", source) as listing:
+        if (count := len(listing.names)) * 3 * side**2 > MAX_BYTES:
+            raise BadData(f"{source}: {count} pictures of {side}x{side} are over 8 GiB")
+        for name, label in zip(listing.names, listing.labels.tolist(), strict=True):
             try:
-                with sources.blamed(name, source):
-                    if classes and label < 0:
+                with pictures.error_context(name, source):
+                    if listing.labels_from and label < 0:
                         raise BadData("lies outside of the class folders")
-                    if not name.lower().endswith(ENDINGS):
-                        raise BadData(f"not one of {' '.join(ENDINGS)}")
-                    image, loss = upright(read(name))
-                    pngs.append(_png(square(image, side, enlarge)))
+                    image = pictures.open_picture(name, listing.read(name))
+                    loss = image.format in LOSSY
+                    image, _ = pictures.to_rgb(image)
+                    pngs.append(encode(np.asarray(square(image, side, enlarge))))
             except BadData as error:
                 if not skip:
                     raise
@@ -72,52 +66,23 @@ def prepare(source: Path, side: int, enlarge: bool = False, skip: bool = False) 
                 lossy += loss
     if not pngs:
         raise BadData(f"{source}: no picture is left, the first was refused: {skipped[0]}")
-    return Prepared(pngs, kept, lossy, skipped)
+    return Prepared(pngs, kept, listing.labels_from, lossy, listing.left_out, skipped)
 
 
-def write_zip(file: IO[bytes], prepared: Prepared) -> None:
+def write_zip(file: IO[bytes], pngs: Iterable[bytes], labels: list[int]) -> None:
     """PNGs, not compressed again, and dataset.json, {"labels": [[name, class], ...]} or null."""
-    names = [f"img{i:08d}.png" for i in range(len(prepared.pngs))]
-    pairs = list(zip(names, prepared.labels, strict=True))
-    listed = json.dumps({"labels": pairs if min(prepared.labels) >= 0 else None})
-    contents = zip(names, prepared.pngs, strict=True)
+    names = [f"img{i:08d}.png" for i in range(len(labels))]
+    pairs = list(zip(names, labels, strict=True)) if min(labels) >= 0 else None
     with zipfile.ZipFile(file, "w") as archive:
-        for name, data in [("dataset.json", listed.encode()), *contents]:
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16  # who unpacks it can read it
-            archive.writestr(entry, data)
+        _add(archive, "dataset.json", json.dumps({"labels": pairs}).encode())
+        for name, data in zip(names, pngs, strict=True):
+            _add(archive, name, data)
 
 
-def upright(data: bytes) -> tuple[Image.Image, bool]:
-    """One encoded picture -> RGB, turned and on white; and whether its format is lossy."""
-    if len(data) > MOST_FILE_BYTES:
-        raise BadData(f"more than {MOST_FILE_BYTES >> 20} MiB")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
-        raise BadData(f"an animation of {frames} frames")
-    if image.format == "PNG":
-        sources.check_png(data)
-    webp = image.format == "WEBP"
-    lossy = image.format in ("JPEG", "MPO") or (webp and not sources.is_vp8l(data))
-
-    # What Pillow would read as something else is refused.
-    image.load()
-    clear = "transparency" in image.info
-    if image.mode == "P":
-        colours = len(image.palette.palette) // len(image.palette.mode)
-        if (used := image.getextrema()[1]) >= colours:
-            raise BadData(f"colour {used} of a palette of {colours}")
-    elif clear and (depth := data[24]) != 8:  # of a PNG: no other format has it
-        raise BadData(f"a transparent colour at {depth} bits a channel")
-
-    # Of 16 bits a channel Pillow keeps the upper 8 in RGB, and all in grey.
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if clear or image.mode in ("LA", "RGBA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB"), lossy
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.external_attr = 0o644 << 16  # who unpacks it can read it
+    archive.writestr(entry, data)
 
 
 def square(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
@@ -132,30 +97,8 @@ def square(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
     return image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
 
 
-def _png(image: Image.Image) -> bytes:
-    """Pixels alone: no profile, no date, no place."""
+def encode(pixels: np.ndarray) -> bytes:
+    """A PNG of pixels alone: no profile, no date, no place."""
     file = io.BytesIO()
-    Image.fromarray(np.asarray(image)).save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-@contextmanager
-def _opened(source: Path) -> Iterator[tuple[list[str], np.ndarray, Callable[[str], bytes]]]:
-    """The sorted names in a folder or a zip, their labels, and what reads one of them."""
-
-    def read(name: str) -> bytes:
-        if not (source / name).is_file():  # a pipe might never end
-            raise BadData("not a regular file")
-        with open(source / name, "rb") as file:
-            return file.read(MOST_FILE_BYTES + 1)
-
-    if source.is_dir():
-        if not (names := sources.contents("folder", source)):
-            raise BadData(f"{source}: no images ({' '.join(ENDINGS)}) in this folder")
-        yield names, sources.folder_labels(names), read
-    elif source.exists():
-        with sources.opened(source) as archive:
-            names = sources.image_names(source, archive)
-            yield names, sources.listed_labels(source, archive, names), archive.read
-    else:
-        raise BadData(f"{source}: no such file or folder")

@@ -1,154 +1,275 @@
-"""Foreign bytes -> uint8 images and labels. What is read, and what is refused by name (BadData):
+"""Where images come from, and what is read of them. Refusals are one line with the name (BadData).
 
-source   a CIFAR-10 tree or archive with torchvision's MD5s (its pickles are opened after that check
-         only), a folder of images, a zip of images (NVlabs layout), or "shapes"
-labels   dataset.json of a zip, else the sorted names of the folders; -1 outside of any folder
-files    .png .bmp .webp .jpg .jpeg of at most 16 MiB; other image endings, pipes and devices are
-         refused, all other files ignored
-format   PNG, BMP, WebP or JPEG, told by content, whichever of these endings the name has
-size     square, 8 to 1024 pixels a side (checked before decoding), one size for all of a set
-colour   8-bit RGB or grey (repeated three times), as stored: profiles and gamma are not applied; a
-         palette or an alpha channel only where every pixel is opaque and in the palette; 16-bit,
-         CMYK, two-level and all other modes are refused
-frames   one; animations, and images with an EXIF rotation, are refused
-loss     JPEG and lossy WebP are read like the rest, and mark the set as `lossy`. There is one rule
-         for it: the decoded pixels are the data, which G is trained on and its images are scored
-         against, traces of the compression included; the plan says so, and study.json keeps it
-damage   a truncated file is refused in every format, and in a zip every damaged byte (it holds a
-         checksum of each file); in a folder every damaged byte of a PNG. BMP, WebP and JPEG have no
-         checksum: a flipped bit there may decode, to other pixels. The SHA-256 of a set is of its
-         decoded pixels, so it is then another set, and no study goes on with it
-zip      no encryption, absolute or '..' names, links, repeated names, entries that shrank more than
-         200 times; dataset.json and the zip name the same images; no entry ever becomes a file
-amount   at most 64 GiB, as unpacked from a zip and as decoded; of that one image is in memory at a
-         time. What grows with their number are the names, and a zip's table of contents: about 1 KB
-         an image
-disk     twice the decoded pixels while a source is read, and once until it is kept; these files
-         have no name, so that nothing is left of them whatever happens
+source   CIFAR-10 by its name or as torchvision's folder or archive (its pickles are opened after
+         the MD5 check only), a folder of images, a zip of images, or "shapes"
+files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictures; other image
+         endings are refused; all other files are left out, by name
+folders  linked ones are followed; a folder that is reached twice is refused. Hidden ones are left
+         out. Of train/ beside test/ (or val/) only train/ is read
+labels   of NVlabs' dataset.json, where there is one; else the first folder below the root is the
+         class, as in torchvision's ImageFolder. A folder that everything lies in is the root. -1
+         for an image outside of any folder, and for all where dataset.json says null
+zip      a backslash in a name is a slash; no absolute, '..' or repeated names. Nothing is unpacked,
+         and every damaged byte of an image is refused: a zip has a checksum of each file
 """
 
-import errno
 import hashlib
 import http.client
-import io
 import json
-import math
 import os
 import pickle
-import queue
+import posixpath
 import re
 import shutil
-import stat
-import struct
 import tarfile
-import tempfile
-import threading
-import time
 import urllib.request
 import uuid
 import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
 
-FORMATS = ("PNG", "BMP", "WEBP", "JPEG")
-ENDINGS = (".png", ".bmp", ".webp", ".jpg", ".jpeg")
-OTHER_ENDINGS = (".gif", ".tif", ".tiff", ".apng", ".avif", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
-SIDES = range(8, 1025)  # pixels
-MOST_BYTES = 8 << 30  # of what lies in memory at once
-MOST_STORED_BYTES = 64 << 30  # of a set of images, which does not
-MOST_FILE_BYTES = 16 << 20  # of one encoded image
-MANY = 0xFFFF  # entries: as many, or more than the end of a zip can say
-MOST_SHRUNK = 200  # bytes of a zip entry for each of its compressed bytes
+from dcgan.pictures import ENDINGS, MAX_FILE_BYTES, OTHER_ENDINGS, BadData
 
-PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
-ADAM7 += ((0, 1, 1, 2),)  # the passes of an interlaced PNG: first column and row, and their steps
-
+HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
-ANSWER_SECONDS = 5.0  # for each wait of the download; its first answer may take 1.6 times as long
-DOWNLOAD_SECONDS = 1800.0  # for all of it
+ANSWER_SECONDS = 10  # for each wait of the download
 
 
-class BadData(Exception):
-    """A source that cannot be used, in one line."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Images that stay in a file, of which only those that are asked for are read."""
-
-    file: IO[bytes]  # unbuffered
-    offset: int  # bytes before its first image
-    shape: tuple[int, ...]  # of an image, uint8: (H, W, 3)
-    rows: np.ndarray  # (N,) int64: which images of the file, in their order
-
-    def __len__(self) -> int:
-        return len(self.rows)
+class NoCifar10(BadData):
+    """CIFAR-10 is neither here nor can be downloaded."""
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """The images of a source as they come, in a file without a name."""
+class Listing:
+    """The pictures of a folder or a zip, none of which is decoded yet."""
 
-    images: Stored
-    keys: bytes  # the SHA-256 of each, 32 bytes
+    source: Path
+    names: list[str]  # in the source, sorted
     labels: np.ndarray  # (N,) int64, -1 where there is none
-    lossy: bool
+    labels_from: str  # "folders", "folders of train/", "dataset.json"; "" where there are no labels
+    left_out: list[str]  # files, and folders as "name/", that are not read
+    read: Callable[[str], bytes]  # a picture by its name
+
+
+# --- Finding a source -----------------------------------------------------------------------------
 
 
 def find(source: str | None, downloads: Path) -> tuple[str, Path | None]:
-    """The kind of a source (cifar10, folder, zip, shapes) and where it lies; raises BadData.
+    """The kind of a source (cifar10, folder, zip, shapes) and where it lies.
 
-    None looks in data/, then tries torchvision's download, and ends with shapes.
+    None is what lies in data/, or else cifar10. That word means torchvision's folder or archive in
+    data/ or `downloads`, where it is downloaded to otherwise. Raises BadData, or NoCifar10.
     """
-    if source is None:
-        if found := _identify(Path("data")):
-            return found
-        archive = downloads / ARCHIVE
-        if archive.is_file() or download(archive):
-            return "cifar10", archive
-    if source is None or source == "shapes":
+    if source == "shapes":
         return "shapes", None
+    if source is None and (known := _identify(Path("data"))):
+        return known
+    if source is None or (source == "cifar10" and not Path(source).exists()):
+        paths = (_find_cifar10(folder) for folder in (Path("data"), downloads))
+        return "cifar10", next(filter(None, paths), None) or download(downloads / ARCHIVE)
 
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError as error:
-        raise BadData(f"{source}: no such user") from error
+    path = Path(os.path.expanduser(source))
     if not path.exists():
         raise BadData(f"{path}: no such file or folder")
-    if found := _identify(path):
-        return found
+    if known := _identify(path):
+        return known
     if path.is_dir():
         raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this folder")
     raise BadData(f"{path}: neither a folder, nor a zip of images, nor {ARCHIVE}")
 
 
+def _identify(path: Path) -> tuple[str, Path] | None:
+    if path.is_file():
+        if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+            return "zip", path
+        return ("cifar10", path) if path.name.lower().endswith((".tar.gz", ".tgz")) else None
+    if not path.is_dir():
+        return None
+
+    # In a folder, CIFAR-10 comes before images, and images before a zip of them.
+    if cifar10 := _find_cifar10(path):
+        return "cifar10", cifar10
+    if any(map(_is_picture, _walk(path))):
+        return "folder", path
+    zips = sorted(path.glob("*.zip"))
+    if len(zips) > 1:
+        raise BadData(f"{path}: holds {len(zips)} zips, name one of them, such as {zips[0]}")
+    return ("zip", zips[0]) if zips else None
+
+
+def _find_cifar10(folder: Path) -> Path | None:
+    """torchvision's tree or archive in a folder, which may be the tree itself."""
+    for tree in (folder, folder / TREE):
+        if (tree / "data_batch_1").is_file():
+            return tree
+    return folder / ARCHIVE if (folder / ARCHIVE).is_file() else None
+
+
+# --- Listing a folder or a zip --------------------------------------------------------------------
+
+
 def count(kind: str, path: Path) -> int:
-    """How many images a folder or a zip names, none of them decoded; raises BadData."""
+    """How many images a folder or a zip has, none of them decoded; raises BadData."""
+    with opened(kind, path) as listing:
+        return len(listing.names)
+
+
+@contextmanager
+def opened(kind: str, path: Path) -> Iterator[Listing]:
+    """List a folder or a zip, and read from it; raises BadData."""
     if kind == "folder":
-        return len(contents(kind, path))
-    with opened(path) as archive:
-        return len(image_names(path, archive))
+        yield _list(path, list(_walk(path)), lambda name: _read_file(path / name))
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = _entries(path, archive)
+
+            def read(name: str) -> bytes:
+                _check_size(entries[name].file_size)
+                return archive.read(entries[name])
+
+            yield _list(path, list(entries), read)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise BadData(f"{path}: not a whole zip: {error}") from error
 
 
-def content_hash(kind: str, path: Path) -> str:
-    """The SHA-256 of what a source holds: the name and the bytes of each of its files."""
-    digest = hashlib.sha256(kind.encode())
-    for name in contents(kind, path):
-        digest.update(b"\0" + os.fsencode(name) + b"\0")
-        if (path / name).exists() and not (path / name).is_file():  # which might never end
-            raise BadData(f"{name!r} in {path}: not a regular file")
-        with open(path / name, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _walk(root: Path) -> Iterator[str]:
+    """Every file below a folder, and every hidden folder, as "name/", without what is in it."""
+
+    def refuse(error: OSError) -> None:
+        raise BadData(f"{error.filename}: {error.strerror}") from error
+
+    seen = set()
+    for here, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        about = os.stat(here)
+        if (about.st_dev, about.st_ino) in seen:
+            raise BadData(f"{here}: a link to a folder that is read already")
+        seen.add((about.st_dev, about.st_ino))
+        below = Path(here).relative_to(root)
+        hidden = [name for name in folders if _is_hidden(name)]
+        yield from ((below / name).as_posix() for name in files)
+        yield from (f"{(below / name).as_posix()}/" for name in hidden)
+        folders[:] = sorted(set(folders) - set(hidden))
+
+
+def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files of a zip by their names with slashes; refuses names that no zip should have."""
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = entry.filename.replace("\\", "/")
+        if re.match(r"/|[A-Za-z]:", name) or ".." in name.split("/"):
+            raise BadData(f"{name!r} in {path}: lies outside of the zip")
+        if name in entries:
+            raise BadData(f"{name!r} in {path}: is there twice")
+        if not name.endswith("/"):
+            entries[name] = entry
+    return entries
+
+
+def _read_file(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe might never end
+        raise BadData("not a regular file")
+    _check_size(path.stat().st_size)
+    return path.read_bytes()
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise BadData(f"more than {MAX_FILE_BYTES >> 20} MiB")
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
+
+
+def _is_picture(name: str) -> bool:
+    """By its ending; what is hidden is none."""
+    is_image = name.lower().endswith(ENDINGS + OTHER_ENDINGS)
+    return is_image and not any(map(_is_hidden, name.split("/")))
+
+
+def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listing:
+    """Tell pictures from other files, and find their labels; raises BadData."""
+    names = sorted(filter(_is_picture, files))
+    if not names:
+        where = "folder" if source.is_dir() else "zip"
+        raise BadData(f"{source}: no images ({' '.join(ENDINGS)}) in this {where}")
+    left_out = {name for name in files if not _is_picture(name)}
+
+    # dataset.json goes before folders, and of train/ beside test/ only train/ is read.
+    root, labelled = "", _find_dataset_json(files, names)
+    if not labelled:
+        root, others = _class_root(names)
+        left_out |= others
+        names = [name for name in names if name.startswith(root)]
+        labelled = _find_dataset_json(files, names)
+    if labelled:
+        labels, labels_from = _listed_labels(source, labelled, names, read), "dataset.json"
+    else:
+        labels = _folder_labels(root, names)
+        labels_from = f"folders of {root}" if root else "folders"
+    if labels.max() < 0:
+        labels_from = ""
+    return Listing(source, names, labels, labels_from, sorted(left_out - {labelled}), read)
+
+
+def _class_root(names: list[str]) -> tuple[str, set[str]]:
+    """The folder ("" or "name/") whose folders are the classes, and what lies beside it unread."""
+    root, parts = "", [name.split("/") for name in names]
+    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 2:
+        root += f"{parts[0][0]}/"
+        parts = [part[1:] for part in parts]
+    folders = {part[0] for part in parts if len(part) > 1}
+    train = next((name for name in sorted(folders) if name.lower() == "train"), None)
+    if train is None or not any(name.lower() in HELD_OUT for name in folders):
+        return root, set()
+    others = {part[0] + "/" * (len(part) > 1) for part in parts if part[0] != train}
+    return f"{root}{train}/", {root + name for name in others}
+
+
+def _folder_labels(root: str, names: list[str]) -> np.ndarray:
+    """The number of the first folder below the root, in sorted order; -1 outside of any."""
+    firsts = [name[len(root) :].rpartition("/")[0].partition("/")[0] for name in names]
+    classes = {folder: i for i, folder in enumerate(sorted(set(firsts) - {""}))}
+    return np.array([classes.get(folder, -1) for folder in firsts], dtype=np.int64)
+
+
+def _find_dataset_json(files: list[str], names: list[str]) -> str:
+    """The outermost dataset.json of a folder that all pictures lie in; "" where there is none."""
+    folders = posixpath.commonpath([posixpath.dirname(name) for name in names]).split("/")
+    above = ["/".join([*folders[:depth], "dataset.json"]) for depth in range(len(folders) + 1)]
+    return next((name for name in above if name in files), "")
+
+
+def _listed_labels(
+    source: Path, file: str, names: list[str], read: Callable[[str], bytes]
+) -> np.ndarray:
+    """The labels of {"labels": [["img.png", 3], ...]}, whose names begin beside the file."""
+    where, root = f"{file!r} in {source}", file.removesuffix("dataset.json")
+    try:
+        pairs = json.loads(read(file))["labels"]
+        if pairs is None:
+            return np.full(len(names), -1)
+        listed = {root + str(name).replace("\\", "/"): label for name, label in pairs}
+    except Exception as error:  # of the zip, of JSON, of what is in it
+        raise BadData(f"{where}: no list of [name, label] pairs under 'labels'") from error
+
+    for name, label in pairs:
+        if type(label) is not int or not 0 <= label < 1 << 31:
+            raise BadData(f"{where}: label {label!r} of {name!r} is not a whole number from 0")
+    if len(listed) < len(pairs):
+        raise BadData(f"{where}: {len(pairs) - len(listed)} images are named twice")
+    if absent := sorted(listed.keys() - set(names)):
+        raise BadData(f"{where}: {absent[0]!r} is not an image in the source")
+    if absent := sorted(set(names) - listed.keys()):
+        raise BadData(f"{where}: no label for {absent[0]!r}")
+    return np.array([listed[name] for name in names], dtype=np.int64)
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -166,358 +287,17 @@ def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         staged.unlink(missing_ok=True)
 
 
-def write_nameless(folder: Path, parts: Iterable[np.ndarray]) -> IO[bytes]:
-    """A file of these parts, open for reading, that is gone when nobody holds it any more."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            return open(os.dup(file.fileno()), "rb", buffering=0)
-    except OSError as error:
-        error.filename = error.filename or str(folder)
-        raise
-
-
-def _identify(path: Path) -> tuple[str, Path] | None:
-    if path.is_file():
-        if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-            return "zip", path
-        return ("cifar10", path) if path.name.lower().endswith((".tar.gz", ".tgz")) else None
-
-    # In a folder, CIFAR-10 comes before images, and images before a zip of them.
-    for candidate in (path / "data_batch_1", path / TREE / "data_batch_1"):
-        if candidate.is_file():
-            return "cifar10", candidate.parent
-    if (path / ARCHIVE).is_file():
-        return "cifar10", path / ARCHIVE
-    if next(_walk(path), None):
-        return "folder", path
-    zips = sorted(path.glob("*.zip"))
-    if len(zips) > 1:
-        raise BadData(f"{path}: holds {len(zips)} zips, name one of them, such as {zips[0]}")
-    return ("zip", zips[0]) if zips else None
-
-
-def contents(kind: str, path: Path) -> list[str]:
-    """The files of a source, relative to it."""
-    if path.is_file():
-        return [""]
-    return sorted(dict(_cifar10().train_list) if kind == "cifar10" else _walk(path))
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if _is_image(name) and not path.is_dir():
-            yield name
-
-
-def _is_image(name: str) -> bool:
-    """By its ending; hidden files and folders, and those that macOS adds to a zip, are none."""
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and name.lower().endswith(ENDINGS + OTHER_ENDINGS)
-
-
-# --- Images ---------------------------------------------------------------------------------------
-
-
-def read_folder(path: Path, room: Path) -> Decoded:
-    """The images under a folder; each folder that holds some is a class.
-
-    `room`: a folder on the disk that the decoded pixels take the space of.
-    """
-
-    def read(name: str) -> bytes:
-        with open(path / name, "rb") as file:
-            return file.read(MOST_FILE_BYTES + 1)
-
-    names = contents("folder", path)
-    return _decode_all(path, names, folder_labels(names), read, room)
-
-
-def read_zip(path: Path, room: Path) -> Decoded:
-    """The images of a zip, with the labels of its dataset.json, or else of its folders.
-
-    `room`: a folder on the disk that the decoded pixels take the space of.
-    """
-    with opened(path) as archive:
-        names = image_names(path, archive)
-        labels = listed_labels(path, archive, names)
-        return _decode_all(path, names, labels, archive.read, room)
-
-
-def read_rows(stored: Stored, index: np.ndarray, pixels: np.ndarray) -> None:
-    """Read images by their numbers into `pixels`, in the order in which they lie in the file.
-
-    Not through a mapping, whose pages would count as memory of this process, and which a fault
-    fills with what lies around an image. OSError where the file ends too early.
-    """
-    rows, size = stored.rows[index], math.prod(stored.shape)
-    places = [(place, stored.offset + int(rows[place]) * size) for place in rows.argsort().tolist()]
-
-    # What has to come from the disk is asked for at once: two to three times as fast as in turn.
-    if hasattr(os, "posix_fadvise"):
-        for _, start in places:
-            os.posix_fadvise(stored.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
-    try:
-        for place, start in places:
-            stored.file.seek(start)
-            if stored.file.readinto(pixels[place]) != size:
-                raise OSError(errno.EIO, "an array that ends too early")
-    except OSError as error:
-        error.filename = error.filename or str(stored.file.name)  # which a failed read does not say
-        raise
-
-
-def decode(data: bytes) -> tuple[np.ndarray, bool]:
-    """One encoded image -> (H, W, 3) uint8, and whether its format is lossy."""
-
-    # The header is judged before any pixel is decoded.
-    if len(data) > MOST_FILE_BYTES:
-        raise BadData(f"more than {MOST_FILE_BYTES >> 20} MiB")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    if width != height or width not in SIDES:
-        sides = f"{SIDES.start} to {SIDES.stop - 1}"
-        raise BadData(f"{width}x{height} pixels, not a square of {sides} a side")
-    if (frames := getattr(image, "n_frames", 1)) > 1:
-        raise BadData(f"an animation of {frames} frames")
-    if image.format == "PNG":
-        check_png(data)
-        if (depth := data[24]) != 8 and data[25] != 3:  # which Pillow drops, but for a palette
-            raise BadData(f"{depth} bits a channel, not 8")
-    elif image.format == "BMP":
-        _check_bmp(data)
-
-    # Pixels are taken as they are stored, or not at all.
-    image.load()
-    if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
-        raise BadData(f"EXIF orientation {orientation}, not upright")
-    lossy = image.format == "JPEG" or (image.format == "WEBP" and not is_vp8l(data))
-    if image.palette and image.mode in ("P", "PA"):
-        colours = len(image.palette.palette) // len(image.palette.mode)
-        if (used := image.getchannel(0).getextrema()[1]) >= colours:
-            raise BadData(f"colour {used} of a palette of {colours}")
-    if image.mode in ("P", "PA", "LA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
-            raise BadData("transparent pixels")
-    elif image.mode not in ("L", "RGB"):
-        raise BadData(f"colour mode {image.mode}, not 8-bit RGB or grey")
-    return np.asarray(image.convert("RGB")), lossy
-
-
-def check_png(data: bytes) -> None:
-    """Refuse a PNG with a wrong checksum, or other pixel data than it announces.
-
-    Pillow fills missing rows with black, and does not need the end mark.
-    """
-    kinds, packed, place = [], [], len(b"\x89PNG\r\n\x1a\n")
-    while kinds[-1:] != [b"IEND"]:
-        length = int.from_bytes(data[place : place + 4], "big")
-        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
-        place += 12 + length
-        if place > len(data):
-            raise ValueError("it ends too early")
-        if zlib.crc32(kind + body) != int.from_bytes(data[place - 4 : place], "big"):
-            raise ValueError(f"wrong checksum of {kind.decode('latin1')}")
-        kinds.append(kind)
-        if kind == b"IDAT":
-            packed.append(body)
-    if kinds[0] != b"IHDR" or kinds.count(b"IHDR") > 1:
-        raise ValueError("its header is not its first chunk")
-    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    if colour == 3 and b"PLTE" not in kinds:
-        raise ValueError("no palette")
-
-    # Each row has a byte for its filter; an empty pass has no rows.
-    bits, announced = depth * PNG_CHANNELS[colour], 0
-    for x, y, dx, dy in ADAM7 if interlaced else [(0, 0, 1, 1)]:
-        columns, rows = len(range(x, width, dx)), len(range(y, height, dy))
-        announced += rows * (1 + (columns * bits + 7) // 8) if columns else 0
-    inflater = zlib.decompressobj()
-    found = len(inflater.decompress(b"".join(packed), announced + 1))
-    if found != announced or not inflater.eof:
-        raise ValueError(f"{found} bytes of pixels, not {announced}")
-
-
-def _check_bmp(data: bytes) -> None:
-    """Refuse a BMP of 16 bits a pixel, which Pillow stretches to 24."""
-    (header,) = struct.unpack_from("<I", data, 14)
-    (depth,) = struct.unpack_from("<H", data, 24 if header == 12 else 28)
-    if depth == 16:
-        raise BadData("16 bits a pixel, not 8 a channel")
-
-
-def is_vp8l(data: bytes) -> bool:
-    """Whether the pixels of a WebP are in a lossless chunk."""
-    place = 12
-    while place + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, place)
-        if kind in (b"VP8L", b"VP8 "):
-            return kind == b"VP8L"
-        place += 8 + length + length % 2
-    return False
-
-
-def _decode_all(
-    source: Path, names: list[str], labels: np.ndarray, read: Callable[[str], bytes], room: Path
-) -> Decoded:
-    """Decode named images one by one; raises BadData by name."""
-    keys, side, any_lossy = bytearray(), 0, False
-
-    def images() -> Iterator[np.ndarray]:
-        nonlocal side, any_lossy
-        for name in names:
-            with blamed(name, source):
-                if name.lower().endswith(OTHER_ENDINGS):
-                    raise BadData(f"not one of {' '.join(ENDINGS)}")
-                image, lossy = decode(read(name))
-                if not side:
-                    side = len(image)
-                    _check_room(room, len(names), side)
-                if len(image) != side:
-                    raise BadData(
-                        f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}"
-                    )
-            keys.extend(hashlib.sha256(image).digest())
-            any_lossy |= lossy
-            yield image
-
-    file = write_nameless(room, images())
-    stored = Stored(file, 0, (side, side, 3), np.arange(len(names)))
-    return Decoded(stored, bytes(keys), labels, any_lossy)
-
-
-def _check_room(room: Path, count: int, side: int) -> None:
-    """Refuse what the disk has no room for, as it comes and then sorted, before it is decoded."""
-    what, size = f"{count} images of {side}x{side}", 3 * count * side**2
-    if size > MOST_STORED_BYTES:
-        raise BadData(f"{what} are over 64 GiB")
-    if 2 * size > (free := shutil.disk_usage(room).free):
-        raise BadData(f"{what} need {2 * size:,} bytes in {room}, and {free:,} are free")
-
-
-@contextmanager
-def blamed(name: str, source: Path) -> Iterator[None]:
-    """Whatever goes wrong with an image is BadData, in one line with its name."""
-    where = f"{name!r} in {source}"
-    try:
-        with warnings.catch_warnings(action="ignore"):  # it is read, or refused, not warned of
-            yield
-    except UnidentifiedImageError as error:
-        raise BadData(f"{where}: not a PNG, BMP, WebP or JPEG image") from error
-    except BadData as error:
-        raise BadData(f"{where}: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise BadData(f"{where}: a bomb: {error}") from error
-    except Exception as error:  # decoders raise anything on foreign bytes
-        reason = " ".join(str(error).split())
-        raise BadData(f"{where}: truncated or corrupt: {reason}") from error
-
-
-def folder_labels(names: list[str]) -> np.ndarray:
-    folders = [PurePosixPath(name).parent.as_posix() for name in names]
-    classes = {folder: i for i, folder in enumerate(sorted(set(folders) - {"."}))}
-    return np.array([classes.get(folder, -1) for folder in folders], dtype=np.int64)
-
-
-def listed_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> np.ndarray:
-    """The labels in dataset.json, {"labels": [[name, class], ...]} as StyleGAN's tools write it."""
-    if "dataset.json" not in archive.namelist():
-        return folder_labels(names)
-    where = f"'dataset.json' in {path}"
-    try:
-        pairs = json.loads(archive.read("dataset.json"))["labels"]
-        if pairs is None:
-            return folder_labels(names)
-        listed = {str(name): label for name, label in pairs}
-    except Exception as error:  # of the zip, of JSON, of what is in it
-        raise BadData(f"{where}: no list of [name, label] pairs under 'labels'") from error
-
-    for name, label in pairs:
-        if type(label) is not int or not 0 <= label < 1 << 31:
-            raise BadData(f"{where}: label {label!r} of {name!r} is not a whole number from 0")
-    if len(listed) < len(pairs):
-        raise BadData(f"{where}: {len(pairs) - len(listed)} images are named twice")
-    if absent := sorted(listed.keys() - set(names)):
-        raise BadData(f"{where}: {absent[0]!r} is not an image in the zip")
-    if absent := sorted(set(names) - listed.keys()):
-        raise BadData(f"{where}: no label for {absent[0]!r}")
-    return np.array([listed[name] for name in names], dtype=np.int64)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip whose table of contents is in order; what is wrong with it later is BadData as well."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_count(path, archive)
-            _check_entries(path, archive.infolist())
-            yield archive
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise BadData(f"{path}: not a whole zip: {error}") from error
-
-
-def image_names(path: Path, archive: zipfile.ZipFile) -> list[str]:
-    names = sorted(n for n in archive.namelist() if _is_image(n) and not n.endswith("/"))
-    if not names:
-        raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this zip")
-
-    # The name of what is passed over has no checksum, but it is there twice: opening compares.
-    for name in set(archive.namelist()) - set(names):
-        archive.open(name).close()
-    return names
-
-
-def _check_count(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse a zip whose table of contents is shorter than its end says: an entry hides others."""
-    with open(path, "rb") as file:
-        file.seek(-zipfile.sizeEndCentDir - len(archive.comment), io.SEEK_END)
-        stated = int.from_bytes(file.read(12)[10:], "little")
-    if len(archive.infolist()) != stated != MANY:
-        raise BadData(f"{path}: {len(archive.infolist())} entries of {stated} that it should have")
-
-
-def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse a zip by its table of contents."""
-    names: set[str] = set()
-    for entry in entries:
-        name = entry.filename
-        problems = {
-            "is encrypted": entry.flag_bits & 1,
-            "is an absolute name": re.match(r"[/\\]|[A-Za-z]:", name),
-            "climbs out of the zip": ".." in re.split(r"[/\\]", name),
-            "is a link": stat.S_ISLNK(entry.external_attr >> 16),
-            "is there twice": name in names,
-            "lies outside of the zip": entry.header_offset < 0,
-            f"is over {MOST_FILE_BYTES >> 20} MiB": (
-                _is_image(name) and entry.file_size > MOST_FILE_BYTES
-            ),
-            "is over 8 GiB": entry.file_size > MOST_BYTES,
-            f"shrank more than {MOST_SHRUNK} times": (
-                entry.file_size > MOST_SHRUNK * max(entry.compress_size, 1)
-            ),
-        }
-        for problem, found in problems.items():
-            if found:
-                raise BadData(f"{name!r} in {path}: {problem}")
-        names.add(name)
-    if (size := sum(entry.file_size for entry in entries)) > MOST_STORED_BYTES:
-        raise BadData(f"{path}: {size:,} bytes unpacked, over 64 GiB")
-
-
 # --- CIFAR-10 -------------------------------------------------------------------------------------
 
 
-def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """CIFAR-10's images (N, 32, 32, 3) uint8 and labels, from torchvision's files.
+def cifar10_files(split: str) -> dict[str, str]:
+    """The files of a split (train or test) in torchvision's tree, and their MD5s."""
+    return dict(_cifar10().train_list if split == "train" else _cifar10().test_list)
 
-    `split`: train or test.
-    """
-    expected = dict(_cifar10().train_list if split == "train" else _cifar10().test_list)
+
+def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) uint8 and labels of torchvision's tree or archive; raises BadData."""
+    expected = cifar10_files(split)
     if path.is_dir():
         batches = {name: (path / name).read_bytes() for name in expected}
     else:
@@ -536,49 +316,36 @@ def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarr
     return np.concatenate(pixels), np.concatenate(labels)
 
 
-def download(target: Path) -> bool:
-    """Fetch torchvision's CIFAR-10 archive; where that fails, leave nothing and say False."""
+def download(target: Path) -> Path:
+    """Fetch torchvision's CIFAR-10 archive, with its progress on stderr; raises NoCifar10."""
+    from rich.console import Console
+    from rich.progress import wrap_file
 
-    # The first answer is awaited in a thread, for looking up a name knows no time limit.
-    answers: queue.Queue = queue.Queue()
-    threading.Thread(target=_ask, args=(_cifar10().url, answers), daemon=True).start()
-    try:
-        response = answers.get(timeout=1.6 * ANSWER_SECONDS)
-    except queue.Empty:
-        return False
-    if response is None:
-        return False
+    url, console = _cifar10().url, Console(stderr=True, highlight=False)
 
     def receive(file: IO[bytes]) -> None:
-        md5, deadline = hashlib.md5(usedforsecurity=False), time.monotonic() + DOWNLOAD_SECONDS
-        while block := response.read1(1 << 16):
-            md5.update(block)
-            file.write(block)
-            if time.monotonic() > deadline:
-                raise TimeoutError
-        if md5.hexdigest() != _cifar10().tgz_md5:
-            raise ValueError
+        console.print(f"CIFAR-10 is fetched from {url}", markup=False, soft_wrap=True)
+        size = int(response.headers.get("Content-Length") or 0)
+        with wrap_file(response, size, description="CIFAR-10", console=console) as reader:
+            shutil.copyfileobj(reader, file, 1 << 16)
+        file.flush()
+        _check_md5(target, Path(file.name).read_bytes(), _cifar10().tgz_md5)
 
-    try:
-        with response:
-            write_file(target, receive)
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    return True
-
-
-def _ask(url: str, answers: queue.Queue) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
     try:
-        answers.put(urllib.request.urlopen(request, timeout=ANSWER_SECONDS))
-    except (OSError, ValueError, http.client.HTTPException):
-        answers.put(None)
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:
+            write_file(target, receive)
+    except (OSError, ValueError, http.client.HTTPException, BadData) as error:
+        reason = getattr(error, "reason", error)
+        said = f"CIFAR-10 is not in data/, and cannot be fetched from {url}: {reason}"
+        raise NoCifar10(said) from error
+    return target
 
 
 def _check_md5(path: Path, data: bytes, expected: str) -> None:
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != expected:
-        raise BadData(f"{path}: MD5 {found} is not that of CIFAR-10, {expected}")
+    actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if actual != expected:
+        raise BadData(f"{path}: MD5 {actual} is not that of CIFAR-10, {expected}")
 
 
 def _cifar10() -> type:

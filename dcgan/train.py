@@ -10,9 +10,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
-from dcgan.data import signed_batches
+from dcgan.data import Stored, signed_batches
 from dcgan.models import build, channels_last, seed_of
-from dcgan.sources import Stored
 
 
 @dataclass

@@ -14,8 +14,8 @@ from dcgan import rundir
 from dcgan.cli import BadInput, choose_device
 from dcgan.cli import Result as Done
 from dcgan.config import Config, is_milestone
+from dcgan.pictures import SIDES, BadData
 from dcgan.rundir import GENERATOR, STATE
-from dcgan.sources import SIDES, BadData
 from eval import results
 from eval.results import Result
 

@@ -44,18 +44,19 @@ from eval.fetch import NoWeights, find_inception
 from experiments import archive, grid, progress, reproduce, status, sweeps, tracking
 
 PUBLISHED = Path("reports/published")
+TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
 
 # What some options mean.
 WORDS = "narrow the grid, choose seeds, set fields of the config; default: the whole grid"
 TO = "OUT of that command; default: runs/reproduced"
 SHARE = "of Ray's, a part of one or a whole number; default: 1"
 DATA = (
-    "CIFAR-10 tree or archive, folder or zip of images, shapes; default: CIFAR-10 from the folder "
-    "data or by download, and shapes where neither is there"
+    "cifar10, a folder or zip of images, or shapes; default: what lies in the folder data, or else "
+    "cifar10, which is downloaded once; where it cannot be, smoke and small take shapes"
 )
 TEST = (
     "real images to calibrate scores by, never trained on; default: CIFAR-10's test split where "
-    "--data is its tree or archive, else the second half of the images"
+    "--data is cifar10, else the second half of the images"
 )
 OF_SEEDS = "whole seeds alone, such as 0,3; default: whatever is committed"
 DEVICE = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
@@ -214,13 +215,13 @@ def train_study(arguments: argparse.Namespace) -> Result:
     # Only now what takes time: PyTorch, the data, the plan.
     import torch
 
-    from dcgan.data import keep, load
+    from dcgan.data import keep
 
     device = choose_device(arguments.device, torch.cuda.device_count())
     scale = arguments.scale or ("small" if device == "cpu" else "cifar32")
     try:
         study = grid.define(arguments.study, scale, arguments.seeds, words)
-        images = load(arguments.data, out / "cache")
+        images = _load_images(arguments.data, scale, out / "cache", console)
         test = _load_test(arguments, images)
         study = grid.fit(study, images.name, images.sha256, len(images.pixels))
         _check_same(out / study.folder, images, arguments.data)
@@ -245,7 +246,7 @@ def train_study(arguments: argparse.Namespace) -> Result:
     try:
         with rundir.owned(plan.folder):
             if any(plan.missing):
-                if arguments.test:
+                if test:
                     keep(test, out / "cache", test.pixels.shape[1])  # not to be decoded again
                 _prepare(plan, images, held)
                 failed = execute(plan, console)
@@ -257,6 +258,19 @@ def train_study(arguments: argparse.Namespace) -> Result:
     code = _finish(console, plan.folder, failed, arguments.json)
     report = plan.folder / "report" / "index.html"
     return code, done | {"done": count, "failed": failed, "seconds": seconds, "report": report}
+
+
+def _load_images(source: str | None, scale: str, cache: Path, console: Console) -> Any:
+    """The images of a source; where CIFAR-10 cannot be had, a trial takes shapes and says why."""
+    from dcgan.data import load
+
+    try:
+        return load(source, cache)
+    except sources.NoCifar10 as error:
+        if scale not in TRIALS:
+            raise BadInput(f"{error}; --data names other images") from error
+        console.print(f"{error}: the images are shapes.", markup=False, soft_wrap=True)
+        return load("shapes", cache)
 
 
 def _load_test(arguments: argparse.Namespace, images: Any) -> Any:
@@ -318,7 +332,8 @@ def _check(study: grid.Study, source: str | None, test: str | None, out: Path) -
     """Refuse what can be refused without PyTorch: the data, too few of them, absent weights."""
     if not _existing(out).is_dir():
         raise BadInput(f"--out {out}: {_existing(out)} is not a folder")
-    kind, path = sources.find(source, out / "cache") if source else ("", None)
+    named = source not in (None, "cifar10")
+    kind, path = sources.find(source, out / "cache") if named else ("", None)
     if test:
         sources.find(test, out / "cache")
     there = sources.count(kind, path) if path and kind in ("folder", "zip") else sys.maxsize
@@ -639,7 +654,13 @@ def _describe(plan: Any, images: Any, mode: str) -> dict[str, Any]:
         "missing": sum(plan.missing),
         "epochs": plan.epochs,
         "epochs_done": plan.epochs_done,
-        "data": {"name": images.name, "sha256": images.sha256, "images": len(images.pixels)},
+        "data": {
+            "name": images.name,
+            "sha256": images.sha256,
+            "images": len(images.pixels),
+            "labels_from": images.labels_from,
+            "left_out": images.left_out,
+        },
         "device": job.device,
         "places": plan.places,
         "seconds": plan.seconds,
@@ -650,7 +671,7 @@ def _describe(plan: Any, images: Any, mode: str) -> dict[str, Any]:
 
 def _print_plan(console: Console, plan: Any, images: Any, engine: str, mode: str) -> None:
     """What is going to happen, before it does."""
-    from dcgan.data import fits
+    from dcgan.data import describe, fits
 
     study, job = plan.study, plan.jobs[0]
     done = plan.missing.count(False)
@@ -660,7 +681,7 @@ def _print_plan(console: Console, plan: Any, images: Any, engine: str, mode: str
         "study": f"{study.name} at {study.scale}, in {plan.folder}",
         "runs": f"{len(plan.runs)}: {levels}, seeds {len(study.seeds)}; {done} are done",
         "epochs": f"{plan.epochs} of {job.config.images:,} images; {plan.epochs_done} are done",
-        "data": f"{images.name}, {len(images.pixels):,} images, SHA-256 {images.sha256[:12]}",
+        "data": f"{images.name}, SHA-256 {images.sha256[:12]}, {describe(images)}",
         "device": f"{job.device}, {plan.places} runs at a time{engine}",
         "time": f"about {progress.duration(plan.seconds)}",
         "disk": f"at most {plan.bytes / 1e6:,.0f} MB; {free / 1e9:,.0f} GB are free",

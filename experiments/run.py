@@ -16,7 +16,7 @@ from torch import nn
 
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
-from dcgan.data import hold, load_cached, of_classes
+from dcgan.data import load_cached, of_classes, training_images
 from dcgan.models import dump_generator
 from dcgan.pictures import png_grid
 from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
@@ -70,7 +70,7 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
 
         # The images to train on, and the real features to be scored against.
         images = load_cached(job.cache, config.data_sha256, config.resolution)
-        pixels = hold(images, config.classes, config.images, job.device)
+        pixels = training_images(images, config.classes, config.images, job.device)
         each_epoch, at_milestones = references(job)
 
         # Go on from the last whole state.

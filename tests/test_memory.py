@@ -17,7 +17,7 @@ from torch import nn
 
 from dcgan import data
 from dcgan.config import Config
-from dcgan.data import canonical, hold, keep, load, load_cached
+from dcgan.data import canonical, keep, load, load_cached, training_images
 from dcgan.train import State, dump_state, train_epoch
 from experiments.__main__ import main
 
@@ -115,7 +115,8 @@ def trained(cache, few, many):
     """Train on few images, then under a limit on four times as many, read as a run reads them."""
 
     def on(sha256, count):
-        found.append(train(hold(load_cached(Path(cache), sha256, 64), "all", count, "cpu")))
+        images = load_cached(Path(cache), sha256, 64)
+        found.append(train(training_images(images, "all", count, "cpu")))
 
     found = []
     on(*few)  # what this takes, such as code that is loaded, is not of the images

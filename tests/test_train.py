@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 
 from dcgan.config import Config
-from dcgan.data import canonical, hold, keep, load_cached
+from dcgan.data import canonical, keep, load_cached, training_images
 from dcgan.models import seed_of
 from dcgan.train import (
     draw_latent,
@@ -43,7 +43,7 @@ def test_images_in_memory_and_on_disk_give_the_same_bytes(batch, classes, pixels
     keep(images, tmp_path, 16)
     count = 48 if classes == "all" else 24
     config = TINY.model_copy(update={"batch": batch, "images": count})
-    held = hold(load_cached(tmp_path, images.sha256, 16), classes, count, "cpu")
+    held = training_images(load_cached(tmp_path, images.sha256, 16), classes, count, "cpu")
     chosen = torch.from_numpy(
         images.pixels[images.labels == 1] if classes == "1" else images.pixels
     )
