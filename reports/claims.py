@@ -72,7 +72,8 @@ from pydantic import (
     model_validator,
 )
 
-from reports import epochs, records, statistics, tools
+from reports import records, statistics
+from reports.analysis import LEARNT, Analysis, analyse
 from reports.records import PRIMARY, Study
 from reports.statistics import Estimate
 from reports.tables import DASH, LN2, Sheet, count, interval, join, p_value, span
@@ -193,7 +194,7 @@ class Scale:
 class Measure:
     """One number of each run: `of(study, claim)` is a Series by run, NaN where there is none."""
 
-    of: Callable[[Study, Claim], pd.Series]
+    of: Callable[[Analysis, Claim], pd.Series]
     scale: Scale
     asks: tuple[str, ...] = ()  # fields of a claim that it needs
     banks: int = 0  # the least evaluation banks
@@ -232,7 +233,7 @@ def judge(study: Study, ledger: list[Claim] | None = None) -> list[Verdict]:
     The p of a verdict is that of the test that it stands on; of an inconclusive one that of no
     effect, or of equivalence where that is claimed.
     """
-    ledger = load() if ledger is None else ledger
+    study, ledger = analyse(study), load() if ledger is None else ledger
     evidence = [_evidence(study, claim) for claim in ledger]
     p = np.array([_p_values(claim, x) for claim, x in zip(ledger, evidence, strict=True)])
     p = p.reshape(len(ledger), 3)
@@ -326,7 +327,7 @@ def sheet(study: Study, verdicts: list[Verdict]) -> Sheet:
         "Supported: the interval excludes no effect, and the estimate reaches the smallest effect "
         "of interest, which claims.yaml gives with its reason. Equivalent: smaller than that. "
         "Inconclusive: neither shown nor ruled out. Not testable: what is compared has not learnt "
-        f"({PRIMARY} is not below {epochs.LEARNT} times that of the untrained generator), or D has "
+        f"({PRIMARY} is not below {LEARNT} times that of the untrained generator), or D has "
         "seen too few images.",
         *_history(study, verdicts),
     ]
@@ -394,7 +395,7 @@ def _claim(file: str, name: Any, fields: Any) -> Claim:
         raise BadClaim(f"{file}: {name}: {key}: {said}".replace(": : ", ": ")) from error
 
 
-def _evidence(study: Study, claim: Claim) -> Evidence:
+def _evidence(study: Analysis, claim: Claim) -> Evidence:
     """The number of every seed that has all its cells."""
     cells = _cells(study, claim)
     if cells is None:
@@ -403,7 +404,7 @@ def _evidence(study: Study, claim: Claim) -> Evidence:
     if frame.empty:
         return _nothing("no epoch of its runs has been committed")
     if claim.versus is not None:
-        frame = tools.values(study)
+        frame = study.results
     wanted = [x for x in (claim.metric, claim.versus) if isinstance(x, str)]
     if absent := [name for name in wanted if name not in frame]:
         needs = f"; needs {claim.needs}" if claim.versus is not None else ""
@@ -447,7 +448,7 @@ def _lost(claim: Claim, runs: pd.Series) -> str:
     return f"{runs.iloc[0]} has no number"
 
 
-def _cells(study: Study, claim: Claim) -> pd.DataFrame | None:
+def _cells(study: Analysis, claim: Claim) -> pd.DataFrame | None:
     """The planned runs of a claim: `run`, `seed`, `side`, `level`, `cell`; None where none is one.
 
     A cell is what is equal on both sides of a contrast (and at both levels that an effect is
@@ -469,14 +470,14 @@ def _cells(study: Study, claim: Claim) -> pd.DataFrame | None:
     return cells if len(cells) else None
 
 
-def _untestable(study: Study, claim: Claim, cells: pd.DataFrame) -> str:
+def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame) -> str:
     """Why a claim about quality is not judged; an empty text where it is."""
     rows = study.frame[study.frame["run"].isin(cells["run"])]
     planned = rows["run"].map(study.plan.set_index("run")["planned"])
     shown = int((planned * (rows["images"] / rows["epoch"])).min())
     if shown < claim.images:
         return f"D is shown {shown:,} images, and the claim asks for {claim.images:,}"
-    edge = epochs.floor(study)
+    edge = study.floor
     if math.isnan(edge):
         return "no calibration of the untrained generator"
 
@@ -484,7 +485,7 @@ def _untestable(study: Study, claim: Claim, cells: pd.DataFrame) -> str:
     if claim.learner:
         found = study.plan[_where(study, claim.learner)]
         cells = found.assign(side="learner", level="", cell=found["run"].str.split("/").str[0])
-    reached = records.last_epochs(study) if claim.epoch is None else _rows_at(study, claim)
+    reached = study.last if claim.epoch is None else _rows_at(study, claim)
     logs = statistics.logarithm(reached.set_index("run")[PRIMARY])
     cells = cells.assign(log=cells["run"].map(logs).astype(float))
     sides = cells.groupby(["cell", "level", "side"])["log"]
@@ -495,11 +496,11 @@ def _untestable(study: Study, claim: Claim, cells: pd.DataFrame) -> str:
         return "the arm that has to have learnt has not been run"
     return (
         f"{PRIMARY} is {math.exp(worst):.1f} at best in some arm, and {edge:.1f} is "
-        f"{epochs.LEARNT} times that of the untrained generator"
+        f"{LEARNT} times that of the untrained generator"
     )
 
 
-def _where(study: Study, levels: Levels) -> np.ndarray:
+def _where(study: Analysis, levels: Levels) -> np.ndarray:
     """Which planned runs have these levels; what all runs share stands in the settings.
 
     Where arms have names, a claim has to name them.
@@ -511,12 +512,12 @@ def _where(study: Study, levels: Levels) -> np.ndarray:
     return chosen
 
 
-def _shared(study: Study, key: str) -> Any:
+def _shared(study: Analysis, key: str) -> Any:
     """The value of a field of Config that all runs of a study share; None where there is none."""
     return getattr(records.first_config(study), key, None)
 
 
-def _absent(study: Study, claim: Claim) -> str:
+def _absent(study: Analysis, claim: Claim) -> str:
     """Which arm a study lacks."""
     for side in (claim.arms, claim.against):
         missing = [key for key, level in side.items() if not _where(study, {key: level}).any()]
@@ -542,7 +543,7 @@ def _sign(claim: Claim) -> int:
 
 
 def _verdict(
-    study: Study, claim: Claim, found: Evidence, p: np.ndarray, adjusted: np.ndarray
+    study: Analysis, claim: Claim, found: Evidence, p: np.ndarray, adjusted: np.ndarray
 ) -> Verdict:
     """The rule at the top of this file."""
     estimate, unit, p_flip, test = None, "", math.nan, NONE
@@ -644,12 +645,12 @@ def _logs(rows: pd.DataFrame, metric: str) -> pd.Series:
     return statistics.logarithm(rows.set_index("run")[metric])
 
 
-def _whole(study: Study) -> pd.DataFrame:
+def _whole(study: Analysis) -> pd.DataFrame:
     """All epochs of the runs that have reached their last one."""
-    return study.frame[study.frame["run"].isin(records.last_epochs(study)["run"])]
+    return study.frame[study.frame["run"].isin(study.last["run"])]
 
 
-def _rows_at(study: Study, claim: Claim) -> pd.DataFrame:
+def _rows_at(study: Analysis, claim: Claim) -> pd.DataFrame:
     """For each run the row of the claim's epoch, or of that which the other side is taken at."""
     wanted = pd.Series(claim.epoch, index=study.plan["run"])
     if claim.against_epoch is not None:
@@ -657,31 +658,31 @@ def _rows_at(study: Study, claim: Claim) -> pd.DataFrame:
     return study.frame[study.frame["epoch"] == study.frame["run"].map(wanted)]
 
 
-def _at(study: Study, claim: Claim) -> pd.Series:
+def _at(study: Analysis, claim: Claim) -> pd.Series:
     return _logs(_rows_at(study, claim), claim.metric)
 
 
-def _last(study: Study, claim: Claim) -> pd.Series:
-    return _logs(records.last_epochs(study), claim.metric)
+def _last(study: Analysis, claim: Claim) -> pd.Series:
+    return _logs(study.last, claim.metric)
 
 
-def _level(study: Study, claim: Claim) -> pd.Series:
+def _level(study: Analysis, claim: Claim) -> pd.Series:
     """A share of images at the last epoch in per cent; unlike a ratio it may come from zero."""
-    return 100 * records.last_epochs(study).set_index("run")[claim.metric]
+    return 100 * study.last.set_index("run")[claim.metric]
 
 
-def _gain(study: Study, claim: Claim) -> pd.Series:
+def _gain(study: Analysis, claim: Claim) -> pd.Series:
     """The last epoch over the first."""
     first = study.frame[study.frame["epoch"] == 1]
     return _last(study, claim) - _logs(first, claim.metric)
 
 
-def _reach(study: Study, claim: Claim) -> pd.Series:
+def _reach(study: Analysis, claim: Claim) -> pd.Series:
     """The logarithm of the time to the threshold."""
-    return statistics.logarithm(epochs.reached(study, claim.threshold)[claim.clock])
+    return statistics.logarithm(study.reached(claim.threshold)[claim.clock])
 
 
-def _swing(study: Study, claim: Claim) -> pd.Series:
+def _swing(study: Analysis, claim: Claim) -> pd.Series:
     """The standard deviation of a loss over the points of its curve, of whole runs."""
     points = study.curves[study.curves["run"].isin(_whole(study)["run"])]
     return statistics.logarithm(
@@ -689,64 +690,64 @@ def _swing(study: Study, claim: Claim) -> pd.Series:
     )
 
 
-def _ended(study: Study, rows: pd.DataFrame, column: str) -> pd.Series:
+def _ended(study: Analysis, rows: pd.DataFrame, column: str) -> pd.Series:
     """A column of a table of runs, for those that have reached their last epoch."""
-    ended = records.last_epochs(study)["run"]
+    ended = study.last["run"]
     return rows.loc[rows["run"].isin(ended)].set_index("run")[column].astype(float)
 
 
-def _fluctuation(study: Study, claim: Claim) -> pd.Series:
-    return _ended(study, epochs.fluctuation_table(study), "variance")
+def _fluctuation(study: Analysis, claim: Claim) -> pd.Series:
+    return _ended(study, study.fluctuation, "variance")
 
 
-def _fluctuation_ratio(study: Study, claim: Claim) -> pd.Series:
+def _fluctuation_ratio(study: Analysis, claim: Claim) -> pd.Series:
     """The logarithm of the variance; a run of which noise explains all of it has no number."""
     return statistics.logarithm(_fluctuation(study, claim))
 
 
-def _share(study: Study, claim: Claim) -> pd.Series:
+def _share(study: Analysis, claim: Claim) -> pd.Series:
     """One half where the epoch that one bank chooses beats the last one on another, or minus that.
 
     So zero is a last epoch that is the best one in every other run.
     """
-    gain = _ended(study, epochs.selection_table(study), "gain")
+    gain = _ended(study, study.selection, "gain")
     return (gain > 0).astype(float) - 0.5
 
 
-def _relapse(study: Study, claim: Claim) -> pd.Series:
+def _relapse(study: Analysis, claim: Claim) -> pd.Series:
     """Whether a run relapses, less how likely its noise alone makes it do so."""
-    found = epochs.relapse_table(study)
+    found = study.relapse
     return _ended(study, found.assign(more=found["relapse"] - found["by_noise"]), "more")
 
 
-def _correlation(study: Study, claim: Claim) -> pd.Series:
-    return _ended(study, epochs.losses_rank_table(study), claim.loss)
+def _correlation(study: Analysis, claim: Claim) -> pd.Series:
+    return _ended(study, study.ranks, claim.loss)
 
 
-def _strength(study: Study, claim: Claim) -> pd.Series:
+def _strength(study: Analysis, claim: Claim) -> pd.Series:
     return _correlation(study, claim).abs()
 
 
-def _choice(study: Study, claim: Claim) -> pd.Series:
+def _choice(study: Analysis, claim: Claim) -> pd.Series:
     """The epoch that a loss chooses over the last one."""
-    found = epochs.regret_table(study)
+    found = study.regret
     return _ended(study, found.assign(over=found[claim.loss] - found["last"]), "over")
 
 
-def _points(study: Study, claim: Claim) -> pd.Series:
+def _points(study: Analysis, claim: Claim) -> pd.Series:
     """How far a tool's number lies above another of the same run, or above a constant; per cent."""
-    found = tools.values(study)
+    found = study.results
     other = found[claim.versus] if isinstance(claim.versus, str) else claim.versus
     return 100 * (found[claim.metric] - other)
 
 
-def _times(study: Study, claim: Claim) -> pd.Series:
+def _times(study: Analysis, claim: Claim) -> pd.Series:
     """The logarithm of a tool's number less that of another of the same run."""
-    found = tools.values(study)
+    found = study.results
     return statistics.logarithm(found[claim.metric]) - statistics.logarithm(found[claim.versus])
 
 
-def _lowest(study: Study, claim: Claim) -> pd.Series:
+def _lowest(study: Analysis, claim: Claim) -> pd.Series:
     return _whole(study).groupby("run")[claim.metric].min()
 
 
