@@ -3,7 +3,6 @@
 import itertools
 import os
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -63,23 +62,6 @@ def test_a_slice_has_every_cell_of_its_seed_in_groups_of_jobs(headline, tmp_path
     assert exported == [f"export {folder} -o {archive}"] * len(trained)
 
 
-def test_the_other_slices(headline, tmp_path):
-    _, lines = headline("precision", "7")
-    assert [cell_of(line) for line in lines[::2]] == [
-        ("arm=baseline",),
-        ("arm=tf32",),
-        ("arm=bf16",),
-    ]
-    assert all(line.startswith("precision --scale cifar32 --seeds 8 ") for line in lines[::2])
-    _, lines = headline("blog64", "0", JOBS=8, SETTINGS="precision=tf32 epochs=2")
-    assert lines[0].startswith("ablation --scale blog64 --seeds 1 --device cuda --jobs 8 ")
-    assert lines[0].endswith(" precision=tf32 epochs=2")
-    _, (smoke, bench) = headline("bench")
-    assert smoke.startswith("ablation --scale smoke")
-    assert bench.startswith(f"bench --device cuda --out {tmp_path}/runs --only training jobs ")
-    assert (tmp_path / "out" / "cuda.json").exists()
-
-
 def test_a_slice_that_is_out_of_time_starts_no_group(headline):
     done, lines = headline("cifar32", "0", MINUTES=-1)
     assert (done.returncode, lines) == (0, [])
@@ -99,14 +81,6 @@ def test_a_bare_machine_starts_from_the_records(headline, tmp_path):
     assert [line.split()[0] for line in elsewhere[1:]] == ["ablation", "export"]
 
 
-def test_a_group_that_fails_ends_the_slice(headline, tmp_path):
-    (tmp_path / "fails").write_text(f"{RECORDER}exit 1\n")
-    (tmp_path / "fails").chmod(0o755)
-    done, lines = headline("cifar32", "0", PYTHON=tmp_path / "fails")
-    assert done.returncode == 1
-    assert len(lines) == 1
-
-
 @pytest.mark.parametrize(
     "words", [[], ["cifar"], ["cifar32"], ["blog64", "-1"], ["precision", "x"]]
 )
@@ -117,19 +91,3 @@ def test_wrong_words_are_answered_with_the_slices(headline, tmp_path, words):
         "bench", "cifar32", "blog64", "precision", "dry",
     ]  # fmt: skip
     assert not (tmp_path / "out").exists()
-
-
-def test_a_real_slice_leaves_records_that_the_next_one_starts_from(tmp_path):
-    small = "norm=none head=conv batch=128 width=4 images=256 epochs=1"
-    env = os.environ | {
-        "SETTINGS": f"{small} score_images=20 reference_images=40 inception=never",
-        "WANDB_MODE": "disabled",
-        **{"JOBS": "8", "DEVICE": "cpu", "DATA": "shapes"},
-        **{"RUNS": f"{tmp_path}/runs", "OUT": f"{tmp_path}/out"},
-    }
-    done = subprocess.run([SCRIPT, "cifar32", "0"], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "out").iterdir()
-    with zipfile.ZipFile(path) as archive:
-        records = [name for name in archive.namelist() if name.endswith("record.json")]
-    assert records == ["norm=none,head=conv,batch=128/seed=0/epochs/0001/record.json"]

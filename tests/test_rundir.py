@@ -32,7 +32,6 @@ from dcgan.rundir import (
     owner_of,
     prune,
     read,
-    rewind,
     seal,
     unseal,
 )
@@ -68,12 +67,6 @@ def test_what_is_committed_is_read_back(run):
     assert last_state(run) == (4, b"state 4")
 
 
-def test_only_the_last_states_are_kept_and_every_record(run):
-    states = [epoch for epoch in (1, 2, 3, 4) if (epoch_folder(run, epoch) / STATE).exists()]
-    assert states == [3, 4]
-    assert all((epoch_folder(run, epoch) / RECORD).exists() for epoch in (1, 2, 3, 4))
-
-
 @pytest.mark.parametrize("name", [RECORD, TIMING, SAMPLES])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
 def test_a_damaged_record_ends_the_run_there(run, name, harm):
@@ -89,31 +82,11 @@ def test_a_damaged_record_ends_the_run_there(run, name, harm):
         read(run, 3, name)
 
 
-@pytest.mark.parametrize("harm", [flip, lambda path: path.write_bytes(b""), os.unlink])
-def test_a_damaged_state_falls_back_to_the_one_before(run, harm):
-    harm(epoch_folder(run, 4) / STATE)
-    assert committed(run) == [1, 2, 3, 4]
-    assert last_state(run) == (3, b"state 3")
-
-
-def test_damaged_sums_are_a_damaged_epoch(run):
-    (epoch_folder(run, 4) / SUMS).write_bytes(b"\xff\xfe")
-    assert committed(run) == [1, 2, 3]
-    (epoch_folder(run, 4) / SUMS).unlink()
-    assert committed(run) == [1, 2, 3]
-
-
 def test_the_sums_are_what_coreutils_checks(run):
     result = subprocess.run(
         ["sha256sum", "--check", SUMS], cwd=epoch_folder(run, 4), capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_rewinding_forgets_later_and_staged_epochs(run):
-    (run / "epochs" / ".0005").mkdir()
-    rewind(run, 2)
-    assert sorted(path.name for path in (run / "epochs").iterdir()) == ["0001", "0002"]
 
 
 def test_what_was_staged_and_not_renamed_is_not_there(run):
@@ -124,29 +97,6 @@ def test_what_was_staged_and_not_renamed_is_not_there(run):
     commit(run, 5, content(5))
     assert committed(run) == [1, 2, 3, 4, 5]
     assert not staged.exists()
-
-
-def test_an_epoch_is_never_committed_twice(run):
-    with pytest.raises(OSError, match="not empty"):
-        commit(run, 4, content(99))
-    assert read(run, 4, RECORD) == b'{"epoch": 4}'
-
-
-@pytest.mark.parametrize("call", ["write", "rename"])
-def test_a_failing_disk_leaves_the_committed_epochs(run, monkeypatch, call):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        if call == "write":
-            patched.setattr(os, "fsync", fail)
-        else:
-            patched.setattr("pathlib.Path.rename", fail)
-        with pytest.raises(OSError, match="No space left"):
-            commit(run, 5, content(5))
-    assert committed(run) == [1, 2, 3, 4]
-    commit(run, 5, content(5))
-    assert committed(run) == [1, 2, 3, 4, 5]
 
 
 def test_another_config_is_an_error_that_names_the_key(tmp_path):
@@ -180,24 +130,6 @@ def test_a_finished_run_that_lost_its_states_is_known(run):
     assert is_without_state(run, 5)
 
 
-@pytest.mark.parametrize("harm", ["parts", "flip", "cut", "empty", "list"])
-def test_a_damaged_description_is_named_and_kept(tmp_path, harm):
-    description = {"config": {"width": 32, "seed": 0}}
-    path = tmp_path / "run.json"
-    whole = seal(description)
-    harmed = {
-        "parts": seal({"fingerprint": {}}),
-        "flip": whole.replace(b"32", b"33"),
-        "cut": whole[:-1],
-        "empty": b"",
-        "list": b"[{}\n}\n",
-    }[harm]
-    path.write_bytes(harmed)
-    with pytest.raises(Differs, match=r"run\.json is damaged; remove the run"):
-        describe(tmp_path, description)
-    assert path.read_bytes() == harmed
-
-
 def test_epochs_without_their_description_are_not_taken_for_what_is_asked_for(run):
     assert compare(run, {"config": {}}) == ["run.json is missing; remove the run to make it again"]
     with pytest.raises(Differs, match=r"run\.json is missing"):
@@ -217,32 +149,6 @@ def test_every_flipped_bit_and_every_cut_of_a_sealed_file_is_found(tmp_path):
         path.write_bytes(harmed)
         with pytest.raises(Damaged, match=r"study\.json"):
             unseal(path)
-
-
-def test_every_flipped_bit_and_every_cut_of_the_sums_is_found(run):
-    path = epoch_folder(run, 4) / SUMS
-    whole = path.read_bytes()
-    names = [line.split("  ")[1] for line in whole.decode().splitlines()]
-    flipped = [bytearray(whole) for _ in range(8 * len(whole))]
-    for bit, data in enumerate(flipped):
-        data[bit // 8] ^= 1 << bit % 8
-    for harmed in [*flipped, *(whole[:length] for length in range(len(whole)))]:
-        path.write_bytes(harmed)
-        lost = [name for name in names if not is_whole(run, 4, name)]
-        assert lost
-        listed = {line.partition(b"  ")[2].decode("latin1") for line in harmed.split(b"\n")[:-1]}
-        pruned = set(lost) <= {STATE, GENERATOR} and listed <= set(names)
-        assert committed(run) == ([1, 2, 3, 4] if pruned else [1, 2, 3])
-        assert last_state(run) == (
-            (4, b"state 4") if pruned and STATE not in lost else (3, b"state 3")
-        )
-
-
-def is_whole(run, epoch, name):
-    try:
-        return bool(read(run, epoch, name))
-    except Damaged:
-        return False
 
 
 def test_what_cannot_be_read_just_now_is_no_damage(run, monkeypatch):
@@ -265,22 +171,6 @@ def test_errors_of_the_disk_name_the_file(run, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=r"No space left on device: '.*\.0005/record\.json'"):
         commit(run, 5, content(5))
-
-
-def test_a_prune_that_was_missed_is_made_up_for(run):
-    commit(run, 5, content(5))
-    commit(run, 6, content(6))
-    prune(run, 6)
-    states = [path.parent.name for path in sorted(run.glob(f"epochs/*/{STATE}"))]
-    assert states == ["0005", "0006"]
-
-
-def test_rewinding_leaves_what_is_not_an_epoch(run):
-    (run / "epochs" / "notes").mkdir()
-    (run / "epochs" / ".listing").write_text("of a file browser")
-    rewind(run, 3)
-    names = sorted(path.name for path in (run / "epochs").iterdir())
-    assert names == [".listing", "0001", "0002", "0003", "notes"]
 
 
 def test_a_folder_lasts_once_it_is_made(tmp_path, monkeypatch):

@@ -1,21 +1,16 @@
-import contextlib
 import dataclasses
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load, save
 
 from dcgan.config import Config
 from dcgan.data import canonical, keep, load_cached, training_images
-from dcgan.models import seed_of
 from dcgan.train import (
     draw_latent,
     dump_state,
     latent_batches,
     load_state,
-    matmul_precision,
     start,
     train_epoch,
 )
@@ -71,40 +66,6 @@ def test_resuming_gives_the_whole_state_bit_for_bit(pixels, epoch, changed):
     assert dump_state(state) == straight
 
 
-def test_every_tensor_of_the_state_matters(pixels):
-    saved = load(train(TINY, pixels, 1))
-    state = load_state(save(saved), TINY)
-    train_epoch(state, TINY, pixels)
-    straight = dump_state(state)
-    for name, tensor in saved.items():
-        if name == "epoch":
-            continue
-        spoiled = save(saved | {name: tensor + 1})
-        state = load_state(spoiled, TINY)
-        train_epoch(state, TINY, pixels)
-        assert dump_state(state) != straight, name
-
-
-def test_a_state_of_another_kind_is_refused(pixels):
-    saved = load(train(TINY, pixels, 1))
-    assert dump_state(load_state(save(saved), TINY)) == save(saved)
-    for name, tensor in saved.items():
-        rest = {key: other for key, other in saved.items() if key != name}
-        longer, wider = torch.stack([tensor, tensor]), tensor.to(torch.float64)
-        for changed in (rest, {**rest, f"{name}x": tensor}, {**saved, f"{name}x": tensor.clone()}):
-            with pytest.raises(ValueError, match="does not belong"):
-                load_state(save(changed), TINY)
-        for other in (longer, wider):
-            with pytest.raises(ValueError, match="does not belong"):
-                load_state(save({**saved, name: other}), TINY)
-
-
-def test_a_state_of_another_network_is_refused(pixels):
-    data = train(TINY, pixels, 1)
-    with pytest.raises(ValueError, match="does not belong"):
-        load_state(data, TINY.model_copy(update={"norm": "batch"}))
-
-
 def test_the_global_stream_neither_matters_nor_moves(pixels):
     torch.manual_seed(1)
     one = train(TINY, pixels, 1)
@@ -148,39 +109,6 @@ def test_g_makes_one_step_for_several_of_d(pixels):
     assert (steps, of_d) == (2, 5)  # at the first and the fourth batch of five
     assert log.g_loss[0] == log.g_loss[1] == log.g_loss[2] != log.g_loss[3] == log.g_loss[4]
     assert len(set(log.d_loss)) == 5
-
-
-def test_gs_step_leaves_no_gradient_in_d(pixels):
-    config = TINY.model_copy(update={"batch": 50})
-    state = start(config)
-    train_epoch(state, config, pixels)
-    after = [p.grad.clone() for p in state.D.parameters()]
-
-    # D's gradient is that of its own loss alone.
-    fresh = start(config)
-    stream = torch.Generator().manual_seed(seed_of(config.seed, "order", 1))
-    order = torch.randperm(50, generator=stream)
-    real = pixels[order].permute(0, 3, 1, 2).float() / 127.5 - 1
-    fake = fresh.G(draw_latent(config, "train", 1, 50)).detach()
-    d_loss = (F.softplus(-fresh.D(real)).mean() + F.softplus(fresh.D(fake)).mean()) / 2
-    d_loss.backward()
-    for got, p in zip(after, fresh.D.parameters(), strict=True):
-        torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-8)
-
-
-def test_d_learns_what_is_easy(pixels):
-    config = TINY.model_copy(update={"width": 8, "epochs": 20, "lr_g": 1e-12})
-    state = start(config)
-    losses = [sum(train_epoch(state, config, pixels).d_loss) / 3 for _ in range(20)]
-    assert losses[0] > 0.3
-    assert losses[-1] < losses[0] / 2
-
-
-def test_with_batchnorm_on_its_output_d_never_beats_chance(pixels):
-    config = TINY.model_copy(update={"norm": "batch", "lr_g": 1e-12})
-    state = start(config)
-    for _ in range(10):
-        assert min(train_epoch(state, config, pixels).d_loss) >= math.log(2) - 1e-6
 
 
 @pytest.mark.parametrize("latent", ["normal", "uniform"])
@@ -241,18 +169,6 @@ def test_forward_and_backward_passes_have_the_precision_of_the_config(pixels, pr
             p.register_hook(lambda gradient: seen.append(("backward", product_settings())))
     train_epoch(state, config, pixels)
     assert set(seen) == {("forward", (setting,) * 2), ("backward", (setting,) * 2)}
-    assert product_settings() == before
-
-
-def test_the_precision_of_products_is_put_back():
-    before = product_settings()
-    with matmul_precision("tf32"):
-        with matmul_precision("fp32"):
-            assert product_settings() == ("ieee", "ieee")
-        assert product_settings() == ("tf32", "tf32")
-    assert product_settings() == before
-    with contextlib.suppress(ZeroDivisionError), matmul_precision("tf32"):
-        raise ZeroDivisionError
     assert product_settings() == before
 
 
