@@ -280,7 +280,7 @@ def table(verdicts: list[Verdict]) -> pd.DataFrame:
     """One row for each claim in full precision, with the folders of its runs."""
     rows = []
     for one in verdicts:
-        estimate = one.estimate or Estimate(*[math.nan] * 4, 0)
+        estimate = one.estimate or Estimate(*[math.nan] * 5, 0)
         rows.append(
             {
                 "id": one.claim.id,
@@ -532,7 +532,7 @@ def _p_values(claim: Claim, found: Evidence) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     margin = MEASURES[claim.measure].scale.margin(claim.smallest)
     x = _sign(claim) * found.values
-    none = statistics.paired_t(x).p
+    none = statistics.over_seeds(x).p
     if claim.expect == "same":
         none = min(2 * min(statistics.below(x, -margin), statistics.below(-x, -margin)), 1.0)
     return none, statistics.below(x, margin), statistics.below(-x, margin)
@@ -551,15 +551,17 @@ def _verdict(
         word, why = "not yet run", found.absent
     elif claim.measure == "bound":
         unit = MEASURES[claim.measure].scale.unit
-        estimate = Estimate(found.lowest, found.lowest, found.highest, math.nan, len(found.values))
+        estimate = Estimate(
+            found.lowest, found.lowest, found.highest, math.nan, math.nan, len(found.values)
+        )
         word, why = _decide_bound(claim, found)
     else:
-        scale, inside = MEASURES[claim.measure].scale, statistics.paired_t(found.values)
+        scale, inside = MEASURES[claim.measure].scale, statistics.over_seeds(found.values)
         unit, p_flip = scale.unit, statistics.sign_flip(found.values)
         if inside.n:
             value = scale.shown(float(found.values.mean()))
             ends = (scale.shown(inside.low), scale.shown(inside.high))
-            estimate = Estimate(value, *ends, inside.p, inside.n)
+            estimate = Estimate(value, *ends, inside.p, inside.p_flip, inside.n)
         word, why, test = _decide(claim, found, p if claim.status == "exploratory" else adjusted)
     return Verdict(
         claim=claim,
@@ -578,7 +580,7 @@ def _verdict(
 
 def _decide(claim: Claim, found: Evidence, p: np.ndarray) -> tuple[Word, str, int]:
     """The word, the reason, and the test that decides, of a claim about a mean over seeds."""
-    scale, estimate = MEASURES[claim.measure].scale, statistics.paired_t(found.values)
+    scale, estimate = MEASURES[claim.measure].scale, statistics.over_seeds(found.values)
     margin, sign, same = scale.margin(claim.smallest), _sign(claim), claim.expect == "same"
     tost = ABOVE if p[ABOVE] >= p[BELOW] else BELOW  # the larger p of the two
     usual = tost if same else NONE

@@ -19,9 +19,7 @@ def contrasts(study: Study, rows: pd.DataFrame, metric: str = PRIMARY) -> list[C
 
     Nothing where fewer than two seeds have a row for every cell.
     """
-    levels = {factor: rows[factor].unique() for factor in study.factors}
-    family = [*levels, *(f"{name}={level}" for name in levels for level in levels[name])]
-    found = statistics.contrasts(rows, study.factors, metric, family) if len(rows) else []
+    found = statistics.contrasts(rows, study.factors, metric) if len(rows) else []
     return [one for one in found if one.ratio.n > 1]
 
 

@@ -69,7 +69,7 @@ def fluctuation_table(study: Study) -> pd.DataFrame:
     noise, planned, rows = _noise(study), study.plan.set_index("run")["planned"], []
     for run, epochs in study.frame.groupby("run", sort=False):
         own, start = statistics.logarithm(epochs[PRIMARY]), statistics.burn_in(int(planned[run]))
-        found = statistics.fluctuation(own, start, 0.0)
+        found = statistics.fluctuation(own, start)
         rows.append(
             _key(study, epochs)
             | {
@@ -248,8 +248,7 @@ def by_arm(study: Study, table: pd.DataFrame, columns: list[str]) -> pd.DataFram
         for column in columns:
             values = runs[column].dropna().to_numpy(dtype=float)
             found = statistics.over_seeds(values)
-            row[column] = found.value if found.n > 1 else values[0] if len(values) else math.nan
-            row |= {f"{column}_low": found.low, f"{column}_high": found.high}
+            row |= {column: found.value, f"{column}_low": found.low, f"{column}_high": found.high}
         if len(runs):
             rows.append(row)
     return pd.DataFrame(rows)

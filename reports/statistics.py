@@ -1,8 +1,8 @@
 """Paired contrasts, intervals, fluctuation and variance components: pure functions of arrays.
 
 The unit of replication is the training run, and runs that share a seed are pairs. Every estimate is
-one number a seed, averaged over seeds, with Student's t interval; the p beside it is either the
-paired t's or the exact sign-flip's, and both are given.
+one number a seed, averaged over seeds, with Student's t interval and two p values: of the paired t
+test and of the exact sign-flip test.
 
 The paired t feeds Holm. The sign-flip assumes less, but with 8 seeds it cannot fall below
 2 / 2^8 = 0.0078, and Holm over the seven effects of a 2 x 2 x 2 grid asks the smallest p for
@@ -11,9 +11,11 @@ same distribution, so that their difference is symmetric, and there the t test e
 side when tails are heavy.
 
 A number that is not finite is missing. Metrics go in as logarithms where a ratio is wanted, and
-lower is better: negate a metric of which more is better.
+lower is better: negate a metric of which more is better. Student's t is SciPy's, from
+`scipy.special`: to import `scipy.stats` takes longer than to read a study.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -26,18 +28,22 @@ from scipy.special import ndtr, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 VERDICT_SEEDS = 6  # the least at which a two-sided sign-flip p can be below 0.05
-MOST_FLIPS = 40  # seeds; above, the sign patterns are too many to go through
+MAX_FLIPPED = 20  # seeds; with more of them the sign patterns are too many to go through
 AXES = ("arm", "seed", "epoch", "evaluation")
+
+Levels = dict[str, list]  # of each factor, in the order of the table
+Effect = dict[str, tuple]  # factor -> (low, high)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % t interval; all NaN below two seeds."""
+    """A mean over seeds; with fewer than two of them it has neither an interval nor a p."""
 
     value: float
-    low: float
+    low: float  # of the 95 % t interval
     high: float
-    p: float  # two-sided, of no effect
+    p: float  # of no effect, by the paired t test, two-sided
+    p_flip: float  # the same by the exact sign-flip test
     n: int  # seeds
 
 
@@ -45,17 +51,17 @@ class Estimate:
 class Contrast:
     """One effect of a grid, on the log scale and on the metric's own.
 
-    The ps are those of the log scale; where a value is not positive there is no log scale, `ratio`
-    is NaN, and they are those of `difference`.
+    Where a value is not positive there is no log scale; `ratio` is NaN, and the p values are those
+    of `difference`.
     """
 
     name: str  # "norm", "norm × batch"; "batch=512" where batch has more than two levels
-    effect: dict[str, tuple]  # factor -> (low, high)
-    ratio: Estimate  # high / low; for an interaction the ratio of ratios; its p is the sign-flip's
+    effect: Effect
+    ratio: Estimate  # high / low; for an interaction the ratio of ratios
     difference: Estimate  # high - low; for an interaction the difference of differences
-    p_t: float
+    p_t: float  # both of the logarithms
     p_flip: float
-    p_holm: float  # of p_t over the family; NaN outside of it
+    p_holm: float  # p_t adjusted over the main effects; NaN for an interaction
     improvement: float  # P(a run at high < a run at low), mean over the other cells; main effects
     seeds: list[int]
     dropped: list[int]  # of which a cell is missing
@@ -81,43 +87,44 @@ def burn_in(epochs: int) -> int:
 
 
 def over_seeds(values: ArrayLike) -> Estimate:
-    """The mean of one number a seed (n,), its t interval, and the exact sign-flip p of zero."""
-    estimate = paired_t(values)
-    return replace(estimate, p=sign_flip(values)) if estimate.n > 1 else estimate
+    """The mean of one number a seed (n,), its t interval, and how likely no effect gives as much.
 
-
-def paired_t(differences: ArrayLike) -> Estimate:
-    """The mean of one difference a pair (n,), its t interval, and the paired t test's p.
-
-    Differences without any spread tell t nothing of their noise; p is then the sign-flip's.
+    Values without any spread tell t nothing of their noise; `p` is then the sign-flip's.
     """
-    x = _finite(differences)
+    x = _finite(values)
     if len(x) < 2:
-        return Estimate(math.nan, math.nan, math.nan, math.nan, len(x))
-    mean, error = x.mean(), x.std(ddof=1) / math.sqrt(len(x))
+        return Estimate(float(x[0]) if len(x) else math.nan, *[math.nan] * 4, len(x))
+    mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x))
     half = stdtrit(len(x) - 1, (1 + CONFIDENCE) / 2) * error
-    spread = error > 1e-12 * abs(mean)  # more than rounding
-    p = 2 * _tail(abs(mean), error, len(x) - 1) if spread else sign_flip(x)
-    return Estimate(float(mean), float(mean - half), float(mean + half), p, len(x))
+    flip, spread = sign_flip(x), error > 1e-12 * abs(mean)  # more than rounding
+    p = 2 * _tail(abs(mean), error, len(x) - 1) if spread else flip
+    return Estimate(mean, float(mean - half), float(mean + half), p, flip, len(x))
 
 
 def sign_flip(differences: ArrayLike) -> float:
     """The exact two-sided p that differences (n,) add up to so much by their signs alone.
 
     The share of all 2^n sign patterns whose sum is at least as far from zero. NaN for n = 0 and
-    above 40. Fisher, The Design of Experiments, section 21.
+    above 20. Fisher, The Design of Experiments, section 21.
     """
     x = _finite(differences)
-    if not 0 < len(x) <= MOST_FLIPS:
+    if not 0 < len(x) <= MAX_FLIPPED:
         return math.nan
-    reach = abs(x.sum()) - 1e-12 * np.abs(x).sum()  # sums that differ by rounding are equal
-    if reach <= 0:
-        return 1.0
+    sums = functools.reduce(np.add.outer, np.stack([x, -x], axis=1))  # 2 x 2 x ...: every pattern
+    rounding = 1e-12 * np.abs(x).sum()
+    return float((np.abs(sums) >= abs(x.sum()) - rounding).mean())
 
-    # Every sum is one of the first half's plus one of the second half's.
-    first, second = _signed_sums(x[: len(x) // 2]), _signed_sums(x[len(x) // 2 :])
-    above = len(second) - np.searchsorted(np.sort(second), reach - first)
-    return float(2 * above.sum() / 2.0 ** len(x))
+
+def below(differences: ArrayLike, bound: float) -> float:
+    """The p of a one-sided t test that the mean of (n,) is not below `bound`; NaN for n < 2.
+
+    The larger one of below(x, margin) and below(-x, margin) is the p of two one-sided tests (TOST)
+    that the mean lies outside of +-margin (Schuirmann 1987). Without any spread it is 0, 1/2 or 1.
+    """
+    x = _finite(differences)
+    if len(x) < 2:
+        return math.nan
+    return _tail(bound - x.mean(), x.std(ddof=1) / math.sqrt(len(x)), len(x) - 1)
 
 
 def holm(p_values: ArrayLike, most_true: int | None = None) -> np.ndarray:
@@ -131,117 +138,92 @@ def holm(p_values: ArrayLike, most_true: int | None = None) -> np.ndarray:
     p = np.asarray(p_values, dtype=float)
     adjusted = np.full_like(p, math.nan)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
-    left = np.arange(len(order), 0, -1)
-    scaled = p[order] * (left if most_true is None else np.minimum(left, most_true))
+    scaled = p[order] * np.arange(len(order), 0, -1).clip(max=most_true)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted
 
 
-def improvement(x: ArrayLike, y: ArrayLike) -> float:
-    """P(X < Y) + P(X = Y) / 2 over all pairs of x (n,) and y (m,): how often x is the better.
+def improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """P(X < Y) + P(X = Y) / 2 over all pairs of x (n, ...) and y (m, ...): how often x is better.
 
-    Agarwal et al. 2021, arXiv 2108.13264, where it is called the probability of improvement.
+    Further axes are averaged. Agarwal et al. 2021, arXiv 2108.13264: probability of improvement.
     """
-    x, y = _finite(x)[:, None], _finite(y)[None, :]
-    return float(np.mean((x < y) + (x == y) / 2)) if x.size and y.size else math.nan
-
-
-def below(differences: ArrayLike, bound: float) -> float:
-    """The p of a one-sided t test that the mean of (n,) is not below `bound`; NaN for n < 2.
-
-    The larger one of below(x, margin) and below(-x, margin) is the p of two one-sided tests (TOST)
-    that the mean lies outside of +-margin (Schuirmann 1987). Without any spread it is 0, 1/2 or 1.
-    """
-    x = _finite(differences)
-    if len(x) < 2:
-        return math.nan
-    error = x.std(ddof=1) / math.sqrt(len(x))
-    return _tail(bound - x.mean(), error, len(x) - 1)
+    return float(np.mean((x[:, None] < y[None]) + (x[:, None] == y[None]) / 2))
 
 
 def contrast(
-    table: pd.DataFrame, effect: dict[str, tuple], value: str, *, factors: Sequence[str]
+    table: pd.DataFrame, effect: Effect, value: str, *, factors: Sequence[str]
 ) -> np.ndarray:
     """One number for each seed, in their order: what a change of levels does to `value`.
 
     `table` has one row for each cell of the `factors` and each `seed`. For one factor of `effect`
-    (factor -> (low, high)) it is the value at high less that at low, for two the difference of
-    differences, for three the third difference; each is the mean over the cells of the other
-    factors. A seed of which any of these cells is missing is left out whole. Values are found by
-    their seed, never by where they stand. Raises ValueError on two rows for one cell and seed, and
-    on a factor or level that the table does not have.
+    it is the value at high less that at low, for two the difference of differences, for three the
+    third difference; each is the mean over the cells of the other factors. A seed of which any of
+    these cells is missing is left out whole. Values are paired by their seed, never by their order.
+    Raises ValueError on two rows for one cell and seed, and on a level that the table lacks.
     """
-    return _finite(_per_seed(_cube(table, factors, value), effect))
+    values, _, levels = _grid(table, factors, value)
+    return _finite(_per_seed(values, levels, effect))
 
 
-def contrasts(
-    table: pd.DataFrame, factors: Sequence[str], value: str, family: Sequence[str]
-) -> list[Contrast]:
+def contrasts(table: pd.DataFrame, factors: Sequence[str], value: str) -> list[Contrast]:
     """All main effects, then all interactions, of the factors on a metric; see `contrast`.
 
     `value` is the metric itself, not its logarithm. The first level of a factor in the table is the
     low one; one with more than two levels gives an effect for each other level, a factor with one
-    level none. Holm goes over the effects whose name is in `family`.
+    level none. Holm goes over the main effects.
     """
-    cube = _cube(table, factors, value)
-    positive = not (cube.values <= 0).any()
-    logs = replace(cube, values=np.log(cube.values)) if positive else cube
+    values, seeds, levels = _grid(table, factors, value)
+    positive = not (values <= 0).any()
+    logs = np.log(values) if positive else values
     found = []
-    for effect in _effects(cube.levels):
-        change = _per_seed(logs, effect)
-        kept = np.isfinite(change)
+    for effect in _effects(levels):
+        change = _per_seed(logs, levels, effect)
+        kept, test = np.isfinite(change), over_seeds(change)
         found.append(
             Contrast(
-                name=" × ".join(_name(cube.levels, *part) for part in effect.items()),
+                name=" × ".join(_name(levels, *part) for part in effect.items()),
                 effect=effect,
-                ratio=_exp(over_seeds(change if positive else [])),
-                difference=over_seeds(_per_seed(cube, effect)),
-                p_t=paired_t(change).p,
-                p_flip=over_seeds(change).p,
+                ratio=_exp(test if positive else over_seeds([])),
+                difference=over_seeds(_per_seed(values, levels, effect)),
+                p_t=test.p,
+                p_flip=test.p_flip,
                 p_holm=math.nan,
-                improvement=_improvement(cube, effect, kept),
-                seeds=[seed for seed, keep in zip(cube.seeds, kept, strict=True) if keep],
-                dropped=[seed for seed, keep in zip(cube.seeds, kept, strict=True) if not keep],
+                improvement=_improvement(values[kept], levels, effect),
+                seeds=seeds[kept].tolist(),
+                dropped=seeds[~kept].tolist(),
             )
         )
-    confirmatory = [one.p_t if one.name in family else math.nan for one in found]
-    adjusted = holm(confirmatory)
+    adjusted = holm([one.p_t if len(one.effect) == 1 else math.nan for one in found])
     return [replace(one, p_holm=float(p)) for one, p in zip(found, adjusted, strict=True)]
 
 
-def fluctuation(series: ArrayLike, burn_in: int, noise: float) -> Fluctuation:
-    """How a run goes up and down, from its log-metric (E epochs,) or (E, K evaluation banks).
+def fluctuation(series: ArrayLike, burn_in: int) -> Fluctuation:
+    """How a run goes up and down, from its log-metric (E epochs,) after the first `burn_in`.
 
-    All of it is about the mean over banks, after the first `burn_in` epochs. `noise` is the
-    measurement variance of one bank, `bank_variance`; its banks must be fresh at every epoch, or
-    noise cancels in the changes and too much is taken out.
-
-    `variance`: half the variance of successive changes, less noise / K. It is negative where there
-    is less fluctuation than noise, by chance or for good; NaN below two changes. A straight trend
-    does not count; one whose slope changes by s on the way adds s^2 / 24, which for a slope that
-    goes from 2.4 % to 0.8 % an epoch is the variance of a fluctuation by 0.33 %. The divisor for n
-    changes is n - 1 / n, not n - 1, which makes it unbiased where
-    an epoch's deviation says nothing of the next one's: changes of such a series are correlated,
-    and at n = 5 the common divisor would give a fifth too much. It gives n / (n + 1) of the truth
-    for a random walk, and (1 - r) of the variance where neighbouring epochs correlate with r.
+    `variance`: half the variance of successive changes; NaN below two of them. Measurement noise is
+    in it, to be taken off by the caller (`bank_variance`); it must be drawn afresh at every epoch,
+    or it cancels in the changes. A straight trend does not count; one whose slope changes by s adds
+    s^2 / 24, which for a slope from 2.4 % to 0.8 % an epoch is the variance of a fluctuation by
+    0.33 %. The divisor for n changes is n - 1 / n, which makes it unbiased where an epoch's
+    deviation says nothing of the next one's: the changes of such a series are correlated, and at
+    n = 5 the usual n - 1 would give a fifth too much. It gives n / (n + 1) of the truth for a
+    random walk, and (1 - r) of the variance where neighbouring epochs correlate with r.
 
     `drawdown`: the largest rise above the best epoch until then. `regret`: last less best, NaN
     where the last epoch is missing. Both are logarithms of ratios, at least 0, and noise alone
     makes them positive.
 
-    `autocorrelation`: of neighbouring epochs, about a straight line; NaN below four epochs. It is
-    biased in a short series: of n epochs without any memory about -2 / n is to be expected (-1/3
-    of 6), which it has to be compared with, and not with zero; noise draws it there too.
+    `autocorrelation`: of neighbouring epochs, about a straight line; NaN below four epochs. Of n
+    epochs without any memory about -2 / n is to be expected, not 0.
 
-    An epoch that is missing ends a stretch: no change reaches across it.
+    No change reaches across a missing epoch.
     """
-    banks = np.asarray(series, dtype=float)
-    banks = banks[:, None] if banks.ndim == 1 else banks
-    x = banks[burn_in:].mean(axis=1)
+    x = np.asarray(series, dtype=float)[burn_in:]
     x = np.where(np.isfinite(x), x, math.nan)
     present = x[np.isfinite(x)]
     if not len(present):
-        return Fluctuation(math.nan, math.nan, math.nan, math.nan, 0)
+        return Fluctuation(*[math.nan] * 4, 0)
 
     # Half the variance of the changes, which meet at their ends in each unbroken stretch.
     changes = np.diff(x)
@@ -249,13 +231,9 @@ def fluctuation(series: ArrayLike, burn_in: int, noise: float) -> Fluctuation:
     stretches = int((np.diff(whole, prepend=False) & whole).sum())
     changes = changes[whole]
     n = len(changes)
-    variance = math.nan
-    if n > 1:
-        squares = ((changes - changes.mean()) ** 2).sum()
-        variance = squares / (n - stretches / n) / 2 - noise / banks.shape[1]
-
+    squares = ((changes - changes.mean()) ** 2).sum() if n > 1 else math.nan
     return Fluctuation(
-        variance=float(variance),
+        variance=float(squares / (n - stretches / n) / 2) if n > 1 else math.nan,
         drawdown=float((present - np.minimum.accumulate(present)).max()),
         regret=float(x[-1] - present.min()),
         autocorrelation=_autocorrelation(x),
@@ -304,14 +282,10 @@ def bank_variance(values: ArrayLike) -> float:
 
     NaN where no cell has two banks.
     """
-    x = np.asarray(values, dtype=float)
-    present = np.isfinite(x)
-    count = present.sum(axis=-1)
-    x = np.where(present, x, 0.0)
-    mean = x.sum(axis=-1, keepdims=True) / np.maximum(count, 1)[..., None]
-    squares = np.where(present, (x - mean) ** 2, 0.0).sum()
-    freedom = np.maximum(count - 1, 0).sum()
-    return float(squares / freedom) if freedom else math.nan
+    x = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    freedom = (x.count(axis=-1) - 1).clip(0).sum()
+    squares = (x - x.mean(axis=-1, keepdims=True)) ** 2
+    return float(squares.sum() / freedom) if freedom else math.nan
 
 
 def components(values: ArrayLike) -> dict[str, float]:
@@ -319,14 +293,12 @@ def components(values: ArrayLike) -> dict[str, float]:
 
     `evaluation`: between banks of one epoch. `epoch`: between the epochs of one run, a trend
     included. `seed`: between the runs of one arm. `arm`: between the arms' means. They add up to
-    the variance of one evaluation of any run at any epoch. Estimates may be negative.
+    the variance of one evaluation of any run at any epoch. Estimates may be negative, and are NaN
+    where an axis is too short. A seed with a missing value in any arm is left out of all.
 
     Moment estimators of the balanced random-effects analysis of variance (Searle, Casella and
     McCulloch, Variance Components, chapter 4). Arms share their seeds and runs their epochs, so
-    what two seeds differ by is set against the interaction with epochs, and what two arms differ by
-    against that with seeds: a seed that is easy for all arms, or a trend that all runs follow,
-    would else be taken off the level above. A seed with a missing value in any arm is left out of
-    all. A component is NaN where the axes have too few members to tell it apart.
+    the error term of seeds is their interaction with epochs, and that of arms theirs with seeds.
     """
     x = np.asarray(values, dtype=float)
     x = x[:, np.isfinite(x).all(axis=(0, 2, 3))]
@@ -376,76 +348,55 @@ def logarithm(numbers: pd.Series) -> pd.Series:
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Spearman's rank correlation of x and y (n,), ties by their mean rank; NaN below 3 pairs."""
     pairs = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)])
-    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-    ranks = pd.DataFrame(pairs.T).rank().to_numpy()
-    if len(ranks) < 3 or (ranks == ranks[0]).all(axis=0).any():
+    ranks = pd.DataFrame(pairs[:, np.isfinite(pairs).all(axis=0)].T).rank()
+    if len(ranks) < 3 or (ranks.nunique() == 1).any():
         return math.nan
     return float(np.corrcoef(ranks.T)[0, 1])
 
 
-@dataclass(frozen=True)
-class _Cube:
-    """A table as an array: values (seeds, levels of the first factor, of the second, ...)."""
+def _grid(
+    table: pd.DataFrame, factors: Sequence[str], value: str
+) -> tuple[np.ndarray, np.ndarray, Levels]:
+    """A table as an array (seeds, levels of the first factor, of the second, ...), and its axes.
 
-    values: np.ndarray  # NaN where a row or its number is missing
-    seeds: list[int]  # sorted
-    levels: dict[str, list]  # factor -> its levels, in the order of the table
-
-
-def _cube(table: pd.DataFrame, factors: Sequence[str], value: str) -> _Cube:
-    absent = [name for name in (*factors, "seed", value) if name not in table]
-    if absent:
-        raise ValueError(f"the table has no column {absent[0]}")
-    double = table.duplicated(["seed", *factors])
-    if double.any():
-        row = table[double].iloc[0]
-        cell = ", ".join(f"{name}={row[name]}" for name in (*factors, "seed"))
-        raise ValueError(f"the table has two rows for {cell}")
-
-    # Every number goes to the place that its own seed and levels name.
-    seeds = sorted(set(table["seed"].tolist()))
-    levels = {name: list(dict.fromkeys(table[name].tolist())) for name in factors}
-    axes = [("seed", seeds), *levels.items()]
-    values = np.full([len(members) for _, members in axes], math.nan)
-    places = []
-    for name, members in axes:
-        place = {member: i for i, member in enumerate(members)}
-        places.append([place[member] for member in table[name].tolist()])
-    numbers = table[value].to_numpy(dtype=float)
-    values[tuple(places)] = np.where(np.isfinite(numbers), numbers, math.nan)
-    return _Cube(values, seeds, levels)
+    NaN where a row or its number is missing. Seeds are sorted.
+    """
+    seeds = np.sort(table["seed"].unique())
+    levels = {name: table[name].unique().tolist() for name in factors}
+    cells = table.set_index(["seed", *factors])[value]
+    if cells.index.has_duplicates:
+        double = cells.index[cells.index.duplicated()][0]
+        raise ValueError(f"the table has two rows for seed, {', '.join(factors)} = {double}")
+    index = pd.MultiIndex.from_product([seeds, *levels.values()], names=cells.index.names)
+    numbers = cells.reindex(index).to_numpy(dtype=float)
+    shape = [len(seeds), *map(len, levels.values())]
+    return np.where(np.isfinite(numbers), numbers, math.nan).reshape(shape), seeds, levels
 
 
-def _per_seed(cube: _Cube, effect: dict[str, tuple]) -> np.ndarray:
+def _per_seed(values: np.ndarray, levels: Levels, effect: Effect) -> np.ndarray:
     """The contrast of every seed (seeds,), NaN where a cell of it is missing."""
-    for factor, pair in effect.items():
-        for level in pair:
-            if level not in cube.levels.get(factor, []):
-                raise ValueError(f"the table has no {factor}={level}")
-    numbers = cube.values
-    for axis, (factor, levels) in reversed(list(enumerate(cube.levels.items(), start=1))):
+    if absent := [(x, y) for x in effect for y in effect[x] if y not in levels.get(x, [])]:
+        raise ValueError("the table has no {}={}".format(*absent[0]))
+    for axis, (factor, known) in reversed(list(enumerate(levels.items(), start=1))):
         if factor in effect:
-            low, high = (numbers.take(levels.index(level), axis) for level in effect[factor])
-            numbers = high - low
+            low, high = (values.take(known.index(level), axis) for level in effect[factor])
+            values = high - low
         else:
-            numbers = numbers.mean(axis)
-    return numbers
+            values = values.mean(axis)
+    return values
 
 
-def _improvement(cube: _Cube, effect: dict[str, tuple], kept: np.ndarray) -> float:
+def _improvement(values: np.ndarray, levels: Levels, effect: Effect) -> float:
     """P(high < low) of a main effect in each cell of the other factors, and the mean of these."""
-    if len(effect) > 1 or kept.sum() < 2:
+    if len(effect) > 1 or len(values) < 2:
         return math.nan
     ((factor, pair),) = effect.items()
-    levels = cube.levels[factor]
-    axis = 1 + list(cube.levels).index(factor)
-    low, high = (
-        cube.values[kept].take(levels.index(level), axis).reshape(kept.sum(), -1) for level in pair
-    )
-    return float(np.mean([improvement(x, y) for x, y in zip(high.T, low.T, strict=True)]))
+    axis = 1 + list(levels).index(factor)
+    low, high = (values.take(levels[factor].index(level), axis) for level in pair)
+    return improvement(high, low)
 
 
-def _effects(levels: dict[str, list]) -> list[dict[str, tuple]]:
+def _effects(levels: Levels) -> list[Effect]:
     """Every main effect, then every two-way interaction, and so on."""
     pairs = {name: [(x[0], high) for high in x[1:]] for name, x in levels.items() if len(x) > 1}
     return [
@@ -456,7 +407,7 @@ def _effects(levels: dict[str, list]) -> list[dict[str, tuple]]:
     ]
 
 
-def _name(levels: dict[str, list], factor: str, pair: tuple) -> str:
+def _name(levels: Levels, factor: str, pair: tuple) -> str:
     return factor if len(levels[factor]) == 2 else f"{factor}={pair[1]}"
 
 
@@ -487,11 +438,3 @@ def _tail(distance: float, error: float, freedom: int) -> float:
     """P(T > distance / error) of Student's t; without any spread 0, 1/2 or 1."""
     t = distance / error if error > 0 else math.copysign(math.inf, distance) if distance else 0.0
     return float(stdtr(freedom, -t))
-
-
-def _signed_sums(x: np.ndarray) -> np.ndarray:
-    """The 2^n sums of x (n,) under every pattern of signs."""
-    sums = np.zeros(1)
-    for value in x:
-        sums = np.concatenate([sums + value, sums - value])
-    return sums
