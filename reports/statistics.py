@@ -138,7 +138,7 @@ def holm(p_values: ArrayLike, most_true: int | None = None) -> np.ndarray:
     p = np.asarray(p_values, dtype=float)
     adjusted = np.full_like(p, math.nan)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
-    scaled = p[order] * np.arange(len(order), 0, -1).clip(max=most_true)
+    scaled = p[order] * np.arange(len(order), 0, -1).clip(0, most_true)
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return adjusted
 
