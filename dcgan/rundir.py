@@ -11,8 +11,8 @@
     generator.safetensors   kept at milestones and at the last epoch, to be scored again
     state.safetensors       all that the next epoch needs; only the last ones are kept
     SHA256SUMS              of the files above, as coreutils writes and checks it
-<run>/banks/                once finished, if asked for: scores on more noise, committed likewise
-    scores.json             see experiments.resample
+<run>/banks/                once finished, if asked for: scores on further evaluation sets,
+    scores.json             committed likewise, see experiments.resample
 
 What is damaged or missing is computed again. What cannot be read just now (EIO, EACCES, EMFILE) is
 an OSError that names the file: no committed epoch is given up because of it.
@@ -38,7 +38,7 @@ from dcgan.config import Config, fault, is_milestone
 
 RECORD, TIMING, SAMPLES = "record.json", "timing.json", "samples.png"
 STATE, GENERATOR, SUMS = "state.safetensors", "generator.safetensors", "SHA256SUMS"
-BANKS, BANK_SCORES = "banks", "scores.json"
+EVAL_SETS, EVAL_SCORES = "banks", "scores.json"
 CALIBRATION = "calibration.json"  # beside study.json, see eval.calibration
 PRUNABLE = (STATE, GENERATOR)  # may be missing from a whole epoch
 STATES_KEPT = 2
@@ -219,6 +219,15 @@ def read_json(run: Path, epoch: int, name: str) -> Any:
         return json.loads(read(run, epoch, name))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{epoch_folder(run, epoch) / name}: {error}") from error
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number, text and null of a JSON value, with its dotted name."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flatten(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def read_sums(folder: Path) -> dict[str, str]:

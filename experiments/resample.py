@@ -135,10 +135,10 @@ def score_run(task: Task) -> None:
             epochs[str(epoch)] = [measure(G, config, epoch, compared, each) for each in streams]
 
         # Commit; sets that were fewer, or damaged, make way.
-        target = job.folder / rundir.BANKS
+        target = job.folder / rundir.EVAL_SETS
         shutil.rmtree(target, ignore_errors=True)
         content = {"banks": task.sets, "epochs": epochs}
-        rundir.commit_to(target, {rundir.BANK_SCORES: rundir.to_json(content)})
+        rundir.commit_to(target, {rundir.EVAL_SCORES: rundir.to_json(content)})
 
 
 def kept(folder: Path, config: Config) -> list[int]:
@@ -156,7 +156,7 @@ def load_kept(job: Job, epoch: int) -> nn.Module:
 
 def load(folder: Path) -> dict[str, Any]:
     """The scores on further sets of a run; raises rundir.Damaged where they are not whole."""
-    return json.loads(rundir.read_from(folder / rundir.BANKS, rundir.BANK_SCORES))
+    return json.loads(rundir.read_from(folder / rundir.EVAL_SETS, rundir.EVAL_SCORES))
 
 
 def _has(folder: Path, sets: int, epochs: list[int]) -> bool:

@@ -296,12 +296,12 @@ def _epochs(run: Path) -> list[int]:
 
 def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row per epoch and bank; `own`: the row of each epoch, whose scores are those of bank 0."""
-    folder = run / rundir.BANKS
+    folder = run / rundir.EVAL_SETS
     if not folder.is_dir():
         return []
     rows = []
     try:
-        scores = json.loads(rundir.read_from(folder, rundir.BANK_SCORES))
+        scores = json.loads(rundir.read_from(folder, rundir.EVAL_SCORES))
         for epoch, others in scores["epochs"].items():
             first = {metric: own[int(epoch)][metric] for metric in others[0]}
             rows += [
@@ -309,7 +309,7 @@ def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
                 for bank, values in enumerate([first, *others])
             ]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise Damaged(f"{folder / rundir.BANK_SCORES}: lacks {error}") from error
+        raise Damaged(f"{folder / rundir.EVAL_SCORES}: lacks {error}") from error
     return rows
 
 

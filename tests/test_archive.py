@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 import sys
@@ -94,7 +93,7 @@ def test_an_archive_holds_just_what_is_published(made, packed, publish):
     assert entries(packed) == publish(made)
 
 
-def test_an_archive_holds_records_and_the_lowest_seeds_pictures(made, packed, tmp_path):
+def test_an_archive_has_records_and_the_lowest_seeds_pictures(made, packed, tmp_path):
     files = entries(packed)
     of_study = {"study.json", "calibration.json", "audit.json", "generators.sha256"}
     assert of_study < files.keys()
@@ -107,31 +106,13 @@ def test_an_archive_holds_records_and_the_lowest_seeds_pictures(made, packed, tm
     archive.pack(made, tmp_path / "all.zip", "all")
     assert len([n for n in entries(tmp_path / "all.zip") if n.endswith(rundir.SAMPLES)]) == 12
 
-
-def test_results_of_analyses_travel_and_are_not_overwritten(made, tmp_path):
-    copy = tmp_path / "here" / made.name
-    shutil.copytree(made, copy)
-    found = {}
-    for run in (f"{NONE}/seed=2", f"{NONE}/seed=10"):
-        walks = {"walks.json": b'{"epoch": 3}', "walks.png": b"a picture"}
-        (copy / run / "eval").mkdir(exist_ok=True)
-        (copy / run / "eval/filters.png").write_bytes(b"shows images of the data set")
-        for name, data in walks.items():
-            path = copy / run / "eval" / name
-            path.write_bytes(data)
-            found[f"{run}/eval/{name}"] = data
-    archive.pack(copy, tmp_path / "tools.zip")
-    every = entries(tmp_path / "tools.zip")
-    packed = {name: data for name, data in every.items() if "/eval/" in name}
-    del found[f"{NONE}/seed=10/eval/walks.png"]  # of the lowest seed alone
-    assert packed == found
-
-    merged = archive.merge(tmp_path / "tools.zip", tmp_path / "out").study
-    assert {name: (merged / name).read_bytes() for name in found} == found
-    archive.merge(tmp_path / "tools.zip", tmp_path / "out")
-    (merged / NONE / "seed=2/eval/walks.json").write_bytes(b'{"epoch": 2}')
-    with pytest.raises(Differs, match=r"walks\.json: epoch=2 is stored, epoch=3 is in the archive"):
-        archive.merge(tmp_path / "tools.zip", tmp_path / "out")
+    # The hashes of the last generators, as coreutils checks them.
+    lines = files["generators.sha256"].decode().splitlines()
+    assert dict(reversed(line.split("  ")) for line in lines) == {
+        path.relative_to(made).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in made.rglob(rundir.GENERATOR)
+    }
+    assert len(lines) == 4
 
 
 def test_equal_records_make_equal_bytes(made, packed, tmp_path):
@@ -141,17 +122,6 @@ def test_equal_records_make_equal_bytes(made, packed, tmp_path):
         path.unlink()
     archive.pack(copy, tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
-
-
-def test_the_hashes_of_the_last_generators_are_what_coreutils_checks(made, packed):
-    lines = entries(packed)["generators.sha256"].decode().splitlines()
-    named = dict(reversed(line.split("  ")) for line in lines)
-    paths = sorted(made.rglob(rundir.GENERATOR))
-    assert named == {
-        path.relative_to(made).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in paths
-    }
-    assert len(paths) == 4
 
 
 def test_what_is_damaged_is_not_packed(made, tmp_path):
@@ -176,13 +146,28 @@ def test_an_imported_study_publishes_the_same_bytes(made, packed, publish, tmp_p
     assert not records.load(merged.study).missing
 
 
-def test_what_is_there_is_not_written_again(packed, tmp_path):
-    study = archive.merge(packed, tmp_path).study
-    before = {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.name != "lock"}
-    merged = archive.merge(packed, tmp_path)
+def test_results_are_added_once_and_those_that_are_here_stay(made, packed, tmp_path):
+    copy = tmp_path / "copy" / made.name
+    shutil.copytree(made, copy)
+    result, picture = (
+        copy / NONE / "seed=2" / "eval" / f"walks.{kind}" for kind in ("json", "png")
+    )
+    for path in (result, picture, picture.with_name("filters.png")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b'{"epoch": 3}')
+    archive.pack(copy, tmp_path / "with.zip")
+    names = {name.rpartition("/eval/")[2] for name in entries(tmp_path / "with.zip")}
+    assert {"walks.json", "walks.png"} <= names
+    assert "filters.png" not in names  # it shows images of the data set
+    study = archive.merge(packed, tmp_path / "out").study
+    merged = archive.merge(tmp_path / "with.zip", tmp_path / "out")
     assert (merged.runs, merged.new_runs, merged.new_epochs) == (4, 0, 0)
-    after = {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.name != "lock"}
-    assert after == before
+    there = study / NONE / "seed=2" / "eval" / "walks.json"
+    assert there.read_bytes() == b'{"epoch": 3}'
+    there.write_bytes(b'{"epoch": 2}')
+    before = contents(study)
+    archive.merge(tmp_path / "with.zip", tmp_path / "out")
+    assert contents(study) == before
 
 
 def test_two_halves_make_the_whole(make_study, publish, tmp_path):
@@ -199,25 +184,6 @@ def test_two_halves_make_the_whole(make_study, publish, tmp_path):
     counts = [archive.merge(tmp_path / f"{name}.zip", tmp_path / "out") for name in parts]
     assert [(m.new_runs, m.new_epochs) for m in counts] == [(2, 2), (2, 6), (0, 4)]
     assert publish(counts[0].study) == publish(whole)
-
-
-def test_commits_seeds_and_levels_are_merged(make_study, tmp_path):
-    one = make_study(
-        tmp_path / "one", seeds=(3,), **GIVEN | {"factors": FACTORS | {"norm": ["batch"]}}
-    )
-    two = make_study(
-        tmp_path / "two", seeds=(1,), **GIVEN | {"factors": FACTORS | {"norm": ["none"]}}
-    )
-    info = rundir.unseal(two / "study.json")
-    rundir.replace(two / "study.json", rundir.seal(info | {"commit": "abc1234, def5678"}))
-    for study in (one, two):
-        archive.pack(study, tmp_path / f"{study.parent.name}.zip")
-    for name in ("one", "two"):
-        study = archive.merge(tmp_path / f"{name}.zip", tmp_path).study
-    merged_info = rundir.unseal(study / "study.json")
-    assert merged_info["factors"] == FACTORS
-    assert merged_info["seeds"] == [1, 3]
-    assert merged_info["commit"] == "abc1234, def5678"
 
 
 def test_a_merge_that_was_stopped_goes_on(made, packed, publish, tmp_path, monkeypatch):
@@ -296,18 +262,14 @@ def test_whole_seeds_have_a_file_each_and_together_are_the_study(made, packed, t
     assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
 
 
-def test_half_a_seed_and_an_unknown_one_are_not_packed(make_study, tmp_path):
-    begun = {f"{NONE}/seed=2": 2}
-    study = make_study(tmp_path / "there", seeds=(2, 10), committed=begun, **GIVEN)
+def test_unfinished_and_unknown_seeds_are_not_packed(make_study, tmp_path):
+    study = make_study(tmp_path / "there", seeds=(2, 10), committed={f"{NONE}/seed=2": 2}, **GIVEN)
     with pytest.raises(BadInput, match=f"{NONE}/seed=2: 2 of its epochs are done; only whole"):
         archive.pack(study, tmp_path / "half.zip", seeds=[2, 10])
     with pytest.raises(BadInput, match="has no seed=3"):
         archive.pack(study, tmp_path / "half.zip", seeds=[10, 3])
     assert not (tmp_path / "half.zip").exists()
     archive.pack(study, tmp_path / "whole.zip", seeds=[10])
-    archive.pack(study, tmp_path / "begun.zip")
-    pictures = [n for n in entries(tmp_path / "begun.zip") if n.endswith(rundir.SAMPLES)]
-    assert len(pictures) == 5  # of seed 2, as far as it goes
 
 
 @pytest.mark.parametrize(("samples", "epochs"), [("lowest", [1, 3, 50]), ("none", None)])
@@ -354,62 +316,33 @@ def test_another_run_of_the_same_name_is_refused(made, packed, tmp_path, key, va
     assert contents(study) == before
 
 
-def changed(study, tmp_path, change):
-    """A copy of a study with another record in epoch 2 of one run."""
-    copy = tmp_path / "changed" / study.name
-    shutil.copytree(study, copy)
-    folder = rundir.epoch_folder(copy / NONE / "seed=2", 2)
-    record = json.loads((folder / rundir.RECORD).read_bytes())
-    change(record)
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != rundir.SUMS}
-    shutil.rmtree(folder)
-    content = {**files, rundir.RECORD: rundir.to_json(record)}
-    rundir.commit_to(folder, content)
-    return copy
-
-
 def test_another_record_of_the_same_epoch_is_refused(made, packed, tmp_path):
     study = archive.merge(packed, tmp_path / "out").study
-    before, old = contents(study), rundir.read_json(made / NONE / "seed=2", 2, rundir.RECORD)
-    copy = changed(made, tmp_path, lambda record: record["scores"].update(fd_cifar=1.5))
-    archive.pack(copy, tmp_path / "other.zip")
-    words = f"scores.fd_cifar={old['scores']['fd_cifar']} is stored, scores.fd_cifar=1.5 is in"
+    before, files = contents(study), entries(packed)
+    epoch = f"{NONE}/seed=2/epochs/0002"
+    record = json.loads(files[f"{epoch}/{rundir.RECORD}"])
+    old, record["scores"]["fd_cifar"] = record["scores"]["fd_cifar"], 1.5
+    sums = rundir.read_sums(made / epoch)
+    sums[rundir.RECORD] = hashlib.sha256(rundir.to_json(record)).hexdigest()
+    files[f"{epoch}/{rundir.RECORD}"] = rundir.to_json(record)
+    files[f"{epoch}/{rundir.SUMS}"] = rundir.to_lines(sums)
+    words = f"scores.fd_cifar={old} is stored, scores.fd_cifar=1.5 is in the archive"
     with pytest.raises(Differs, match=f"{NONE}/seed=2: epoch 2: {words}"):
-        archive.merge(tmp_path / "other.zip", tmp_path / "out")
+        archive.merge(write(tmp_path / "other.zip", summed(files)), tmp_path / "out")
     assert contents(study) == before
 
 
 def test_other_data_under_the_same_name_are_refused(packed, tmp_path):
     study = archive.merge(packed, tmp_path / "out").study
-    before = contents(study)
+    before, files = contents(study), entries(packed)
     old = hashlib.sha256(b"shapes").hexdigest()
-    files = entries(packed)
     for name in [name for name in files if name.endswith(("run.json", "study.json"))]:
         value = json.loads(files[name].replace(old.encode(), b"0" * 64))
         files[name] = rundir.seal({key: part for key, part in value.items() if key != "sha256"})
-    words = f"data_sha256={old[:60]}... is stored, data_sha256={'0' * 60}... is in the archive"
-    with pytest.raises(Differs, match=re.escape(words)):
+    words = f"data_sha256={old} is stored, data_sha256={'0' * 64} is in the archive"
+    with pytest.raises(Differs, match=words):
         archive.merge(write(tmp_path / "other.zip", summed(files)), tmp_path / "out")
     assert contents(study) == before
-
-
-def test_other_evaluation_sets_and_another_audit_are_refused(made, packed, tmp_path):
-    copy = tmp_path / "copy" / made.name
-    shutil.copytree(made, copy)
-    (copy / "audit.json").write_text('{"n": 200}\n')
-    archive.merge(packed, tmp_path / "out")
-    archive.pack(copy, tmp_path / "audit.zip")
-    with pytest.raises(Differs, match=r"audit\.json: n=100 is stored, n=200 is in the archive"):
-        archive.merge(tmp_path / "audit.zip", tmp_path / "out")
-    shutil.copyfile(made / "audit.json", copy / "audit.json")
-    banks = copy / NONE / "seed=2" / "banks"
-    shutil.rmtree(banks)
-    rundir.commit_to(banks, {rundir.BANK_SCORES: b'{"banks": 5, "epochs": {}}'})
-    archive.pack(copy, tmp_path / "banks.zip")
-    with pytest.raises(
-        Differs, match=rf"{NONE}/seed=2/banks/scores\.json: banks=3 is stored, banks=5 is in"
-    ):
-        archive.merge(tmp_path / "banks.zip", tmp_path / "out")
 
 
 def test_a_calibration_travels_and_one_that_is_there_stays(made, packed, calibrate_study, tmp_path):
@@ -461,8 +394,10 @@ def test_a_study_at_work_is_left_alone(packed, tmp_path):
 # --- Hostile archives -----------------------------------------------------------------------------
 
 
-def refused(path, tmp_path, match):
+def refused(files, tmp_path, match):
     """Refused in one line, and nothing is there afterwards that was not there before."""
+    path = tmp_path / "hostile.zip"
+    path.write_bytes(files) if isinstance(files, bytes) else write(path, files)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(BadInput, match=match) as error:
         archive.merge(path, tmp_path / "out")
@@ -471,134 +406,80 @@ def refused(path, tmp_path, match):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    "name",
     [
-        ("../study.json", "is no record of a study"),
-        (f"{NONE}/seed=2/epochs/../../run.json", "is no record of a study"),
-        ("/etc/study.json", "is no record of a study"),
-        ("notes.txt", "is no record of a study"),
-        (f"{NONE}/seed=2/epochs/0001/state.safetensors", "is no record of a study"),
-        (f"{NONE}/seed=2/", "is no record of a study"),
-        (f"{NONE}/seed=\u0662/run.json", "is no record of a study"),
-        ("norm=" + "x" * 500 + "/seed=2/run.json", "is no record of a study"),
-        (f"{NONE}/seed=2/epochs/0004/record.json", "belongs to no committed epoch"),
-        (f"{NONE}/seed=2/epochs/00003/record.json", "belongs to no committed epoch"),
-        (f"{NONE}/seed=5/banks/scores.json", "belongs to no committed epoch"),
+        "../study.json",
+        f"{NONE}/seed=2/epochs/../../run.json",
+        "/etc/study.json",
+        "notes.txt",
+        f"{NONE}/seed=2/epochs/0001/state.safetensors",
+        f"{NONE}/seed=2/",
     ],
 )
-def test_names_that_no_archive_has_are_refused(packed, tmp_path, name, words):
-    path = write(tmp_path / "hostile.zip", summed({**entries(packed), name: b"{}"}))
-    refused(path, tmp_path, words)
+def test_other_files_than_records_are_refused(packed, tmp_path, name):
+    refused({**entries(packed), name: b"{}"}, tmp_path, f"{name!r} is no record of a study")
 
 
-def test_links_and_bombs_are_refused(packed, tmp_path):
+def test_a_link_is_no_link_and_a_bomb_is_refused(packed, tmp_path, monkeypatch):
     link = zipfile.ZipInfo("audit.json")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     files = entries(packed)
     del files["audit.json"]
-    path = tmp_path / "hostile.zip"
-    with zipfile.ZipFile(write(path, files), "a") as file:
+    with zipfile.ZipFile(write(tmp_path / "link.zip", files), "a") as file:
         file.writestr(link, "/etc/passwd")
-    refused(path, tmp_path, "SHA256SUMS: is not what the other files make it")  # it is no link here
-    refused(write(path, {"audit.json": bytes(17 << 20)}), tmp_path, "'audit.json' .*over 16 MiB")
-
-    # An entry that unpacks to more than it says is cut off there.
-    lying = bytearray(write(path, {"audit.json": bytes(1 << 20)}).read_bytes())
-    for at in (lying.index(b"PK\1\2") + 24, 22):
-        lying[at : at + 4] = (100).to_bytes(4, "little")
-    path.write_bytes(lying)
-    refused(path, tmp_path, "not a whole zip: Bad CRC-32 for file 'audit.json'")
-
-
-def test_an_archive_that_unpacks_to_too_much_is_refused(packed, tmp_path, monkeypatch):
+    refused((tmp_path / "link.zip").read_bytes(), tmp_path, "audit.json: is not the file that SHA")
     size = sum(map(len, entries(packed).values()))
-    monkeypatch.setattr(archive, "MOST_BYTES", size - 1)
-    refused(packed, tmp_path, f"{size:,} bytes unpacked")
-    monkeypatch.setattr(archive, "MOST_BYTES", size)
-    assert archive.merge(packed, tmp_path / "out").new_runs == 4
+    monkeypatch.setattr(archive, "MAX_BYTES", size - 1)
+    refused(packed.read_bytes(), tmp_path, f"{size:,} bytes unpacked")
 
 
 def test_every_kind_of_damage_is_refused_by_the_name_of_the_file(packed, tmp_path):
-    """Bytes that rotted under way, and files that were changed and packed again."""
+    """Bytes that rotted under way, and files that were changed, lost or added."""
     with zipfile.ZipFile(packed) as file:
         entry = file.getinfo(f"{NONE}/seed=2/epochs/0002/samples.png")
     data = bytearray(packed.read_bytes())
     data[entry.header_offset + 200] ^= 1
-    path = tmp_path / "hostile.zip"
-    path.write_bytes(data)
-    refused(
-        path, tmp_path, "not a whole zip: Bad CRC-32 for file '.*seed=2/epochs/0002/samples.png'"
-    )
-    path.write_bytes(packed.read_bytes()[:-100])
-    refused(path, tmp_path, "hostile.zip: not a whole zip")
-    path.write_bytes(b"")
-    refused(path, tmp_path, "hostile.zip: not a whole zip")
+    refused(bytes(data), tmp_path, "not a whole zip: Bad CRC-32 for file '.*0002/samples.png'")
+    refused(packed.read_bytes()[:-100], tmp_path, "hostile.zip: not a whole zip")
+    refused(b"", tmp_path, "hostile.zip: not a whole zip")
 
-    files = entries(packed)
+    files, unlisted = entries(packed), f"{NONE}/seed=2/epochs/0004/record.json"
+    for name in (*files, unlisted):
+        refused(
+            {**files, name: files.get(name, b"{}")[:-2] + b"??"}, tmp_path, r"hostile\.zip/.*: "
+        )
     for name in files:
-        changed = {**files, name: files[name][:-2] + b"??"}
-        refused(write(path, changed), tmp_path, r"hostile\.zip/.*: ")
-        if name != rundir.SUMS:
-            refused(write(path, summed(changed)), tmp_path, r"hostile\.zip/.*: ")
         gone = {key: data for key, data in files.items() if key != name}
-        refused(write(path, gone), tmp_path, r"hostile\.zip/.*: ")
-
-
-def test_the_sums_of_an_epoch_name_no_file_outside_of_it(packed, tmp_path):
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"secret")
-    files, name = entries(packed), f"{NONE}/seed=2/epochs/0003/{rundir.SUMS}"
-    line = f"{hashlib.sha256(b'secret').hexdigest()}  {secret}\n".encode()
-    path = write(tmp_path / "hostile.zip", summed({**files, name: files[name] + line}))
-    refused(path, tmp_path, "seed=2/epochs/0003/SHA256SUMS: '.*secret' is no file of an epoch")
-
-
-def moved(files, here, there):
-    """The files with those of one folder under another's name."""
-    return {name.replace(here, there): data for name, data in files.items() if there not in name}
+        refused(gone, tmp_path, r"hostile\.zip/.*: ")
 
 
 @pytest.mark.parametrize(
     ("here", "there", "words"),
     [
-        (f"{NONE}/seed=2/", f"{NONE}/seed=10/", "seed=2, not seed=10"),
-        (f"{NONE}/seed=2/", f"{BATCH}/seed=2/", "norm=none, not norm=batch"),
         (f"{NONE}/seed=2/", f"{NONE}/seed=3/", "is no run of its study.json"),
-        ("seed=2/epochs/0001/", "seed=2/epochs/0003/", "belongs to no committed epoch"),
+        ("seed=2/epochs/0001/", "seed=2/epochs/0005/", "epochs are not as they were committed"),
     ],
 )
 def test_a_record_in_anothers_place_is_refused(packed, tmp_path, here, there, words):
-    files = moved(entries(packed), here, there)
-    refused(write(tmp_path / "hostile.zip", summed(files)), tmp_path, words)
-
-
-def test_two_epochs_that_changed_places_are_refused(packed, tmp_path):
-    first, second = (f"{NONE}/seed=2/epochs/{epoch}/" for epoch in ("0001", "0002"))
-    files = entries(packed)
-    swapped = moved(files, first, second) | {
-        name.replace(second, first): data for name, data in files.items() if second in name
-    }
-    path = write(tmp_path / "hostile.zip", summed(swapped))
-    refused(path, tmp_path, "0001/record.json: is of another epoch")
+    files = {name.replace(here, there): data for name, data in entries(packed).items()}
+    refused(summed(files), tmp_path, words)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"study": "../ablation"}, "study '../ablation' does not exist"),
-        ({"seeds": "0"}, "seeds='0': Input should be a valid list"),
-        ({"seeds": list(range(10_000))}, "20,000 runs, over 10,000"),
+        ({"seeds": "0"}, "seed='0': Input should be a valid integer"),
         ({"factors": {**FACTORS, "batch": [64]}}, "batch=64 is no level of ablation here"),
         ({"factors": {"norm": ["none"]}}, "its factors or arms are not those of ablation here"),
         ({"arms": {"baseline": {}}}, "its factors or arms are not those of ablation here"),
-        ({"settings": {"data": "../../x"}}, "its data are not those of its settings"),
-        ({"commit": None}, "commit=None: Input should be a valid string"),
+        ({"settings": {"data": "../../x"}}, "data='../../x': String should match"),
+        ({"settings": None}, "study.json: is no description of a study"),
     ],
 )
 def test_a_study_that_is_not_known_here_is_refused(made, packed, tmp_path, change, words):
     info = rundir.seal(rundir.unseal(made / "study.json") | change)
-    files = summed({**entries(packed), "study.json": info})
-    refused(write(tmp_path / "hostile.zip", files), tmp_path, words)
+    refused(summed({**entries(packed), "study.json": info}), tmp_path, words)
 
 
 @pytest.mark.parametrize(
@@ -650,33 +531,3 @@ def test_an_unfinished_run_that_was_imported_is_not_made_again(make_study, made,
     archive.pack(make_study(tmp_path / "rest", seeds=(2, 10), **GIVEN), tmp_path / "rest.zip")
     archive.merge(tmp_path / "rest.zip", tmp_path / "out")
     assert plan(made, tmp_path / "out").missing == [False] * 4
-
-
-def test_runs_that_cannot_go_on_are_named_before_anything_is_written(make_study, made, tmp_path):
-    """Records without a state: imported ones, and a finished run whose states are gone."""
-    out = tmp_path / "out"
-    study = out / made.name
-    shutil.copytree(made, study)
-    assert plan(made, out, epochs=2).epochs_done == 8  # of runs that have made three
-    for path in study.glob(f"{NONE}/*/epochs/*/*.safetensors"):
-        path.unlink()
-    (rundir.epoch_folder(study / BATCH / "seed=2", 3) / rundir.STATE).unlink()
-    for path in study.glob("*/*/run.json"):  # of this machine
-        stored = rundir.unseal(path)
-        config = grid.Config.model_validate(stored["config"])
-        stored["fingerprint"] = launch.fingerprint(config, "cpu", 1)
-        rundir.replace(path, rundir.seal(stored))
-    before = contents(out)
-    words = "has records of 3 epochs and no state to go on from to epochs=9; import the rest, or "
-    others = f"{BATCH} seed=2, {NONE} seed=10"
-    with pytest.raises(Differs, match=f"{NONE}/seed=2: {words}.* again; so have {others}$"):
-        plan(made, out, epochs=9)
-    assert contents(out) == before
-
-    # What is asked for no longer has nothing to do; the one run that has a state can go on.
-    assert plan(made, out, epochs=3).committed == [3, 3, 3, 3]
-    shutil.rmtree(study / NONE)
-    shutil.rmtree(study / BATCH / "seed=2")
-    found = plan(made, out, epochs=9)
-    assert (found.committed, found.epochs, found.epochs_done) == ([0, 0, 0, 3], 36, 3)
-    assert found.missing == [True] * 4
