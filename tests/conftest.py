@@ -68,13 +68,7 @@ def wandb_command() -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def wandb_history() -> Callable[[Path, Path], list[dict]]:
     """The rows that W&B's own reader finds in a run's folder; nested values have dotted names."""
-
-    def read(study: Path, run_folder: Path) -> list[dict]:
-        lines = run_wandb(study, "leet", "inspect", "--json", str(run_folder)).splitlines()
-        entries = [json.loads(line) for line in lines]
-        return [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
-
-    return read
+    return all_history
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +96,12 @@ def start_study() -> Callable[..., subprocess.Popen]:
 
 
 def start_ablation(
-    out: Path, *words: str, data: str | Path = "shapes", **environ: str
+    out: Path,
+    *words: str,
+    data: str | Path = "shapes",
+    **environ: str,
 ) -> subprocess.Popen:
+    """`make ablation` at `smoke`, its output in pipes."""
     options = ["--scale", "smoke", "--data", str(data), "--out", str(out), *words]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
     return subprocess.Popen(
@@ -149,6 +147,18 @@ def run_wandb(study: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+def all_history(study: Path, run_folder: Path) -> list[dict]:
+    lines = run_wandb(study, "leet", "inspect", "--json", str(run_folder)).splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+
+
+def history(study: Path, run_folder: Path) -> list[dict]:
+    """The same rows without W&B's own columns and the samples."""
+    rows = all_history(study, run_folder)
+    return [{k: v for k, v in row.items() if not k.startswith(("_", "samples"))} for row in rows]
 
 
 def rows_of_records(run: Path) -> list[dict]:

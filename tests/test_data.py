@@ -298,72 +298,44 @@ def rotated(form):
     return saved(opaque("RGB"), form, exif=exif)
 
 
-def animated(form):
-    frames = [Image.fromarray(image) for image in DRAWN.pixels[:3]]
-    return saved(frames[0], form, save_all=True, append_images=frames[1:])
-
-
 def blank(height, width):
     return encode(np.zeros((height, width, 3), np.uint8))
 
 
-NO_IMAGE = "not a PNG, BMP, WebP or JPEG image"
 CONVERTS = "; python -m dcgan prepare converts it"
 FLIPPED = GOOD[:-20] + bytes([GOOD[-20] ^ 1]) + GOOD[-19:]
 CLEAR = saved(opaque("RGB"), transparency=tuple(DRAWN.pixels[0, 0, 0].tolist()))
-REFUSED = [
-    ("deep.png", encode(np.zeros((32, 32), np.uint16)), f"not 8 bits a channel{CONVERTS}"),
-    ("two-level.png", saved(opaque("1")), f"not 8 bits a channel{CONVERTS}"),
-    ("rgba.png", transparent("RGBA"), f"transparent pixels{CONVERTS}"),
-    ("la.png", transparent("LA"), f"transparent pixels{CONVERTS}"),
-    ("clear.png", CLEAR, f"transparent pixels{CONVERTS}"),
-    ("animated.png", animated("PNG"), "an animation of 3 frames"),
-    ("animated.webp", animated("WEBP"), "an animation of 3 frames"),
-    ("rotated.png", rotated("PNG"), f"EXIF orientation 6{CONVERTS}"),
-    ("rotated.jpe", rotated("JPEG"), f"EXIF orientation 6{CONVERTS}"),
-    ("cmyk.jpg", saved(opaque("CMYK"), "JPEG"), f"colour mode CMYK{CONVERTS}"),
-    ("oblong.png", blank(32, 40), "40x32 pixels, not a square of 8 to 1024 a side"),
-    ("small.png", blank(7, 7), "7x7 pixels, not a square of 8 to 1024 a side"),
-    ("other.png", blank(16, 16), "16x16 pixels, but 'a.png' 32x32"),
-    ("flipped.png", FLIPPED, "truncated or corrupt: broken PNG file"),
-    ("cut.png", GOOD[:-200], "truncated or corrupt: "),
-    ("empty.png", b"", NO_IMAGE),
-    ("gif.png", saved(opaque("P"), "GIF"), NO_IMAGE),
-    ("a.gif", saved(opaque("P"), "GIF"), "not one of .png .bmp .webp .jpg .jpeg .jpe .jfif"),
-    ("two\nlines.png", b"", NO_IMAGE),
-]
+FRAMES = [Image.fromarray(image) for image in DRAWN.pixels[:3]]
+ANIMATED = saved(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:])
+REFUSED = {
+    "deep.png": (encode(np.zeros((32, 32), np.uint16)), f"not 8 bits a channel{CONVERTS}"),
+    "two-level.png": (saved(opaque("1")), f"not 8 bits a channel{CONVERTS}"),
+    "la.png": (transparent("LA"), f"transparent pixels{CONVERTS}"),
+    "clear.png": (CLEAR, f"transparent pixels{CONVERTS}"),
+    "animated.webp": (ANIMATED, "an animation of 3 frames"),
+    "rotated.jpe": (rotated("JPEG"), f"EXIF orientation 6{CONVERTS}"),
+    "cmyk.jpg": (saved(opaque("CMYK"), "JPEG"), f"colour mode CMYK{CONVERTS}"),
+    "oblong.png": (blank(32, 40), "40x32 pixels, not a square of 8 to 1024 a side"),
+    "other.png": (blank(16, 16), "16x16 pixels, but 'a.png' 32x32"),
+    "flipped.png": (FLIPPED, "truncated or corrupt: broken PNG file"),
+    "a.gif": (saved(opaque("P"), "GIF"), "not one of .png .bmp .webp .jpg .jpeg .jpe .jfif"),
+    "two\nlines.png": (b"", "not a PNG, BMP, WebP or JPEG image"),
+}
 
 
-@pytest.mark.parametrize("write", [write_folder, write_zip])
-@pytest.mark.parametrize(("name", "content", "reason"), REFUSED, ids=[x[0] for x in REFUSED])
-def test_an_image_is_refused_by_name_with_the_reason(name, content, reason, write, tmp_path, cache):
-    source = write(tmp_path / "set.zip", {"a.png": GOOD, f"sub/{name}": content})
-    line = refusal(source, cache)
-    assert line.startswith(f"{f'sub/{name}'!r} in {source}: {reason}"), line
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_image_is_refused_by_name_with_the_reason(name, tmp_path, cache):
+    content, reason = REFUSED[name]
+    files = {"a.png": GOOD, f"sub/{name}": content}
+    for source in (write_folder(tmp_path / "set", files), write_zip(tmp_path / "set.zip", files)):
+        line = refusal(source, cache)
+        assert line.startswith(f"{f'sub/{name}'!r} in {source}: {reason}"), line
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, cache):
     source = write_folder(tmp_path / "f", {"a.png": GOOD})
     os.mkfifo(tmp_path / "f" / "b.png")
     assert refusal(source, cache) == f"'b.png' in {source}: not a regular file"
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda path: path, "no such file or folder"),
-        (lambda path: write_folder(path, {"notes.txt": b"x"}), "no images (.png"),
-        (lambda path: write_zip(path / "a.zip", {"notes.txt": b"x"}), "no images (.png"),
-        (lambda path: path.write_bytes(b"x"), "neither a folder, nor a zip of images, nor"),
-        (lambda path: write_folder(path, {"a.zip": b"", "b.zip": b""}), "holds 2 zips, name one"),
-    ],
-    ids=["absent", "no images", "none in a zip", "some file", "two zips"],
-)
-def test_a_source_without_images_is_refused(make, reason, tmp_path, cache):
-    make(tmp_path / "given")
-    line = refusal(tmp_path / "given", cache)
-    assert line.startswith(str(tmp_path / "given"))
-    assert reason in line
 
 
 @pytest.mark.parametrize(
@@ -424,7 +396,6 @@ def run_plan(*words):
     [
         ("file:{html}", "MD5 .* is not that of CIFAR-10"),
         ("http://127.0.0.1:{port}/x", "timed out"),
-        ("http://127.0.0.1:9/x", "Connection refused"),
         ("http://name.invalid/x", "[Nn]ame"),
     ],
 )
@@ -501,8 +472,7 @@ def test_a_worker_needs_only_the_hash(kept, cache):
         load_cached(cache, DRAWN.sha256, 64)
 
 
-@pytest.mark.parametrize("side", [32, 16])
-@pytest.mark.parametrize("ending", ["npy", "json"])
+@pytest.mark.parametrize(("ending", "side"), [("npy", 32), ("npy", 16), ("json", 16)])
 @pytest.mark.parametrize("damage", ["flip", "cut", "pickle", "gone"])
 def test_a_damaged_cache_is_seen_and_mended(damage, ending, side, kept, cache):
     path = cache / f"{DRAWN.sha256}-{side}.{ending}"
@@ -573,22 +543,3 @@ def test_shapes_are_the_same_on_every_machine_and_more_begin_with_the_same_ones(
     few, many = (drawing.draw(count) for count in (250, 600))
     np.testing.assert_array_equal(few[0], many[0][:250])
     np.testing.assert_array_equal(few[1], many[1][:250])
-
-
-def test_forms_have_the_area_that_geometry_gives_them():
-    y, x = (np.mgrid[:600, :600] + 0.5) / 300 - 1
-    areas = {name: 4 * (form(x, y) < 0).mean() for name, form in drawing.FORMS.items()}
-    expected = {
-        "disc": np.pi * 0.85**2,
-        "ring": np.pi * (0.92**2 - 0.52**2),
-        "square": 1.5**2,
-        "frame": 1.64**2 - 0.96**2,
-        "triangle": 3 * np.sqrt(3) / 4,
-        "cross": 2 * 1.9 * 0.6 - 0.6**2,
-        "stripes": 3 * 1.6 * 0.32,
-        "checker": 2 * 0.8**2,
-        "star": 10 * np.sin(np.pi / 5) * np.sin(np.pi / 10) / np.sin(np.pi * 0.7) / 2,
-    }
-    for name, area in expected.items():
-        assert areas[name] == pytest.approx(area, rel=0.01), name
-    assert 0.8 < areas["crescent"] < 1.6

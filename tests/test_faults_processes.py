@@ -14,7 +14,7 @@ import pytest
 from faults import Row, processes
 
 from dcgan import rundir
-from experiments import launch, signals
+from experiments import signals
 from reports import records, tables
 
 pytestmark = pytest.mark.skipif(bool(processes.unavailable()), reason=processes.unavailable())
@@ -69,16 +69,6 @@ def test_seeds_of_two_machines_are_marked(tmp_path: Path) -> None:
     assert any("arithmetic" in line for line in tables.caption(loaded))
 
 
-def test_what_is_finished_elsewhere_can_still_get_its_mirror(tmp_path: Path) -> None:
-    study = processes.copy_of_twin(tmp_path / "out")
-    for run in study.glob("*/seed=*"):
-        as_of_old(run)
-    environ = {"WANDB_MODE": "offline", "HOME": str(tmp_path)}
-    out = processes.finish(study.parent, "--jobs", "2", *processes.PAIR, environ=environ).out
-    assert "images/s" not in out
-    assert len(list(study.glob("wandb/mirrors/*/finished"))) == 2
-
-
 # --- The owner's name -----------------------------------------------------------------------------
 
 
@@ -127,24 +117,7 @@ def test_a_name_that_is_being_written_is_waited_for(
     holder.wait()
 
 
-def test_an_owner_elsewhere_is_believed(tmp_path: Path) -> None:
-    holder = hold(tmp_path)
-    (tmp_path / "lock").write_text("process 99999999 on another.example")
-    owned = rundir.owned(tmp_path)
-    with pytest.raises(rundir.Busy, match=r"process 99999999 on another\.example$"), owned:
-        pass
-    holder.kill()
-    holder.wait()
-
-
 # --- The parts ------------------------------------------------------------------------------------
-
-
-def test_how_a_worker_ended_is_said_in_words() -> None:
-    assert launch._ending(-9).startswith("killed by SIGKILL")
-    assert launch._ending(-11) == "killed by SIGSEGV"
-    assert launch._ending(3) == "ended early, with exit code 3"
-    assert launch._ending(None) == "could not be started"
 
 
 def test_a_command_ends_with_the_one_that_called_it(tmp_path: Path) -> None:
@@ -207,22 +180,3 @@ def test_what_begins_unheard_is_not_stopped_and_its_starter_is_afterwards() -> N
         assert child.communicate("go on\n", timeout=60)[0] == "whole\n"
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_the_exit_code_of_a_command_is_its_own() -> None:
-    assert signals.call([sys.executable, "-c", "raise SystemExit(3)"]) == 3
-    assert signals._commands == []
-
-
-def test_a_collapsed_generator_has_losses_and_no_scores(tmp_path: Path) -> None:
-    out, last = tmp_path / "out", processes.EPOCHS
-    processes.finish(out, *processes.PAIR, poison=[last, "collapse"])
-    loaded = records.load(out / processes.STUDY)
-    for run in loaded.runs:
-        record = rundir.read_json(run, last, rundir.RECORD)
-        assert (record["status"], set(record["scores"].values())) == ("diverged", {None})
-        assert all(isinstance(value, float) for value in record["losses"].values())
-    arms = [["none", "conv", "512"], ["batch", "conv", "512"]]
-    rows = [row for row in tables.sheets(loaded)[0].rows if row[:3] in arms]
-    assert len(rows) == 2
-    assert all("diverged" in row for row in rows)

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from dcgan.config import Config
 from dcgan.data import canonical, keep, load_cached, training_images
@@ -64,6 +65,34 @@ def test_resuming_gives_the_whole_state_bit_for_bit(pixels, epoch, changed):
     for _ in range(3 - epoch):
         train_epoch(state, config, pixels)
     assert dump_state(state) == straight
+
+
+def test_every_tensor_of_the_state_matters(pixels):
+    saved = load(train(TINY, pixels, 1))
+    state = load_state(save(saved), TINY)
+    train_epoch(state, TINY, pixels)
+    straight = dump_state(state)
+    for name, tensor in saved.items():
+        if name == "epoch":
+            continue
+        spoiled = save(saved | {name: tensor + 1})
+        state = load_state(spoiled, TINY)
+        train_epoch(state, TINY, pixels)
+        assert dump_state(state) != straight, name
+
+
+def test_a_state_of_another_kind_is_refused(pixels):
+    saved = load(train(TINY, pixels, 1))
+    assert dump_state(load_state(save(saved), TINY)) == save(saved)
+    for name, tensor in saved.items():
+        rest = {key: other for key, other in saved.items() if key != name}
+        longer, wider = torch.stack([tensor, tensor]), tensor.to(torch.float64)
+        for changed in (rest, {**rest, f"{name}x": tensor}, {**saved, f"{name}x": tensor.clone()}):
+            with pytest.raises(ValueError, match="does not belong"):
+                load_state(save(changed), TINY)
+        for other in (longer, wider):
+            with pytest.raises(ValueError, match="does not belong"):
+                load_state(save({**saved, name: other}), TINY)
 
 
 def test_the_global_stream_neither_matters_nor_moves(pixels):

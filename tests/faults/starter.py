@@ -12,7 +12,6 @@ everything again. What a request may change in it stands in `changed`.
 
 import dataclasses
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -24,10 +23,8 @@ from typing import Any
 
 import torch
 
-from dcgan.train import Log, State, train_epoch
-from eval.extractors import Extractor
 from experiments import __main__ as command
-from experiments import launch, run, signals, tracking
+from experiments import launch, signals, tracking
 
 FORK = multiprocessing.get_context("fork")
 
@@ -67,7 +64,6 @@ def changed(request: dict[str, Any]) -> None:
     report: false for none          patience: seconds that a run waits for W&B
     order: a seed, by which the runs are shuffled
     torch: the version that PyTorch says it is
-    poison: [epoch, what], see `poisoned`
     """
     if request.get("report") is False:
         command._report = lambda study, quiet: 0
@@ -78,8 +74,6 @@ def changed(request: dict[str, Any]) -> None:
     if "order" in request:
         plan_in_order = launch.make_plan
         launch.make_plan = lambda *rest: shuffled(plan_in_order(*rest), request["order"])
-    if "poison" in request:
-        poison(*request["poison"])
 
 
 def shuffled(plan: launch.Plan, seed: int) -> launch.Plan:
@@ -87,45 +81,6 @@ def shuffled(plan: launch.Plan, seed: int) -> launch.Plan:
     Random(seed).shuffle(order)
     names = ("runs", "jobs", "committed", "missing")
     return dataclasses.replace(plan, **{n: [getattr(plan, n)[i] for i in order] for n in names})
-
-
-def poison(epoch: int, what: str) -> None:
-    """Break every run in one epoch: a loss, a weight, its features, or its generator's variety."""
-    value = {"nan": math.nan, "inf": math.inf}.get(what.split()[-1], 0.0)
-    extract = run.classifier
-
-    def train(state: State, config: Any, pixels: Any) -> Log:
-        log = train_epoch(state, config, pixels)
-        if state.epoch != epoch:
-            return log
-        if what.startswith("loss"):
-            return dataclasses.replace(log, g_loss=[*log.g_loss[:-1], value])
-        if what.startswith("G"):
-            state.G.to_rgb.weight.data[0, 0, 0, 0] = value
-        elif what.startswith("D"):
-            state.D.head.weight.data[0, 0, 0, 0] = value
-        elif what == "collapse":
-            state.G.to_rgb.weight.data.zero_()
-        elif what.startswith("features"):
-            STRUCK.append(epoch)
-        return log
-
-    def network(device: str) -> Extractor:
-        good = extract(device)
-
-        def features(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            found = good.extract(images)
-            if STRUCK:
-                found[0][-1, 0] = value
-                STRUCK.clear()
-            return found
-
-        return dataclasses.replace(good, extract=features)
-
-    run.train_epoch, run.classifier = train, network
-
-
-STRUCK: list[int] = []  # the epoch whose features are to be broken
 
 
 def wait(pid: int, seconds: float) -> int | None:

@@ -4,7 +4,7 @@ It is started with shim.c preloaded, reads one request a line and answers with o
 
     {"do": "run", "jobs": [...], "info": {...}, "watch": [...], "kill_after": 0.2, "states": 2}
     {"status": -9, "result": null}          a child that was killed
-    {"status": 0, "result": {"calls": 71, "error": null, "epochs": 4, "seconds": 0.4}}
+    {"status": 0, "result": {"calls": 71, "error": null}}
 
 A child does what `make ablation` does with a study: owns it, writes study.json, makes its runs.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from dcgan import rundir, train
+from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import canonical, keep
 from experiments.run import Job, run
@@ -32,16 +32,15 @@ SHIM = ctypes.CDLL(None)
 
 def make_study(request: dict[str, Any]) -> dict[str, Any]:
     """Make the runs of a study; returns what became of it, and the calls that were counted."""
-    began, told, error = time.perf_counter(), [], None
+    error = None
     rundir.STATES_KEPT = request.get("states", rundir.STATES_KEPT)
     jobs = [
         Job(Config(**job["config"]), *map(Path, job["paths"]), 16, "cpu", 1, False, "disabled")
         for job in request["jobs"]
     ]
-    if request.get("watch"):
-        folder, how, number, code, kinds, trace = request["watch"]
-        names = [text and text.encode() for text in (folder, kinds, trace)]
-        SHIM.shim_watch(names[0], how, ctypes.c_long(number), code, names[1], names[2])
+    folder, how, number, code, kinds, trace = request["watch"]
+    names = [text and text.encode() for text in (folder, kinds, trace)]
+    SHIM.shim_watch(names[0], how, ctypes.c_long(number), code, names[1], names[2])
 
     try:
         with rundir.owned(jobs[0].study):
@@ -52,14 +51,12 @@ def make_study(request: dict[str, Any]) -> dict[str, Any]:
             for job in jobs:
 
                 def tell(message: dict[str, Any], job: Job = job) -> None:
-                    told.append(message["record"]["epoch"])
-                    SHIM.shim_mark(f"{job.folder}\t{told[-1]}".encode())
+                    SHIM.shim_mark(f"{job.folder}\t{message['record']['epoch']}".encode())
 
                 run(job, tell)
     except Exception as caught:
         error = [[each.__name__ for each in type(caught).__mro__], str(caught)]
-    calls, seconds = SHIM.shim_calls(), time.perf_counter() - began
-    return {"calls": calls, "error": error, "epochs": len(told), "seconds": seconds}
+    return {"calls": SHIM.shim_calls(), "error": error}
 
 
 def keep_images(request: dict[str, Any]) -> str:
@@ -71,101 +68,9 @@ def keep_images(request: dict[str, Any]) -> str:
     return images.sha256
 
 
-def forget_each_key(request: dict[str, Any]) -> dict[str, list[str]]:
-    """Which keys of a state can be lost in silence: nothing is raised, and no byte differs.
-
-    `dropped` and `renamed`: from the file alone; `forgotten`: by whoever writes and reads it.
-    """
-    from safetensors.torch import load, save
-
-    config = Config(**request["config"])
-    pixels = torch.from_numpy(_open_images(request)).clone()
-    data, later = (Path(path).read_bytes() for path in (request["state"], request["next"]))
-    every, saved = train._tensors, load(data)
-
-    def goes_on(content: bytes) -> bytes:
-        state = train.load_state(content, config)
-        train._tensors = every
-        train.train_epoch(state, config, pixels)
-        return train.dump_state(state)
-
-    assert goes_on(data) == later
-    silent: dict[str, list[str]] = {"keys": list(saved), "dropped": [], "renamed": []}
-    silent["forgotten"] = []
-    for key in saved:
-        rest = {name: tensor for name, tensor in saved.items() if name != key}
-        for harm, content in ("dropped", rest), ("renamed", {**rest, f"{key}_": saved[key]}):
-            try:
-                train.load_state(save(content), config)
-            except ValueError:
-                continue
-            silent[harm].append(key)
-
-        # A key that the code forgets on both sides shows in the epoch that follows.
-        train._tensors = lambda state, key=key: {k: t for k, t in every(state).items() if k != key}
-        try:
-            if goes_on(save(rest)) == later:
-                silent["forgotten"].append(key)
-        except KeyError:
-            pass  # no epoch at all
-        finally:
-            train._tensors = every
-    return silent
-
-
-def _open_images(request: dict[str, Any]) -> Any:
-    from dcgan.data import load_cached
-
-    return load_cached(Path(request["cache"]), request["config"]["data_sha256"], 16).pixels
-
-
-def measure_cost(request: dict[str, Any]) -> dict[str, float]:
-    """Seconds of rundir.commit and of an epoch at one size; the epoch is extrapolated.
-
-    The epoch is its training alone, by the best of a few steps on few images, so that the share of
-    the commit is rather too high than too low.
-    """
-    config = Config(**request["config"])
-    torch.set_num_threads(1)
-    batch = min(config.batch, 32)
-    steps = config.model_copy(update={"images": batch, "batch": batch})
-    state = train.start(config)
-    shape = (batch, config.resolution, config.resolution, 3)
-    pixels = torch.zeros(shape, dtype=torch.uint8)
-    train.train_epoch(state, steps, pixels)
-    seconds = []
-    for _ in range(request["steps"]):
-        began = time.perf_counter()
-        train.train_epoch(state, steps, pixels)
-        seconds.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    content = {rundir.RECORD: b"{}", rundir.TIMING: b"{}", rundir.SAMPLES: bytes(300_000)}
-    content[rundir.STATE] = train.dump_state(state)
-    dumped = time.perf_counter() - began
-    commits = []
-    for epoch in range(1, request["commits"] + 1):
-        began = time.perf_counter()
-        rundir.commit(Path(request["folder"]), epoch, content)
-        rundir.prune(Path(request["folder"]), epoch)
-        commits.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    rundir.last_state(Path(request["folder"]))
-    return {
-        "bytes": len(content[rundir.STATE]),
-        "dump": dumped,
-        "commit": sorted(commits)[len(commits) // 2],
-        "slowest": max(commits),
-        "found": time.perf_counter() - began,
-        "epoch": min(seconds) * config.images / batch,
-    }
-
-
 TASKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "run": make_study,
     "images": keep_images,
-    "keys": forget_each_key,
-    "cost": measure_cost,
 }
 
 
