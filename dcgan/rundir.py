@@ -23,6 +23,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -42,6 +43,7 @@ EVAL_SETS, EVAL_SCORES = "banks", "scores.json"
 CALIBRATION = "calibration.json"  # beside study.json, see eval.calibration
 PRUNABLE = (STATE, GENERATOR)  # may be missing from a whole epoch
 STATES_KEPT = 2
+OWNER = re.compile(r"process (\d+) on (\S+)")  # the name in a lock
 SEAL = ',\n "sha256": "{}"\n}}\n'  # the end of a sealed file
 
 
@@ -90,13 +92,13 @@ def commit(run: Path, epoch: int, files: dict[str, bytes]) -> None:
 
 
 def commit_to(target: Path, files: dict[str, bytes]) -> None:
-    """The same for any folder that is not there yet; its SHA256SUMS are written beside the rest."""
+    """Make a folder of these files and their SHA256SUMS appear at once, where there is none yet."""
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     place(target, {**files, SUMS: to_lines(sums)})
 
 
 def place(target: Path, files: dict[str, bytes]) -> None:
-    """The same for a folder that was committed elsewhere, and brings its SHA256SUMS along."""
+    """Make a folder of just these files appear by one rename, and last once it is there."""
     staged = target.with_name(f".{target.name}")
     if staged.exists():
         shutil.rmtree(staged)
@@ -142,7 +144,7 @@ def merge(
     """
     merged = {part: values | stored.get(part, {}) for part, values in added.items()}
     if stored and "config" in added:
-        was, now = (Config.model_validate(each["config"]).epochs for each in (stored, added))
+        was, now = (Config.model_validate(said["config"]).epochs for said in (stored, added))
         merged["config"] = stored["config"] | ({"epochs": now} if now > was else {})
     return stored | merged
 
@@ -175,10 +177,11 @@ def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
     try:
         stored = unseal(run / "run.json")
         return [
-            f"{key}={old} is stored, {key}={new} is asked for"
-            for part, wanted in description.items()
-            for key, old, new in _both(part, stored[part], wanted)
-            if old != new
+            f"{key}={value} is stored, {key}={wanted.get(key)} is asked for"
+            for part, asked in description.items()
+            for was, wanted in [_comparable(part, stored[part], asked)]
+            for key, value in sorted(was.items())
+            if value != wanted.get(key) and (part != "fingerprint" or key in wanted)
         ]
     except ValidationError as error:
         return [f"run.json: {fault(error)}"]
@@ -186,17 +189,11 @@ def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
         return ["run.json is damaged; remove the run to make it again"]
 
 
-def _both(
-    part: str, stored: dict[str, Any], wanted: dict[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
-    """The keys in which a part of run.json is compared, with both values."""
-    if part == "config":
-        stored, wanted = (
-            Config.model_validate(each).model_dump(exclude={"epochs"}) for each in (stored, wanted)
-        )
-    for key in sorted(stored):
-        if part != "fingerprint" or key in wanted:
-            yield key, stored[key], wanted.get(key)
+def _comparable(part: str, *both: dict[str, Any]) -> list[dict[str, Any]]:
+    """A part of two descriptions; of configs what they validate to, but for their length."""
+    if part != "config":
+        return list(both)
+    return [Config.model_validate(fields).model_dump(exclude={"epochs"}) for fields in both]
 
 
 def read(run: Path, epoch: int, name: str) -> bytes:
@@ -205,7 +202,7 @@ def read(run: Path, epoch: int, name: str) -> bytes:
 
 
 def read_from(folder: Path, name: str) -> bytes:
-    """The same for any folder that was committed with its SHA256SUMS."""
+    """The bytes of a file of a folder with SHA256SUMS, checked against its sum; raises Damaged."""
     path = folder / name
     data = _read(path)
     if hashlib.sha256(data).hexdigest() != read_sums(path.parent).get(name):
@@ -288,15 +285,14 @@ def has_records_only(run: Path) -> bool:
 
     It has epochs, and neither a state nor a generator: one that was made here kept that of epoch 1.
     """
-    kept = (path for name in PRUNABLE for path in run.glob(f"epochs/[0-9]*/{name}"))
-    return epoch_folder(run, 1).exists() and not any(kept)
+    return epoch_folder(run, 1).exists() and not any(kept(run, name) for name in PRUNABLE)
 
 
 def is_without_state(run: Path, epochs: int) -> bool:
     """Whether a run that has made all of its epochs, this many, has kept nothing to go on from."""
     if not epochs or epochs < read_config(run).epochs:
         return False
-    return not any(run.glob(f"epochs/[0-9]*/{STATE}"))
+    return not kept(run, STATE)
 
 
 def rewind(run: Path, epoch: int) -> None:
@@ -310,10 +306,10 @@ def rewind(run: Path, epoch: int) -> None:
 def prune(run: Path, epoch: int) -> None:
     """Drop the states and generators that the last epochs have made superfluous."""
     for path in (run / "epochs").glob("[0-9]*/*.safetensors"):
-        there = int(path.parent.name)
-        kept = there >= epoch or is_milestone(there)
+        made = int(path.parent.name)
+        kept = made >= epoch or is_milestone(made)
         if path.name == STATE:
-            kept = there > epoch - STATES_KEPT
+            kept = made > epoch - STATES_KEPT
         if not kept:
             path.unlink()
 
@@ -323,7 +319,7 @@ def owned(folder: Path) -> Iterator[None]:
     """Own a folder while the block runs; raises Busy with the owner's name."""
     _make_folder(folder)
     path = folder / "lock"
-    with open(path, "r+b", buffering=0, opener=_create) as lock:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as lock:
         # An owner that has the lock and not yet put its name there has a moment for it.
         for _ in range(100):
             try:
@@ -353,21 +349,22 @@ def owner_of(folder: Path) -> str | None:
     no list, the name counts if its process lives.
     """
     name, inode = _last_owner(folder)
-    if _machine(name) != socket.gethostname() or not _may_live(name):
+    owner = OWNER.fullmatch(name)
+    if not owner or owner[2] != socket.gethostname() or not _may_live(name):
         return None
     try:
-        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return name
-    mine = [name.split()[1], str(inode)]
-    here = [[line[4], line[5].rpartition(":")[2]] for line in held if line[1] == "FLOCK"]
-    return name if mine in here else None
+    locked = [[lock[4], lock[5].rpartition(":")[2]] for lock in locks if lock[1] == "FLOCK"]
+    return name if [owner[1], str(inode)] in locked else None
 
 
 def owner_elsewhere(folder: Path) -> str | None:
     """The last owner of a folder if another machine had it, which alone knows whether it lives."""
     name, _ = _last_owner(folder)
-    return name if _machine(name) not in ("", socket.gethostname()) else None
+    owner = OWNER.fullmatch(name)
+    return name if owner and owner[2] != socket.gethostname() else None
 
 
 def _last_owner(folder: Path) -> tuple[str, int]:
@@ -380,22 +377,13 @@ def _last_owner(folder: Path) -> tuple[str, int]:
         return "", 0
 
 
-def _machine(owner: str) -> str:
-    """The machine in the name of an owner; "" where there is none."""
-    words = owner.split()
-    return words[3] if len(words) == 4 and words[1].isdecimal() else ""
-
-
-def _create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o666)
-
-
 def _may_live(owner: str) -> bool:
     """Whether a name in a lock may be that of a process at work: one of this machine is asked."""
-    if (machine := _machine(owner)) != socket.gethostname():
-        return bool(machine)
+    named = OWNER.fullmatch(owner)
+    if not named or named[2] != socket.gethostname():
+        return bool(named)
     try:
-        os.kill(int(owner.split()[1]), 0)
+        os.kill(int(named[1]), 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:

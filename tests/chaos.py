@@ -88,10 +88,12 @@ def make_trials(tallies: list[Tally], rng: Random, end: float, lock: threading.L
         answer = json.loads(worker.stdout.readline())
         with lock:
             tally.cases += answer["cases"]
-            print(f"{tally.cases:>6} {tally.row.name}", file=sys.stderr, flush=True)
+            print(f"{tally.cases:>6} {tally.row.title[0]}", file=sys.stderr, flush=True)
             if answer["broken"]:
                 tally.broken.append(answer["broken"])
-                print(f"BROKEN: {tally.row.name}: {answer['broken']}", file=sys.stderr, flush=True)
+                print(
+                    f"BROKEN: {tally.row.title[0]}: {answer['broken']}", file=sys.stderr, flush=True
+                )
     worker.stdin.close()
     worker.wait()
 
@@ -101,7 +103,7 @@ def as_table(tallies: list[Tally]) -> str:
     lines = ["| fault or input | promise | cases | broken |", "|---|---|---:|---:|"]
     for tally in tallies:
         count = f"{tally.cases:,}" + ("" if tally.whole else f" of {tally.row.long:,}")
-        lines.append(f"| {tally.row.name} | {tally.row.promise} | {count} | {len(tally.broken)} |")
+        lines.append("| {} | {} |".format(*tally.row.title) + f" {count} | {len(tally.broken)} |")
     return "\n".join(lines)
 
 

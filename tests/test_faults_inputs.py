@@ -1,4 +1,4 @@
-"""Bad input of every kind, in its short form; `make chaos` has the long one."""
+"""Bad input of every kind; `make chaos` makes more cases."""
 
 from pathlib import Path
 from random import Random
@@ -9,7 +9,7 @@ from faults import Row, inputs, packages
 ROWS = [row for row in inputs.ROWS if row not in packages.ROWS]  # those are in test_setup.py
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.trial.__name__)
 def test_a_promise_holds(row: Row, tmp_path: Path) -> None:
     rng, done, trials = Random(0), 0, 0
     while done < row.fast:

@@ -1,6 +1,7 @@
 """Faults, one module each: the rows of the table of promises that `tests/chaos.py` prints."""
 
 import atexit
+import inspect
 import json
 import os
 import subprocess
@@ -16,18 +17,23 @@ TESTS = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """One promise and the trial that tests it.
+    """A trial, whose docstring begins with the fault and the promise that it tests.
 
     A trial works in an empty folder, returns how many cases it tested, and raises AssertionError
     where the promise is broken. `fast` and `long` are the cases to reach in `make test` and in
     `make chaos`.
     """
 
-    name: str
-    promise: str
     trial: Callable[[Random, Path], int]
     fast: int
     long: int
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """The fault, and the promise."""
+        first = " ".join(inspect.getdoc(self.trial).partition("\n\n")[0].split())
+        fault, _, promise = first.removesuffix(".").partition(": ")
+        return fault, promise
 
 
 def serve(module: str, environ: dict[str, str], **options: Any) -> subprocess.Popen:

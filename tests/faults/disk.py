@@ -202,7 +202,9 @@ def write_tables(study: Path) -> list[str]:
 
 
 def kill_at_random(rng: Random, folder: Path) -> int:
-    """Kill a grid of two runs at random moments until it gets to its end."""
+    """SIGKILL at random moments: nothing lost, nothing twice; every record, state and table is the
+    undisturbed twin's.
+    """
     grid = Grid(folder, tuple(rng.sample(ARMS, 2)))
     twin(grid.arms, grid.epochs)
     kills, before, patience = 0, 0, 0.2
@@ -242,7 +244,10 @@ def at_each_call(folder: Path, arm: tuple, numbers: range, start: Callable) -> i
 
 
 def kill_at_each_call(rng: Random, folder: Path) -> int:
-    """Kill a run at every seventh change to the disk, the next trial at those after them.
+    """SIGKILL at every change to the disk: nothing lost, nothing twice, with half of a write
+    done as well.
+
+    Kill a run at every seventh change to the disk, the next trial at those after them.
 
     Some are killed with half of the bytes written.
     """
@@ -257,8 +262,10 @@ def kill_at_each_call(rng: Random, folder: Path) -> int:
 
 
 def fail_each_call(rng: Random, folder: Path) -> int:
-    """Fail every seventh call of a run, the next trial those after them; or all later ones, too.
+    """disk full, I/O error, failing fsync at every call: what was committed stays; one line; goes
+    on afterwards.
 
+    Every seventh call of a run fails, the next trial those after them; or all later ones, too.
     Whatever fails is one OSError that names a file, and what was committed stays. Some errors are
     no harm: a cache that cannot be read is made again.
     """
@@ -367,7 +374,9 @@ def harm(rng: Random, path: Path) -> None:
 
 
 def damage(rng: Random, folder: Path) -> int:
-    """Harm files of a half-done run, one after the other; see that it is noticed, and heal one."""
+    """bit flips, truncation, missing files: found before anything is parsed; falls back; the same
+    bytes again.
+    """
     grid = Grid(folder / "harmed", (rng.choice(ARMS),))
     copy_epochs(twin(grid.arms, grid.epochs), grid, SHORT - 1)
     whole = [path for path in grid.study.rglob("*") if path.is_file() and path.name != "lock"]
@@ -457,32 +466,8 @@ def copy_epochs(source: Grid, grid: Grid, epochs: int) -> None:
 
 
 ROWS = [
-    Row(
-        "SIGKILL at random moments",
-        "nothing lost, nothing twice; every record, state and table is the undisturbed twin's",
-        kill_at_random,
-        fast=6,
-        long=200,
-    ),
-    Row(
-        "SIGKILL at every change to the disk",
-        "the same, with half of a write done as well",
-        kill_at_each_call,
-        fast=40,
-        long=200,
-    ),
-    Row(
-        "disk full, I/O error, failing fsync at every call",
-        "what was committed stays; one line; goes on afterwards",
-        fail_each_call,
-        fast=20,
-        long=500,
-    ),
-    Row(
-        "bit flips, truncation, missing files",
-        "found before anything is parsed; falls back; the same bytes again",
-        damage,
-        fast=100,
-        long=1000,
-    ),
+    Row(kill_at_random, fast=6, long=200),
+    Row(kill_at_each_call, fast=40, long=200),
+    Row(fail_each_call, fast=20, long=500),
+    Row(damage, fast=100, long=1_000),
 ]

@@ -128,7 +128,9 @@ class Trap:
 
 
 def hostile_files(rng: Random, folder: Path) -> int:
-    """One trap, through every door by which a file comes in."""
+    """malicious checkpoint, weights, config: refused by name through every door; nothing executed,
+    no file left.
+    """
     import torch
     from safetensors import SafetensorError
 
@@ -190,7 +192,9 @@ def hostile_files(rng: Random, folder: Path) -> int:
 
 
 def hostile_generators(rng: Random, folder: Path) -> int:
-    """A generator's file with other bytes, tensors or config: ValueError, or it is a generator."""
+    """a generator's file with other bytes, tensors, config: refused by name, or it has a valid
+    config and just the tensors that this asks for.
+    """
     import torch
     from safetensors.torch import save
 
@@ -247,7 +251,9 @@ def write_zip(path: Path, files: list[tuple[str | zipfile.ZipInfo, bytes]]) -> P
 
 
 def hostile_zips(rng: Random, folder: Path) -> int:
-    """Zips that would leave a file elsewhere, or fill the memory: refused by the entry's name."""
+    """zip with traversal, links, bombs, duplicates: refused by the entry's name; nothing is
+    unpacked.
+    """
     from dcgan.data import load
 
     (folder / "a/b").mkdir(parents=True)
@@ -286,7 +292,7 @@ def hostile_zips(rng: Random, folder: Path) -> int:
 
 
 def damaged_zips(rng: Random, folder: Path) -> int:
-    """Any bytes of a zip changed: it is refused, or read; what is read has the pixels it had."""
+    """a damaged zip: refused, or read: no image with another pixel."""
     from dcgan.data import load
 
     path, count = folder / "set.zip", 25
@@ -322,10 +328,10 @@ FORMS: list[tuple[str, str, str | None, dict[str, object]]] = [
 
 
 def damaged_images(rng: Random, folder: Path) -> int:
-    """Any bytes of an image changed: it is refused by name, or read; and never in silence.
+    """damaged images (PNG, BMP, WebP, JPEG): refused by file name, or read: never cut off, and
+    never with other pixels under the same SHA-256 of the set.
 
-    Silence is another set of pixels under the same SHA-256 of the set, for every format; and so is
-    an image that was cut off.
+    Any bytes of an image are changed.
     """
     from dcgan.data import load
 
@@ -395,7 +401,7 @@ def means(key: str, text: str, value: object) -> bool:
 
 
 def wrong_words(rng: Random, folder: Path) -> int:
-    """key=value as somebody might mistype it: refused with both, or read as it says."""
+    """key=value words, mistyped: refused with key and value, or read as they say."""
     count = 200
     with mock.patch.object(grid, "_read", cache(grid._read)):
         usual = grid.define("ablation", "smoke")
@@ -535,7 +541,9 @@ for words, environ in json.load(sys.stdin):
 
 
 def poor_inputs(rng: Random, folder: Path) -> int:
-    """Every refusal of the command line, with nothing made by any."""
+    """empty, small, absent data; batch > N; no weights: one line, exit code 2, nothing made;
+    without PyTorch where it is not needed.
+    """
     cases = sorted(refusals(folder), key=lambda case: case.torch)
     before = tree(folder)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION", "OUT"))}
@@ -558,7 +566,9 @@ def poor_inputs(rng: Random, folder: Path) -> int:
 
 
 def secrets(rng: Random, folder: Path) -> int:
-    """A study with a failing run, in reach of secrets: none of them in any file, or printed."""
+    """secrets in the environment, argv, git remote; home paths: in no file of a study, W&B's and
+    error.txt included, and not printed.
+    """
 
     def secret(length: int = 20) -> str:
         canaries.append(f"{rng.randrange(16**length):0{length}x}")
@@ -617,62 +627,13 @@ def secrets(rng: Random, folder: Path) -> int:
 
 TINY = Config(resolution=16, width=1)
 ROWS = [
-    Row(
-        "malicious checkpoint, weights, config",
-        "refused by name through every door; nothing executed, no file left",
-        hostile_files,
-        fast=22,
-        long=2_000,
-    ),
-    Row(
-        "a generator's file with other bytes, tensors, config",
-        "refused by name, or it has a valid config and just the tensors that this asks for",
-        hostile_generators,
-        fast=60,
-        long=5_000,
-    ),
-    Row(
-        "zip with traversal, links, bombs, duplicates",
-        "refused by the entry's name; nothing is unpacked",
-        hostile_zips,
-        fast=30,
-        long=1_000,
-    ),
-    Row(
-        "a damaged zip",
-        "refused, or read: no image with another pixel",
-        damaged_zips,
-        fast=200,
-        long=10_000,
-    ),
-    Row(
-        "damaged images: PNG, BMP, WebP, JPEG",
-        "refused by file name, or read: never cut off, and never with other pixels under the same "
-        "SHA-256 of the set",
-        damaged_images,
-        fast=400,
-        long=20_000,
-    ),
-    Row(
-        "key=value words, mistyped",
-        "refused with key and value, or read as they say",
-        wrong_words,
-        fast=4_000,
-        long=100_000,
-    ),
-    Row(
-        "empty, small, absent data; batch > N; no weights",
-        "one line, exit code 2, nothing made; without PyTorch where it is not needed",
-        poor_inputs,
-        fast=1,
-        long=1,
-    ),
-    Row(
-        "secrets in the environment, argv, git remote; home paths",
-        "in no file of a study, W&B's and error.txt included, and not printed",
-        secrets,
-        fast=1,
-        long=50,
-    ),
+    Row(hostile_files, fast=22, long=2_000),
+    Row(hostile_generators, fast=60, long=5_000),
+    Row(hostile_zips, fast=30, long=1_000),
+    Row(damaged_zips, fast=200, long=10_000),
+    Row(damaged_images, fast=400, long=20_000),
+    Row(wrong_words, fast=4_000, long=100_000),
+    Row(poor_inputs, fast=1, long=1),
+    Row(secrets, fast=1, long=50),
     *packages.ROWS,
 ]

@@ -194,7 +194,9 @@ def in_session(session: int) -> list[int]:
 
 
 def stop(rng: Random, folder: Path) -> int:
-    """Stop a command while it reads the data, plans, trains or builds its report."""
+    """SIGTERM, Ctrl-C, twice Ctrl-C, from the plan to the report: a clean end within 10 s, exit
+    143 or 130, how to go on; the same bytes then.
+    """
     out, study = folder / "out", folder / "out" / STUDY
     number = rng.randint(1, 2 * EPOCHS)
     moments: dict[str, Callable[[], Any]] = {
@@ -220,7 +222,7 @@ def stop(rng: Random, folder: Path) -> int:
 
 
 def stop_imports(rng: Random, folder: Path) -> int:
-    """Stop the real command while it imports what it needs."""
+    """SIGTERM, Ctrl-C, twice Ctrl-C during imports: the same clean end."""
     process = conftest.start_ablation(folder / "out", WANDB_MODE="disabled")
     until(lambda: listens(process.pid), "a handler")
     time.sleep(rng.uniform(0, 2))
@@ -263,7 +265,9 @@ def listens(pid: int) -> bool:
 
 
 def lose_worker(rng: Random, folder: Path) -> int:
-    """Kill a worker, or put something in its way: the other seven finish."""
+    """a worker killed, an exception in one run: the other 7 of 8 finish, the run is named, started
+    again it goes on.
+    """
     out = folder / "out"
     runs = sorted(str(run.relative_to(twin())) for run in twin().glob("*/seed=*"))
     name = rng.choice(runs)
@@ -315,7 +319,7 @@ def owner(folder: Path) -> int | None:
 
 
 def change_order(rng: Random, folder: Path) -> int:
-    """Make the grid in another order and with other JOBS, once in two times in two halves."""
+    """the grid in another order, other JOBS: equal hashes."""
     out = folder / "out"
     words = ["--jobs", str(rng.randint(1, 5))]
     if rng.random() < 0.5:
@@ -340,7 +344,9 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 
 
 def change_machine(rng: Random, folder: Path) -> int:
-    """Go on with an unfinished study where bits may differ: refused by name, or the same bytes."""
+    """other threads, instruction set, PyTorch, precision, libraries: refused by name, nothing
+    changed; or the same bytes.
+    """
     key, change = rng.choice(OTHERS)
     study = copy_of_twin(folder / "out")
     run = rng.choice(sorted(study.glob("*/seed=*")))
@@ -378,7 +384,9 @@ def start_elsewhere(
 
 
 def race(rng: Random, folder: Path) -> int:
-    """Start two or three commands on one OUT at once: one owner, whom the others name."""
+    """two or three starts on one OUT at once: one owner, whom the others name; no epoch made
+    twice.
+    """
     out = folder / "out"
     words = ["--jobs", rng.choice("12"), *PAIR]
     commands = []
@@ -412,7 +420,9 @@ def race(rng: Random, folder: Path) -> int:
 
 
 def break_wandb(rng: Random, folder: Path) -> int:
-    """Take W&B away from two runs: the same bytes, one warning, and a whole mirror next time."""
+    """W&B killed, stopped, unwritable, without network: training untouched, at most one warning;
+    replayed, its history is the records.
+    """
     how = rng.choice(["kill service", "stop service", "kill mirror", "unwritable", "no network"])
     out = folder / "out"
     study = out / STUDY
@@ -475,53 +485,11 @@ def victims(kind: str, study: Path) -> list[int]:
 
 
 ROWS = [
-    Row(
-        "SIGTERM, Ctrl-C, twice Ctrl-C, from the plan to the report",
-        "a clean end within 10 s, exit 143 or 130, how to go on; the same bytes then",
-        stop,
-        fast=2,
-        long=40,
-    ),
-    Row(
-        "the same during imports",
-        "the same",
-        stop_imports,
-        fast=1,
-        long=10,
-    ),
-    Row(
-        "a worker killed, an exception in one run",
-        "the other 7 of 8 finish, the run is named, started again it goes on",
-        lose_worker,
-        fast=1,
-        long=12,
-    ),
-    Row(
-        "the grid in another order, other JOBS",
-        "equal hashes",
-        change_order,
-        fast=1,
-        long=12,
-    ),
-    Row(
-        "other threads, instruction set, PyTorch, precision, libraries",
-        "refused by name, nothing changed; or the same bytes",
-        change_machine,
-        fast=1,
-        long=18,
-    ),
-    Row(
-        "two or three starts on one OUT at once",
-        "one owner, whom the others name; no epoch made twice",
-        race,
-        fast=2,
-        long=100,
-    ),
-    Row(
-        "W&B killed, stopped, unwritable, without network",
-        "training untouched, at most one warning; replayed, its history is the records",
-        break_wandb,
-        fast=1,
-        long=15,
-    ),
+    Row(stop, fast=2, long=40),
+    Row(stop_imports, fast=1, long=10),
+    Row(lose_worker, fast=1, long=12),
+    Row(change_order, fast=1, long=12),
+    Row(change_machine, fast=1, long=18),
+    Row(race, fast=2, long=100),
+    Row(break_wandb, fast=1, long=15),
 ]
