@@ -45,7 +45,7 @@ from experiments.run import fingerprint, prepare
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 300.0  # seconds that processes wait for each other
+START_SECONDS = 300.0  # that processes wait for each other
 ON_A_GPU = 32  # times as many images are trained on there
 
 # The networks that the tutorials' loop trains too, and the images that each speed is measured on.
@@ -86,7 +86,18 @@ def write(bench: Bench, parts: Iterable[str], console: Console) -> Path:
     path = bench.out / "bench" / name
     bench.out.mkdir(parents=True, exist_ok=True)
     prepare(bench.device, bench.threads)
-    record = {**machine(bench), "quick": bench.quick, "parts": {}}
+    record = {
+        "commit": launch.commit(),
+        "hardware": {
+            "device": fingerprint(Config(), bench.device, bench.threads)["device"],
+            "processor": launch.processor(),
+            "cores": launch.cores(),
+            "threads": bench.threads,
+        },
+        "versions": launch.versions(),
+        "quick": bench.quick,
+        "parts": {},
+    }
     for part in parts:
         record["parts"][part] = rows = PARTS[part](bench)
         console.print(to_table(part, rows))
@@ -105,20 +116,6 @@ def to_table(title: str, rows: list[Row]) -> Table:
         cells = ("" if row[key] is None else row[key] for key in shown)
         table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
     return table
-
-
-def machine(bench: Bench) -> Row:
-    """Commit, hardware and versions."""
-    return {
-        "commit": launch.commit(),
-        "hardware": {
-            "device": fingerprint(Config(), bench.device, bench.threads)["device"],
-            "processor": launch.processor(),
-            "cores": launch.cores(),
-            "threads": bench.threads,
-        },
-        "versions": launch.versions(),
-    }
 
 
 def now(device: str) -> float:
@@ -176,21 +173,19 @@ def training(bench: Bench) -> list[Row]:
             seconds, _ = in_turn(ways, bench.rounds, bench.device)
         speeds = {way: config.images / statistics.median(each) for way, each in seconds.items()}
         compared = against_first(seconds).get("tutorial", {})
-        rows.append(
-            {
-                "networks": name if precision == "fp32" else f"{name} in {precision}",
-                "images/s": speeds["ours"],
-                "tutorial images/s": speeds.get("tutorial"),
-                **{key: compared.get(key) for key in ("ratio", "lowest", "highest")},
-                "seconds": seconds["ours"],
-                "tutorial seconds": seconds.get("tutorial", []),
-            }
-        )
+        row = {
+            "networks": name if precision == "fp32" else f"{name} in {precision}",
+            "images/s": speeds["ours"],
+            "tutorial images/s": speeds.get("tutorial"),
+        }
+        row |= {key: compared.get(key) for key in ("ratio", "lowest", "highest")}
+        measured = {"seconds": seconds["ours"], "tutorial seconds": seconds.get("tutorial", [])}
+        rows.append(row | measured)
     return rows
 
 
 @dataclass(frozen=True)
-class Pictures(Dataset):
+class ImageDataset(Dataset):
     """Images as torchvision's data sets give them: a PIL image through transforms, and a label."""
 
     pixels: np.ndarray
@@ -243,9 +238,9 @@ def tutorial_epoch(config: Config, pixels: np.ndarray, device: str) -> Callable[
         torch.optim.Adam(net.parameters(), rate, betas)
         for net, rate in zip(nets, rates, strict=True)
     ]
-    pictures = Pictures(pixels, tutorial_transform(pixels.shape[1], config.resolution))
+    images = ImageDataset(pixels, tutorial_transform(pixels.shape[1], config.resolution))
     options = {"shuffle": True, "num_workers": 2, "persistent_workers": True}
-    loader = DataLoader(pictures, config.batch, **options)
+    loader = DataLoader(images, config.batch, **options)
     return partial(tutorial_loop, nets, adams, loader, config.latent_size, device)
 
 
@@ -320,7 +315,7 @@ def _train_one(config: Config, threads: int, device: str, barrier: Barrier) -> R
     pixels = torch.from_numpy(noise(config.images, config.resolution)).to(device)
     state = start(config, device)
     train_epoch(state, config, pixels[: config.batch])
-    barrier.wait(PATIENCE)
+    barrier.wait(START_SECONDS)
     began = now(device)
     train_epoch(state, config, pixels)
     ended = now(device)
@@ -362,7 +357,7 @@ def scoring(bench: Bench) -> list[Row]:
 def frechet(bench: Bench) -> list[Row]:
     """The Fréchet distance of features to a reference whose statistics are known, in float64.
 
-    `error` is relative to the closed form, see cosines. NumPy has one thread, unless
+    `error` is relative to the closed form, see `scaled`. NumPy has one thread, unless
     OPENBLAS_NUM_THREADS says otherwise.
     """
     from torch_fidelity.metric_fid import fid_features_to_statistics as statistics_of
@@ -377,7 +372,7 @@ def frechet(bench: Bench) -> list[Row]:
 
     rows, sizes = [], {64: 500} if bench.quick else {64: 10_000, 256: 10_000, 2048: 5_000}
     for width, count in sizes.items():
-        x, y, exact = cosines(count, width)
+        x, y, exact = scaled(count, width)
         ways = {
             "ours": partial(by_ours, x, metrics.moments(y)),
             "torch-fidelity": partial(by_torch_fidelity, x, statistics_of(torch.from_numpy(y))),
@@ -390,25 +385,15 @@ def frechet(bench: Bench) -> list[Row]:
     return rows
 
 
-def cosines(count: int, width: int) -> tuple[np.ndarray, np.ndarray, float]:
+def scaled(count: int, width: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Two feature arrays (count, width) whose Fréchet distance is known, and that distance.
 
-    Column k is a cosine of frequency k: below count / 2 they have mean 0 and are uncorrelated. They
-    are scaled to the standard deviations a and b, one side is shifted, and both are reflected at
-    one plane, which makes the covariances full and keeps |m - n|^2 + sum (a - b)^2.
+    y = 2 x, whose covariance is 4 times that of x: the distance is the squared norm of the mean of
+    x plus the trace of its covariance.
     """
-    frequency = np.arange(1, width + 1)
-    angles = 2 * np.pi * (np.outer(np.arange(count), frequency) % count) / count
-    columns = np.cos(angles) * np.sqrt(2 * (count - 1) / count)  # of sample variance 1
-    a, b = frequency**-1.0, frequency**-0.9
-    shift = frequency**-0.5
-    exact = float(shift @ shift + ((a - b) ** 2).sum())
-    plane = np.full(width, width**-0.5)
-    x, y = (
-        signal - 2 * np.outer(signal @ plane, plane)
-        for signal in (columns * a + shift, columns * b)
-    )
-    return x, y, exact
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, width)) @ rng.normal(size=(width, width)) / width**0.5 + 0.1
+    return x, 2 * x, float((x.mean(0) ** 2).sum() + x.var(0, ddof=1).sum())
 
 
 # --- Whole commands -------------------------------------------------------------------------------
@@ -494,17 +479,10 @@ def seconds_to_first_epoch(bench: Bench, out: Path) -> float:
 
 def ablation(bench: Bench, out: Path, scale: str, *words: str) -> list[str]:
     """The command of the study at this scale, on this device."""
-    options = [
-        "--device",
-        bench.device,
-        "--threads",
-        str(bench.threads),
-        "--out",
-        str(out.absolute()),
-    ]
-    source = bench.source or "shapes"
-    command = [sys.executable, "-m", "experiments", "ablation", "--scale", scale]
-    return [*command, "--data", source, *options, *words]
+    given = {"--scale": scale, "--data": bench.source or "shapes", "--device": bench.device}
+    given |= {"--threads": str(bench.threads), "--out": str(out.absolute())}
+    options = [part for option in given.items() for part in option]
+    return [sys.executable, "-m", "experiments", "ablation", *options, *words]
 
 
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {

@@ -1,4 +1,4 @@
-"""One run made again: its command, what it was made with, and whether the bytes are the same."""
+"""Make one run again: its command, what it was made with, and whether the bytes are the same."""
 
 import json
 from collections.abc import Iterator
@@ -78,30 +78,27 @@ def find(name: str, folders: list[Path]) -> Path:
 
 
 def recipe(run: Path) -> Recipe:
-    """How a run was made, read off its folder; raises BadInput."""
-    info, stored = (
-        rundir.unseal(run.resolve().parents[1] / "study.json"),
-        rundir.unseal(run / "run.json"),
-    )
+    """How a run was made, as its folder says; raises BadInput."""
+    info = _study_of(run)
+    fingerprint = rundir.unseal(run / "run.json")["fingerprint"]
     try:
         config = rundir.read_config(run)
-        words = [*run.resolve().parts[-2].split(","), f"seed={config.seed}"]
+        overrides = [*run.resolve().parts[-2].split(","), f"seed={config.seed}"]
 
-        # What neither the scale nor the arm sets was set by a word.
-        usual = _only_run(_fit(info, words)).config
-        own = {key: value for key, value in config if value != getattr(usual, key)}
-        words += [f"{key}={_word(value)}" for key, value in own.items()]
-        study = _fit(info, words)
-        planned = _only_run(study)
+        # What neither the scale nor the arm sets was set on the command line.
+        _, usual = _plan(info, overrides)
+        for key, value in config:
+            if value != getattr(usual.config, key):
+                overrides.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+        study, planned = _plan(info, overrides)
         if planned.config != config:
-            raise BadInput(f"{run}: this version makes another run of {' '.join(words)}")
-        fingerprint = stored["fingerprint"]
+            raise BadInput(f"{run}: this version makes another run of {' '.join(overrides)}")
         device = "cpu" if fingerprint["device"] == "cpu" else "cuda"
         options = ["--scale", info["scale"], "--device", device]
         options += ["--threads", str(fingerprint["threads"])]
         return Recipe(
             run,
-            [info["study"], *options, *words],
+            [info["study"], *options, *overrides],
             f"{study.folder}/{planned.folder}",
             info["data"],
             info["commit"],
@@ -130,7 +127,7 @@ def compare(old: Path, new: Path) -> Comparison:
             values = {"column": first, "was": was.get(first), "now": now.get(first)}
             differences.append({"epoch": epoch, **values, "more": len(columns) - 1})
         largest = max([largest, *(_relative(was, now, key) for key in columns)])
-    infos = [rundir.unseal(run.resolve().parents[1] / "study.json") for run in (old, new)]
+    infos = [_study_of(run) for run in (old, new)]
     return Comparison(
         epochs,
         epochs - len(differences),
@@ -143,18 +140,10 @@ def compare(old: Path, new: Path) -> Comparison:
 
 def _columns(run: Path, epoch: int) -> Iterator[tuple[str, Any]]:
     """Every value of an epoch's record by name, then the sum of each file but the clock's."""
-    yield from _leaves(rundir.read_json(run, epoch, rundir.RECORD))
+    yield from rundir.flatten(rundir.read_json(run, epoch, rundir.RECORD))
     for name, digest in rundir.read_sums(rundir.epoch_folder(run, epoch)).items():
         if name != rundir.TIMING:
             yield f"SHA-256 of {name}", digest
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
 
 
 def _relative(was: dict[str, Any], now: dict[str, Any], key: str) -> float:
@@ -171,15 +160,13 @@ def _changes(was: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
     return {key: each for key, each in both.items() if each[0] != each[1]}
 
 
-def _only_run(study: grid.Study) -> grid.Run:
+def _plan(info: dict[str, Any], overrides: list[str]) -> tuple[grid.Study, grid.Run]:
+    """The study of a study.json with these key=value overrides, which leave it one run."""
+    study, data = grid.define(info["study"], info["scale"], None, overrides), info["data"]
+    study = grid.fit(study, data["name"], data["sha256"], data["images"])
     (run,) = grid.runs(study)
-    return run
+    return study, run
 
 
-def _fit(info: dict[str, Any], words: list[str]) -> grid.Study:
-    study, data = grid.define(info["study"], info["scale"], None, words), info["data"]
-    return grid.fit(study, data["name"], data["sha256"], data["images"])
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _study_of(run: Path) -> dict[str, Any]:
+    return rundir.unseal(run.resolve().parents[1] / "study.json")

@@ -1,4 +1,4 @@
-"""Finished runs, scored again on further evaluation sets: the same generators, other noise.
+"""Score finished runs again on further evaluation sets: the same generators, other noise.
 
 How much of a score is the noise that it was taken on shows where one generator has several. Set 0
 is the run's own scoring and stays in its records. Every set k >= 1 draws new noise at each epoch,
@@ -127,12 +127,12 @@ def score_run(task: Task) -> None:
         compared, _ = references(job)
         _check(task, compared)
 
-        # Score each epoch on noise of its own; the streams have the name that they began with.
+        # Score each epoch on noise of its own; the streams keep the name of earlier versions.
         epochs: dict[str, list[dict[str, float | None]]] = {}
         for epoch in task.epochs:
             G = load_kept(job, epoch)
             streams = [f"bank {k}" for k in range(1, task.sets)]
-            epochs[str(epoch)] = [measure(G, config, epoch, compared, each) for each in streams]
+            epochs[str(epoch)] = [measure(G, config, epoch, compared, name) for name in streams]
 
         # Commit; sets that were fewer, or damaged, make way.
         target = job.folder / rundir.EVAL_SETS

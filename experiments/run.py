@@ -161,7 +161,7 @@ def measure(
     It has none if one of them is not finite, or if all are the same, pixel by pixel as uint8: such
     a generator has collapsed. One that makes a few different images has a score, and a bad one.
 
-    `stream` names the bank of noise that the images are made from.
+    `stream` names the noise that the images are made from.
     """
     z = draw_latent(config, stream, epoch, config.score_images)
     try:
