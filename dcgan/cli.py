@@ -6,6 +6,7 @@ A command is a function with click's options that returns a Result; its docstrin
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,22 @@ class BadInput(Exception):
 
 
 class Command(click.Command):
-    """A command that returns a Result and offers --json; help keeps its indented lines."""
+    """A command that returns a Result; help keeps its indented lines.
 
-    def __init__(self, name: str | None, **attributes: Any) -> None:
+    It offers --json, but where it hands the terminal to another program.
+    """
+
+    def __init__(self, name: str | None, offers_json: bool = True, **attributes: Any) -> None:
         text = inspect.cleandoc(attributes["help"])
         attributes["help"] = paragraphs(text)
         attributes.setdefault("short_help", text.partition("\n\n")[0])
         settings = {"max_content_width": 100, "show_default": True}
         super().__init__(name, context_settings=settings, **attributes)
-        self.params.append(click.Option(["--json", "as_json"], is_flag=True, help=JSON))
+        if offers_json:
+            self.params.append(click.Option(["--json", "as_json"], is_flag=True, help=JSON))
 
     def invoke(self, ctx: click.Context) -> int:
-        as_json = ctx.params.pop("as_json")
+        as_json = ctx.params.pop("as_json", False)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code, done = super().invoke(ctx)
         if as_json:
@@ -45,15 +50,24 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """The commands of one package, whose name it has."""
+    """The commands of one package, whose name it has.
+
+    `renamed`: what commands were called -> what they are called now.
+    """
 
     command_class = Command
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, renamed: dict[str, str] | None = None) -> None:
         settings = {"max_content_width": 100}
         super().__init__(
             name, help=paragraphs(text), no_args_is_help=False, context_settings=settings
         )
+        self.renamed = renamed or {}
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        if args[0] in self.renamed:
+            raise BadInput(f"{args[0]}: this command is called {self.renamed[args[0]]}")
+        return super().resolve_command(ctx, args)
 
 
 def run(command: click.Command, words: list[str] | None = None) -> int:
@@ -74,6 +88,17 @@ def run(command: click.Command, words: list[str] | None = None) -> int:
         return 130
     print(f"{command.name}: {shown(message)}", file=sys.stderr)
     return code
+
+
+def options(*chosen: Callable) -> Callable:
+    """A decorator that adds several arguments and options, in their order in the help."""
+
+    def add(command: Callable) -> Callable:
+        for option in reversed(chosen):
+            command = option(command)
+        return command
+
+    return add
 
 
 def paragraphs(text: str) -> str:

@@ -51,11 +51,11 @@ class Damaged(BadInput):
     """A committed file is missing or is not what was committed."""
 
 
-class Busy(Exception):
+class Busy(BadInput):
     """Another process owns this folder."""
 
 
-class Differs(Exception):
+class Differs(BadInput):
     """A stored run is not the run that was asked for."""
 
 

@@ -18,14 +18,13 @@ Each command has its own --help.
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dcgan import cli
-from dcgan.cli import PATH, POSITIVE, BadInput, Result
+from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
 from eval.fetch import INCEPTION_FILES, NoWeights, find_inception
 from eval.finished import FinishedRun, analyse, find_study, open_runs
 
@@ -50,17 +49,6 @@ def _epoch(context: click.Context, option: click.Parameter, word: str) -> str | 
     if word != "last" and not word.isdecimal():
         raise click.BadParameter(f"{word!r} is neither `last` nor a number")
     return word if word == "last" else int(word)
-
-
-def options(*chosen: Callable) -> Callable:
-    """A decorator that adds several options, in their order in the help."""
-
-    def add(command: Callable) -> Callable:
-        for option in reversed(chosen):
-            command = option(command)
-        return command
-
-    return add
 
 
 THREADS = click.option(

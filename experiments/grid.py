@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from dcgan.cli import BadInput
 from dcgan.config import Config, fault
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ ARM_NAME = r"^[a-z0-9][a-z0-9.-]{0,31}$"
 T = TypeVar("T", bound=BaseModel)
 
 
-class BadStudy(ValueError):
+class BadStudy(BadInput, ValueError):
     """A study that cannot be run, said in one line."""
 
 
@@ -215,6 +216,24 @@ def merge(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
         "commit": ", ".join(dict.fromkeys(commits)),
         **claims,
     }
+
+
+def keys() -> list[tuple[str, str, str]]:
+    """The keys of `key=value`: each with the values that it takes, and its default."""
+    rows = []
+    for key in _settable():
+        field = Config.model_fields[key]
+        kind = {int: "whole number", float: "number", str: "text"}.get(field.annotation, "")
+        values = "|".join(map(str, get_args(field.annotation))) or kind
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        bounds = [
+            f"{sign} {bound:g}"
+            for name, sign in signs.items()
+            for bound in (getattr(each, name, None) for each in field.metadata)
+            if bound is not None
+        ]
+        rows.append((key, " ".join([values, " and ".join(bounds)]).strip(), str(field.default)))
+    return rows
 
 
 # --- Words of the command line --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""From a study to its finished runs: plan, then start what is missing."""
+"""From a plan to finished runs: write what they share, then run what is missing."""
 
 import hashlib
 import itertools
@@ -7,11 +7,9 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,138 +17,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from dcgan import rundir
-from dcgan.config import Config, is_milestone
-from dcgan.data import Images, rows_of
-from dcgan.models import build
+from dcgan.config import Config
+from dcgan.data import Images, keep, load_cached, of_classes
 from dcgan.pictures import png_grid
-from dcgan.train import start, train_epoch
-from eval import metrics
-from eval.classifier import FEATURES
-from eval.extractors import classifier, has_lite0, lite0
-from eval.fetch import NoWeights, find_inception
-from experiments import grid, progress, signals, tracking
-from experiments.grid import Run, Study
-from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
+from eval.calibration import HeldOut, calibrate, is_current
+from experiments import grid, progress, signals
+from experiments.grid import Run
+from experiments.plan import Plan
+from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, prepare, references
 from experiments.run import run as run_job
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = ROOT / "reports" / "claims.yaml"
-START_SECONDS = 3  # of a run, before its first epoch
-PROBE_STEPS = 4  # of training, to tell how long an epoch takes
-SHOWN = 3  # runs with the same fault that a line names beside the first
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a study still needs."""
+def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut) -> None:
+    """Make what all runs need, once: images and features in the cache, study.json, calibration."""
+    job = plan.jobs[0]
+    keep(images, job.cache, job.config.resolution)
+    if test:
+        keep(test, job.cache, test.pixels.shape[1])  # not to be decoded again
+    write_study(plan, images)
+    prepare(job.device, job.threads)
+    compared = [*itertools.chain(*references(job))]
 
-    study: Study
-    folder: Path
-    runs: list[Run]
-    jobs: list[Job]  # one for each run
-    places: int  # runs at a time
-    committed: list[int]  # epochs that each run has
-    missing: list[bool]  # whether a run has something to do: epochs, or its W&B mirror
-    seconds: float  # an estimate of what is left
-    bytes: int  # on disk, at most
-
-    def committed_of(self, run: Run) -> int:
-        """The epochs that a run of the plan has."""
-        return self.committed[self.runs.index(run)]
-
-    @property
-    def epochs(self) -> int:
-        """What is asked for, of all runs together."""
-        return sum(run.config.epochs for run in self.runs)
-
-    @property
-    def epochs_done(self) -> int:
-        """How much of that there is; a run may have more."""
-        return sum(
-            min(run.config.epochs, done)
-            for run, done in zip(self.runs, self.committed, strict=True)
-        )
-
-
-def make_plan(
-    study: Study, images: Images, out: Path, device: str, places: int, threads: int, mode: str
-) -> Plan:
-    """Look at what is there; `mode` is W&B's.
-
-    Raises grid.BadStudy, and rundir.Differs where a stored run is not the one that is planned.
-    """
-    study = grid.fit(study, images.name, images.sha256, len(images.pixels))
-    runs, folder = grid.runs(study), out / study.folder
-    _check_images(runs, images)
-    committed, stuck = [], []
-    for run in runs:
-        path = folder / run.folder
-        imported = rundir.has_records_only(path)
-        epochs = len(rundir.committed(path, (rundir.SAMPLES,) if imported else ()))
-        wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
-        if epochs < run.config.epochs and not imported:
-            # A finished run may come from another machine, an unfinished one goes on here.
-            wanted["fingerprint"] = fingerprint(run.config, device, threads)
-        if differences := rundir.compare(path, wanted):
-            raise rundir.Differs(f"{path}: {'; '.join(differences)}")
-        if epochs < run.config.epochs and (imported or rundir.is_without_state(path, epochs)):
-            stuck.append(run)
-        committed.append(epochs)
-    if stuck:
-        raise rundir.Differs(
-            f"{folder / stuck[0].folder}: has records of {committed[runs.index(stuck[0])]} epochs "
-            f"and no state to go on from to epochs={stuck[0].config.epochs}; import the rest, or "
-            "remove the run to make it again" + _others(stuck[1:])
-        )
-
-    side = min(images.pixels.shape[1], runs[0].config.resolution)
-    weights = runs[0].config.inception != "never" and _has_inception(out / "cache")
-    imagenet = runs[0].config.imagenet != "never" and has_lite0()
-    seconds = _run_seconds(runs, committed, device, threads, imagenet) / places
-    jobs = [
-        Job(
-            run.config,
-            folder,
-            folder / run.folder,
-            out / "cache",
-            side,
-            device,
-            threads,
-            weights,
-            mode,
-            imagenet,
-        )
-        for run in runs
-    ]
-    missing = [
-        done < job.config.epochs or not _is_mirrored(study, job, done)
-        for job, done in zip(jobs, committed, strict=True)
-    ]
-    disk = sum(map(_disk, runs))
-    return Plan(study, folder, runs, jobs, places, committed, missing, seconds, disk)
-
-
-def _others(runs: list[Run]) -> str:
-    """The end of a line that has named the first of several runs."""
-    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
-    return f"; so have {', '.join(map(str, runs[:SHOWN]))}{more}" if runs else ""
-
-
-def _check_images(runs: list[Run], images: Images) -> None:
-    """Whether there are the images that every run asks for; raises BadStudy or BadData."""
-    there = {
-        classes: len(rows_of(images, classes)) for classes in {run.config.classes for run in runs}
-    }
-    for run in runs:
-        for key in ("images", "reference_images"):
-            if (wanted := getattr(run.config, key)) > there[run.config.classes]:
-                few = f"there are {there[run.config.classes]:,} of classes={run.config.classes}"
-                raise grid.BadStudy(f"{run}: {key}={wanted}, and {few}")
+    # A calibration that is there stays, unless it lacks a metric or the test split.
+    path = job.study / rundir.CALIBRATION
+    try:
+        if is_current(rundir.unseal(path), compared, held.source):
+            return
+    except rundir.Damaged:
+        pass  # it is missing, or has to be made again
+    cached = load_cached(job.cache, job.config.data_sha256, job.side)
+    real = of_classes(cached, job.config.classes, job.config.reference_images)
+    calibration = calibrate(compared, real.pixels, held, job.config, job.cache)
+    rundir.replace(path, rundir.seal(calibration))
 
 
 def write_study(plan: Plan, images: Images) -> None:
@@ -187,7 +92,7 @@ def write_study(plan: Plan, images: Images) -> None:
             "device": fingerprint(job.config, job.device, job.threads)["device"],
             "processor": processor(),
             "cores": cores(),
-            "jobs": plan.places,
+            "jobs": plan.max_parallel,
             "threads": job.threads,
         },
         "versions": versions(),
@@ -212,14 +117,14 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
     with progress.shown(state, console) as show:
         try:
             while waiting or at_work:
-                # Fill the free places.
-                while waiting and len(at_work) < plan.places:
+                # Start as many runs as there may be at a time.
+                while waiting and len(at_work) < plan.max_parallel:
                     run, job = waiting.pop()
                     receiver, sender = context.Pipe(duplex=False)
                     process = context.Process(target=_work, args=(job, sender), name=str(run))
                     state.rows[str(run)] = progress.Row(plan.committed_of(run), run.config.epochs)
                     try:
-                        with signals.unheard():
+                        with signals.signals_blocked():
                             process.start()
                         at_work[receiver] = run, process
                     except (OSError, EOFError):  # there is no memory for it, or no server
@@ -273,23 +178,23 @@ def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> bool:
         send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
         with suppress(OSError):  # the disk may be full
             job.folder.mkdir(parents=True, exist_ok=True)
-            complaint.write_text(_without_places(traceback.format_exc(), job))
+            complaint.write_text(_without_folders(traceback.format_exc(), job))
         return False
     send({"done": True})
     return True
 
 
-def _without_places(text: str, job: Job) -> str:
+def _without_folders(text: str, job: Job) -> str:
     """A traceback that can be passed on: it names no folder that only this machine has."""
-    places = {
+    folders = {
         str(job.study.parent.absolute()): "OUT",
         str(Path(__file__).parents[1]): ".",
         sys.prefix: "PYTHON",
         sys.base_prefix: "PYTHON",
         str(Path.home()): "~",
     }
-    for place in sorted(places.keys() - {"/"}, key=len, reverse=True):
-        text = text.replace(place, places[place])
+    for folder in sorted(folders.keys() - {"/"}, key=len, reverse=True):
+        text = text.replace(folder, folders[folder])
     return text
 
 
@@ -308,7 +213,7 @@ def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
         runs_done=len(plan.runs) - len(waiting),
         epochs_done=plan.epochs_done,
         epochs_before=plan.epochs_done,
-        epoch_seconds=plan.seconds * plan.places / (plan.epochs - plan.epochs_done or 1),
+        epoch_seconds=plan.seconds * plan.max_parallel / (plan.epochs - plan.epochs_done or 1),
     )
     waiting.reverse()
     return waiting, state
@@ -371,86 +276,6 @@ def _ending(exitcode: int | None) -> str:
     if exitcode < 0:
         return f"killed by {signal.Signals(-exitcode).name}"
     return f"ended early, with exit code {exitcode}"
-
-
-def _is_mirrored(study: Study, job: Job, epoch: int) -> bool:
-    """Whether W&B has all of a run up to this epoch, its last one, as far as it is wanted.
-
-    A run that was imported is mirrored where it was made.
-    """
-    if rundir.has_records_only(job.folder) or job.wandb_mode == "disabled":
-        return True
-    info = {"study": study.name, "scale": study.scale}
-    config = rundir.unseal(job.folder / "run.json")["config"]
-    return tracking.whole(job.study, info, config, epoch)
-
-
-def _has_inception(cache: Path) -> bool:
-    try:
-        find_inception(None, cache)
-    except NoWeights:
-        return False
-    return True
-
-
-def _run_seconds(
-    runs: list[Run], committed: list[int], device: str, threads: int, imagenet: bool
-) -> float:
-    """Seconds that all remaining epochs take one after another, told from the first config."""
-    lengths = [range(done, run.config.epochs) for run, done in zip(runs, committed, strict=True)]
-    left = [epoch + 1 for length in lengths for epoch in length]
-    if not left:
-        return 0.0
-    torch.set_num_threads(threads)
-    epoch = _train_seconds(runs[0].config, device)
-    score, milestone = _score_seconds(runs[0].config, device, imagenet)
-    starts = START_SECONDS * sum(map(bool, lengths))
-    return starts + len(left) * (epoch + score) + sum(map(is_milestone, left)) * milestone
-
-
-def _train_seconds(config: Config, device: str) -> float:
-    """Seconds of training in one epoch, from a few batches on this machine."""
-    batch = min(config.batch, 128)
-    probe = config.model_copy(update={"images": PROBE_STEPS * batch, "batch": batch})
-    shape = (probe.images, config.resolution, config.resolution, 3)
-    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
-    state = start(probe, device)
-    train_epoch(state, probe, pixels[:batch])  # the first one warms up
-    return _seconds(lambda: train_epoch(state, probe, pixels)) * config.images / probe.images
-
-
-def _score_seconds(config: Config, device: str, imagenet: bool) -> tuple[float, float]:
-    """Seconds of one scoring, and of what a milestone adds, from fewer images on this machine."""
-    count = config.score_images
-    few, rows = min(200, count), min(2_000, count)
-    pixels = torch.zeros((few, 3, 32, 32), dtype=torch.uint8)
-    features = np.random.default_rng(0).random((rows, FEATURES), dtype=np.float32)
-    judge = classifier(device)
-
-    # A quarter more for making the images; pairs of features grow with the square of their number.
-    images = 1.25 * _seconds(lambda: judge.extract(pixels)) * count / few
-    pairs = _seconds(lambda: (metrics.kid(features, features), metrics.prdc(features, features)))
-    once = images + pairs * (count / rows) ** 2
-    if not imagenet:
-        return once, once
-    other = lite0(device)
-    seen = min(count, other.most)
-    return once, once + images * seen / count + _seconds(lambda: other.extract(pixels)) * seen / few
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _disk(run: Run) -> int:
-    """Bytes that a run takes at most: states with Adam's two moments, generators, records."""
-    G, D = (4 * sum(p.numel() for p in net.parameters()) for net in build(run.config))
-    generators = 2 + sum(is_milestone(e + 1) for e in range(run.config.epochs))
-    samples = SAMPLE_ROWS * SAMPLE_COLUMNS * 3 * run.config.resolution**2
-    states = (rundir.STATES_KEPT + 1) * 3 * (G + D)
-    return states + generators * G + run.config.epochs * (samples + 4000)
 
 
 def versions() -> dict[str, str]:

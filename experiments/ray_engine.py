@@ -27,6 +27,7 @@ from dcgan import rundir
 from dcgan.cli import BadInput
 from experiments import launch, progress, signals
 from experiments.grid import Run
+from experiments.plan import Plan
 from experiments.run import Job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +59,7 @@ def max_parallel(
 
 
 def execute(
-    plan: launch.Plan, console: Console, address: str | None, gpus_per_run: float
+    plan: Plan, console: Console, address: str | None, gpus_per_run: float
 ) -> dict[str, str]:
     """Run what is missing on the cluster at this address, or on Ray started here.
 
@@ -67,7 +68,7 @@ def execute(
     """
     job = plan.jobs[0]
     demand = _demand(job.device, job.threads, gpus_per_run)
-    _connect(address, cpus=plan.places * job.threads)
+    _connect(address, cpus=plan.max_parallel * job.threads)
     try:
         if address:
             _check_nodes(demand, plan.folder.absolute() / "study.json")
@@ -78,7 +79,7 @@ def execute(
         ray.shutdown()
 
 
-def _execute(plan: launch.Plan, console: Console, demand: dict[str, float]) -> dict[str, str]:
+def _execute(plan: Plan, console: Console, demand: dict[str, float]) -> dict[str, str]:
     import ray
 
     # Ray logs the environment of a process: what may be secret goes with the task.
@@ -91,7 +92,7 @@ def _execute(plan: launch.Plan, console: Console, demand: dict[str, float]) -> d
     with progress.shown(state, console) as show:
         while waiting or at_work:
             # Start as many runs as there may be at a time.
-            while waiting and len(at_work) < plan.places:
+            while waiting and len(at_work) < plan.max_parallel:
                 run, job = waiting.pop()
                 state.rows[str(run)] = progress.Row(plan.committed_of(run), run.config.epochs)
                 at_work[task.remote(_for_all_nodes(job), given)] = run, job

@@ -100,7 +100,7 @@ def execute(plan: Plan, max_parallel: int, console: Console) -> dict[str, str]:
     context = signals.workers(__name__)
     began = time.monotonic()
     with ProcessPoolExecutor(max_parallel, context, initializer=signals.follow) as pool:
-        with signals.unheard():
+        with signals.signals_blocked():
             futures = {pool.submit(score_run, task): name for name, task in plan.tasks.items()}
         for ended, future in enumerate(as_completed(futures), 1):
             name = futures[future]

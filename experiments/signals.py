@@ -19,32 +19,32 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from types import FrameType
 
-WORDS = "Stopped. Committed epochs stay: the same command goes on from them.\n"
-HEARD = (signal.SIGINT, signal.SIGTERM)
+STOPPED = "Stopped. Committed epochs stay: the same command goes on from them.\n"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that the workers have to end
 
 endings: list[Callable[[], object]] = []  # what else is to be ended with this process
 _commands: list[subprocess.Popen] = []  # at work for this process
-_held: list[int] | None = None  # the signals that come while a command is being started
+_deferred: list[int] | None = None  # the signals that come while a command is being started
 
 
 def listen() -> None:
     """From now on Ctrl-C ends this process with 130, and SIGTERM with 143."""
-    for number in HEARD:
+    for number in SIGNALS:
         signal.signal(number, _end)
 
 
 def call(command: list[str], stdout: int | None = None) -> int:
     """Run a command that ends with this process; its exit code. `stdout` is a file's number."""
-    global _held
-    held = _held = []
+    global _deferred
+    deferred = _deferred = []
     try:
         # Ctrl-C is for this process.
         process = subprocess.Popen(command, stdout=stdout, start_new_session=True)
         _commands.append(process)
     finally:
-        _held = None
-        for number in held:  # now that the command is known, and can be ended
+        _deferred = None
+        for number in deferred:  # now that the command is known, and can be ended
             _end(number, None)
     code = process.wait()
     _commands.remove(process)
@@ -52,21 +52,21 @@ def call(command: list[str], stdout: int | None = None) -> int:
 
 
 def workers(module: str) -> ForkServerContext:
-    """Where workers come from that have imported a module; they are started `unheard`."""
+    """The context of workers that have imported a module; start them with `signals_blocked`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
     return context
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """A process that begins meanwhile hears of neither signal; this one does, afterwards at last.
 
     That goes for the server that forks workers, too. It begins with the first of them, or anew
     after its death, and imports for seconds.
     """
     resource_tracker.ensure_running()  # which unblocks both when it begins
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -77,7 +77,7 @@ def follow() -> None:
     """In a worker: leave Ctrl-C to the process that started it, and end with that, however."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     starter = multiprocessing.parent_process()
     assert starter is not None
 
@@ -89,12 +89,12 @@ def follow() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    if _held is not None:
-        _held.append(number)
+    if _deferred is not None:
+        _deferred.append(number)
         return
 
     # A second Ctrl-C changes nothing.
-    for each in HEARD:
+    for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
 
     # End whatever works for this process, and wait for it.
@@ -116,6 +116,6 @@ def _end(number: int, frame: FrameType | None) -> None:
         sys.stdout.flush()
     with suppress(OSError):
         out = sys.stdout.fileno()  # with --json that of stderr
-        words = f"\x1b[?25h\n{WORDS}" if os.isatty(out) else WORDS
-        os.write(out, words.encode())
+        text = f"\x1b[?25h\n{STOPPED}" if os.isatty(out) else STOPPED
+        os.write(out, text.encode())
     os._exit(128 + number)

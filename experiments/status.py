@@ -14,6 +14,14 @@ from dcgan import rundir
 from experiments import grid, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
+SHOWN = ("fid", "fd_cifar", "kd_cifar", "cs_cifar", "precision_cifar", "recall_cifar")
+CALIBRATION_ROWS = {
+    "held-out": "real, held out",
+    "gaussian": "Gaussian pixels",
+    "8x8": "real, at 8x8",
+    "flat": "flat colours",
+    "untrained": "untrained G",
+}
 IN_FULL = ("running", "elsewhere", "failed", "damaged", "stopped")  # with a line each
 
 
@@ -46,14 +54,7 @@ class Status:
 
 def look(folder: Path) -> Status:
     """Read where a study stands. Raises rundir.Damaged or grid.BadStudy where nobody can tell."""
-    info = rundir.unseal(folder / "study.json")
-    try:
-        keys = ("study", "scale", "factors", "seeds", "settings")
-        study = grid.Study(*(info[key] for key in keys), info.get("arms", {}))
-        places = max(1, int(info["hardware"]["jobs"]))
-        planned = grid.runs(study)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise rundir.Damaged(f"{folder / 'study.json'}: {type(error).__name__}: {error}") from error
+    planned, max_parallel = _planned(folder)
     runs = [_look_at_run(folder / run.folder, run) for run in planned]
     counts = Counter(run.state for run in runs)
     return Status(
@@ -62,9 +63,20 @@ def look(folder: Path) -> Status:
         states={state: counts[state] for state in STATES if counts[state]},
         epochs=sum(run.epochs for run in runs),
         epochs_done=sum(run.epoch for run in runs),
-        seconds_left=_seconds_left(runs, places),
+        seconds_left=_seconds_left(runs, max_parallel),
         runs=runs,
     )
+
+
+def _planned(folder: Path) -> tuple[list[grid.Run], int]:
+    """The runs that study.json plans, and how many go on at a time."""
+    info = rundir.unseal(folder / "study.json")
+    try:
+        keys = ("study", "scale", "factors", "seeds", "settings")
+        study = grid.Study(*(info[key] for key in keys), info.get("arms", {}))
+        return grid.runs(study), max(1, int(info["hardware"]["jobs"]))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise rundir.Damaged(f"{folder / 'study.json'}: {type(error).__name__}: {error}") from error
 
 
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
@@ -116,7 +128,7 @@ def _complaint(folder: Path) -> str:
     return next((line for line in reversed(lines) if line.strip()), "error.txt is empty")
 
 
-def _seconds_left(runs: list[RunStatus], places: int) -> float | None:
+def _seconds_left(runs: list[RunStatus], max_parallel: int) -> float | None:
     """Of the remaining epochs, at the speed of their run, else of their arm, else of the study."""
     of_run = {(run.arm, run.seed): run.seconds for run in runs if run.seconds is not None}
     if not of_run:
@@ -131,8 +143,8 @@ def _seconds_left(runs: list[RunStatus], places: int) -> float | None:
         for run in runs
     ]
 
-    # However many places there are, the longest run takes its own time.
-    return max(math.fsum(left) / places, *left, 0.0)
+    # However many runs go on at a time, the longest one takes its own time.
+    return max(math.fsum(left) / max_parallel, *left, 0.0)
 
 
 def _mean(values: list[float]) -> float:
@@ -169,6 +181,48 @@ def show(status: Status, console: Console) -> None:
     if shown := [run for run in status.runs if run.state in IN_FULL]:
         say("")
         console.print(_lines(shown))
+
+
+def show_scores(folder: Path, console: Console) -> None:
+    """The scores of every arm at the last epoch, and those of the calibration, as far as they fit.
+
+    A cell is the mean over the runs that have the score; no run needs to be finished.
+    """
+    runs, _ = _planned(folder)
+    rows: dict[str, dict[str, float]] = {}
+    for arm in dict.fromkeys(run.arm for run in runs):
+        latest = [_latest_scores(folder / run.folder) for run in runs if run.arm == arm]
+        names = dict.fromkeys(name for scores in latest for name in scores)
+        present = {n: [s[n] for s in latest if s.get(n) is not None] for n in names}
+        rows[progress.levels(arm)] = {n: _mean(values) for n, values in present.items() if values}
+    try:
+        calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
+    except (rundir.Damaged, LookupError):
+        calibration = {}
+    rows |= {CALIBRATION_ROWS.get(name, name): scores for name, scores in calibration.items()}
+    metrics = [name for name in SHOWN if any(name in scores for scores in rows.values())]
+    if not metrics:
+        return
+    console.print("\nMeans at the last epoch, and what images that no training made score:")
+    while True:
+        table = _table("", *metrics)
+        for name, scores in rows.items():
+            values = (scores.get(metric) for metric in metrics)
+            table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+        options = console.options.update(max_width=1_000)
+        if console.measure(table, options=options).maximum <= 80 or len(metrics) == 1:
+            break
+        metrics.pop()
+    console.print(table)
+
+
+def _latest_scores(run: Path) -> dict[str, float | None]:
+    """The scores of a run's last committed epoch; none where there is no epoch."""
+    epochs = rundir.kept(run)
+    try:
+        return rundir.read_json(run, epochs[-1], rundir.RECORD)["scores"] if epochs else {}
+    except (rundir.Damaged, LookupError):
+        return {}
 
 
 def _arms(

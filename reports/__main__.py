@@ -18,102 +18,100 @@ From W&B it is the same report, without what is not there: real and generated im
 evaluation banks, findings of tools.
 """
 
-import argparse
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dcgan import commands
-from dcgan.commands import BadInput, Result
-from dcgan.rundir import Damaged
-from reports import claims, contents, figures, findings, mirrors, page, records
+import click
+
+from dcgan import cli
+from dcgan.cli import PATH, BadInput, Result
+
+if TYPE_CHECKING:
+    from reports.records import Study
+
+SOURCE = "a study's folder, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
+
+
+@click.command("reports", cls=cli.Command, help=__doc__)
+@click.option("--from", "kind", metavar="STUDY", required=True, help=SOURCE)
+@click.argument("more", metavar="", nargs=-1)
+@click.option("--to", metavar="FOLDER", type=PATH, help="of the report; default: STUDY/report")
+@click.option("--study", metavar="NAME", help="of W&B's studies; default: the only one")
+def report(kind: str, more: tuple[str, ...], to: Path | None, study: str | None) -> Result:
+    """Read a study, write all files of its report, say what was found."""
+    source = [kind, *more]
+    out = to or Path(kind) / "report"
+    _check(source, to, study)
+
+    # On a terminal something moves before pandas is there.
+    from rich.console import Console
+
+    with Console(stderr=True).status("Building the report"):
+        from reports import claims, contents, figures, findings, page, records
+
+        # Whatever can be wrong with the study shows before the first file is written.
+        try:
+            found = _load(source, study)
+            if found.frame.empty:
+                raise records.NoStudy(f"{source[-1]}: no epoch has been committed yet")
+            verdicts, said = claims.judge(found), findings.findings(found)
+            sheets = contents.sheets(found, verdicts)
+            drawn = figures.draw(found)
+            out.mkdir(parents=True, exist_ok=True)
+            files = records.write(found, out)
+            files += contents.write(found, verdicts, sheets, out / "tables")
+            texts = [path for path in files if path.suffix in (".csv", ".tex")]
+            offered = {path.name: path.read_bytes() for path in texts}
+            offered["study.bib"] = page.bibtex(found).encode()
+            figures.save(drawn, out / "figures")
+            inline = {
+                name: (figures.to_svg(drawing), text) for name, (drawing, text) in drawn.items()
+            }
+            html = page.render(found, verdicts, said, sheets, inline, offered)
+            (out / "index.html").write_text(html, encoding="utf-8")
+        except OSError as error:
+            raise BadInput(error) from error
+
+    width = min(88, shutil.get_terminal_size((88, 24)).columns)
+    for sentence in said.all:
+        print(f"\n{textwrap.fill(sentence, width, break_on_hyphens=False)}")
+    unfinished = f", {len(found.missing)} of them not finished" if found.missing else ""
+    print(f"\nReport on {len(found.plan)} runs{unfinished}: {len(found.frame)} committed epochs.")
+    print(f"Open {out / 'index.html'} in a browser.")
+    print(f"Tables, figures and records are beside it in {out}.")
+    counts = {"runs": len(found.plan), "unfinished": len(found.missing)}
+    counts["epochs"] = len(found.frame)
+    return 0, {"page": out / "index.html", **counts, "findings": [*said.all]}
 
 
 def main(words: list[str] | None = None) -> int:
-    """Build one report; see dcgan.commands.run."""
-    return commands.run(_parser(), words)
+    """Build one report; see dcgan.cli.run."""
+    return cli.run(report, words)
 
 
-def report(arguments: argparse.Namespace) -> Result:
-    """Read a study, write all files of its report, say what was found."""
-    out = _out(arguments)
-
-    # Whatever can be wrong with the study shows before the first file is written.
-    try:
-        study = _load(arguments.source, arguments.study)
-        if study.frame.empty:
-            raise records.NoStudy(f"{arguments.source[-1]}: no epoch has been committed yet")
-        verdicts, found = claims.judge(study), findings.findings(study)
-        sheets = contents.sheets(study, verdicts)
-        drawn = figures.draw(study)
-        out.mkdir(parents=True, exist_ok=True)
-        files = records.write(study, out) + contents.write(study, verdicts, sheets, out / "tables")
-        offered = {
-            path.name: path.read_bytes() for path in files if path.suffix in (".csv", ".tex")
-        }
-        offered["study.bib"] = page.bibtex(study).encode()
-        figures.save(drawn, out / "figures")
-        inline = {name: (figures.to_svg(figure), text) for name, (figure, text) in drawn.items()}
-        text = page.render(study, verdicts, found, sheets, inline, offered)
-        (out / "index.html").write_text(text, encoding="utf-8")
-    except (records.NoStudy, records.Mixed, claims.BadClaim, Damaged, OSError) as error:
-        raise BadInput(error) from error
-
-    _say(found.all)
-    unfinished = f", {len(study.missing)} of them not finished" if study.missing else ""
-    print(f"\nReport on {len(study.plan)} runs{unfinished}: {len(study.frame)} committed epochs.")
-    print(f"Open {out / 'index.html'} in a browser.")
-    print(f"Tables, figures and records are beside it in {out}.")
-    counts = {"runs": len(study.plan), "unfinished": len(study.missing)}
-    return 0, {
-        "page": out / "index.html",
-        **counts,
-        "epochs": len(study.frame),
-        "findings": [*found.all],
-    }
-
-
-def _say(sentences: Iterable[str]) -> None:
-    width = min(88, shutil.get_terminal_size((88, 24)).columns)
-    for sentence in sentences:
-        print(f"\n{textwrap.fill(sentence, width, break_on_hyphens=False)}")
-
-
-def _out(arguments: argparse.Namespace) -> Path:
-    """The folder of the report; refuses options that do not go together."""
-    source = arguments.source
+def _check(source: list[str], to: Path | None, study: str | None) -> None:
+    """Refuse options that do not go together."""
+    given = f"--from {' '.join(source)}"
     if len(source) > 1 and (len(source) > 2 or source[0] not in ("wandb", "wandb-offline")):
-        known = "STUDY, wandb ENTITY/PROJECT or wandb-offline DIR"
-        raise BadInput(f"--from {' '.join(source)}: not {known}")
-    if len(source) > 1 and not arguments.to:
-        raise BadInput(f"--from {' '.join(source)}: name the report's folder with --to")
-    if len(source) == 1 and arguments.study:
-        raise BadInput(f"--study {arguments.study}: {source[0]} is one study")
-    return Path(arguments.to or Path(source[0]) / "report")
+        raise BadInput(f"{given}: not STUDY, wandb ENTITY/PROJECT or wandb-offline DIR")
+    if len(source) > 1 and not to:
+        raise BadInput(f"{given}: name the report's folder with --to")
+    if len(source) == 1 and study:
+        raise BadInput(f"--study {study}: {source[0]} is one study")
 
 
-def _load(source: list[str], name: str | None) -> records.Study:
+def _load(source: list[str], name: str | None) -> "Study":
     """The study in a folder, or the one that W&B has."""
+    from reports import mirrors, records
+
     if len(source) == 1:
         return records.load(Path(source[0]))
     kind, place = source
     found = mirrors.online(place) if kind == "wandb" else mirrors.offline(Path(place))
     return mirrors.load(found, place, name)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = commands.Parser("python -m reports", description=__doc__)
-    commands.offer_json(parser, report)
-    text = "a study's folder, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
-    parser.add_argument(
-        "--from", dest="source", metavar="STUDY", nargs="+", required=True, help=text
-    )
-    usual = "of the report; default: STUDY/report"
-    parser.add_argument("--to", metavar="FOLDER", help=usual)
-    parser.add_argument("--study", metavar="NAME", help="of W&B's studies; default: the only one")
-    return parser
 
 
 if __name__ == "__main__":

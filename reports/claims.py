@@ -63,6 +63,7 @@ from pydantic import (
     model_validator,
 )
 
+from dcgan.cli import BadInput
 from reports import records, statistics
 from reports.analysis import LEARNT, Analysis, analyse
 from reports.records import PRIMARY, Study
@@ -88,7 +89,7 @@ Word = Literal[
 Levels = dict[StrictStr, StrictInt | StrictFloat | StrictStr]  # factor or field of Config -> level
 
 
-class BadClaim(Exception):
+class BadClaim(BadInput):
     """A ledger that cannot be read, said in one line that names the claim and the key."""
 
 

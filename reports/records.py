@@ -14,6 +14,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from dcgan import rundir
+from dcgan.cli import BadInput
 from dcgan.config import Config, fault
 from dcgan.rundir import Damaged
 from eval.metrics import LOWER_IS_BETTER as SCORES
@@ -35,11 +36,11 @@ ALIKE = ("network_sha256", "reference_sha256", "reference", "generated", "implem
 UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
 
 
-class NoStudy(Exception):
+class NoStudy(BadInput):
     """The folder holds no study."""
 
 
-class Mixed(Exception):
+class Mixed(BadInput):
     """Two runs measured the same metric in different ways."""
 
 

@@ -23,7 +23,6 @@ NOT_OURS = {"build", "data", "dist", "out", "runs", "wandb"}
 MAY_IMPORT = {
     "dcgan": ("dcgan",),
     "dcgan.cli": (),
-    "dcgan.commands": ("dcgan.cli",),
     "dcgan.config": (),
     "eval": ("dcgan", "eval"),
     "experiments": ("dcgan", "eval", "experiments"),
@@ -33,7 +32,7 @@ MAY_IMPORT = {
         "experiments.grid",
         "dcgan.rundir",
     ),
-    "experiments.grid": ("dcgan.config",),
+    "experiments.grid": ("dcgan.cli", "dcgan.config"),
     "dcgan.rundir": ("dcgan.cli", "dcgan.config"),
     "experiments.progress": ("experiments.grid", "dcgan.rundir"),
     "experiments.reproduce": (
@@ -44,9 +43,16 @@ MAY_IMPORT = {
     ),
     "experiments.status": ("experiments.grid", "dcgan.rundir", "experiments.progress"),
     "experiments.tracking": ("dcgan.config", "eval.metrics", "experiments.grid", "dcgan.rundir"),
-    "reports": ("dcgan.config", "eval.metrics", "experiments.grid", "dcgan.rundir", "reports"),
-    "reports.__main__": ("dcgan.commands", "dcgan.rundir", "reports"),
+    "reports": (
+        "dcgan.cli",
+        "dcgan.config",
+        "eval.metrics",
+        "experiments.grid",
+        "dcgan.rundir",
+        "reports",
+    ),
     "reports.mirrors": (
+        "dcgan.cli",
         "experiments.grid",
         "dcgan.rundir",
         "experiments.tracking",
@@ -57,7 +63,6 @@ MAY_IMPORT = {
 # What reads records works without PyTorch, and so on any laptop in seconds.
 WITHOUT_TORCH = (
     "dcgan.cli",
-    "dcgan.commands",
     "dcgan.config",
     "eval.metrics",
     "experiments.grid",

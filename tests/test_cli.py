@@ -9,8 +9,9 @@ import click
 import pytest
 
 from dcgan import cli
+from dcgan.config import Config
 
-PACKAGES = ("dcgan", "eval")
+PACKAGES = ("dcgan", "eval", "experiments", "reports")
 
 
 def group_of(command: Callable) -> cli.Group:
@@ -134,7 +135,53 @@ def test_help_fits_80_columns_and_explains_every_option(typed):
 
 def test_no_two_commands_begin_their_help_alike():
     beginnings = [command.help.partition("\n\n")[0] for command in COMMANDS.values()]
-    assert len({*beginnings}) == len(beginnings) > 9
+    assert len({*beginnings}) == len(beginnings) > 25
+
+
+def test_every_command_offers_json_unless_it_hands_the_terminal_on():
+    leaves = {typed: c for typed, c in COMMANDS.items() if not isinstance(c, click.Group)}
+    without = [typed for typed, c in leaves.items() if "as_json" not in {p.name for p in c.params}]
+    assert without == ["python -m experiments dashboard", "python -m experiments sync"]
+
+
+def test_the_help_of_a_study_names_every_key_with_its_values_and_default():
+    command = COMMANDS["python -m experiments ablation"]
+    with click.Context(command, info_name="x", terminal_width=80) as context:
+        lines = [line.split() for line in command.get_help(context).split("\n")]
+    named = {line[0] for line in lines if line}
+    assert {*Config.model_fields} - named == {"seed", "data", "data_sha256"}
+    assert ["norm", "none|batch", "none"] in lines
+    assert ["beta1", *["number", ">=", "0", "and", "<", "1"], "0.5"] in lines
+
+
+CHEAP = (
+    "experiments ablation --plan --scale smoke --data shapes --out {tmp}/none",
+    "experiments status {study}",
+    "experiments export {study} -o {tmp}/study.zip",
+    "experiments reproduce {study}/norm=none,head=conv,batch=128/seed=0 --print",
+    "experiments sweep ablation",
+    "reports --from {study} --to {tmp}/report",
+)
+
+
+@pytest.mark.parametrize("typed", CHEAP)
+def test_the_json_of_a_command_is_one_object_in_one_line(typed, pair, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    study = pair.runs[0].parents[1]
+    package, *given = typed.format(study=study, tmp=tmp_path).split()
+    assert importlib.import_module(f"{package}.__main__").main([*given, "--json"]) == 0
+    line = capfd.readouterr().out
+    assert line.count("\n") == 1
+    assert isinstance(json.loads(line, parse_constant=pytest.fail), dict)
+
+
+def test_a_command_of_another_name_is_refused_with_the_new_one(capsys):
+    from experiments.__main__ import main
+
+    assert main(["banks", "runs/x", "--banks", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "experiments: banks: this command is called resample, and its option --sets\n"
+    )
 
 
 def test_a_device_is_one_of_this_machine():

@@ -136,7 +136,7 @@ def test_a_command_ends_with_the_one_that_called_it(tmp_path: Path) -> None:
     (child,) = processes.until(lambda: processes.children(process.pid, "-c"), "its command")
     process.terminate()
     assert process.wait(60) == 143
-    assert process.stdout.read() == signals.WORDS
+    assert process.stdout.read() == signals.STOPPED
     processes.until(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the command's end")
 
 
@@ -162,15 +162,15 @@ def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -
     )
     assert done.returncode == 143
     child, words = done.stdout.split("\n", 1)
-    assert words == signals.WORDS
+    assert words == signals.STOPPED
     processes.until(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the command's end")
 
 
-def test_what_begins_unheard_is_not_stopped_and_its_starter_is_afterwards() -> None:
+def test_what_begins_with_signals_blocked_is_not_stopped_and_its_starter_is_afterwards() -> None:
     heard = []
     before = signal.signal(signal.SIGINT, lambda *_: heard.append("starter"))
     try:
-        with signals.unheard():
+        with signals.signals_blocked():
             child = subprocess.Popen([sys.executable, "-c", "input(); print('whole')"], text=True,
                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
             os.kill(os.getpid(), signal.SIGINT)

@@ -11,6 +11,7 @@ import pytest
 
 from dcgan import rundir
 from experiments import __main__ as command
+from experiments import publish as publishing
 from reports import claims, records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,8 +115,8 @@ def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
         committed=absent,
     )  # fmt: skip
     (study / "audit.json").write_text("{}")
-    monkeypatch.setattr(command, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(command, "_report", lambda target, quiet: 0)
+    monkeypatch.setattr(publishing, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(command, "_report", lambda target: 0)
     assert command.main(["publish", str(study)]) == 0
 
     target = tmp_path / "published" / study.name

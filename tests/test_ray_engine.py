@@ -9,7 +9,7 @@ import pytest
 
 from dcgan import rundir
 from dcgan.cli import BadInput
-from experiments import grid, launch, ray_engine
+from experiments import grid, plan, ray_engine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,7 +70,7 @@ def test_the_table_of_costs_is_that_of_the_published_study():
     first = grid.runs(grid.fit(grid.define("ablation", "small", 1, []), "images", "", 10_000))[0]
     text = (ROOT / "docs" / "cluster.md").read_text()
     assert f"A `small` run takes {seconds:.0f} s on one core: the mean over the {runs} runs" in text
-    assert f"takes {launch._disk(first) / 1e6:.0f} MB at most" in text
+    assert f"takes {plan._disk(first) / 1e6:.0f} MB at most" in text
     for count, shown in ((10, ".2f"), (100, ".1f"), (1_000, ".0f"), (10_000, ".0f")):
-        hours, size = count * seconds / 3600, count * launch._disk(first) / 1e9
+        hours, size = count * seconds / 3600, count * plan._disk(first) / 1e9
         assert f"| {count:,} | {hours:{shown}} | {size:{shown}} GB |" in text

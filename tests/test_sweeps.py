@@ -33,9 +33,9 @@ def command(config: dict, point: dict) -> list[str]:
 def runs_of(words: list[str]) -> list[grid.Run]:
     """The runs that the command makes, as its own command line understands it."""
     assert words[:4] == COMMAND
-    given = experiments._parser().parse_args(words[4:])
-    assert given.command is experiments.train_study
-    return grid.runs(grid.define(given.study, given.scale, given.seeds, given.words))
+    name, *rest = words[4:]
+    given = experiments.experiments_group.commands[name].make_context(name, rest).params
+    return grid.runs(grid.define(name, given["scale"], given["seeds"], given["words"]))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dcgan import rundir
-from dcgan.commands import BadInput
+from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.data import Images
 from dcgan.rundir import Damaged, Differs
-from experiments import archive, grid, launch, reproduce, status, tracking
+from experiments import archive, grid, reproduce, status, tracking
+from experiments.plan import Plan, make_plan
 from reports import records
 
 FACTORS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
@@ -69,13 +70,13 @@ def upgrade(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return to_newer
 
 
-def plan(study: Path, out: Path) -> launch.Plan:
+def plan(study: Path, out: Path) -> Plan:
     """`make ablation` on a made-up study, up to its plan."""
     info = rundir.unseal(study / "study.json")
     pixels = np.zeros((10_000, 16, 16, 3), np.uint8)
     images = Images("shapes", "shapes", pixels, np.zeros(10_000, np.int64), info["data"]["sha256"])
     wanted = grid.Study("ablation", "small", info["factors"], info["seeds"], info["settings"], {})
-    return launch.make_plan(wanted, images, out, "cpu", 1, 1, "disabled")
+    return make_plan(wanted, images, out, "cpu", 1, 1, "disabled")
 
 
 def restate(run: Path, **changes: dict) -> None:

@@ -248,8 +248,8 @@ def strike(rng: Random, group: int, wait: Callable[[], int]) -> bool:
 
 
 def check_words(out: str, err: str) -> None:
-    assert out.endswith(signals.WORDS), out
-    assert out.count(signals.WORDS) == 1
+    assert out.endswith(signals.STOPPED), out
+    assert out.count(signals.STOPPED) == 1
     assert err == ""
     assert "Traceback" not in out
 

