@@ -72,7 +72,7 @@ def test_seeds_of_two_machines_are_marked(tmp_path: Path) -> None:
 # --- The owner's name -----------------------------------------------------------------------------
 
 
-def hold(folder: Path) -> subprocess.Popen:
+def lock_unnamed(folder: Path) -> subprocess.Popen:
     """A process that has the lock of a folder, and has not written its name there yet."""
     code = (
         "import fcntl, os, sys\n"
@@ -97,7 +97,7 @@ def test_a_name_that_is_being_written_is_waited_for(
     gone.wait()
     here = socket.gethostname()
     (tmp_path / "lock").write_text(left.format(gone=gone.pid, here=here))
-    holder = hold(tmp_path)
+    holder = lock_unnamed(tmp_path)
     assert holder.stdin
     name = f"process {holder.pid} on {here}"
     waits = []

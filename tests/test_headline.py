@@ -1,4 +1,4 @@
-"""The slices of the headline study: their commands, in order, and one real slice."""
+"""The slices of the headline study: their commands, in order."""
 
 import itertools
 import os

@@ -24,7 +24,7 @@ from experiments.__main__ import main
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 LIMIT = 12 << 20  # bytes that a process may take more than it has
-TINY = Config(resolution=64, latent_size=8, batch=16)
+TINY = Config(resolution=64, latent_size=8, batch=4)
 
 
 def noise(size, side):

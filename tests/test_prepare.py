@@ -1,4 +1,4 @@
-"""`python -m dcgan prepare`: pixels worked out by hand, refusals, and the README's example."""
+"""`python -m dcgan prepare`: pixels worked out by hand, and refusals."""
 
 import hashlib
 import io
@@ -363,6 +363,3 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(run_prepare, tmp_
     monkeypatch.setattr(prepare, "MAX_BYTES", 3 * 16 * 16 - 1)
     assert "1 pictures of 16x16 are over" in run_prepare(good, *out, "--side", 16)[2]
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
-
-
-# --- The README's example -------------------------------------------------------------------------

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 ARMS = list(itertools.product(["none", "batch"], ["conv", "avgpool"], [20, 40]))
 FACTORS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [20, 40]}
 SHORT = 3  # epochs of a run: a state is pruned at the last one
-STEP = 7  # calls from one that is hit to the next one
+STEP = 13  # calls from one that is hit to the next one
 OFF, RECORD, FAIL, FULL, KILL, TEAR = range(6)  # modes of shim.c
 CHANGES, ALL = "owsnmudt", "owsnmudtrg"  # kinds of calls
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
@@ -247,9 +247,8 @@ def kill_at_each_call(rng: Random, folder: Path) -> int:
     """SIGKILL at every change to the disk: nothing lost, nothing twice, with half of a write
     done as well.
 
-    Kill a run at every seventh change to the disk, the next trial at those after them.
-
-    Some are killed with half of the bytes written.
+    A run is killed at every 13th change to the disk, the next trial at those after them. Some are
+    killed with half of the bytes written.
     """
 
     def start(grid: Grid, number: int) -> bool:
@@ -265,7 +264,7 @@ def fail_each_call(rng: Random, folder: Path) -> int:
     """disk full, I/O error, failing fsync at every call: what was committed stays; one line; goes
     on afterwards.
 
-    Every seventh call of a run fails, the next trial those after them; or all later ones, too.
+    Every 13th call of a run fails, the next trial those after them; or all later ones, too.
     Whatever fails is one OSError that names a file, and what was committed stays. Some errors are
     no harm: a cache that cannot be read is made again.
     """
@@ -467,7 +466,7 @@ def copy_epochs(source: Grid, grid: Grid, epochs: int) -> None:
 
 ROWS = [
     Row(kill_at_random, fast=6, long=200),
-    Row(kill_at_each_call, fast=40, long=200),
-    Row(fail_each_call, fast=20, long=500),
+    Row(kill_at_each_call, fast=15, long=200),
+    Row(fail_each_call, fast=10, long=500),
     Row(damage, fast=100, long=1_000),
 ]

@@ -485,11 +485,11 @@ def victims(kind: str, study: Path) -> list[int]:
 
 
 ROWS = [
-    Row(stop, fast=2, long=40),
+    Row(stop, fast=1, long=40),
     Row(stop_imports, fast=1, long=10),
     Row(lose_worker, fast=1, long=12),
     Row(change_order, fast=1, long=12),
     Row(change_machine, fast=1, long=18),
-    Row(race, fast=2, long=100),
+    Row(race, fast=1, long=100),
     Row(break_wandb, fast=1, long=15),
 ]
