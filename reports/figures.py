@@ -444,8 +444,8 @@ def throughput(study: Study) -> tuple[Figure, str]:
 
 def samples(study: Study) -> tuple[Figure, str]:
     """Real images above the last samples of every arm at the lowest seed."""
-    rows = study.frame.sort_values("epoch").groupby("run", sort=False).tail(1)
-    rows = rows[[has_picture(study, row.run, row.epoch) for row in rows.itertuples()]]
+    rows = study.frame[[has_picture(study, row.run, row.epoch) for row in study.frame.itertuples()]]
+    rows = rows.sort_values("epoch").groupby("run", sort=False).tail(1)
     rows = rows.sort_values("seed").drop_duplicates(study.factors)
     by_arm = {tuple(row[x] for x in study.factors): row for row in rows.to_dict("records")}
     real = study.folder / "real.png"
@@ -458,7 +458,7 @@ def samples(study: Study) -> tuple[Figure, str]:
         above.append(np.hstack([pixels[:half], pixels[half:]]))
 
     # Each arm keeps its place, whether it has begun or not.
-    last = set(last_epochs(study)["run"])
+    last = set(last_epochs(study)[["run", "epoch"]].itertuples(index=False, name=None))
     places: list[tuple[str, np.ndarray | None]] = []
     for arm in study.arms:
         row, title = by_arm.get(arm), arm_name(study, arm)
@@ -466,7 +466,7 @@ def samples(study: Study) -> tuple[Figure, str]:
             places.append((title, None))
             continue
         data = rundir.read(study.folder / row["run"], row["epoch"], rundir.SAMPLES)
-        title += "" if row["run"] in last else f" (epoch {row['epoch']})"
+        title += "" if (row["run"], row["epoch"]) in last else f" (epoch {row['epoch']})"
         places.append((title, np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))))
 
     figure = _in_two_columns(above, places)

@@ -117,15 +117,6 @@ def test_an_archive_has_records_and_the_lowest_seeds_pictures(made, packed, tmp_
     assert len(lines) == 4
 
 
-def test_equal_records_make_equal_bytes(made, packed, tmp_path):
-    copy = tmp_path / "elsewhere" / made.name
-    shutil.copytree(made, copy)
-    for path in copy.rglob("*.safetensors"):
-        path.unlink()
-    archive.pack(copy, tmp_path / "again.zip")
-    assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
-
-
 def test_what_is_damaged_is_not_packed(made, tmp_path):
     copy = tmp_path / made.name
     shutil.copytree(made, copy)
@@ -274,14 +265,14 @@ def test_unfinished_and_unknown_seeds_are_not_packed(make_study, tmp_path):
     archive.pack(study, tmp_path / "whole.zip", seeds=[10])
 
 
-@pytest.mark.parametrize(("samples", "epochs"), [("lowest", [1, 3, 50]), ("none", None)])
+@pytest.mark.parametrize(("samples", "epochs"), [("lowest", [1, 2, 50]), ("none", None)])
 def test_chosen_pictures_travel_and_the_report_shows_those(made, tmp_path, samples, epochs):
     archive.pack(made, tmp_path / "few.zip", samples, sample_epochs=epochs)
     pictures = [n for n in entries(tmp_path / "few.zip") if n.endswith(rundir.SAMPLES)]
     assert sorted(pictures) == [
         f"{arm}/seed=2/epochs/{epoch:04d}/samples.png"
         for arm in (BATCH, NONE)
-        for epoch in ((1, 3) if epochs else ())
+        for epoch in ((1, 2) if epochs else ())
     ]
     study = records.load(archive.merge(tmp_path / "few.zip", tmp_path / "out").study)
     assert len(study.frame) == 12
@@ -344,17 +335,6 @@ def test_other_data_under_the_same_name_are_refused(packed, tmp_path):
     words = f"data_sha256={old} is stored, data_sha256={'0' * 64} is in the archive"
     with pytest.raises(Differs, match=words):
         archive.merge(write(tmp_path / "other.zip", summed(files)), tmp_path / "out")
-    assert contents(study) == before
-
-
-def test_a_calibration_travels_and_one_that_is_there_stays(made, packed, calibrate_study, tmp_path):
-    """Two machines differ in its last digits, and their seeds stand side by side."""
-    study = archive.merge(packed, tmp_path / "out").study
-    assert (study / "calibration.json").read_bytes() == (made / "calibration.json").read_bytes()
-    assert records.load(study).calibration.equals(records.load(made).calibration)
-    calibrate_study(study, flat={"fd_cifar": 83.51})
-    before = contents(study)
-    archive.merge(packed, tmp_path / "out")
     assert contents(study) == before
 
 

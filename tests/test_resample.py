@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, shapes
 from dcgan.models import build, dump_generator
-from experiments import resample
 from experiments.resample import load_kept, make_plan, score_run
 from experiments.run import Job, measure, references, run
 
@@ -289,19 +286,6 @@ def test_the_command_scores_what_is_missing_and_names_what_failed(study):
     assert "[1/1 runs, 0 s left]" in stdout
     assert (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns == before
     assert stored(study, RUNS[1])["banks"] == 3
-
-
-def test_a_stopped_command_leaves_all_sets_of_a_run_or_none(study):
-    process = command(study, "--jobs", "2", "--device", "cpu", "--sets", "40")
-    assert "to be scored" in process.stdout.readline()
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
-    code, stdout, stderr = finish(process)
-    assert code in (0, 130), stderr
-    assert "Traceback" not in stdout + stderr
-    for name in RUNS:
-        if (study / name / "banks").exists():
-            assert resample.load(study / name)["banks"] == 40
 
 
 @pytest.mark.parametrize(
