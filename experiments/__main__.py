@@ -204,32 +204,32 @@ def train_study(
         scale = "small" if _device(device) == "cpu" else "cifar32"
     words = [*words, *([] if epochs is None else [f"epochs={epochs}"])]
     study = grid.define(name, scale, seeds, words)
-    try:
-        mode, why = tracking.choose_mode(os.environ)
-    except ValueError as error:
-        raise BadInput(error) from error
     _check(grid.runs(study)[0].config, data, test, out)
 
-    # Now what takes time: PyTorch, the images, the plan.
+    # Now what takes time: W&B's answer, PyTorch, the images, the plan.
+    asked = tracking.ask()
     console, device = Console(highlight=False), _device(device)
     with waiting("Loading PyTorch"):
         from eval.calibration import held_out
         from experiments import launch
         from experiments.plan import as_data, make_plan, say
+    with waiting("Asking W&B"):
+        to = tracking.destination(asked)
+        os.environ |= to.environ  # for every process that mirrors a run
     images, held_out_images = _load(data, test, scale, out / "cache", console)
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
     _check_same(out / study.folder, images, data)
     with waiting("Measuring how long an epoch takes"):
         max_parallel, execute, where = _engine(device, threads, out, **engine)
-        plan = make_plan(study, images, out, device, max_parallel, threads, mode)
+        plan = make_plan(study, images, out, device, max_parallel, threads, to.mode)
         job = plan.jobs[0]
         held = None
         if any(plan.missing) and (held_out_images or not plan_only):
             held = held_out(images, held_out_images, job.config, job.side)
     free = shutil.disk_usage(_existing(plan.folder)).free
-    for line in say(plan, images, where, f"{mode} ({why})", free):
+    for line in say(plan, images, where, tracking.describe(to, plan.folder), free):
         console.print(line, soft_wrap=True, markup=False)
-    done = {"folder": plan.folder, "plan": as_data(plan, images, mode)}
+    done = {"folder": plan.folder, "plan": as_data(plan, images, to.mode)}
     if plan_only:
         return 0, done
 
@@ -239,7 +239,7 @@ def train_study(
             launch.prepare_study(plan, images, held_out_images, held)
             failed = execute(plan, console)
     seconds = time.monotonic() - began
-    code = _finish(console, plan.folder, failed, len(plan.runs), seconds, mode)
+    code = _finish(console, plan.folder, failed, len(plan.runs), seconds, to)
     report = plan.folder / "report" / "index.html"
     counts = {"done": len(plan.runs) - len(failed), "failed": failed, "seconds": seconds}
     return code, done | counts | {"report": report}
@@ -350,29 +350,35 @@ def _engine(
 
 
 def _finish(
-    console: Console, study: Path, failed: dict[str, str], runs: int, seconds: float, mode: str
+    console: Console, study: Path, failed: dict[str, str], runs: int, seconds: float, to: Any
 ) -> int:
-    """Build the report, name what failed, show the scores, say what to type next."""
-    from experiments import progress, status
+    """Build the report and mirror it, name what failed, show the scores, say what to type next."""
+    from experiments import progress, status, tracking
 
     took = progress.duration(seconds)
     console.print(f"{runs - len(failed)} of {runs} runs are done, in {took}.")
     console.print("The report is being built.")
     code = _report(study)
+    in_sweep = "WANDB_SWEEP_ID" in os.environ  # whose agents see one run each
+    mirror = tracking.start_report(study, "disabled" if code or in_sweep else to.mode)
+    if why := mirror.finish():
+        console.print(f"W&B: {why}", markup=False, soft_wrap=True)
     for run, why in failed.items():
         console.print(f"failed: {run}: {why}", style="bold red", markup=False, soft_wrap=True)
     if failed:
         console.print("The same command tries them again; error.txt in a run's folder says more.")
     status.show_scores(study, console)
-    if mode == "disabled":
+    if to.mode == "disabled":
         return 1 if failed or code else 0
     named = f"STUDY={shlex.quote(str(study))}"
     console.print("\nNext:")
     console.print("the runs in W&B's terminal dashboard, no account needed:")
     console.print(f"  make dashboard {named}", markup=False, soft_wrap=True)
-    if mode == "offline":
+    if to.mode == "offline":
         console.print("the runs in W&B, with an account:")
         console.print(f"  make sync {named}", markup=False, soft_wrap=True)
+    if to.url:
+        console.print(f"the runs in W&B:\n  {to.url}", markup=False, soft_wrap=True)
     return 1 if failed or code else 0
 
 
@@ -696,7 +702,7 @@ def dashboard(study: str | None, out: Path) -> Result:
     """
     from experiments import tracking
 
-    return tracking.dashboard(_study(study, out)), {}
+    return tracking.run_wandb(_study(study, out), "leet"), {}
 
 
 @experiments_group.command("sync", offers_json=False)
@@ -710,7 +716,7 @@ def sync(study: str | None, out: Path) -> Result:
     """
     from experiments import tracking
 
-    return tracking.sync(_study(study, out)), {}
+    return tracking.run_wandb(_study(study, out), "sync", "--yes"), {}
 
 
 @experiments_group.command("workspace")
@@ -726,15 +732,13 @@ def workspace(study: str | None, out: Path) -> Result:
     from experiments import tracking
 
     folder = _study(study, out)
-    os.environ |= {**tracking.folders(folder.absolute()), "WANDB_SILENT": "true"}
+    to = tracking.destination(tracking.ask())
+    os.environ |= tracking.environment(folder.absolute()) | to.environ | {"WANDB_SILENT": "true"}
     try:
         from experiments.workspace import make  # only now W&B, which reads its folders once
     except ImportError as error:
         raise BadInput("workspace needs wandb-workspaces: make setup installs it") from error
-    try:
-        return make(folder)
-    except ValueError as error:
-        raise BadInput(error) from error
+    return make(folder, to)
 
 
 @experiments_group.command("sweep")

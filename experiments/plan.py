@@ -208,7 +208,7 @@ def _is_mirrored(study: Study, job: Job, epoch: int) -> bool:
         return True
     info = {"study": study.name, "scale": study.scale}
     config = rundir.unseal(job.folder / "run.json")["config"]
-    return tracking.whole(job.study, info, config, epoch)
+    return tracking.is_mirrored(job.study, info, config, epoch)
 
 
 def _has_inception(cache: Path) -> bool:

@@ -14,6 +14,8 @@ import yaml
 
 from experiments.grid import Study
 
+METRIC = {"name": "eval/fd_cifar.min", "goal": "minimize"}  # every run has it
+
 
 def configure(study: Study, words: list[str], options: list[str], project: str) -> dict[str, Any]:
     """W&B's configuration of the sweep whose points are the runs of a study.
@@ -26,8 +28,10 @@ def configure(study: Study, words: list[str], options: list[str], project: str) 
     command += ["--jobs", "1", *options, *fixed]
     return {
         "name": f"{study.name}-{study.scale}",
+        "description": f"{' x '.join(levels)} of the study {study.name} at {study.scale}",
         "project": project,
         "method": "grid",
+        "metric": METRIC,
         "parameters": {name: {"values": values} for name, values in levels.items()},
         "command": [*command, "${args_no_hyphens}"],
     }

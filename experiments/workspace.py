@@ -4,12 +4,10 @@ They are built and checked here, without an account; an account is needed to sav
 """
 
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import wandb
 from wandb_workspaces import expr
 from wandb_workspaces.reports import v2 as reports
 from wandb_workspaces.workspaces import (
@@ -27,14 +25,10 @@ from experiments import tracking
 NAMES = {"fd_cifar": "FD (CIFAR classifier)", "fid": "FID"}  # of the scores that open the page
 COLUMNS, HEIGHT = 2, 8  # of the panels in a section
 WIDTH = 24 // COLUMNS  # a report is 24 wide
+BY_ARM = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
 
-class Panels(NamedTuple):
-    """Some panels under one heading."""
-
-    title: str
-    text: str
-    panels: list[Any]
+Panels = tuple[str, str, list[Any]]  # a heading, a sentence under it, and the panels
 
 
 def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
@@ -46,18 +40,14 @@ def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
     filters = expr.And(*(expr.Config(key) == value for key, value in facts.items()))
     table = [f"summary:eval/{name}.{_best(name)}" for name in scores]
     sections = _sections(scores)
+    layout = SectionLayoutSettings(columns=COLUMNS, rows=2)
     workspace = Workspace(
         entity,
         project,
         name=study.name,
         sections=[
-            Section(
-                each.title,
-                panels=each.panels,
-                is_open=True,
-                layout_settings=SectionLayoutSettings(columns=COLUMNS, rows=2),
-            )
-            for each in sections
+            Section(title, panels=panels, is_open=True, layout_settings=layout)
+            for title, _, panels in sections
         ],
         settings=WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=RunsetSettings(
@@ -74,135 +64,84 @@ def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
         entity,
         title=f"DCGAN: {study.name}",
         description=f"{len(stored)} runs on {info['data']['name']}, commit {info['commit']}.",
-        blocks=[block for each in sections for block in _blocks(each, runs)],
+        blocks=[block for section in sections for block in _blocks(*section, runs)],
         width="fluid",
     )
     return workspace, report
 
 
-def make(study: Path) -> tuple[int, dict[str, Any]]:
+def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
     """Build both, write them beside the study's runs, and save them if W&B is online.
 
-    Returns an exit code, and where both are. Raises rundir.Damaged, and ValueError for a W&B mode
-    that is none.
+    Returns an exit code, and where both are. Raises rundir.Damaged.
     """
-    mode, _ = tracking.choose_mode(os.environ)
-    project = os.environ.get("WANDB_PROJECT") or tracking.PROJECT
-    entity = os.environ.get("WANDB_ENTITY", "")
+    project = to.environ.get("WANDB_PROJECT", tracking.PROJECT)
+    workspace, report = build(study, to.environ.get("WANDB_ENTITY", ""), project)
+    paths = []
+    for name, model in {"workspace": workspace, "report": report}.items():
+        paths.append(study / "wandb" / f"{name}.json")
+        text = model._to_model().model_dump_json(by_alias=True, exclude_none=True)
+        rundir.replace(paths[-1], rundir.to_json(json.loads(text)))
+        print(f"wrote {paths[-1]}")
+    if to.mode != "online":
+        print(f"W&B is {to.mode}: online, the same command saves them there. {to.why}".rstrip())
+        return 0, {"files": paths, "workspace": None, "report": None}
     try:
-        if mode == "online" and not entity:
-            entity = wandb.Api().default_entity
-        workspace, report = build(study, entity, project)
-        paths = write(study, workspace, report)
-        for path in paths:
-            print(f"wrote {path}")
-        for section in workspace.sections:
-            plural = "" if len(section.panels) == 1 else "s"
-            print(f"  {section.name:<16}{len(section.panels)} panel{plural}")
-        if mode != "online":
-            print("To save them on W&B: WANDB_API_KEY or `wandb login`, then the same command.")
-            return 0, {"files": paths, "workspace": None, "report": None}
         saved = {"workspace": workspace.save().url, "report": report.save().url}
-        for name, url in saved.items():
-            print(f"{name:<10}{url}")
-    except (wandb.Error, OSError) as error:
+    except Exception as error:  # of W&B's service and of the network, which are of no common kind
         print(f"W&B: {' '.join(str(error).split())}", file=sys.stderr)
         return 1, {}
+    for name, url in saved.items():
+        print(f"{name:<10}{url}")
     return 0, {"files": paths, **saved}
-
-
-def write(study: Path, workspace: Workspace, report: Any) -> list[Path]:
-    """Write both as W&B would be sent them, beside the study's runs; returns the paths."""
-    models = {"workspace.json": workspace._to_model(), "report.json": report._to_model()}
-    for name, model in models.items():
-        text = model.model_dump_json(by_alias=True, exclude_none=True)
-        rundir.replace(study / "wandb" / name, rundir.to_json(json.loads(text)))
-    return [study / "wandb" / name for name in models]
 
 
 def _sections(scores: list[str]) -> list[Panels]:
     """What is looked at, in this order; every key is one that the mirror logs."""
+    by_arm, fluctuation = [], []
     first = [name for name in NAMES if name in scores]
-    by_arm = [
-        panel
-        for name in first
-        for panel in (
-            _bands(f"eval/{name}", "epoch", f"{NAMES[name]} by arm: mean and range of seeds"),
-            reports.BarPlot(
-                title=f"{NAMES[name]} at the best epoch, mean of the seeds",
-                metrics=[reports.SummaryMetric(f"eval/{name}.{_best(name)}")],
-                groupby="Group",
-                groupby_aggfunc="mean",
-                groupby_rangefunc="minmax",
-            ),
-        )
-    ]
-    fluctuation = [
-        panel
-        for name in first
-        for panel in (
-            reports.LinePlot(
-                title=f"{NAMES[name]}, every run for itself",
-                x="epoch",
-                y=[f"eval/{name}"],
-                log_y=True,
-                aggregate=False,
-                max_runs_to_show=100,
-            ),
-            reports.ScatterPlot(
-                title=f"{NAMES[name]}: last epoch against best",
-                x=reports.SummaryMetric(f"eval/{name}.{_best(name)}"),
-                y=reports.SummaryMetric(f"eval/{name}.last"),
-                log_x=True,
-                log_y=True,
-            ),
-        )
-    ]
-    losses = [
-        _bands(f"train/{name}_loss", "images", f"Loss of {name.upper()}") for name in ("d", "g")
-    ] + [_bands(f"losses/{name}", "epoch", name) for name in ("d_loss_min", "d_real", "d_fake")]
+    for key in first:
+        name, best = NAMES[key], reports.SummaryMetric(f"eval/{key}.{_best(key)}")
+        last = reports.SummaryMetric(f"eval/{key}.last")
+        title = f"{name} at the best epoch, mean of the seeds"
+        by_arm += [
+            _bands(f"eval/{key}", "epoch", f"{name} by arm: mean and range of seeds"),
+            reports.BarPlot(title=title, metrics=[best], **BY_ARM),
+        ]
+        single = {"y": [f"eval/{key}"], "aggregate": False, "max_runs_to_show": 100}
+        title = f"{name}: last epoch against best"
+        fluctuation += [
+            reports.LinePlot(title=f"{name} of every run", x="epoch", log_y=True, **single),
+            reports.ScatterPlot(title=title, x=best, y=last, log_x=True, log_y=True),
+        ]
+    losses = [_bands(f"train/{x}_loss", "images", f"Loss of {x.upper()}") for x in ("d", "g")]
+    losses += [_bands(f"losses/{x}", "epoch", x) for x in ("d_loss_min", "d_real", "d_fake")]
+    samples = [reports.MediaBrowser(media_keys=["samples"], num_columns=2)]
     others = [_bands(f"eval/{name}", "epoch", name) for name in scores if name not in first]
+    speed = _bands("time/images_per_second", "epoch", "Images a second")
+    runs = [reports.RunComparer(diff_only="split"), speed]
     return [
-        Panels("Scores by arm", "Lower is better. The band is the range over the seeds.", by_arm),
-        Panels("Fluctuation", "How far a run's score moves from epoch to epoch.", fluctuation),
-        Panels("Losses", "Against the real images that D was shown.", losses),
-        Panels(
-            "Samples",
-            "The same noise through the generator at every epoch.",
-            [reports.MediaBrowser(media_keys=["samples"], num_columns=2)],
-        ),
-        Panels("Other scores", "Of the same images.", others),
-        Panels(
-            "Runs",
-            "What the runs differ in, and how fast they were.",
-            [
-                reports.RunComparer(diff_only="split"),
-                _bands("time/images_per_second", "epoch", "Images a second"),
-            ],
-        ),
+        ("Scores by arm", "Lower is better. The band is the range over the seeds.", by_arm),
+        ("Fluctuation", "How far a run's score moves from epoch to epoch.", fluctuation),
+        ("Losses", "Against the real images that D was shown.", losses),
+        ("Samples", "The same noise through the generator at every epoch.", samples),
+        ("Other scores", "Of the same images.", others),
+        ("Runs", "What the runs differ in, and how fast they were.", runs),
     ]
 
 
 def _bands(key: str, axis: str, title: str) -> Any:
     """A line for each arm, which is a group on W&B, with a band over its seeds."""
-    return reports.LinePlot(
-        title=title,
-        x=axis,
-        y=[key],
-        groupby="Group",
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-        max_runs_to_show=100,
-    )
+    return reports.LinePlot(title=title, x=axis, y=[key], max_runs_to_show=100, **BY_ARM)
 
 
-def _blocks(part: Panels, runs: Any) -> list[Any]:
-    """A section of the report: the same panels, each in its place, over the table of the runs."""
-    for number, panel in enumerate(part.panels):
+def _blocks(title: str, text: str, panels: list[Any], runs: Any) -> list[Any]:
+    """A section of the report: its panels in a grid, over the table of the runs."""
+    for number, panel in enumerate(panels):
         row, column = divmod(number, COLUMNS)
         panel.layout = reports.Layout(x=column * WIDTH, y=row * HEIGHT, w=WIDTH, h=HEIGHT)
-    grid = reports.PanelGrid(runsets=[runs], panels=part.panels)
-    return [reports.H2(part.title), reports.P(part.text), grid]
+    grid = reports.PanelGrid(runsets=[runs], panels=panels)
+    return [reports.H2(title), reports.P(text), grid]
 
 
 def _best(score: str) -> str:

@@ -105,13 +105,13 @@ def _check(source: list[str], to: Path | None, study: str | None) -> None:
 
 def _load(source: list[str], name: str | None) -> "Study":
     """The study in a folder, or the one that W&B has."""
-    from reports import mirrors, records
+    from reports import from_wandb, records
 
     if len(source) == 1:
         return records.load(Path(source[0]))
     kind, place = source
-    found = mirrors.online(place) if kind == "wandb" else mirrors.offline(Path(place))
-    return mirrors.load(found, place, name)
+    runs = from_wandb.online(place) if kind == "wandb" else from_wandb.offline(Path(place))
+    return from_wandb.load(runs, place, name)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def run_wandb(study: Path, *arguments: str) -> str:
         env={**os.environ, "HOME": str(study), "WANDB_DIR": str(study), **folders},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -162,7 +162,7 @@ def history(study: Path, run_folder: Path) -> list[dict]:
 
 
 def rows_of_records(run: Path) -> list[dict]:
-    rows = []
+    rows, seconds = [], 0.0
     for epoch in rundir.committed(run):
         record = rundir.read_json(run, epoch, rundir.RECORD)
         for point in record["curve"]:
@@ -170,7 +170,9 @@ def rows_of_records(run: Path) -> list[dict]:
             rows.append({**row, "train/g_loss": point["g_loss"]})
         timing = rundir.read_json(run, epoch, rundir.TIMING)
         row = {name: record[name] for name in ("epoch", "images", "steps", "status")}
-        row.update({f"time/{name}": value for name, value in timing.items()})
+        seconds += sum(value for name, value in timing.items() if name.endswith("_seconds"))
+        times = timing | {"elapsed_seconds": seconds}
+        row.update({f"time/{name}": value for name, value in times.items()})
         row.update({f"eval/{name}": value for name, value in record["scores"].items()})
         row.update({f"losses/{name}": value for name, value in record["losses"].items()})
         rows.append(row)

@@ -42,7 +42,13 @@ MAY_IMPORT = {
         "experiments.tracking",
     ),
     "experiments.status": ("experiments.grid", "dcgan.rundir", "experiments.progress"),
-    "experiments.tracking": ("dcgan.config", "eval.metrics", "experiments.grid", "dcgan.rundir"),
+    "experiments.tracking": (
+        "dcgan.cli",
+        "dcgan.config",
+        "eval.metrics",
+        "experiments.grid",
+        "dcgan.rundir",
+    ),
     "reports": (
         "dcgan.cli",
         "dcgan.config",
@@ -51,7 +57,7 @@ MAY_IMPORT = {
         "dcgan.rundir",
         "reports",
     ),
-    "reports.mirrors": (
+    "reports.from_wandb": (
         "dcgan.cli",
         "experiments.grid",
         "dcgan.rundir",

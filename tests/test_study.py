@@ -61,8 +61,9 @@ def test_output_that_is_no_terminal_is_plain_lines(finished):
 
 def test_wandbs_history_of_every_run_is_its_records(finished, wandb_history, expected_history):
     _, folder = finished
-    mirrors = sorted(folder.glob("wandb/offline-run-*"))
+    mirrors = sorted(folder.glob("wandb/offline-run-*,seed=*"))
     assert len(mirrors) == 8
+    assert len(list(folder.glob("wandb/offline-run-*-report"))) == 1
     wanted = [expected_history(run) for run in folder.glob("*/seed=*")]
     for mirror in mirrors:
         rows = [

@@ -513,7 +513,7 @@ def refusals(folder: Path) -> list[Refusal]:
         setting("over 10,000", "--seeds", "99999999999"),
         setting("'smal'", "--scale", "smal"),
         setting("--device tpu", "--device", "tpu", torch=True),
-        setting("WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}),
+        setting("WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}, torch=True),
         setting("file is not a folder", "--out", str(folder / "file/x")),
         score("INCEPTION_WEIGHTS=", *inception, environ=absent),
         score("w: No such file", *inception, "--weights", str(folder / "w")),

@@ -454,7 +454,7 @@ def break_wandb(rng: Random, folder: Path) -> int:
     lines = command.err.splitlines()
     assert len(lines) <= 1
     assert all(re.match(r"W&B: [12] of 2 runs went on without a mirror", line) for line in lines)
-    assert lines or how not in ("unwritable", "no network")
+    assert lines or how != "unwritable"  # without network, the plan says that it is offline
     for pid in struck:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,19 +1,20 @@
-"""A study as W&B holds it -> the study that its records give.
+"""A study as W&B has it -> the study that its records give.
 
 Whole histories, row by row and never sampled, become the records that were mirrored; from there on
-all is as with a study's folder. What W&B does not hold (real images, evaluation banks, findings of
-tools) or what is not fetched from it (pictures) is absent, as from a study without them.
+all is as with a study's folder. What W&B does not have (real images, evaluation samples, other
+analyses) or what is not fetched from it (pictures) is absent, as from a study without them.
 """
 
 import functools
 import json
-import math
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dcgan import rundir
 from dcgan.rundir import Damaged
 from experiments import grid, tracking
 from reports import records
@@ -27,7 +28,8 @@ class Mirror(NamedTuple):
 
     label: str  # where it is, for people
     config: dict[str, Any]
-    rows: Iterable[dict[str, Any]]  # of its history
+    rows: list[dict[str, Any]]  # of its history
+    files: dict[str, str]  # the text of each of tracking.FILES that it has
 
 
 def offline(folder: Path) -> Iterator[Mirror]:
@@ -44,29 +46,43 @@ def offline(folder: Path) -> Iterator[Mirror]:
         said = done.stderr.decode(errors="replace").strip()
         if done.returncode or (said and CUT_SHORT not in said):
             raise Damaged(f"{path}: {said.splitlines()[-1]}")
-        entries = [json.loads(line) for line in done.stdout.splitlines()]
-        configs = [each["run"]["config"]["update"] for each in entries if each["type"] == "run"]
-        rows = [each["history"]["item"] for each in entries if each["type"] == "history"]
-        yield Mirror(str(path), configs[0] if configs else {}, rows)
+        config, rows = {}, []
+        for entry in map(json.loads, done.stdout.splitlines()):
+            if entry["type"] == "history":
+                rows.append(entry["history"]["item"])
+            elif entry["type"] == "run":
+                config = config or entry["run"]["config"]["update"]
+        saved = [path.parent / "files" / name for name in tracking.FILES]
+        files = {file.name: file.read_text() for file in saved if file.exists()}
+        yield Mirror(str(path), config, rows, merge_texts(config, files))
 
 
 def online(project: str) -> Iterator[Mirror]:
     """The runs of ENTITY/PROJECT on W&B's server, oldest first; raises NoStudy."""
     if project.count("/") != 1:
         raise NoStudy(f"{project} is not ENTITY/PROJECT")
-    if not tracking.credential(os.environ):
-        raise NoStudy(f"{project} needs WANDB_API_KEY or a key stored by `wandb login`")
-
-    import wandb
-
-    def rows(run: Any) -> Iterator[dict[str, Any]]:
-        yield from run.scan_history(use_cache=False)
-
     try:
-        for run in wandb.Api().runs(project, order="+created_at", lazy=False):
-            yield Mirror(f"{project}/{run.id}", run.config, rows(run))
-    except (wandb.Error, ValueError, OSError) as error:
+        to = tracking.destination(tracking.ask(WANDB_MODE="online"))
+        if not to.url:
+            raise ValueError(to.why)  # as a client of W&B that asks nothing at a prompt
+        import wandb
+
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["WANDB_CACHE_DIR"] = folder  # where W&B's service logs
+            for run in wandb.Api().runs(project, order="+created_at", lazy=False):
+                there = [file for file in run.files() if file.name in tracking.FILES]
+                files = {x.name: x.download(folder, replace=True).read() for x in there}
+                rows = list(run.scan_history(use_cache=False))
+                files = merge_texts(run.config, files)
+                yield Mirror(f"{project}/{run.id}", run.config, rows, files)
+    except Exception as error:  # of W&B's service and of the network, which are of no common kind
         raise NoStudy(f"{project}: W&B: {' '.join(str(error).split())}") from error
+
+
+def merge_texts(config: dict[str, Any], files: dict[str, str]) -> dict[str, str]:
+    """The texts of a run's files, which earlier versions of the project had in its config."""
+    blobs = {name: config.get(name.replace(".", "_")) for name in tracking.FILES}
+    return {name: text for name, text in blobs.items() if text} | files
 
 
 def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Study:
@@ -82,23 +98,24 @@ def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Stud
 
     # Each run knows the plan as it was when the run began; all of them together know it whole.
     try:
-        plans = [json.loads(mirror.config["study_json"]) for mirror in runs.values()]
+        plans = [json.loads(mirror.files["study.json"]) for mirror in runs.values()]
         plans = [plan for i, plan in enumerate(plans) if plan not in plans[:i]]
         info = functools.reduce(lambda old, new: new | grid.merge(old, new), plans)
-        begun = {run: json.loads(mirror.config["run_json"]) for run, mirror in runs.items()}
-        calibrations = [mirror.config.get("calibration_json", "null") for mirror in runs.values()]
+        begun = {run: json.loads(mirror.files["run.json"]) for run, mirror in runs.items()}
+        calibrations = [mirror.files.get(rundir.CALIBRATION, "null") for mirror in runs.values()]
         calibration = next(filter(None, map(json.loads, calibrations[::-1])), None)
     except (KeyError, TypeError, AttributeError, ValueError, grid.BadStudy) as error:
-        raise Damaged(f"{place}: study_json or run_json of a run: {error}") from error
+        raise Damaged(f"{place}: study.json or run.json of a run: {error}") from error
     return records.assemble(Path(place), info, begun, lambda run: _records(runs[run]), calibration)
 
 
 def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[Mirror]:
     """The runs of the named study; without a name there may be no others."""
-    studies = {mirror.label: _study_name(mirror.config) for mirror in mirrors}
+    mirrors = [mirror for mirror in mirrors if "report" not in mirror.config]
+    studies = {mirror.label: _study_name(mirror) for mirror in mirrors}
     known = ", ".join(sorted(filter(None, set(studies.values()))))
     if not known:
-        raise NoStudy(f"{place}: no run of a study is here, or an earlier version mirrored it")
+        raise NoStudy(f"{place}: no run of a study is here")
     if name is None and "," in known:
         raise NoStudy(f"{place}: more than one study is here, choose with --study: {known}")
     if name is None and (other := next((x for x in studies if studies[x] is None), None)):
@@ -108,14 +125,15 @@ def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[M
     return [mirror for mirror in mirrors if studies[mirror.label] == (name or known)]
 
 
-def _study_name(config: dict[str, Any]) -> str | None:
+def _study_name(mirror: Mirror) -> str | None:
     """The name of a study's folder; None for a run that is of no study."""
+    config = mirror.config
     try:
         settings = {"data": config["data"]}
         name = grid.Study(config["study"], config["scale"], {}, [], settings, {}).folder
     except (KeyError, TypeError):
         return None
-    return name if {"run", "study_json", "run_json"} <= config.keys() else None
+    return name if "run" in config and {"study.json", "run.json"} <= mirror.files.keys() else None
 
 
 def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -137,44 +155,32 @@ def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
             if number != expected:
                 raise Damaged(f"{mirror.label}: step {expected} of its history is missing")
 
-        found, shown = [], 0
+        made, shown = [], 0
         for number, epoch in enumerate(sorted(epochs), start=1):
             if epoch != number:
                 raise Damaged(f"{mirror.label}: epoch {number} is missing")
             row = epochs[epoch]
             inside = [x for x in sorted(points) if shown < x <= row["images"]]
             shown = row["images"]
-            found.append((_record(row, [points[x] for x in inside]), _timing(row)))
+            timing = {name: row[f"time/{name}"] for name in records.TIMES}
+            made.append((_record(row, [points[x] for x in inside]), timing))
     except KeyError as error:
         raise Damaged(f"{mirror.label}: a row of its history lacks {error}") from error
-    return found
+    return made
 
 
 def _record(row: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, Any]:
-    scores = {key: row[key] for key in row if key.startswith("eval/")}
+    names = {"images": "images", "d_loss": "train/d_loss", "g_loss": "train/g_loss"}
     return {key: row[key] for key in tracking.CLOCK} | {
         "losses": {name: row[f"losses/{name}"] for name in records.LOSSES},
-        "curve": [
-            {
-                "images": point["images"],
-                "d_loss": point["train/d_loss"],
-                "g_loss": point["train/g_loss"],
-            }
-            for point in points
-        ],
-        "scores": {key.removeprefix("eval/"): value for key, value in scores.items()},
+        "curve": [{name: point[key] for name, key in names.items()} for point in points],
+        "scores": {key[5:]: value for key, value in row.items() if key.startswith("eval/")},
     }
-
-
-def _timing(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[f"time/{name}"] for name in records.TIMES}
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a history without what is not in it, and null for NaN as in a record."""
     there = {key: value for key, value in row.items() if value is not None}
-    return {key: None if _is_nan(value) else value for key, value in there.items()}
-
-
-def _is_nan(value: Any) -> bool:
-    return value == "NaN" or (isinstance(value, float) and math.isnan(value))
+    return {
+        key: None if value == "NaN" or value != value else value for key, value in there.items()
+    }

@@ -1,12 +1,10 @@
 """A study read from W&B is the study read from its records, or is refused by name."""
 
 import copy
+import io
 import json
-import os
 import re
 import shutil
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from faults import processes
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from dcgan import rundir
 from experiments import tracking
 from reports import __main__ as command
-from reports import mirrors, records
-from reports.mirrors import Mirror
+from reports import from_wandb, records
+from reports.from_wandb import Mirror
 
 ARMS = {"baseline": {}, "beta1-0": {"beta1": 0.0}, "late": {"d_steps": 2}}
 SECOND, LATE = "arm=beta1-0/seed=0", "arm=late/seed=0"
@@ -54,9 +52,9 @@ def study(
 
 
 @pytest.fixture
-def held(study: Path) -> list[Mirror]:
-    """What W&B holds of the study, for a test to change."""
-    return copy.deepcopy(list(mirrors.offline(study / "wandb")))
+def mirrors(study: Path) -> list[Mirror]:
+    """What W&B has of the study, for a test to change."""
+    return copy.deepcopy(list(from_wandb.offline(study / "wandb")))
 
 
 def check_same(found: records.Study, wanted: records.Study) -> None:
@@ -77,45 +75,19 @@ def test_the_offline_runs_are_the_records(study: Path) -> None:
     assert wanted.frame[["fd_cifar", "d_loss"]].isna().any().all()
     assert wanted.frame["fid"].notna().sum() == 5  # epochs 1 and 2 but where one diverged
     assert [run.status for run in wanted.missing] == ["unfinished"]
-    found = mirrors.load(mirrors.offline(study / "wandb"), "here")
+    found = from_wandb.load(from_wandb.offline(study / "wandb"), "here")
     check_same(found, wanted)
     assert found.banks.empty
 
 
-def test_wandb_lists_each_id_once(study: Path, wandb_command: Callable[..., str]) -> None:
-    info = rundir.unseal(study / "study.json")
-    configs = [rundir.unseal(path)["config"] for path in study.glob("*/*/run.json")]
-    wanted = sorted(tracking.run_id(info, config) for config in configs)
-    assert ids_of_sync(study, wandb_command) == wanted
-
-
-def ids_of_sync(study: Path, wandb_command: Callable[..., str]) -> list[str]:
-    """The id of each run that `wandb sync` would upload, as often as it would."""
-    listed = wandb_command(study, "sync", "--dry-run", str(study / "wandb"))
-    found = re.findall(r"/run-([0-9a-f]{10})\.wandb", listed)
-    assert f"Would sync {len(found)} run(s)" in listed
-    return sorted(found)
-
-
-def test_the_reader_leaves_nothing_behind(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = sorted(study.parent.rglob("*"))
-    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))
-    assert list(mirrors.offline(study / "wandb"))
-    assert sorted(study.parent.rglob("*")) == before
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_runs_that_began_under_different_plans_are_one_study(held: list[Mirror]) -> None:
+def test_runs_that_began_under_different_plans_are_one_study(mirrors: list[Mirror]) -> None:
     levels = [["baseline"], ["baseline", "init-torch"], ["relu-d", "init-torch"]]
-    for number, (mirror, arms) in enumerate(zip(held, levels, strict=True)):
-        plan = json.loads(mirror.config["study_json"])
+    for number, (mirror, arms) in enumerate(zip(mirrors, levels, strict=True)):
+        plan = json.loads(mirror.files["study.json"])
         plan["factors"]["arm"], plan["arms"] = arms, {name: {} for name in levels[1] + levels[2]}
         plan["seeds"], plan["commit"] = [number], f"commit{number}"
-        mirror.config["study_json"] = json.dumps(plan)
-    info = mirrors.load(held, "here").info
+        mirror.files["study.json"] = json.dumps(plan)
+    info = from_wandb.load(mirrors, "here").info
     assert info["factors"] == {"arm": ["baseline", "init-torch", "relu-d"]}
     assert (info["seeds"], info["commit"]) == ([0, 1, 2], "commit0, commit1, commit2")
 
@@ -130,7 +102,7 @@ def damage(study: Path, tmp_path: Path, change: Callable[[bytes], bytes]) -> Pat
 
 def test_a_file_that_is_cut_short_is_an_unfinished_run(study: Path, tmp_path: Path) -> None:
     path = damage(study, tmp_path, lambda data: data[: data.rfind(b"losses/d_fake")])
-    found = mirrors.load(mirrors.offline(path.parents[1]), "here")
+    found = from_wandb.load(from_wandb.offline(path.parents[1]), "here")
     wanted = records.load(study)
     assert found.plan["committed"].sum() == len(found.frame) == len(wanted.frame) - 1
     assert len([run for run in found.missing if run not in wanted.missing]) == 1
@@ -153,15 +125,9 @@ def test_a_damaged_file_is_refused_by_name(
 ) -> None:
     path = damage(study, tmp_path, change)
     with pytest.raises(rundir.Damaged, match=message) as error:
-        mirrors.load(mirrors.offline(path.parents[1]), "here")
+        from_wandb.load(from_wandb.offline(path.parents[1]), "here")
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
-
-
-def test_an_empty_file_is_no_run(study: Path, tmp_path: Path) -> None:
-    path = damage(study, tmp_path, lambda data: b"")
-    with pytest.raises(records.NoStudy, match=re.escape(f"{path} is no run of a study; --study")):
-        mirrors.load(mirrors.offline(path.parents[1]), "here")
 
 
 def test_a_copy_of_a_run_is_refused(study: Path, tmp_path: Path) -> None:
@@ -169,27 +135,30 @@ def test_a_copy_of_a_run_is_refused(study: Path, tmp_path: Path) -> None:
     first = sorted(tmp_path.glob("wandb/offline-run-*"))[0]
     shutil.copytree(first, first.with_name("offline-run-20010101_000000-copy"))
     with pytest.raises(records.Mixed, match=r"is there twice: .*0000-copy.* and .*/offline-run"):
-        mirrors.load(mirrors.offline(tmp_path / "wandb"), "here")
+        from_wandb.load(from_wandb.offline(tmp_path / "wandb"), "here")
+
+
+def test_the_report_has_the_same_numbers(study: Path, tmp_path: Path) -> None:
+    sources = {"disk": [study], "W&B": ["wandb-offline", study / "wandb"]}
+    for name, words in sources.items():
+        given = ["--from", *words, "--to", tmp_path / name]
+        assert command.main(list(map(str, given))) == 0
+    tables = [path.relative_to(tmp_path / "disk") for path in tmp_path.glob("disk/tables/*.csv")]
+    assert Path("tables/fid.csv") in tables
+    for name in [*tables, "records.csv", "records.parquet", "figures/fd_cifar.svg"]:
+        assert (tmp_path / "W&B" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes()
 
 
 # --- What a history may be like -------------------------------------------------------------------
 
 
-def test_rows_that_were_sent_twice_count_once(study: Path, held: list[Mirror]) -> None:
-    for mirror in held:
+def test_rows_that_were_sent_twice_count_once(study: Path, mirrors: list[Mirror]) -> None:
+    for mirror in mirrors:
         again = enumerate(mirror.rows[3:9], start=len(mirror.rows))
         mirror.rows.extend([{**row, "_step": step, "_timestamp": 0} for step, row in again])
-    check_same(mirrors.load(held, "here"), records.load(study))
-    online = [mirror._replace(rows=Run(mirror).scan_history()) for mirror in held]
-    check_same(mirrors.load(online, "here"), records.load(study))
-
-
-def other_number(rows: list[dict]) -> None:
-    rows.append({**rows[4], "_step": len(rows), "losses/d_loss": 0.5})
-
-
-def other_point(rows: list[dict]) -> None:
-    rows.append({**rows[0], "_step": len(rows), "train/d_loss": 0.5})
+    check_same(from_wandb.load(mirrors, "here"), records.load(study))
+    online = [mirror._replace(rows=Run(mirror).scan_history()) for mirror in mirrors]
+    check_same(from_wandb.load(online, "here"), records.load(study))
 
 
 def without_epoch(rows: list[dict]) -> None:
@@ -197,55 +166,62 @@ def without_epoch(rows: list[dict]) -> None:
     rows[:] = [{**row, "_step": step} for step, row in enumerate(rows)]
 
 
-def without_row(rows: list[dict]) -> None:
-    del rows[2]
-
-
-def without_key(rows: list[dict]) -> None:
-    del rows[4]["time/score_seconds"]
+def again(number: int, key: str) -> Callable[[list[dict]], None]:
+    """Send a row a second time, with another value."""
+    return lambda rows: rows.append({**rows[number], "_step": len(rows), key: 0.5})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_number, "epoch 1 is there twice, and differs"),
-        (other_point, r"images \d+ is there twice, and differs"),
+        (again(4, "losses/d_loss"), "epoch 1 is there twice, and differs"),
+        (again(0, "train/d_loss"), r"images \d+ is there twice, and differs"),
         (without_epoch, "epoch 1 is missing"),
-        (without_row, "step 2 of its history is missing"),
-        (without_key, "a row of its history lacks 'time/score_seconds'"),
+        (lambda rows: rows.pop(2), "step 2 of its history is missing"),
+        (
+            lambda rows: rows[4].pop("time/score_seconds"),
+            "a row of its history lacks 'time/score_seconds'",
+        ),
     ],
-    ids=lambda value: value.__name__ if callable(value) else "",
+    ids=["another epoch", "another point", "no epoch", "no row", "no key"],
 )
 def test_a_history_that_is_not_whole_is_refused_by_name(
-    held: list[Mirror], change: Callable[[list[dict]], None], message: str
+    mirrors: list[Mirror], change: Callable[[list[dict]], None], message: str
 ) -> None:
-    change(held[1].rows)
-    with pytest.raises(rundir.Damaged, match=f"^{re.escape(held[1].label)}: {message}$"):
-        mirrors.load(held, "here")
+    change(mirrors[1].rows)
+    with pytest.raises(rundir.Damaged, match=f"^{re.escape(mirrors[1].label)}: {message}$"):
+        from_wandb.load(mirrors, "here")
 
 
-def test_one_study_is_chosen_where_there_are_several(study: Path, held: list[Mirror]) -> None:
-    others = [Mirror("p/other", copy.deepcopy(held[0].config), []), Mirror("p/foreign", {}, [])]
-    others[0].config["scale"] = "cifar32"
+def test_one_study_is_chosen_where_there_are_several(study: Path, mirrors: list[Mirror]) -> None:
+    config = mirrors[0].config | {"scale": "cifar32"}
+    others = [mirrors[0]._replace(label="p/other", config=config), Mirror("p/foreign", {}, [], {})]
     with pytest.raises(records.NoStudy, match=f"--study: followups-cifar32-shapes, {NAME}$"):
-        mirrors.load([*held, *others], "p")
+        from_wandb.load([*mirrors, *others], "p")
     with pytest.raises(records.NoStudy, match=f"^p/foreign is no run of a study; --study {NAME}"):
-        mirrors.load([*held, others[1]], "p")
+        from_wandb.load([*mirrors, others[1]], "p")
     with pytest.raises(records.NoStudy, match=f"--study nothing is not here, but {NAME}$"):
-        mirrors.load(held, "p", "nothing")
-    with pytest.raises(records.NoStudy, match=r"^p: no run of a study is here, or "):
-        mirrors.load(others[1:], "p")
-    check_same(mirrors.load([*held, *others], "p", NAME), records.load(study))
+        from_wandb.load(mirrors, "p", "nothing")
+    with pytest.raises(records.NoStudy, match=r"^p: no run of a study is here$"):
+        from_wandb.load(others[1:], "p")
+    check_same(from_wandb.load([*mirrors, *others], "p", NAME), records.load(study))
+
+    # The run that has the report of a study is passed over.
+    report = Mirror("p/report", {"report": NAME}, [], {})
+    check_same(from_wandb.load([*mirrors, report], "p"), records.load(study))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-@pytest.mark.parametrize("name", ["study_json", "run_json"])
-def test_a_config_that_is_not_what_was_sent_is_refused(
-    held: list[Mirror], name: str, text: str
-) -> None:
-    held[0].config[name] = text
-    with pytest.raises(rundir.Damaged, match=r"^p: .*(study_json|study\.json).*$"):
-        mirrors.load(held, "p")
+def test_a_file_that_is_not_what_was_sent_is_refused(mirrors: list[Mirror], text: str) -> None:
+    mirrors[0].files["study.json"] = text
+    with pytest.raises(rundir.Damaged, match=r"^p: .*study\.json.*$"):
+        from_wandb.load(mirrors, "p")
+
+
+def test_a_mirror_of_an_earlier_version_has_its_files_in_the_config(mirrors: list[Mirror]) -> None:
+    for mirror in mirrors:
+        config = {name.replace(".", "_"): text for name, text in mirror.files.items()}
+        assert from_wandb.merge_texts(mirror.config | config, {}) == mirror.files
 
 
 # --- Online: an imitation of W&B's public API -----------------------------------------------------
@@ -257,7 +233,13 @@ class Run:
     def __init__(self, mirror: Mirror) -> None:
         self.id = Path(mirror.label).stem.removeprefix("run-")
         self.config = mirror.config
-        self._rows = mirror.rows
+        self._rows, self._files = mirror.rows, mirror.files
+
+    def files(self) -> list[SimpleNamespace]:
+        def file(name: str, text: str) -> SimpleNamespace:
+            return SimpleNamespace(name=name, download=lambda folder, replace: io.StringIO(text))
+
+        return [file(name, text) for name, text in {**self._files, "media/x.png": ""}.items()]
 
     def scan_history(self, use_cache: bool = True) -> Iterator[dict[str, Any]]:
         columns = dict.fromkeys(name for row in self._rows for name in row)
@@ -276,25 +258,29 @@ def api(monkeypatch: pytest.MonkeyPatch, found: Callable[[], list[Run]]) -> None
         assert (path, order, lazy) == ("e/p", "+created_at", False)
         return found()
 
+    there = tracking.Destination("online", "", "https://example.org/e/p", {})
+    monkeypatch.setattr(tracking, "destination", lambda _: there)
+    monkeypatch.setattr(tracking, "ask", lambda **_: None)
     monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(runs=runs))
-    monkeypatch.setenv("WANDB_API_KEY", "c0ffee" * 7)
 
 
 def test_the_online_runs_are_the_records(
-    study: Path, held: list[Mirror], monkeypatch: pytest.MonkeyPatch
+    study: Path, mirrors: list[Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api(monkeypatch, lambda: [Run(mirror) for mirror in held])
-    check_same(mirrors.load(mirrors.online("e/p"), "e/p"), records.load(study))
+    api(monkeypatch, lambda: [Run(mirror) for mirror in mirrors])
+    check_same(from_wandb.load(from_wandb.online("e/p"), "e/p"), records.load(study))
 
 
-def test_what_wandb_says_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "fault", [ValueError("Could not find\n  e/p"), WandbApiFailedError("Could not find e/p")]
+)
+def test_what_wandb_says_is_one_line(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
     def fail() -> list[Run]:
-        raise ValueError("Could not find project\n  e/p (maybe private)")
+        raise fault
 
     api(monkeypatch, fail)
-    message = r"^e/p: W&B: Could not find project e/p \(maybe private\)$"
-    with pytest.raises(records.NoStudy, match=message):
-        list(mirrors.online("e/p"))
+    with pytest.raises(records.NoStudy, match=r"^e/p: W&B: Could not find e/p$"):
+        list(from_wandb.online("e/p"))
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -304,10 +290,9 @@ def test_what_wandb_says_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "message"),
     [
         ("--from wandb e/p", "--from wandb e/p: name the report's folder with --to"),
-        ("--from wandb e/p --to out", "e/p needs WANDB_API_KEY or a key stored by `wandb login`"),
+        ("--from wandb e/p --to out", "e/p: W&B: "),
         ("--from wandb e --to out", "e is not ENTITY/PROJECT"),
         ("--from disk e --to out", "--from disk e: not STUDY, wandb ENTITY/PROJECT or"),
-        ("--from wandb e p --to out", "--from wandb e p: not STUDY, wandb ENTITY/PROJECT or"),
         ("--from wandb-offline nowhere --to out", "nowhere: no offline runs of W&B here"),
         ("--from x --study y --to out", "--study y: x is one study"),
     ],
@@ -320,60 +305,10 @@ def test_bad_words_are_one_line_and_nothing_is_made(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["reports", *words.split()])
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("NETRC", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
-    assert command.main() == 2
+    assert command.main(words.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"reports: {message}")
     assert list(tmp_path.iterdir()) == []
-
-
-# --- A real study, killed five times --------------------------------------------------------------
-
-MOMENTS = {  # of a study of two runs, three epochs each, one after the other
-    "a run is described": lambda study: list(study.glob("*/*/run.json")),
-    "an epoch is committed": lambda study: list(study.glob("*/*/epochs/[0-9]*")),
-    "W&B has a picture": lambda study: list(study.glob("wandb/*/files/media/images/*.png")),
-    "the second run has begun": lambda study: len(list(study.glob("*/*/epochs/[0-9]*"))) > 3,
-    "every epoch is committed": lambda study: len(list(study.glob("*/*/epochs/[0-9]*"))) == 6,
-}
-
-
-@pytest.mark.skipif(bool(processes.unavailable()), reason=processes.unavailable())
-def test_a_study_that_was_killed_five_times_is_whole_in_wandb(
-    wandb_command: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = tmp_path / "out" / processes.STUDY
-    start = {"environ": {"WANDB_MODE": "offline"}}
-    words = [study.parent, "--jobs", "1", *processes.PAIR]
-    for what, has_come in MOMENTS.items():
-        killed = processes.begin(*words, **start)
-        processes.until(lambda come=has_come: come(study), what)
-        os.killpg(killed.pid, signal.SIGKILL)
-        assert killed.wait() == -signal.SIGKILL, what
-    processes.finish(*words, **start, report=True)
-
-    # The history is the records, row by row.
-    wanted = records.load(study)
-    assert [len(wanted.runs), len(wanted.frame), wanted.missing] == [2, 6, []]
-    check_same(mirrors.load(mirrors.offline(study / "wandb"), "here"), wanted)
-
-    # The report made from it has the tables and curves of the one made from the records; only the
-    # captions, which name the processor, are others.
-    out = tmp_path / "from W&B"
-    words = ["--from", "wandb-offline", str(study / "wandb"), "--to", str(out)]
-    monkeypatch.setattr(sys, "argv", ["reports", *words])
-    command.main()
-    tables = {path.relative_to(study / "report") for path in study.glob("report/tables/*.csv")}
-    assert Path("tables/fid.csv") in tables
-    for name in {*tables, "records.csv", "records.parquet", "figures/fd_cifar.svg"}:
-        assert (out / name).read_bytes() == (study / "report" / name).read_bytes(), name
-    assert (out / "index.html").stat().st_size > 10_000
-
-    # One run for each id.
-    configs = [rundir.unseal(run / "run.json")["config"] for run in wanted.runs]
-    assert ids_of_sync(study, wandb_command) == sorted(
-        tracking.run_id(wanted.info, config) for config in configs
-    )
