@@ -5,6 +5,7 @@ A command is a function with click's options that returns a Result; its docstrin
 
 import inspect
 import json
+import platform
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -120,3 +121,12 @@ def choose_device(wanted: str | None, gpus: int) -> str:
     if wanted not in known:
         raise BadInput(f"--device {wanted}: there is only {', '.join(known)}")
     return wanted
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

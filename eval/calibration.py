@@ -2,9 +2,9 @@
 
 `calibrate` gives the content of <study>/calibration.json:
 
-held_out           whence the real images come: "test split", or "second half" of the data set
-held_out_images    how many there are
-held_out_seen      how many of these are training or reference images as well; 0 where avoidable
+held_out           where the real images come from: "test split", or "second half" of the data set
+held_out_images    their number
+held_out_seen      how many of them are training or reference images as well; 0 where avoidable
 held_out_sha256    of the data set that they belong to
 images             in each set; in the first and the third no more than `held_out_images`
 identities         metric -> what it is a measure of, as in run.json
@@ -17,10 +17,9 @@ colour; images of the untrained generator.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,15 +29,13 @@ from torch.nn.functional import interpolate
 
 from dcgan.config import Config
 from dcgan.data import Images, of_classes, resize
-from dcgan.models import build, channels_last, dump_generator, seed_of
-from dcgan.sources import BadData, write_file
+from dcgan.models import build, channels_last, seed_of
+from dcgan.pictures import BadData
 from dcgan.train import draw_latent
-from eval import metrics
 from eval.score import Reference, generate, identities, names, score
 
 ROWS = ("held-out", "gaussian", "8x8", "flat", "untrained")
 TEST, HALF = "test split", "second half"
-VERSION = 1  # of the sets; raise it when one of them changes
 LEAST = 10  # held-out images; no metric is defined on fewer
 COARSE = 8  # pixels a side
 AT_ONCE = 1024  # images in one matrix product
@@ -62,59 +59,41 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
     none: of another size, without these classes, or all of it among the images of the runs.
     """
     own = of_classes(images, config.classes)
-    used = max(config.images, config.reference_images)
-    seen = {_digest(image) for image in own.pixels[:used]}
-    source = HALF if test is None else TEST
+    used = own.pixels[: max(config.images, config.reference_images)]
+    seen = set(map(_digest, used))
     if test is None:
-        there = np.arange(len(own.pixels) // 2, len(own.pixels))
-        chosen = own
+        source, start, chosen = HALF, len(own.pixels) // 2, own
+    elif test.pixels.shape[1:] == images.pixels.shape[1:]:
+        source, start, chosen = TEST, 0, of_classes(test, config.classes)
     else:
-        if test.pixels.shape[1:] != images.pixels.shape[1:]:
-            sides = " and ".join(f"{x.pixels.shape[1]}x{x.pixels.shape[1]}" for x in (test, images))
-            raise BadData(f"{test.name} is no test split of {images.name}: they are {sides}")
-        chosen = of_classes(test, config.classes)
-        there = np.arange(len(chosen.pixels))
+        sides = " and ".join(f"{x.pixels.shape[1]}x{x.pixels.shape[1]}" for x in (test, images))
+        raise BadData(f"{test.name} is no test split of {images.name}: they are {sides}")
 
-    rows: list[int] = []
-    for row in there:
-        if len(rows) == config.score_images:
-            break
-        if _digest(chosen.pixels[row]) not in seen:
-            rows.append(row)
-    if len(rows) < LEAST and test is not None:
+    every = range(start, len(chosen.pixels))
+    new = (row for row in every if _digest(chosen.pixels[row]) not in seen)
+    rows = [*islice(new, config.score_images)]
+    if len(rows) < LEAST and source == TEST:
         few = f"{len(rows)} of its images are not among those of the runs"
         raise BadData(f"{test.name} is no test split of {images.name}: {few}, {LEAST} are needed")
     if len(rows) < LEAST:
-        rows = list(there[: config.score_images])
+        rows = [*every[: config.score_images]]
     pixels = np.ascontiguousarray(chosen.pixels[rows])
     repeated = sum(_digest(image) in seen for image in pixels)
-    labels = chosen.labels[rows]
-    at_side = resize(dataclasses.replace(chosen, pixels=pixels, labels=labels), side)
+    at_side = resize(dataclasses.replace(chosen, pixels=pixels, labels=chosen.labels[rows]), side)
     return HeldOut(at_side.pixels, source, repeated, chosen.sha256)
 
 
 def calibrate(
-    references: list[Reference], real: np.ndarray, held: HeldOut, config: Config, cache: Path
+    references: list[Reference], real: np.ndarray, held: HeldOut, config: Config
 ) -> dict[str, Any]:
-    """The content of calibration.json, computed once for one content and kept in `cache`.
+    """The content of calibration.json.
 
-    `real`: the reference images (N, H, W, 3) uint8; `config`: of the study's first arm. The cached
-    file is named after all that its content depends on. A damaged file is made again.
+    `real`: the reference images (N, H, W, 3) uint8; `config`: of the study's first arm.
     """
-    config = config.model_copy(update={"seed": 0})
-    path = cache / f"calibration-{_key(references, real, held, config)[:32]}.json"
-    rows = _load(path)
-    if rows is None:
-        rows = {
-            name: score(images, references)
-            for name, images in sets(real, held, config, references[0].extractor.device)
-        }
-        body = json.dumps(rows).encode()
-        line = hashlib.sha256(body).hexdigest().encode() + b"\n"
-        write_file(path, lambda file: file.write(line + body))
+    config, device = config.model_copy(update={"seed": 0}), references[0].extractor.device
     measured: dict[str, Any] = {}
-    for each in references:
-        measured |= identities(each, config.score_images, real.shape[1])
+    for reference in references:
+        measured |= identities(reference, config.score_images, real.shape[1])
     return {
         "held_out": held.source,
         "held_out_images": len(held.pixels),
@@ -122,13 +101,15 @@ def calibrate(
         "held_out_sha256": held.sha256,
         "images": config.score_images,
         "identities": measured,
-        "rows": rows,
+        "rows": {
+            name: score(images, references) for name, images in sets(real, held, config, device)
+        },
     }
 
 
 def is_current(stored: dict[str, Any], references: list[Reference], source: str) -> bool:
     """Whether a stored calibration has these metrics, and held-out images that are as good."""
-    wanted = {name for each in references for name in names(each.extractor)}
+    wanted = {name for reference in references for name in names(reference.extractor)}
     rows = stored.get("rows", {})
     same = tuple(rows) == ROWS and all(row.keys() == wanted for row in rows.values())
     return same and stored.get("held_out") in (TEST, source)
@@ -186,26 +167,5 @@ def flat(count: int, side: int) -> Tensor:
     return colours.expand(-1, -1, side, side).contiguous()
 
 
-def _key(references: list[Reference], real: np.ndarray, held: HeldOut, config: Config) -> str:
-    """A hash of all that the rows depend on; the features carry the machine's arithmetic."""
-    generator = dump_generator(build(config)[0], config)  # with its config
-    parts: list[Any] = [VERSION, metrics.IMPLEMENTATION, torch.__version__, np.__version__]
-    parts += [_digest(real), _digest(held.pixels), hashlib.sha256(generator).hexdigest()]
-    for each in references:
-        network = each.extractor
-        parts += [network.sha256, names(network), each.resolution, _digest(each.features)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _load(path: Path) -> dict[str, dict[str, float | None]] | None:
-    """The rows of a cached file, if it is there and whole."""
-    try:
-        digest, _, body = path.read_bytes().partition(b"\n")
-    except OSError:
-        return None
-    return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == digest else None
-
-
-def _digest(array: np.ndarray) -> str:
-    shape = f"{array.dtype} {array.shape}".encode()
-    return hashlib.sha256(shape + np.ascontiguousarray(array).tobytes()).hexdigest()
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dcgan.cli import BadInput
-from dcgan.data import BadData, Images, load, to_signed
+from dcgan.data import Images, load, to_signed
 
 NAME = "cifar10-resnet"
 FEATURES = 192
@@ -138,67 +139,43 @@ def train_and_write(
 ) -> tuple[Path, float]:
     """Train on sources of 32x32 images of ten classes; the file of weights, and its accuracy."""
     # Read both sets before an hour of work depends on them.
-    try:
-        sets = [load(source, cache) for source in (train, test)]
-    except BadData as error:
-        raise BadInput(error) from error
+    sets = [load(source, cache) for source in (train, test)]
     for images in sets:
         if images.pixels.shape[1:] != (32, 32, 3) or {*images.labels.tolist()} != {*range(10)}:
             raise BadInput(f"{images.name}: not 32x32 images with labels from 0 to 9")
     torch.set_num_threads(threads or torch.get_num_threads())
+    threads = torch.get_num_threads()
 
     net, accuracy = train_classifier(*sets, seed)
-    named = {"--train": Path(train).name, "--test": Path(test).name}
-    named |= {"--seed": str(seed), "--threads": str(torch.get_num_threads())}
-    words = [word for option in named.items() for word in option]
-    write_card(
-        out,
-        net.state_dict(),
-        accuracy,
-        train_sha256=sets[0].sha256,
-        test_sha256=sets[1].sha256,
-        test_images=len(sets[1].pixels),
-        seed=seed,
-        threads=torch.get_num_threads(),
-        command=shlex.join(["python", "-m", "eval", "train-extractor", *words]),
-    )
-    return out / f"{NAME}.safetensors", accuracy
-
-
-def write_card(
-    folder: Path,
-    weights: dict[str, Tensor],
-    accuracy: float,
-    *,
-    train_sha256: str,
-    test_sha256: str,
-    test_images: int,
-    seed: int,
-    threads: int,
-    command: str,
-) -> None:
-    """Write the weights as safetensors, and beside them the card that says where they come from.
-
-    Both belong together: the card holds the SHA-256 of the weights file, which every reader checks.
-    """
-    data = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    card = {
-        "network": NAME,
-        "parameters": sum(p.numel() for p in Classifier().parameters()),
-        "features": FEATURES,
+    command = ["python", "-m", "eval", "train-extractor", "--train", Path(train).name]
+    command += ["--test", Path(test).name, "--seed", str(seed), "--threads", str(threads)]
+    about = {
         "accuracy": accuracy,
-        "test_images": test_images,
-        "command": command,
+        "test_images": len(sets[1].pixels),
+        "command": shlex.join(command),
         "seed": seed,
         "threads": threads,
-        "train_sha256": train_sha256,
-        "test_sha256": test_sha256,
+        "train_sha256": sets[0].sha256,
+        "test_sha256": sets[1].sha256,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "sha256": hashlib.sha256(data).hexdigest(),
     }
+    return write_card(out, net, about), accuracy
+
+
+def write_card(folder: Path, net: Classifier, about: dict[str, Any]) -> Path:
+    """Write the weights as safetensors, and beside them the card that says where they come from.
+
+    The card has the SHA-256 of the weights file, which every reader checks. Returns that file.
+    """
+    path = folder / f"{NAME}.safetensors"
+    data = save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
+    parameters = sum(p.numel() for p in net.parameters())
+    card = {"network": NAME, "parameters": parameters, "features": FEATURES, **about}
+    card["sha256"] = hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{NAME}.safetensors").write_bytes(data)
-    (folder / f"{NAME}.json").write_text(json.dumps(card, indent=1) + "\n")
+    path.write_bytes(data)
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    return path
 
 
 def _augment(padded: np.ndarray, batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:

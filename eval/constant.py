@@ -64,15 +64,14 @@ def constant(generators: Iterable[tuple[int, nn.Module]], config: Config, device
     notes = list(NOTES)
     for epoch, G in generators:
         try:
-            found = spreads(G.to(device), z)
+            still = {name: nearly_constant(x) for name, x in spreads(G.to(device), z).items()}
         except FloatingPointError as error:
             notes.append(f"Not measured in epoch {epoch} of seed {config.seed}: {error}.")
             shares[epoch] = dict.fromkeys(["all", *layers(G)])
             continue
-        still = {name: nearly_constant(each) for name, each in found.items()}
-        counts = {name: len(each) for name, each in still.items()}
+        counts = {name: len(x) for name, x in still.items()}
         still = {"all": torch.cat(list(still.values()))} | still
-        shares[epoch] = {name: each.double().mean().item() for name, each in still.items()}
+        shares[epoch] = {name: x.double().mean().item() for name, x in still.items()}
     if not shares:
         raise ValueError("no epoch kept its generator")
 
@@ -124,13 +123,13 @@ def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
         for hook in hooks:
             hook.remove()
 
-    found = {}
+    roots = {}
     for name in sums:
         variance = squares[name] / len(z) - (sums[name] / len(z)).square()
         if not variance.isfinite().all():
             raise FloatingPointError(f"the features of {name} are not finite")
-        found[name] = variance.clamp(min=0).mean(dim=1).sqrt().cpu()
-    return found
+        roots[name] = variance.clamp(min=0).mean(dim=1).sqrt().cpu()
+    return roots
 
 
 def nearly_constant(spread: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import hashlib
 import http.client
 import os
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dcgan.cli import BadInput
@@ -52,18 +54,17 @@ def find_inception(
         except NoWeights as error:
             raise NoWeights(f"INCEPTION_WEIGHTS={error}") from error
 
-    # Otherwise the first place that has it.
+    # Otherwise the first of these that has it.
+    ours = [cache / INCEPTION_FILES[0]] if cache else []
+    sources: list[Callable[[], bytes]] = [
+        partial(read_hashed, file, sha256)
+        for file in (*ours, *(_hub() / "checkpoints" / name for name in INCEPTION_FILES))
+    ]
+    sources += [partial(_download, file, sha256) for file in ours]
     tried = []
-    places = [cache / INCEPTION_FILES[0]] if cache else []
-    places += [_hub() / "checkpoints" / name for name in INCEPTION_FILES]
-    for place in places:
+    for source in sources:
         try:
-            return read_hashed(place, sha256)
-        except NoWeights as error:
-            tried.append(str(error))
-    if cache:
-        try:
-            return _download(places[0], sha256)
+            return source()
         except NoWeights as error:
             tried.append(str(error))
     raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set; {'; '.join(tried)}")
@@ -96,6 +97,6 @@ def _download(target: Path, sha256: str) -> bytes:
 
 
 def _check(data: bytes, sha256: str, name: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise NoWeights(f"{name}: its SHA-256 is {found[:12]}..., not {sha256[:12]}...")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise NoWeights(f"{name}: its SHA-256 is {actual[:12]}..., not {sha256[:12]}...")

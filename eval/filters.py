@@ -25,15 +25,13 @@ from torch import Tensor, nn
 from dcgan.config import Config
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import build
-from dcgan.pictures import png_grid
 from eval.finished import FinishedRun
-from eval.results import Result
+from eval.results import Result, picture
 
 BATCH = 100  # images that D sees at a time
 TOP = 4  # images a feature
 SHARE = 0.05  # of the pixels
 COLUMNS = 12  # features in the figure
-GAP = 2  # pixels between its images
 TITLES = {
     "energy_trained": "energy in 5 %",
     "energy_untrained": "untrained",
@@ -77,27 +75,26 @@ def filters(D: nn.Module, config: Config, epoch: int, pixels: Tensor) -> Result:
     networks = {"trained": D, "untrained": build(config)[1].to(next(D.parameters()).device)}
     about = {"images": len(pixels), "top": TOP}
     try:
-        found = {name: respond(net, to_signed(pixels)) for name, net in networks.items()}
+        measured = {name: respond(net, to_signed(pixels)) for name, net in networks.items()}
     except FloatingPointError as error:
         notes = [f"Not measured: {error}."]
         return Result("filters", epoch, dict.fromkeys(TITLES), TITLES, about, notes)
 
     # A unit that nothing leads back from has no shape: it is counted, and left out.
     values: dict[str, float | None] = {}
-    for name, responses in found.items():
+    for name, responses in measured.items():
         energy = responses.gradients.double().square().sum(dim=1).flatten(1).numpy()
         about[f"units_{name}"] = len(energy)
         energy = energy[energy.sum(axis=1) > 0]
         about[f"silent_{name}"] = about[f"units_{name}"] - len(energy)
         values[f"energy_{name}"] = _mean(concentration(energy))
         values[f"gini_{name}"] = _mean(gini(energy))
-    for word in ("energy", "gini"):
-        values[f"{word}_ratio"] = values[f"{word}_trained"] / values[f"{word}_untrained"]
+    for kind in ("energy", "gini"):
+        values[f"{kind}_ratio"] = values[f"{kind}_trained"] / values[f"{kind}_untrained"]
     values = {name: values[name] for name in TITLES}
 
-    rows = [row for responses in found.values() for row in _rows(pixels, responses)]
-    picture = torch.cat(rows).permute(0, 2, 3, 1).numpy()
-    figure = png_grid(picture, len(rows[0]), GAP)
+    rows = [row for responses in measured.values() for row in _rows(pixels, responses)]
+    figure = picture([row.permute(0, 2, 3, 1).numpy() for row in rows])
     return Result("filters", epoch, values, TITLES, about, NOTES, figure)
 
 
@@ -130,23 +127,23 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> Responses:
     net, device = copy.deepcopy(D).eval().requires_grad_(False), next(D.parameters()).device
 
     def last_map(part: Tensor) -> Tensor:
-        return net.down(net.from_rgb(part)).flatten(2)  # (N, features, places)
+        return net.down(net.from_rgb(part)).flatten(2)  # (N, features, positions)
 
-    # For each feature the images with the strongest units, and where in the map these are.
+    # For each feature the images with the strongest units, and their positions in the map.
     maps = torch.cat([last_map(part.to(device)).cpu() for part in images.split(BATCH)])
     if not maps.isfinite().all():
         raise FloatingPointError("the discriminator's features are not finite")
-    peaks, places = maps.max(dim=2)
+    peaks, positions = maps.max(dim=2)
     strongest, image = peaks.topk(min(top, len(images)), dim=0)
-    place, feature = places.gather(0, image), torch.arange(maps.shape[1]).expand_as(image)
+    position, feature = positions.gather(0, image), torch.arange(maps.shape[1]).expand_as(image)
     order = strongest.flatten().argsort(descending=True, stable=True)
-    image, feature, place = (each.flatten()[order] for each in (image, feature, place))
+    image, feature, position = (x.flatten()[order] for x in (image, feature, position))
 
     gradients = []
     for units in torch.arange(len(order)).split(BATCH):
         shown = images[image[units]].to(device).requires_grad_()
         with guided(net):
-            chosen = last_map(shown)[torch.arange(len(units)), feature[units], place[units]]
+            chosen = last_map(shown)[torch.arange(len(units)), feature[units], position[units]]
             (gradient,) = torch.autograd.grad(chosen.sum(), shown)
         gradients.append(gradient.cpu())
     return Responses(feature, image, torch.cat(gradients))

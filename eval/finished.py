@@ -3,9 +3,8 @@
 Finding and checking runs knows no torch, so that wrong input is refused at once.
 """
 
-import hashlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,41 +66,23 @@ class FinishedRun:
     def sha256(self, name: str, epoch: int | None = None) -> str:
         """The hash that a file of an epoch was committed with."""
         folder = rundir.epoch_folder(self.folder, epoch or self.epoch)
-        sums = rundir.read_sums(folder)
-        if name not in sums:
-            raise rundir.Damaged(f"{folder / rundir.SUMS}: names no {name}")
-        return sums[name]
+        try:
+            return rundir.read_sums(folder)[name]
+        except KeyError:
+            raise rundir.Damaged(f"{folder / rundir.SUMS}: names no {name}") from None
 
     def state(self) -> "State":
-        """Both networks and their optimisers; where they are pruned the run is trained again.
-
-        That it is trained again is said on stderr, and whether other bytes came out than were
-        committed, as they do on another machine.
-        """
-        import torch
+        """Both networks and their optimisers, once their hash is the committed one."""
         from safetensors import SafetensorError
 
-        from dcgan.train import dump_state, load_state, start, train_epoch
+        from dcgan.train import load_state
 
-        sha256 = self.sha256(STATE)
-        if self.epoch in rundir.kept(self.folder, STATE):
-            data = rundir.read(self.folder, self.epoch, STATE)
-            try:
-                return load_state(data, self.config, self.device)
-            except (SafetensorError, ValueError, LookupError) as error:
-                path = rundir.epoch_folder(self.folder, self.epoch) / STATE
-                raise BadInput(f"{path}: {' '.join(str(error).split())}") from error
-
-        said = f"{self.folder}: the state of epoch {self.epoch} is pruned; training it again"
-        print(said, file=sys.stderr)
-        pixels = self.train(self.config.resolution).pixels[: self.config.images]
-        state, shown = start(self.config, self.device), torch.from_numpy(pixels).to(self.device)
-        while state.epoch < self.epoch:
-            train_epoch(state, self.config, shown)
-        if hashlib.sha256(dump_state(state)).hexdigest() != sha256:
-            said = f"{self.folder}: this machine's epoch {self.epoch} is not the committed one"
-            print(said, file=sys.stderr)
-        return state
+        data = rundir.read(self.folder, self.epoch, STATE)
+        try:
+            return load_state(data, self.config, self.device)
+        except (SafetensorError, ValueError, LookupError) as error:
+            path = rundir.epoch_folder(self.folder, self.epoch) / STATE
+            raise BadInput(f"{path}: {' '.join(str(error).split())}") from error
 
     @property
     def side(self) -> int:
@@ -110,8 +91,19 @@ class FinishedRun:
 
     def train(self, side: int) -> "Images":
         """The real images of its classes that it could be trained on, in the canonical order."""
-        key = "train", self.config.data_sha256, self.config.classes, side
-        return self.once(key, lambda: self._real(side))
+        from dcgan.data import load_cached, of_classes, resize
+
+        images, sha256, classes = self.images, self.config.data_sha256, self.config.classes
+
+        def make() -> "Images":
+            if images.train:
+                return resize(of_classes(images.train, classes), side)
+            try:
+                return of_classes(load_cached(images.cache, sha256, side), classes)
+            except BadData as error:
+                raise BadInput(f"{error}, with --data SOURCE") from error
+
+        return self.once(("train", sha256, classes, side), make)
 
     def test(self, side: int) -> "Images":
         """Held-out images of its classes; BadInput where there are none."""
@@ -124,18 +116,6 @@ class FinishedRun:
             )
         except BadData as error:
             raise BadInput(f"--test {error}") from error
-
-    def _real(self, side: int) -> "Images":
-        from dcgan.data import load_cached, of_classes, resize
-
-        images, config = self.images, self.config
-        try:
-            if images.train:
-                return resize(of_classes(images.train, config.classes), side)
-            real = load_cached(images.cache, config.data_sha256, side)
-        except BadData as error:
-            raise BadInput(error if images.train else f"{error}, with --data SOURCE") from error
-        return of_classes(real, config.classes)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for all runs that are analysed together."""
@@ -171,27 +151,20 @@ def open_runs(
     folders = sorted(path.parent for path in where.rglob("run.json"))
     if not folders:
         raise BadInput(f"{where}: no run in this folder")
-    if needs == "generator":
-        chosen = _with_generator(where, folders, epoch)
-        for folder, number in chosen.items():
-            rundir.read(folder, number, GENERATOR)
-    else:
-        chosen = _finished(where, folders)
+    if needs != "generator":
+        folders = _finished(where, folders)
+    file = {"generator": GENERATOR, "state": STATE}.get(needs)
+    chosen = _kept(where, folders, epoch, file) if file else dict.fromkeys(folders, 0)
     configs = {folder: rundir.read_config(folder) for folder in chosen}
-    if needs == "state":
-        chosen = {folder: _within(folder, done, epoch) for folder, done in chosen.items()}
-    elif needs == "config":
-        chosen = dict.fromkeys(chosen, 0)
     for folder, config in configs.items():
         if convolutional and config.model != "dcgan":
             raise BadInput(f"{folder}: model={config.model} has no convolutions")
 
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or torch.get_num_threads())
     device = choose_device(device, torch.cuda.device_count())
-    _load(images, data, test, configs.values())
+    _load(images, data, test, {config.data_sha256 for config in configs.values()})
     return [FinishedRun(run, configs[run], chosen[run], images, device) for run in chosen]
 
 
@@ -213,29 +186,13 @@ def _native(study: Path) -> int:
     return side
 
 
-def _with_generator(where: Path, folders: list[Path], epoch: int | str) -> dict[Path, int]:
-    """The epoch asked for of each run that kept a generator."""
-    kept = {folder: rundir.kept(folder, GENERATOR) for folder in folders}
-    if not any(kept.values()):
-        raise BadInput(f"{where}: no epoch here kept its generator")
-    for folder, epochs in kept.items():
-        if epochs and epoch not in ("last", *epochs):
-            known = ", ".join(map(str, epochs))
-            raise BadInput(f"{folder}: epoch {epoch} kept no generator, only {known} did")
-    return {
-        folder: epochs[-1] if epoch == "last" else int(epoch)
-        for folder, epochs in kept.items()
-        if epochs
-    }
-
-
-def _finished(where: Path, folders: list[Path]) -> dict[Path, int]:
-    """The finished runs and their epochs; the others are named on stderr."""
-    finished = {}
+def _finished(where: Path, folders: list[Path]) -> list[Path]:
+    """The finished runs; the others are named on stderr."""
+    finished = []
     for folder in folders:
         done, epochs = max(rundir.kept(folder), default=0), rundir.read_config(folder).epochs
         if done == epochs:
-            finished[folder] = epochs
+            finished.append(folder)
         else:
             print(f"left out, {done} of {epochs} epochs: {folder}", file=sys.stderr)
     if not finished:
@@ -243,34 +200,35 @@ def _finished(where: Path, folders: list[Path]) -> dict[Path, int]:
     return finished
 
 
-def _within(folder: Path, done: int, epoch: int | str) -> int:
-    """The epoch asked for, of a finished run."""
-    if epoch != "last" and not 1 <= int(epoch) <= done:
-        raise BadInput(f"{folder}: epoch {epoch} is not one of 1 to {done}")
-    return done if epoch == "last" else int(epoch)
+def _kept(where: Path, folders: list[Path], epoch: int | str, file: str) -> dict[Path, int]:
+    """The epoch asked for of each run that kept such a file; a generator's hash is checked."""
+    chosen, name = {}, file.partition(".")[0]
+    for folder in folders:
+        if not (epochs := rundir.kept(folder, file)):
+            continue
+        if epoch not in ("last", *epochs):
+            known = ", ".join(map(str, epochs))
+            raise BadInput(f"{folder}: epoch {epoch} kept no {name}, only {known} did")
+        chosen[folder] = epochs[-1] if epoch == "last" else int(epoch)
+        if file == GENERATOR:
+            rundir.read(folder, chosen[folder], file)
+    if not chosen:
+        raise BadInput(f"{where}: no epoch here kept its {name}")
+    return chosen
 
 
-def _load(
-    images: RealImages, data: str | None, test: str | None, configs: Iterable[Config]
-) -> None:
-    """Read what the runs were trained on, and images of the same side that they were not."""
+def _load(images: RealImages, data: str | None, test: str | None, wanted: set[str]) -> None:
+    """Read the images with the SHA-256s that the runs name, and others of the same side."""
     from dcgan.data import load
 
-    try:
-        images.train = load(data, images.cache) if data else None
-        images.test = load(test, images.cache) if test else None
-    except BadData as error:
-        raise BadInput(error) from error
-    wanted = {config.data_sha256 for config in configs}
-    for sha256 in sorted(wanted - {images.train.sha256} if images.train else ()):
-        here = images.train.sha256[:12]
-        said = f"its SHA-256 is {here}..., that of the run's is {sha256[:12]}..."
-        raise BadInput(f"--data {data}: {said}")
-    if images.test is None:
-        return
-    if (side := images.test.pixels.shape[1]) != images.native:
+    images.train = load(data, images.cache) if data else None
+    images.test = load(test, images.cache) if test else None
+    if images.train and (other := wanted - {images.train.sha256}):
+        here, of_run = images.train.sha256[:12], min(other)[:12]
+        raise BadInput(f"--data {data}: its SHA-256 is {here}..., that of the run's is {of_run}...")
+    if images.test and (side := images.test.pixels.shape[1]) != images.native:
         raise BadInput(f"--test {test}: {side} pixels a side, not {images.native}")
-    if images.train and images.test.sha256 == images.train.sha256:
+    if images.test and images.train and images.test.sha256 == images.train.sha256:
         raise BadInput(f"--test {test}: these are the images of --data, none is held out")
 
 
@@ -281,13 +239,13 @@ def analyse(
     tool: str, runs: list[FinishedRun], again: bool, measure: Callable[[FinishedRun], Result]
 ) -> Done:
     """Put an analysis's result into each run that has none of its epoch; print those of all."""
-    found: dict[str, Result] = {}
+    kept: dict[str, Result] = {}
     for number, run in enumerate(runs, 1):
         result, done = results.stored(run.folder, tool), "kept"
         if again or result is None or result.epoch != run.epoch:
             result, done = results.keep(run.folder, measure(run)), "measured"
-        found[str(run.folder)] = result
-        said = f"{done} {number} of {len(runs)}: {run.folder}, epoch {run.epoch}"
-        print(said, file=sys.stderr)
-    print(results.table(found))
-    return 0, {"runs": [{"run": run} | results.as_dict(each) for run, each in found.items()]}
+        kept[str(run.folder)] = result
+        line = f"{done} {number} of {len(runs)}: {run.folder}, epoch {run.epoch}"
+        print(line, file=sys.stderr)
+    print(results.to_text(kept))
+    return 0, {"runs": [{"run": run} | results.as_dict(result) for run, result in kept.items()]}

@@ -14,9 +14,7 @@ random pixels once, so all samples of a head do the same work. Times are those o
 moment: unlike every other result of a run, these are no function of its config.
 """
 
-import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from dcgan.cli import processor
 from dcgan.config import Config
 from dcgan.models import seed_of
 from dcgan.rundir import unseal
@@ -61,15 +60,15 @@ def heads(config: Config, device: str, pairs: int) -> Result:
     Equal arguments give equal operations; the speeds are those of this moment.
     """
     configs = {head: config.model_copy(update={"head": head}) for head in HEADS}
-    values = {f"operations_{head}": operations(each) for head, each in configs.items()}
+    values = {f"operations_{head}": operations(config) for head, config in configs.items()}
 
     speeds, images = step_speeds(configs, device, pairs)
-    values |= {f"step_speed_{head}": float(np.median(each)) for head, each in speeds.items()}
+    values |= {f"step_speed_{head}": float(np.median(x)) for head, x in speeds.items()}
     low, middle, high = np.quantile(speeds["avgpool"] / speeds["conv"], [0.25, 0.5, 0.75])
     values |= {"ratio": float(middle), "ratio_low": float(low), "ratio_high": float(high)}
 
     about: dict[str, Any] = {
-        "processor": processor(device),
+        "processor": torch.cuda.get_device_name(device) if device != "cpu" else processor(),
         "device": device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -108,9 +107,9 @@ def step_speeds(
 
     # Warm up, then show more images until the fastest takes long enough.
     pixels = random_pixels(config, images).to(device)
-    for each in configs.values():
-        _seconds(each, device, pixels)
-    while min(_seconds(each, device, pixels) for each in configs.values()) < SECONDS:
+    for headed in configs.values():
+        _seconds(headed, device, pixels)
+    while min(_seconds(headed, device, pixels) for headed in configs.values()) < SECONDS:
         images *= 2
         pixels = random_pixels(config, images).to(device)
 
@@ -118,7 +117,7 @@ def step_speeds(
     for pair in range(pairs):
         for name in list(configs)[:: -1 if pair % 2 else 1]:
             speeds[name].append(images / _seconds(configs[name], device, pixels))
-    return {name: np.array(each) for name, each in speeds.items()}, images
+    return {name: np.array(x) for name, x in speeds.items()}, images
 
 
 def random_pixels(config: Config, count: int) -> Tensor:
@@ -126,17 +125,6 @@ def random_pixels(config: Config, count: int) -> Tensor:
     stream = torch.Generator().manual_seed(seed_of(config.seed, "heads"))
     shape = (count, config.resolution, config.resolution, 3)
     return torch.randint(256, shape, generator=stream, dtype=torch.uint8)
-
-
-def processor(device: str) -> str:
-    """The name of what computes on a device."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _seconds(config: Config, device: str, pixels: Tensor) -> float:

@@ -10,6 +10,7 @@ from scipy.special import entr, log_softmax
 
 IMPLEMENTATION = "eval.metrics 2"  # part of a metric's identity; raise it when a number changes
 NEIGHBOUR = 5  # k of precision, recall, density and coverage
+NEIGHBOUR_METRICS = ("precision", "recall", "density", "coverage")
 BLOCK = 1024  # rows of a distance or kernel matrix that are in memory at a time
 
 
@@ -109,9 +110,8 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"neighbour {k} needs more rows than {min(len(real), len(fake))}")
-    names = ("precision", "recall", "density", "coverage")
     if not (np.isfinite(real).all() and np.isfinite(fake).all()):
-        return dict.fromkeys(names, float("nan"))
+        return dict.fromkeys(NEIGHBOUR_METRICS, float("nan"))
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
 
@@ -124,8 +124,12 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
         covered += int(inside.any(axis=1).sum())
         recalled += int((squared <= fake_radii).any(axis=1).sum())
 
-    values = (balls > 0).mean(), recalled / len(real), balls.mean() / k, covered / len(real)
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+    return {
+        "precision": float((balls > 0).mean()),
+        "recall": recalled / len(real),
+        "density": float(balls.mean() / k),
+        "coverage": covered / len(real),
+    }
 
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
@@ -142,7 +146,7 @@ def _cubed(inner: np.ndarray, x: np.ndarray) -> np.ndarray:
 def _squared_radii(x: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each row to its k-th nearest other row, (N,)."""
     blocks = [np.partition(squared, k, axis=1)[:, k] for _, squared in _squared_distances(x, x)]
-    return np.concatenate(blocks)  # place 0 is the row itself
+    return np.concatenate(blocks)  # index 0 is the row itself
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -200,7 +204,7 @@ METRICS = (
     ),
     Metric("cs", "is", False, "none", lambda x: score(x.logits, x.splits), ", splits = {splits}"),
     Metric("kd", "kid", True, "as many", lambda x: kid(x.features, x.as_many)),
-    *map(_by_neighbours, ("precision", "recall", "density", "coverage")),
+    *map(_by_neighbours, NEIGHBOUR_METRICS),
 )
 
 LOWER_IS_BETTER = {  # of the study's networks, in the order of columns

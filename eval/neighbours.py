@@ -5,32 +5,30 @@ image of that kind can be: a generator that memorised comes nearer. Near is mean
 the network that scores every epoch (Euclidean) and in pixels (root mean square, grey levels).
 """
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from dcgan.cli import BadInput
-from dcgan.pictures import png_grid
 from dcgan.rundir import GENERATOR
 from dcgan.train import draw_latent
 from eval import metrics
 from eval.extractors import Extractor, resize
 from eval.finished import FinishedRun
-from eval.results import Result
+from eval.results import Result, picture
 from eval.score import Reference, at_side, generate, reference
 
-BLOCK = 1024  # rows of either side of a distance matrix that are in memory at a time
+BLOCK = 1024  # rows of which exact distances are in memory at a time
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious
 NEAR = 8.0  # grey levels of 255, RMS: images that are no further apart are near duplicates
 SKETCH = 8  # squares a side, whose means say which images may be near duplicates
 SHOWN = 8  # generated images of the figure
 ENLARGED = 3  # times
-GAP = 4  # pixels between them
 
 TITLES = {
     "ratio_features": "ratio, features",
@@ -72,8 +70,8 @@ def check(run: FinishedRun, count: int) -> None:
     """Raise BadInput unless there are as many held-out images as are generated."""
     held_out = len(run.test(run.side).pixels)
     if held_out < count:
-        said = f"{held_out} images of classes={run.config.classes}, --n is {count}"
-        raise BadInput(f"--test {run.images.test.name}: {said}")
+        line = f"{held_out} images of classes={run.config.classes}, --n is {count}"
+        raise BadInput(f"--test {run.images.test.name}: {line}")
 
 
 def analyse(run: FinishedRun, extractor: Extractor, count: int) -> Result:
@@ -93,16 +91,14 @@ def analyse(run: FinishedRun, extractor: Extractor, count: int) -> Result:
         "data_sha256": real.sha256,
         "test_sha256": held_out.sha256,
     }
-    train, test = (
-        Seen(each.features, images.pixels[: each.count])
-        for each, images in ((real, run.train(run.side)), (held_out, run.test(run.side)))
-    )
+    train = Seen(real.features, run.train(run.side).pixels[: real.count])
+    test = Seen(held_out.features, run.test(run.side).pixels)
     z = draw_latent(run.config, "neighbours", run.epoch, count).to(run.device)
     try:
         values, figure = examine(see(generate(run.generator(), z), real), train, test)
     except FloatingPointError:
         values, figure = dict.fromkeys(TITLES), None
-    values |= dict(zip(("duplicates_exact", "duplicates_near"), copies, strict=True))
+    values |= {"duplicates_exact": copies[0], "duplicates_near": copies[1]}
     return Result("neighbours", run.epoch, values, TITLES, about, NOTES, figure)
 
 
@@ -129,20 +125,17 @@ def see(images: Tensor, real: Reference) -> Seen:
 def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], bytes]:
     """What memorisation would change in generated images, and the figure.
 
-    As many test images as generated ones are the held-out ones; the Fréchet distances take equally
-    many training and test images. ValueError where there are fewer test images than generated ones.
+    The held-out ones are as many test images as there are generated ones; the Fréchet distances
+    take equally many training and test images.
     """
     count = len(made.pixels)
-    if len(test.pixels) < count:
-        raise ValueError(f"{count} held-out images are needed, not {len(test.pixels)}")
     values: dict[str, float] = {}
-    distances: dict[str, np.ndarray] = {}
-    index: dict[str, np.ndarray] = {}
+    apart, index = {}, {}  # of each generated image and its nearest training image, by space
     for space in ("features", "pixels"):
-        generated, real, bank = (rows_of(getattr(each, space)) for each in (made, test, train))
-        distances[space], index[space] = nearest(generated, bank)
-        found = compare(distances[space], nearest(real[:count], bank)[0])
-        values |= {f"{name}_{space}": value for name, value in found.items()}
+        rows, real, known = (as_rows(getattr(images, space)) for images in (made, test, train))
+        apart[space], index[space] = nearest(rows, known)
+        compared = compare(apart[space], nearest(real[:count], known)[0])
+        values |= {f"{name}_{space}": value for name, value in compared.items()}
 
     # How far the distribution is from images that trained the generator, and from others.
     moments, equal = metrics.moments(made.features), min(len(train.pixels), len(test.pixels))
@@ -154,31 +147,22 @@ def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], byte
     values["fd_cifar_gap"] = test_fd - train_fd
 
     # The most suspicious images, above their neighbours in features and in pixels.
-    shown = np.argsort(distances["features"], kind="stable")[:SHOWN]
+    shown = np.argsort(apart["features"], kind="stable")[:SHOWN]
     rows = [made.pixels[shown], *(train.pixels[index[space][shown]] for space in index)]
-    large = np.concatenate(rows).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
-    return values, png_grid(large, len(shown), GAP)
+    return values, picture([row.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2) for row in rows])
 
 
-def nearest(queries: np.ndarray, bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The Euclidean distance of each row of (N, D) to the nearest one of (M, D), and its index.
 
-    In float64, a block at a time; equal rows are 0 apart, and the first of several counts.
+    Searched for in float32, measured in float64; equal rows are 0 apart.
     """
-    index = np.zeros(len(queries), dtype=np.int64)
-    lowest = np.full(len(queries), np.inf)
-    for rows, columns, squared in _squared_distances(queries, bank):
-        best = squared.argmin(axis=1)
-        found = squared[np.arange(len(best)), best]
-        closer = found < lowest[rows]
-        index[rows] = np.where(closer, columns.start + best, index[rows])
-        lowest[rows] = np.where(closer, found, lowest[rows])
-
-    # The expanded square has lost the digits of small distances: take them anew.
+    # The search expands the square, which loses the digits of small distances: take them anew.
+    index = pairwise_distances_argmin(*(x.astype(np.float32, copy=False) for x in (queries, known)))
     distances = np.empty(len(queries))
     for i in range(0, len(queries), BLOCK):
         rows = slice(i, i + BLOCK)
-        apart = queries[rows].astype(np.float64) - bank[index[rows]]
+        apart = queries[rows].astype(np.float64) - known[index[rows]]
         distances[rows] = np.sqrt(np.square(apart).sum(axis=1))
     return distances, index
 
@@ -207,18 +191,14 @@ def duplicates(pixels: np.ndarray) -> tuple[int, int]:
     """
     first: dict[bytes, int] = {}
     for i, image in enumerate(pixels):
-        first.setdefault(hashlib.sha256(image.tobytes()).digest(), i)
+        first.setdefault(image.tobytes(), i)
     kept = pixels[list(first.values())]
-    sketches, most = _sketched(kept), NEAR**2 * kept[0].size
-    near = np.zeros(len(kept), dtype=bool)
-    for i in range(0, len(kept), BLOCK):
-        blocks = _squared_distances(sketches[i : i + BLOCK], sketches[: i + BLOCK])
-        for _, columns, squared in blocks:
-            found = np.argwhere(squared <= most * (1 + 1e-6))
-            pairs = np.add(found, (i, columns.start))
-            for later, earlier in pairs[pairs[:, 0] > pairs[:, 1]]:
-                near[later] |= rms(kept[later], kept[earlier]) <= NEAR
-    return len(pixels) - len(kept), int(near.sum())
+    limit = NEAR * np.sqrt(kept[0].size) * (1 + 1e-6)
+    sketches = NearestNeighbors(radius=limit, algorithm="brute").fit(_sketched(kept))
+    near = 0
+    for later, others in enumerate(sketches.radius_neighbors(return_distance=False)):
+        near += any(rms(kept[later], kept[other]) <= NEAR for other in others if other < later)
+    return len(pixels) - len(kept), near
 
 
 def rms(x: np.ndarray, y: np.ndarray) -> float:
@@ -226,7 +206,7 @@ def rms(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.sqrt(np.square(x.astype(np.float64) - y).mean()))
 
 
-def rows_of(array: np.ndarray) -> np.ndarray:
+def as_rows(array: np.ndarray) -> np.ndarray:
     """Images (N, H, W, 3), or rows already, as rows (N, D)."""
     return array.reshape(len(array), -1)
 
@@ -240,15 +220,4 @@ def _sketched(pixels: np.ndarray) -> np.ndarray:
     square = side // SKETCH
     whole = pixels[:, : SKETCH * square, : SKETCH * square]
     cut = whole.reshape(count, SKETCH, square, SKETCH, square, 3)
-    return rows_of(cut.mean(axis=(2, 4))) * square
-
-
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """The (N, M) matrix of squared distances of rows in float64: its blocks, with their places."""
-    for i in range(0, len(x), BLOCK):
-        rows = x[i : i + BLOCK].astype(np.float64)
-        norms = np.square(rows).sum(axis=1)[:, None]
-        for j in range(0, len(y), BLOCK):
-            columns = y[j : j + BLOCK].astype(np.float64)
-            squared = norms + np.square(columns).sum(axis=1) - 2 * (rows @ columns.T)
-            yield slice(i, i + BLOCK), slice(j, j + BLOCK), squared
+    return as_rows(cut.mean(axis=(2, 4))) * square

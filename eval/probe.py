@@ -7,7 +7,6 @@ says nothing of scale; here every feature has mean 0 and variance 1 over the ima
 gets, divided by the root of the number of features, so that one C suits all kinds of features.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,8 @@ from torch.nn.functional import adaptive_max_pool2d
 from dcgan.cli import BadInput
 from dcgan.data import Images, resize, to_signed
 from dcgan.models import MAP
-from dcgan.train import dump_state, start
+from dcgan.rundir import STATE
+from dcgan.train import start
 from eval.extractors import Extractor
 from eval.finished import FinishedRun
 from eval.results import Result
@@ -42,7 +42,7 @@ KINDS = {
 NOTES = [
     "Accuracy on all test images of a linear SVM on four kinds of features, with so many labels; "
     "mean and SD over draws of labelled images, which all kinds share.",
-    *(f"{kind}: {words}." for kind, words in KINDS.items()),
+    *(f"{kind}: {text}." for kind, text in KINDS.items()),
     "gain: trained less untrained, draw by draw.",
 ]
 
@@ -51,7 +51,7 @@ Sets = dict[int, list[np.ndarray]]  # number of labels -> draws, each of indices
 
 
 @dataclass(frozen=True)
-class Found:
+class Accuracy:
     """What linear SVMs make of one kind of features."""
 
     rates: np.ndarray  # (draws,), the share of test images that are named rightly
@@ -89,14 +89,20 @@ def analyse(run: FinishedRun, extractor: Extractor, sets: Sets) -> Result:
     """The accuracies of SVMs on the features of a run's D and of the controls."""
     train, test, side = run.images.train, run.images.test, run.config.resolution
     sized = run.once(("probe", side), lambda: (resize(train, side), resize(test, side)))
-    kinds = {"pixels": pixel_features, "classifier": network_features(extractor)}
+
+    def classifier_features(pixels: np.ndarray) -> np.ndarray:
+        return extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
+
+    kinds = {"pixels": pixel_features, "classifier": classifier_features}
     controls = run.once(
         "controls", lambda: {kind: solve(f, train, test, sets) for kind, f in kinds.items()}
     )
 
-    found, state = dict(controls), run.state()
-    for kind, D in ("trained", state.D), ("untrained", start(run.config, run.device).D):
-        found[kind] = solve(discriminator_features(D, run.device), *sized, sets)
+    untrained = start(run.config, run.device).D
+    measured = controls | {
+        kind: solve(discriminator_features(D, run.device), *sized, sets)
+        for kind, D in (("trained", run.state().D), ("untrained", untrained))
+    }
     (count, draws), *full = sets.items()
     about = {
         "labels": count,
@@ -106,9 +112,9 @@ def analyse(run: FinishedRun, extractor: Extractor, sets: Sets) -> Result:
         "test_sha256": test.sha256,
         "test_images": len(test.labels),
         "classifier_sha256": extractor.sha256,
-        "state_sha256": hashlib.sha256(dump_state(state)).hexdigest(),
+        "state_sha256": run.sha256(STATE),
     }
-    return to_result(run.epoch, found, about)
+    return to_result(run.epoch, measured, about)
 
 
 def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
@@ -127,10 +133,10 @@ def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
 
     def features(pixels: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH)
-        found = torch.cat([pooled(to_signed(part.to(device))) for part in parts])
-        if not found.isfinite().all():
+        rows = torch.cat([pooled(to_signed(part.to(device))) for part in parts])
+        if not rows.isfinite().all():
             raise FloatingPointError("the discriminator's features are not finite")
-        return found.cpu().numpy()
+        return rows.cpu().numpy()
 
     return features
 
@@ -140,15 +146,6 @@ def pixel_features(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(len(pixels), -1).astype(np.float32)
 
 
-def network_features(extractor: Extractor) -> Features:
-    """The features of a feature network."""
-
-    def features(pixels: np.ndarray) -> np.ndarray:
-        return extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
-
-    return features
-
-
 def label_sets(labels: np.ndarray, count: int, draws: int, full: int | None) -> Sets:
     """`draws` seeded choices of `count` labels, equally many of each class, and one of `full`.
 
@@ -156,24 +153,25 @@ def label_sets(labels: np.ndarray, count: int, draws: int, full: int | None) -> 
     is. ValueError where that many labels cannot be chosen.
     """
     classes, sizes = np.unique(labels, return_counts=True)
-    each, rest = divmod(count, len(classes))
-    if rest or each < 2:
+    of_class, rest = divmod(count, len(classes))
+    if rest or of_class < 2:
         raise ValueError(f"{count} labels are not equally many, and two, of {len(classes)} classes")
-    if each > sizes.min():
-        raise ValueError(f"{count} labels are {each} of a class, and one has {sizes.min()} images")
+    if of_class > sizes.min():
+        few = f"one has {sizes.min()} images"
+        raise ValueError(f"{count} labels are {of_class} of a class, and {few}")
     if full is not None and not count < full <= len(labels):
         raise ValueError(f"all labels are to be more than {count} and at most {len(labels)}")
     sets: Sets = {count: []}
     for draw in range(draws):
         rng = np.random.default_rng(draw)
-        chosen = [rng.permutation(np.flatnonzero(labels == c))[:each] for c in classes]
+        chosen = [rng.permutation(np.flatnonzero(labels == c))[:of_class] for c in classes]
         sets[count].append(np.stack(chosen, axis=1).ravel())
     if full is not None:
         sets[full] = [np.random.default_rng(draws).permutation(len(labels))[:full]]
     return sets
 
 
-def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[int, Found]:
+def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[int, Accuracy]:
     """How well SVMs do on one kind of features, by the number of labels.
 
     NaN where a feature is not finite.
@@ -181,34 +179,35 @@ def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[i
     try:
         return {count: _solve(features, train, test, draws) for count, draws in sets.items()}
     except FloatingPointError:
-        return {
-            count: Found(np.full(len(draws), np.nan), None, None) for count, draws in sets.items()
-        }
+        nothing = {count: np.full(len(draws), np.nan) for count, draws in sets.items()}
+        return {count: Accuracy(rates, None, None) for count, rates in nothing.items()}
 
 
-def _solve(features: Features, train: Images, test: Images, draws: list[np.ndarray]) -> Found:
+def _solve(features: Features, train: Images, test: Images, draws: list[np.ndarray]) -> Accuracy:
     """One SVM for each draw.
 
     C is the smallest one of COSTS with the best accuracy on the last fifths of all draws, by SVMs
     that saw only the rest. The test images choose nothing.
     """
     labels = [train.labels[draw] for draw in draws]
-    spanned = [span(features(train.pixels[draw])) for draw in draws]
+    spans = [span(features(train.pixels[draw])) for draw in draws]
     right = dict.fromkeys(COSTS, 0.0)
-    for each, y in zip(spanned, labels, strict=True):
-        rows, seen = each.rows, len(y) - len(y) // HELD_OUT
+    for rows, y in zip((spanned.rows for spanned in spans), labels, strict=True):
+        seen = len(y) - len(y) // HELD_OUT
         for cost in COSTS:
             right[cost] += fit(rows[:seen], y[:seen], cost).score(rows[seen:], y[seen:])
     cost = max(COSTS, key=right.get)
 
     # All test images go by once, a few at a time, for all draws.
-    machines = [fit(each.rows, y, cost) for each, y in zip(spanned, labels, strict=True)]
+    machines = [fit(spanned.rows, y, cost) for spanned, y in zip(spans, labels, strict=True)]
     hits = np.zeros(len(draws))
     for i in range(0, len(test.pixels), BATCH):
         x, y = features(test.pixels[i : i + BATCH]), test.labels[i : i + BATCH]
-        named = map(predict, machines, spanned, [x] * len(draws))
-        hits += [(each == y).sum() for each in named]
-    return Found(hits / len(test.pixels), cost, x.shape[1])
+        hits += [
+            (predict(machine, spanned, x) == y).sum()
+            for machine, spanned in zip(machines, spans, strict=True)
+        ]
+    return Accuracy(hits / len(test.pixels), cost, x.shape[1])
 
 
 def span(x: np.ndarray) -> Span:
@@ -237,22 +236,24 @@ def predict(machine: LinearSVC, spanned: Span, x: np.ndarray) -> np.ndarray:
     return machine.classes_[scores.argmax(axis=1)]
 
 
-def to_result(epoch: int, found: dict[str, dict[int, Found]], about: dict[str, Any]) -> Result:
-    """The result of a run from what was found for each of KINDS."""
+def to_result(
+    epoch: int, measured: dict[str, dict[int, Accuracy]], about: dict[str, Any]
+) -> Result:
+    """The result of a run from what was measured for each of KINDS."""
     values: dict[str, float | None] = {}
     titles: dict[str, str] = {}
     svm: dict[str, dict[str, float | None]] = {}
-    for count in found["trained"]:
-        rates = {kind: found[kind][count].rates for kind in KINDS}
+    for count in measured["trained"]:
+        rates = {kind: measured[kind][count].rates for kind in KINDS}
         rates["gain"] = rates["trained"] - rates["untrained"]
-        for kind, each in rates.items():
-            values[f"accuracy_{kind}_{count}"] = float(each.mean())
+        for kind, of_draws in rates.items():
+            values[f"accuracy_{kind}_{count}"] = float(of_draws.mean())
             titles[f"accuracy_{kind}_{count}"] = f"{kind}, {count}"
-            if len(each) > 1:
-                values[f"sd_{kind}_{count}"] = float(each.std(ddof=1))
+            if len(of_draws) > 1:
+                values[f"sd_{kind}_{count}"] = float(of_draws.std(ddof=1))
                 titles[f"sd_{kind}_{count}"] = f"SD {kind}, {count}"
         for kind in KINDS:
-            one = found[kind][count]
-            svm[f"{kind}_{count}"] = {"C": one.cost, "features": one.size}
+            accuracy = measured[kind][count]
+            svm[f"{kind}_{count}"] = {"C": accuracy.cost, "features": accuracy.size}
     about = about | {"scikit_learn": sklearn.__version__, "costs": list(COSTS), "svm": svm}
     return Result("probe", epoch, values, titles, about, NOTES)

@@ -1,8 +1,8 @@
-"""What a tool finds in one run: <run>/eval/<tool>.json, and maybe a figure beside it. No torch.
+"""What an analysis measures in one run: <run>/eval/<tool>.json, maybe a PNG beside it. No torch.
 
-tool, epoch   which tool, after which epoch of the run
+tool, epoch   which analysis, after which epoch of the run
 values        {flat name: a number in full precision; null where it is not finite or unknown}
-titles        {flat name: the words of a table's column}
+titles        {flat name: what people read for it}
 about         settings, counts, the SHA-256 of networks and data
 notes         sentences
 """
@@ -11,11 +11,17 @@ import dataclasses
 import json
 import math
 import shutil
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dcgan.pictures import png_grid
 from dcgan.sources import write_file
+
+GAP = 2  # pixels between the images of a picture
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,15 @@ def as_dict(result: Result) -> dict[str, Any]:
 
 
 def keep(run: Path, result: Result) -> Result:
-    """Write the figure, if there is one, and then the numbers: each appears at once.
+    """Write the figure, if any, and then the numbers; returns what was written.
 
-    A value that is not finite becomes null. Returns what was written.
+    A value that is not finite becomes null.
     """
     folder = run / "eval"
-    values = {name: _finite(value) for name, value in result.values.items()}
+    values = {
+        name: value if value is not None and math.isfinite(value) else None
+        for name, value in result.values.items()
+    }
     result = dataclasses.replace(result, values=values)
     if result.figure:
         write_file(folder / f"{result.tool}.png", lambda file: file.write(result.figure))
@@ -61,17 +70,25 @@ def stored(run: Path, tool: str) -> Result | None:
         return None
 
 
-def table(results: dict[str, Result]) -> str:
-    """One line a run, one column a value, four digits; then the notes, each of them once."""
+def to_text(results: dict[str, Result]) -> str:
+    """The results of runs for a terminal: a row for each number, then the notes."""
     titles: dict[str, str] = {}
     for result in results.values():
         titles |= result.titles
-    rows = [
-        [run, result.epoch, *(result.values.get(name) for name in titles)]
-        for run, result in results.items()
-    ]
+    runs = {f"{run}, epoch {result.epoch}": result.values for run, result in results.items()}
     notes = dict.fromkeys(note for result in results.values() for note in result.notes)
-    return "\n".join([aligned(["run", "epoch", *titles.values()], rows), "", *notes]).rstrip()
+    return "\n".join([by_run(runs, titles), "", *map(filled, notes)]).rstrip()
+
+
+def by_run(runs: dict[str, dict[str, float | None]], titles: dict[str, str]) -> str:
+    """The runs, numbered, and below them a table with a column for each run: run -> name -> value.
+
+    `titles`: name -> what the row is called.
+    """
+    numbered = [f"{number}  {run}" for number, run in enumerate(runs, 1)]
+    rows = [[title, *(row.get(name) for row in runs.values())] for name, title in titles.items()]
+    columns = ["run", *map(str, range(1, len(runs) + 1))]
+    return "\n".join([*numbered, "", aligned(columns, rows)])
 
 
 def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
@@ -91,11 +108,21 @@ def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
     return "\n\n".join("\n".join("  ".join(row).rstrip() for row in table) for table in tables)
 
 
+def picture(rows: list[np.ndarray]) -> bytes:
+    """Rows of uint8 images (K, H, W, 3) of any length, on white -> one PNG."""
+    columns, shape = max(map(len, rows)), rows[0].shape[1:]
+    cells = np.full((len(rows), columns, *shape), 255, np.uint8)
+    for cell, row in zip(cells, rows, strict=True):
+        cell[: len(row)] = row
+    return png_grid(cells.reshape(-1, *shape), columns, GAP)
+
+
+def filled(note: str) -> str:
+    """A sentence in lines that fit the terminal."""
+    return textwrap.fill(note, shutil.get_terminal_size().columns)
+
+
 def _cell(cell: Any, digits: int) -> str:
     if cell is None:
         return "–"
     return f"{cell:.{digits}g}" if isinstance(cell, float) else str(cell)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -22,7 +22,7 @@ from eval import metrics
 from eval.extractors import Extractor, resize
 from eval.finished import FinishedRun
 from eval.metrics import METRICS, Metric, Moments, Sample
-from eval.results import aligned
+from eval.results import by_run, filled
 
 BATCH = 500  # images that the generator makes at a time
 SPLITS = 10  # of the Inception score, by convention
@@ -98,14 +98,8 @@ def reference(
     """
     count, resolution = pixels.shape[:2]
     content = hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
-    key = [
-        extractor.sha256,
-        content,
-        count,
-        resolution,
-        metrics.IMPLEMENTATION,
-        *_arithmetic(extractor),
-    ]
+    key = [extractor.sha256, content, count, resolution, metrics.IMPLEMENTATION]
+    key += _arithmetic(extractor)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     path = cache / f"{extractor.name}-{digest[:32]}.safetensors"
 
@@ -114,8 +108,8 @@ def reference(
         features = extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
         moments = metrics.moments(features)
         arrays = {"features": features, "mean": moments.mean, "factor": moments.factor}
-        content = save(arrays, {"sha256": _digest(arrays)})
-        write_file(path, lambda file: file.write(content))
+        data = save(arrays, {"sha256": _digest(arrays)})
+        write_file(path, lambda file: file.write(data))
     moments = Moments(arrays["mean"], arrays["factor"])
     return Reference(extractor, arrays["features"], moments, count, resolution, data_sha256, split)
 
@@ -142,8 +136,7 @@ def see(images: Tensor, reference: Reference) -> Sample:
     """Generated images, uint8 (N, 3, H, W), beside the real ones, as the network sees them."""
     network = reference.extractor
     features, logits = (x.numpy() for x in network.extract(at_side(images, reference)))
-    splits = splits_of(network)
-    return Sample(features, logits, reference.features, reference.moments, splits)
+    return Sample(features, logits, reference.features, reference.moments, splits_of(network))
 
 
 def names(network: Extractor) -> list[str]:
@@ -213,11 +206,10 @@ def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """One line a run, then what the numbers are."""
-    metrics = list(rows[0]["scores"])
-    cells = [[row["run"], row["epoch"], *row["scores"].values()] for row in rows]
-    lines = [aligned(["run", "epoch", *metrics], cells, digits=5), ""]
+def to_text(rows: list[dict[str, Any]]) -> str:
+    """What `rescore` gave of each run, for a terminal: the numbers, then what they are."""
+    runs = {f"{row['run']}, epoch {row['epoch']}": row["scores"] for row in rows}
+    lines = [by_run(runs, {name: name for name in rows[0]["scores"]}), ""]
 
     # What all of these numbers share is said once, then what is particular to each.
     known_as = [identity for row in rows for identity in row["identities"].values()]
@@ -225,7 +217,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [f"{key:20}{known_as[0][key]}" for key in shared]
     for identity in known_as:
         own = [f"{key} {identity[key]}" for key in identity if key not in ("metric", *shared)]
-        if (line := f"{identity['metric']:20}{', '.join(own)}") not in lines:
+        if (line := filled(f"{identity['metric']}: {', '.join(own)}")) not in lines:
             lines.append(line)
     return "\n".join(lines)
 

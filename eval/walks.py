@@ -29,23 +29,21 @@ from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import seed_of
-from dcgan.pictures import png_grid
 from dcgan.rundir import GENERATOR
 from dcgan.train import draw_latent
 from eval.extractors import Extractor
 from eval.finished import FinishedRun
-from eval.results import Result
+from eval.results import Result, picture
 from eval.score import generate
 
 AROUND = 16  # steps of a circle
 RADIUS = 0.1  # of a circle, relative to the root mean square length of z
-BANK = 3_000  # images among which exemplars are looked for
+CANDIDATES = 3_000  # images among which exemplars are looked for
 CONFIDENT = 0.5  # probability
 EXEMPLARS = 3
 FEWEST = 10  # bright and dark images that a class needs
 TRIALS = 500
 ROWS = 4  # of each kind in the figure
-GAP = 2  # pixels between its images
 TITLES = {
     "walk_mean_step": "walk, mean step",
     "walk_largest_step": "walk, largest",
@@ -104,18 +102,19 @@ def walks(
     values = dict.fromkeys(TITLES)
     try:
         smooth, counts, rows = smoothness(G, config, epoch, extractor, pairs, steps)
-        hits, found, more = arithmetic(G, config, epoch, extractor)
+        hits, trials, more = arithmetic(G, config, epoch, extractor)
     except FloatingPointError as error:
         return Result("walks", epoch, values, TITLES, about, [f"Not measured: {error}."])
     notes = list(NOTES)
     if not hits:
         notes.append(
-            f"No arithmetic in epoch {epoch} of seed {config.seed}: of {BANK} images the "
-            f"classifier is sure of {found['named']}, and {found['classes']} classes have "
+            f"No arithmetic in epoch {epoch} of seed {config.seed}: of {CANDIDATES} images the "
+            f"classifier is sure of {trials['named']}, and {trials['classes']} classes have "
             f"{FEWEST} bright and {FEWEST} dark ones; two are needed."
         )
-    values, about = values | smooth | hits, about | counts | found
-    return Result("walks", epoch, values, TITLES, about, notes, _figure([*rows, *more]))
+    values, about = values | smooth | hits, about | counts | trials
+    figure = picture([row.permute(0, 2, 3, 1).numpy() for row in (*rows, *more)])
+    return Result("walks", epoch, values, TITLES, about, notes, figure)
 
 
 # --- Walks ----------------------------------------------------------------------------------------
@@ -199,7 +198,7 @@ def smoothness(
     }
     counts = {"pairs_moving": len(ends), "circles": len(circle_mean), "circle_radius": RADIUS}
     rows = [row for pair in zip(images[:ROWS, ::2], blended[:ROWS], strict=True) for row in pair]
-    return {name: each.mean().item() for name, each in values.items()}, counts, rows
+    return {name: x.mean().item() for name, x in values.items()}, counts, rows
 
 
 def _look(G: nn.Module, z: Tensor, extractor: Extractor) -> tuple[Tensor, Tensor]:
@@ -272,14 +271,14 @@ def arithmetic(
 
     No values where too few images have a class. FloatingPointError where images are not finite.
     """
-    z = draw_latent(config, "walks exemplars", epoch, BANK)
+    z = draw_latent(config, "walks exemplars", epoch, CANDIDATES)
     device = next(G.parameters()).device
     images = generate(G, z.to(device))
     named, brightness = describe(images, extractor)
     dark, bright = np.quantile(brightness, [1 / 3, 2 / 3])
     tone = (brightness > bright).astype(int) - (brightness < dark)
     counts: dict[str, Any] = {
-        "bank": BANK,
+        "bank": CANDIDATES,
         "confident": CONFIDENT,
         "named": int(np.sum(named >= 0)),
         "classes": len(usable_classes(named, tone)),
@@ -288,11 +287,11 @@ def arithmetic(
     if not (trials := draw_trials(named, tone, rng)):
         return {}, counts, []
 
-    one = combine(z, trials.operands[..., :1])
+    single = combine(z, trials.operands[..., :1])
     sums = {
         "hits_three": combine(z, trials.operands),
-        "hits_one": one,
-        "hits_one_shortened": one / math.sqrt(EXEMPLARS),
+        "hits_one": single,
+        "hits_one_shortened": single / math.sqrt(EXEMPLARS),
         "hits_placebo": combine(z, trials.placebo),
     }
     values, made, parts = {}, [], {}
@@ -322,12 +321,3 @@ def describe(images: Tensor, extractor: Extractor) -> tuple[np.ndarray, np.ndarr
     probability, named = extractor.extract(images)[1].softmax(dim=1).max(dim=1)
     named[probability < CONFIDENT] = -1
     return named.numpy(), images.float().mean(dim=(1, 2, 3)).numpy()
-
-
-def _figure(rows: list[Tensor]) -> bytes:
-    """Rows of uint8 images (K, 3, H, W) of any length, as one PNG."""
-    columns = max(map(len, rows))
-    cells = torch.full((len(rows), columns, *rows[0].shape[1:]), 255, dtype=torch.uint8)
-    for cell, row in zip(cells, rows, strict=True):
-        cell[: len(row)] = row
-    return png_grid(cells.flatten(0, 1).permute(0, 2, 3, 1).numpy(), columns, GAP)

@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from dcgan import rundir
+from dcgan.cli import processor
 from dcgan.config import Config
 from dcgan.data import Images, keep, load_cached, of_classes
 from dcgan.pictures import png_grid
@@ -54,7 +55,7 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
         pass  # it is missing, or has to be made again
     cached = load_cached(job.cache, job.config.data_sha256, job.side)
     real = of_classes(cached, job.config.classes, job.config.reference_images)
-    calibration = calibrate(compared, real.pixels, held, job.config, job.cache)
+    calibration = calibrate(compared, real.pixels, held, job.config)
     rundir.replace(path, rundir.seal(calibration))
 
 
@@ -313,12 +314,3 @@ def _git(folder: Path, *words: str) -> str:
     environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

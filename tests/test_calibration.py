@@ -1,17 +1,15 @@
 """What every metric says of images that no training made: the sets, their scores, their file."""
 
 import dataclasses
-import hashlib
-import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dcgan import rundir, sources
+from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import canonical, load_test, shapes
+from dcgan.data import canonical, shapes
 from dcgan.models import build
 from dcgan.sources import BadData
 from dcgan.train import draw_latent
@@ -46,10 +44,9 @@ def compared(real, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(compared, real, held, tmp_path_factory):
-    """A calibration at the size of `smoke`, and the cache that it was made in."""
-    cache = tmp_path_factory.mktemp("cache")
-    return calibrate(compared, real, held, CONFIG, cache), cache
+def made(compared, real, held):
+    """A calibration at the size of `smoke`."""
+    return calibrate(compared, real, held, CONFIG)
 
 
 def rows_of(pixels):
@@ -104,25 +101,6 @@ def test_a_class_is_calibrated_by_its_own_images(drawn):
     found = held_out(drawn, None, config, 32)
     assert len(found.pixels) == 70
     assert rows_of(found.pixels) <= rows_of(drawn.pixels[drawn.labels == 3])
-
-
-def test_cifar10_brings_its_test_split(tmp_path, monkeypatch):
-    torchvision = pytest.importorskip("torchvision.datasets")
-    drawn, tree = shapes(40), tmp_path / sources.TREE
-    tree.mkdir()
-    (tree / "data_batch_1").write_bytes(b"the training's are not read")
-    assert load_test(str(tmp_path), tmp_path / "cache") is None
-    planes = drawn.pixels.transpose(0, 3, 1, 2).reshape(40, -1)
-    batch = pickle.dumps({"data": planes, "labels": drawn.labels.tolist()}, protocol=2)
-    (tree / "test_batch").write_bytes(batch)
-    known = [["test_batch", hashlib.md5(batch).hexdigest()]]
-    monkeypatch.setattr(torchvision.CIFAR10, "test_list", known)
-    found = load_test(str(tmp_path), tmp_path / "cache")
-    assert (found.name, found.sha256) == ("cifar10-test", drawn.sha256)
-    (tree / "test_batch").write_bytes(batch[:-1])
-    with pytest.raises(BadData, match="test_batch: MD5"):
-        load_test(str(tmp_path), tmp_path / "cache")
-    assert load_test("shapes", tmp_path / "cache") is None
 
 
 # --- The sets -------------------------------------------------------------------------------------
@@ -187,7 +165,7 @@ def test_the_untrained_generator_is_that_of_seed_0(real, held):
 
 
 def test_the_metrics_put_the_sets_in_order(made, compared):
-    found, _ = made
+    found = made
     assert tuple(found["rows"]) == ROWS
     for row in found["rows"].values():
         assert list(row) == names(compared[0].extractor) == list(found["identities"])
@@ -199,46 +177,6 @@ def test_the_metrics_put_the_sets_in_order(made, compared):
     assert found["identities"]["fd_cifar"]["generated"] == 200
 
 
-def test_the_same_bytes_twice_from_the_cache_and_without(
-    made, compared, real, held, tmp_path, monkeypatch
-):
-    wanted = rundir.seal(made[0])
-    config = CONFIG.model_copy(update={"seed": 5})  # which is of no matter
-    assert rundir.seal(calibrate(compared, real, held, config, tmp_path)) == wanted
-
-    # From the cache no image is made; a damaged one is made again.
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    with monkeypatch.context() as patched:
-        patched.setattr(calibration, "sets", lambda *given: pytest.fail("made again"))
-        assert rundir.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
-    for damaged in (whole[:-1], whole.replace(b"0", b"1"), b""):
-        path.write_bytes(damaged)
-        assert rundir.seal(calibrate(compared, real, held, CONFIG, tmp_path)) == wanted
-        assert path.read_bytes() == whole
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_anything_else_is_another_file(made, compared, real, held, monkeypatch):
-    _, cache = made
-    before = {path.name for path in cache.iterdir()}
-    other = dataclasses.replace(held, pixels=held.pixels[::-1].copy())
-    wide = CONFIG.model_copy(update={"width": 5})
-    features = compared[0].features.copy()
-    features[0, 0] += 1
-    changed = [dataclasses.replace(compared[0], features=features)]
-    for given in (
-        (compared, real, other, CONFIG),
-        (compared, real[::-1].copy(), held, CONFIG),
-        (compared, real, held, wide),
-        (changed, real, held, CONFIG),
-    ):
-        calibrate(*given, cache)
-        now = {path.name for path in cache.iterdir()}
-        assert len(now - before) == 1
-        before = now
-
-
 def test_what_is_not_finite_is_null(real, held, tmp_path):
     network = classifier()
 
@@ -248,13 +186,13 @@ def test_what_is_not_finite_is_null(real, held, tmp_path):
 
     whole = reference(network, real, "a" * 64, tmp_path)
     compared = [dataclasses.replace(whole, extractor=dataclasses.replace(network, extract=broken))]
-    rows = calibrate(compared, real, held, CONFIG, tmp_path)["rows"]
+    rows = calibrate(compared, real, held, CONFIG)["rows"]
     assert {row["fd_cifar"] for row in rows.values()} == {None}
     assert all(row["cs_cifar"] >= 1 for row in rows.values())
 
 
 def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, compared):
-    found, _ = made
+    found = made
     assert calibration.is_current(found, compared, HALF)
     assert not calibration.is_current(found, compared, TEST)
     assert calibration.is_current(found | {"held_out": TEST}, compared, HALF)

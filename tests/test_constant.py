@@ -1,18 +1,14 @@
 """Features of G that are nearly constant, in generators whose features are known."""
 
-import hashlib
-import json
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from dcgan import rundir
 from dcgan.config import Config
-from dcgan.models import build, dump_generator
+from dcgan.models import build
 from dcgan.train import draw_latent
-from eval.__main__ import main
 from eval.constant import NOTES, THRESHOLD, constant, layers, nearly_constant, spreads
 
 CONFIG = Config(resolution=32, width=8, latent_size=8, images=40, batch=20)
@@ -97,13 +93,6 @@ def test_the_threshold_is_a_hundredth_of_the_layer():
     assert THRESHOLD == 0.01
 
 
-def test_a_layer_that_is_dead_is_constant_and_scale_does_not_matter():
-    assert nearly_constant(torch.zeros(4)).tolist() == [True] * 4
-    spread = torch.rand(50, generator=torch.Generator().manual_seed(0)).double() ** 4
-    assert torch.equal(nearly_constant(spread), nearly_constant(1e-6 * spread))
-    assert 0 < nearly_constant(spread).sum() < 50
-
-
 def test_the_variance_is_averaged_over_positions():
     # One position of sixteen follows z; a pattern that is the same in each image has no spread.
     class Pattern(nn.Module):
@@ -131,28 +120,6 @@ def test_features_are_seen_after_the_relu_and_before_the_image(norm_g):
     assert all(output.min() == 0 for output in seen.values())
 
 
-def test_the_plain_gan_has_four_hidden_layers():
-    config = CONFIG.model_copy(update={"model": "mlp"})
-    G = build(config)[0]
-    with torch.no_grad():
-        G[0].bias.zero_()
-        G[0].weight[:64], G[0].bias[:64] = 0, -1
-    result = constant([(2, G)], config, "cpu")
-    sizes = {"hidden0": 256, "hidden1": 512, "hidden2": 1024, "hidden3": 1024}
-    assert result.about["features"] == sizes
-    assert result.values["share_hidden0_2"] == 64 / 256
-
-
-def test_equal_arguments_give_equal_numbers_and_g_is_in_eval_mode():
-    G = with_dead({"up0": 3}).train()
-    state = {name: tensor.clone() for name, tensor in G.state_dict().items()}
-    first, again = (constant([(1, G)], CONFIG, "cpu") for _ in range(2))
-    assert first == again
-    assert not G.training
-    assert all(torch.equal(tensor, state[name]) for name, tensor in G.state_dict().items())
-    assert not any(module._forward_hooks for module in G.modules())
-
-
 def test_features_that_are_not_finite_have_no_share():
     broken = with_dead({})
     with torch.no_grad():
@@ -167,68 +134,3 @@ def test_features_that_are_not_finite_have_no_share():
 
 
 # --- The command line -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A run that kept its generators after some epochs, and one that kept none."""
-    folder = tmp_path / "study"
-    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
-    for seed in (0, 1):
-        config = CONFIG.model_copy(update={"seed": seed})
-        run = folder / "norm=none" / f"seed={seed}"
-        rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
-        for epoch in range(1, 8):
-            data = dump_generator(with_dead({"up0": epoch}, config=config), config)
-            rundir.commit(run, epoch, {rundir.GENERATOR: data} if seed == 0 else {})
-    return folder
-
-
-def run_constant(capsys, *words):
-    try:
-        code = main(["constant", *map(str, words), "--device", "cpu"])
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
-def test_constant_features_of_a_study_from_the_command_line(study, capsys):
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    code, shown, progress = run_constant(capsys, study)
-    run = study / "norm=none" / "seed=0"
-    assert (code, progress) == (0, f"measured 1 of 1: {run}, epoch 7\n")
-    assert "up0, epoch 5" in shown
-    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    assert {path: after[path] for path in before} == before
-    assert set(after) - set(before) == {run / "eval" / "constant.json"}
-
-    # Milestones and the last epoch alone.
-    found = json.loads(after[run / "eval" / "constant.json"])
-    up0 = {name: each for name, each in found["values"].items() if name.startswith("share_up0_")}
-    assert up0 == {f"share_up0_{epoch}": epoch / 16 for epoch in (1, 2, 5, 7)}
-    assert (found["values"]["share_first"], found["values"]["share_last"]) == (1 / 56, 7 / 56)
-    files = {epoch: run / "epochs" / f"{epoch:04d}" / rundir.GENERATOR for epoch in (1, 2, 5, 7)}
-    assert found["about"]["generator_sha256"] == {
-        str(epoch): hashlib.sha256(path.read_bytes()).hexdigest() for epoch, path in files.items()
-    }
-    assert run_constant(capsys, run)[2] == f"kept 1 of 1: {run}, epoch 7\n"
-    assert run_constant(capsys, run, "--again")[2] == f"measured 1 of 1: {run}, epoch 7\n"
-    assert (run / "eval" / "constant.json").read_bytes() == after[run / "eval" / "constant.json"]
-
-
-def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
-    run = study / "norm=none" / "seed=0"
-    path = run / "epochs" / "0002" / rundir.GENERATOR
-    path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    before = sorted(study.rglob("*"))
-    refused = {
-        tmp_path / "nowhere": "nowhere: no such folder",
-        study / "norm=none" / "seed=1": "seed=1: no epoch here kept its generator",
-        study: f"{path}: its SHA-256 is not the committed one",
-    }
-    for where, reason in refused.items():
-        code, shown, complaint = run_constant(capsys, where)
-        assert (code, shown) == (2, ""), where
-        assert reason in complaint
-        assert len(complaint.splitlines()) == 1, complaint
-    assert sorted(study.rglob("*")) == before

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
 from sklearn.datasets import load_sample_images
 from torch import nn
 
 from eval import extractors, fetch, metrics
-from eval.classifier import FEATURES, NAME, Classifier, write_card
+from eval.classifier import NAME, Classifier, write_card
 from eval.extractors import classifier, inception, lite0
 from eval.fetch import INCEPTION_FILES, INCEPTION_SHA256, NoWeights
 
@@ -50,39 +49,8 @@ def network() -> Classifier:
 
 @pytest.fixture
 def folder(tmp_path: Path, network: Classifier) -> Path:
-    write_card(
-        tmp_path,
-        network.state_dict(),
-        0.5,
-        train_sha256="1" * 64,
-        test_sha256="2" * 64,
-        test_images=10,
-        seed=3,
-        threads=1,
-        command="python -m eval train-extractor",
-    )
+    write_card(tmp_path, network, {})
     return tmp_path
-
-
-def test_card_describes_the_weights_file(folder: Path, network: Classifier) -> None:
-    card = json.loads((folder / f"{NAME}.json").read_text())
-    weights = (folder / f"{NAME}.safetensors").read_bytes()
-    assert card.pop("sha256") == hashlib.sha256(weights).hexdigest()
-    assert set(card.pop("versions")) == {"python", "torch"}
-    assert card == {
-        "network": NAME,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "features": FEATURES,
-        "accuracy": 0.5,
-        "test_images": 10,
-        "command": "python -m eval train-extractor",
-        "seed": 3,
-        "threads": 1,
-        "train_sha256": "1" * 64,
-        "test_sha256": "2" * 64,
-    }
-    assert 1.0e6 < sum(p.numel() for p in network.parameters()) < 1.25e6
-    assert len(weights) < 5_000_000
 
 
 def test_classifier_gives_the_networks_own_features(folder: Path, network: Classifier) -> None:
@@ -98,19 +66,6 @@ def test_classifier_gives_the_networks_own_features(folder: Path, network: Class
     torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-4)
     assert features.std(dim=0).mean() > 0.01  # they tell images apart
     assert (extractor.name, extractor.resolution, extractor.suffix) == (NAME, 32, "_cifar")
-
-
-def test_classifier_is_repeatable_whatever_the_memory_layout(folder: Path) -> None:
-    images = pictures(5, 32)
-    last = images.contiguous(memory_format=torch.channels_last)
-    one, two = classifier(folder=folder), classifier(folder=folder)
-    assert torch.equal(one.extract(images)[0], two.extract(last)[0])
-
-
-def test_classifier_draws_nothing_from_the_global_generator(folder: Path) -> None:
-    before = torch.get_rng_state()
-    classifier(folder=folder).extract(pictures(2, 32))
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_other_sides_are_resized_without_rounding(folder: Path, network: Classifier) -> None:
@@ -133,13 +88,6 @@ def test_other_sides_are_resized_without_rounding(folder: Path, network: Classif
     )
 
 
-def test_only_uint8_images_are_taken(folder: Path) -> None:
-    extract = classifier(folder=folder).extract
-    for wrong in (pictures(2, 32).float(), pictures(2, 32)[0], pictures(2, 32)[:, :1]):
-        with pytest.raises(ValueError, match=r"images are uint8 \(N, 3, H, W\), not torch\."):
-            extract(wrong)
-
-
 def test_classifier_refuses_weights_that_are_not_the_cards(folder: Path, tmp_path: Path) -> None:
     path = folder / f"{NAME}.safetensors"
     data = bytearray(path.read_bytes())
@@ -154,26 +102,6 @@ def test_classifier_refuses_weights_that_are_not_the_cards(folder: Path, tmp_pat
         classifier(folder=folder)
     with pytest.raises(NoWeights, match=rf"{NAME}\.json: No such file or directory"):
         classifier(folder=tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("card", ["{", "[]", "{}", '{"sha256": 3}', "[" * 100_000])
-def test_a_card_that_is_none_is_refused(folder: Path, card: str) -> None:
-    (folder / f"{NAME}.json").write_text(card)
-    with pytest.raises(NoWeights, match=rf"{NAME}\.(json|safetensors): ") as caught:
-        classifier(folder=folder)
-    assert "\n" not in str(caught.value)
-
-
-def test_weights_of_another_network_are_refused(folder: Path, network: Classifier) -> None:
-    state = network.state_dict()
-    name = next(iter(state))
-    for wrong in (state | {name: state[name].half()}, {name: state[name]}, {}):
-        data = save(wrong)
-        (folder / f"{NAME}.safetensors").write_bytes(data)
-        card = {"sha256": hashlib.sha256(data).hexdigest()}
-        (folder / f"{NAME}.json").write_text(json.dumps(card))
-        with pytest.raises(NoWeights, match=rf"{NAME}\.safetensors: '.*' is .*, not "):
-            classifier(folder=folder)
 
 
 def test_committed_weights_are_those_of_their_card() -> None:
@@ -266,15 +194,6 @@ def test_weights_are_hashed_before_anything_is_unpickled(tmp_path: Path) -> None
     assert (tmp_path / "sprung").exists()  # the trap works
 
 
-def test_one_flipped_bit_is_refused(weights: Path, tmp_path: Path) -> None:
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 1
-    path = tmp_path / "flipped.pth"
-    path.write_bytes(data)
-    with pytest.raises(NoWeights, match=r"flipped\.pth: its SHA-256 is"):
-        inception(path, sha256=sha256_of(weights))
-
-
 def test_where_weights_are_looked_for(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,22 +270,6 @@ def test_download_is_checked_and_kept(served: dict[str, bytes], tmp_path: Path) 
     assert [path.name for path in cache.iterdir()] == [INCEPTION_FILES[0]]
     del served["data"]
     assert fetch.find_inception(None, cache, expected) == data  # from the cache
-
-
-def test_a_server_that_does_not_answer_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import socket
-
-    from torch_fidelity import feature_extractor_inceptionv3
-
-    assert fetch.PATIENCE <= 10
-    monkeypatch.setattr(fetch, "PATIENCE", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth"
-        monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", url)
-        with pytest.raises(NoWeights, match=r"weights\.pth: timed out"):
-            fetch.find_inception(None, tmp_path / "cache", "0" * 64)
 
 
 # --- EfficientNet-Lite0 ---------------------------------------------------------------------------

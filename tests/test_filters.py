@@ -2,7 +2,6 @@
 
 import copy
 import io
-import json
 from functools import partial
 
 import numpy as np
@@ -11,13 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import load, shapes
 from dcgan.models import build
-from dcgan.train import dump_state, start, train_epoch
-from eval.__main__ import main
-from eval.filters import BATCH, GAP, TITLES, TOP, concentration, filters, gini, guided, respond
+from eval.filters import BATCH, TOP, concentration, filters, gini, guided, respond
+from eval.results import GAP
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
 
@@ -83,14 +79,6 @@ def test_each_feature_is_followed_from_the_images_and_places_where_it_is_stronge
     assert torch.equal(found.gradients, expected)
 
 
-def test_more_units_than_d_sees_at_a_time():
-    count = BATCH + 7
-    D = TwoLayers(np.eye(3).tolist(), [[i + 1, 0, 0] for i in range(count)], nn.ReLU())
-    found = respond(D, torch.rand(1, 3, 2, 2), top=5)  # of one image
-    assert found.feature.tolist() == list(range(count))[::-1]
-    assert found.gradients.sum(dim=(1, 2, 3)).tolist() == [i + 1 for i in found.feature.tolist()]
-
-
 def test_following_back_leaves_the_discriminator_alone(pixels):
     D = build(CONFIG)[1].train()
     before = copy.deepcopy(D.state_dict())
@@ -129,22 +117,6 @@ def test_ginis_coefficient_by_hand():
 
 
 # --- Trained against untrained --------------------------------------------------------------------
-
-
-def test_initial_weights_are_as_concentrated_as_themselves(pixels):
-    result = filters(build(CONFIG)[1], CONFIG, 2, pixels)
-    assert (result.tool, result.epoch, result.titles) == ("filters", 2, TITLES)
-    assert list(result.values) == list(TITLES)
-    assert result.values["energy_ratio"] == result.values["gini_ratio"] == 1
-    assert 0.05 < result.values["energy_trained"] < 0.8
-    assert result.about == {
-        "images": 6,
-        "top": TOP,
-        "units_trained": 8 * TOP,
-        "silent_trained": 0,
-        "units_untrained": 8 * TOP,
-        "silent_untrained": 0,
-    }
 
 
 def test_filters_that_see_one_pixel_are_as_concentrated_as_can_be(pixels):
@@ -195,79 +167,3 @@ def test_a_discriminator_that_cannot_be_followed_back(pixels):
 
 
 # --- The command line -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A run of two epochs over 40 images, of which the last has kept its state."""
-    folder, data = tmp_path / "out" / "study", tmp_path / "real"
-    data.mkdir()
-    for number, image in enumerate(shapes(40).pixels[:, ::2, ::2]):
-        Image.fromarray(image).save(data / f"{number}.png")
-    images = load(str(data), tmp_path / "cache")
-    config = CONFIG.model_copy(update={"data_sha256": images.sha256})
-    state = start(config)
-    for epoch in (1, 2):
-        train_epoch(state, config, torch.from_numpy(images.pixels))
-        files = {rundir.STATE: dump_state(state)} if epoch == 2 else {rundir.RECORD: b"{}"}
-        rundir.commit(folder / "seed=0", epoch, files)
-    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
-    description = {"config": config.model_dump()}
-    rundir.replace(folder / "seed=0" / "run.json", rundir.seal(description))
-    return folder, data, state, images
-
-
-def run_filters(capsys, *words):
-    try:
-        code = main(["filters", *map(str, words), "--device", "cpu"])
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
-def test_filters_of_a_study_from_the_command_line(study, capsys):
-    folder, data, state, images = study
-    code, shown, progress = run_filters(capsys, folder, "--data", data, "--images", 9)
-    run = folder / "seed=0"
-    assert (code, progress) == (0, f"measured 1 of 1: {run}, epoch 2\n")
-    assert shown.splitlines()[0].split()[:2] == ["run", "epoch"]
-    found = json.loads((run / "eval" / "filters.json").read_bytes())
-    seen = torch.from_numpy(images.pixels[:9]).permute(0, 3, 1, 2)
-    config = CONFIG.model_copy(update={"data_sha256": images.sha256})
-    expected = filters(state.D, config, 2, seen)
-    assert found["values"] == expected.values
-    assert found["values"]["energy_ratio"] != 1
-    assert found["about"] == expected.about | {"data_sha256": images.sha256}
-    assert (run / "eval" / "filters.png").read_bytes() == expected.figure
-
-    # What is there is left alone, unless it is asked for again.
-    (run / "eval" / "filters.png").unlink()
-    code, again, progress = run_filters(capsys, folder, "--data", data)
-    assert (code, again, progress) == (0, shown, f"kept 1 of 1: {run}, epoch 2\n")
-    assert not (run / "eval" / "filters.png").exists()
-    run_filters(capsys, folder, "--data", data, "--images", 9, "--again")
-    assert (run / "eval" / "filters.png").read_bytes() == expected.figure
-
-
-def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
-    folder, data, *_ = study
-    path = folder / "seed=0" / "epochs" / "0002" / rundir.STATE
-    whole, before = path.read_bytes(), sorted(folder.rglob("*"))
-    other = tmp_path / "other"
-    other.mkdir()
-    Image.fromarray(shapes(1).pixels[0]).save(other / "0.png")
-    path.write_bytes(whole[:-1] + b"\0\0")
-    refused = {
-        (folder,): "--data",
-        (folder, "--data", other): f"--data {other}: its SHA-256 is",
-        (folder, "--data", tmp_path / "none"): "none: no such file or folder",
-        (folder, "--data", data, "--images", 0): "'--images': 0 is not in the range",
-        (folder, "--data", data, "--epoch", 3): "epoch 3 is not one of 1 to 2",
-        (folder, "--data", data): str(path),
-    }
-    for words, reason in refused.items():
-        code, shown, complaint = run_filters(capsys, *words)
-        assert (code, shown) == (2, ""), words
-        assert reason in complaint
-        assert len(complaint.splitlines()) == 1, complaint
-    assert sorted(folder.rglob("*")) == before

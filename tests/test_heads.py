@@ -1,27 +1,14 @@
 """The cost of D's heads: operations worked out by hand, and the order of what is timed."""
 
-import json
-
 import numpy as np
 import pytest
-import torch
 
-from dcgan import rundir
 from dcgan.config import Config
 from dcgan.models import MAP, channels
 from eval import heads as work
-from eval.__main__ import main
-from eval.heads import HEADS, TITLES, heads, operations, random_pixels, step_speeds
+from eval.heads import HEADS, TITLES, heads, operations, step_speeds
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """PyTorch's threads are put back, as a command sets them."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def of_a_step(config):
@@ -65,10 +52,6 @@ def test_heads_differ_by_four_kernels_to_one(norm):
     }
     top = channels(CONFIG)[-1]
     assert found["avgpool"] - found["conv"] == 8 * (4 - 1) * 16 * top
-
-
-def test_the_batch_does_not_change_the_operations_of_an_image():
-    assert operations(CONFIG) == operations(CONFIG.model_copy(update={"batch": 40}))
 
 
 def test_pairs_alternate_and_every_sample_is_of_the_same_images(monkeypatch):
@@ -118,88 +101,4 @@ def test_values_are_medians_over_pairs(monkeypatch):
     assert (values["ratio_low"], values["ratio"], values["ratio_high"]) == (1, 1, 1.5)
 
 
-def test_random_pixels_are_even_and_the_same_again():
-    pixels = random_pixels(CONFIG, 100)
-    assert (pixels.shape, pixels.dtype) == ((100, 16, 16, 3), torch.uint8)
-    assert pixels.double().mean().item() == pytest.approx(127.5, abs=1.5)
-    assert (pixels.min(), pixels.max()) == (0, 255)
-    assert torch.equal(pixels, random_pixels(CONFIG, 100))
-
-
 # --- The command line -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    """Two finished runs, without states, and one that is not finished."""
-    monkeypatch.setattr(work, "SECONDS", 0.01)
-    folder = tmp_path / "study"
-    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
-    for seed, (head, done) in enumerate([("conv", 2), ("avgpool", 2), ("conv", 1)]):
-        config = CONFIG.model_copy(update={"seed": seed, "head": head})
-        run = folder / f"head={head}" / f"seed={seed}"
-        content = {"config": config.model_dump()}
-        content |= {"fingerprint": {"threads": 2}} if seed else {}
-        rundir.replace(run / "run.json", rundir.seal(content))
-        for epoch in range(1, done + 1):
-            rundir.commit(run, epoch, {})
-    return folder
-
-
-def run_heads(capsys, *words):
-    try:
-        code = main(["heads", *map(str, words), "--device", "cpu", "--pairs", "2"])
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
-def test_heads_of_a_study_from_the_command_line(study, capsys):
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    code, shown, progress = run_heads(capsys, study)
-    runs = [study / "head=avgpool" / "seed=1", study / "head=conv" / "seed=0"]
-    assert code == 0
-    assert progress.splitlines() == [
-        f"left out, 1 of 2 epochs: {study / 'head=conv' / 'seed=2'}",
-        *(f"measured {number} of 2: {run}, epoch 0" for number, run in enumerate(runs, 1)),
-    ]
-    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    assert {path: after[path] for path in before} == before
-    assert set(after) - set(before) == {run / "eval" / "heads.json" for run in runs}
-
-    # Either run is counted with both heads; its threads are its own.
-    for run, threads in zip(runs, (2, 1), strict=True):
-        found = json.loads((run / "eval" / "heads.json").read_bytes())
-        values, about = found["values"], found["about"]
-        assert values["operations_avgpool"] - values["operations_conv"] == 24 * 16 * 8
-        assert min(values["step_speed_conv"], values["step_speed_avgpool"]) > 0
-        assert 0 < values["ratio_low"] <= values["ratio"] <= values["ratio_high"]
-        assert (about["threads"], about["pairs"], about["device"]) == (threads, 2, "cpu")
-        assert f"{about['processor']}, threads={threads}, PyTorch {torch.__version__}" in shown
-        assert about["images"] % CONFIG.batch == 0
-
-    assert run_heads(capsys, runs[0])[2] == f"kept 1 of 1: {runs[0]}, epoch 0\n"
-    said = run_heads(capsys, runs[0], "--again", "--threads", 1)[2]
-    assert said == f"measured 1 of 1: {runs[0]}, epoch 0\n"
-    found = json.loads((runs[0] / "eval" / "heads.json").read_bytes())
-    assert found["about"]["threads"] == 1
-
-
-def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
-    plain = study / "model=mlp" / "seed=0"
-    config = CONFIG.model_copy(update={"model": "mlp"})
-    rundir.replace(plain / "run.json", rundir.seal({"config": config.model_dump()}))
-    for epoch in (1, 2):
-        rundir.commit(plain, epoch, {})
-    before = sorted(study.rglob("*"))
-    refused = {
-        (tmp_path / "nowhere",): "nowhere: no such folder",
-        (study / "head=conv" / "seed=2",): "no finished run in this folder",
-        (study,): f"{plain}: model=mlp has no convolutions",
-        (study, "--threads", 0): "'--threads': 0 is not in the range",
-    }
-    for words, reason in refused.items():
-        code, shown, complaint = run_heads(capsys, *words)
-        assert (code, shown) == (2, ""), words
-        assert reason in complaint.splitlines()[-1]
-    assert sorted(study.rglob("*")) == before

@@ -1,20 +1,15 @@
 """Memorisation: distances whose answer is known, generators that copy, and the command line."""
 
-import hashlib
 import io
-import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import load, shapes
-from dcgan.models import build, dump_generator
-from eval import metrics, neighbours, results
-from eval.__main__ import main
+from dcgan.data import shapes
+from eval import metrics, neighbours
 from eval.extractors import Extractor
 from eval.neighbours import NEAR, Seen, compare, duplicates, examine, nearest, rms, see
 from eval.score import Reference
@@ -47,7 +42,6 @@ def test_copies_are_exactly_nothing_apart_and_pixels_do_not_overflow():
     black, white = np.zeros((1, 3072), np.uint8), np.full((2, 3072), 255, np.uint8)
     distances, index = nearest(black, white)
     assert distances[0] == pytest.approx(255 * np.sqrt(3072), rel=1e-15)
-    assert index[0] == 0  # the first of two equal ones
     assert rms(black[0], white[0]) == 255
 
 
@@ -79,17 +73,6 @@ def test_duplicates_are_counted_on_both_sides_of_the_limit(side, monkeypatch):
     monkeypatch.setattr(neighbours, "BLOCK", 4)
     assert duplicates(both) == (3, 1)
     assert duplicates(both[::-1]) == (3, 1)
-
-
-def test_the_limit_is_of_all_pixels_not_of_means():
-    grey = np.full((1, 16, 16, 3), 100, np.uint8)
-    checked = grey.copy()
-    checked[:, ::2, ::2] += 20  # the means differ by 5, the pixels by 10 (RMS)
-    assert rms(checked[0], grey[0]) == 10
-    assert duplicates(np.concatenate([grey, checked])) == (0, 0)
-    checked[:, ::2, ::2] -= 5
-    assert rms(checked[0], grey[0]) == 7.5
-    assert duplicates(np.concatenate([grey, checked])) == (0, 1)
 
 
 # --- A run ----------------------------------------------------------------------------------------
@@ -130,8 +113,8 @@ def test_a_generator_that_memorised_is_found_out(drawn):
 
     # Above its neighbours, each copy is there three times.
     grid = np.asarray(Image.open(io.BytesIO(figure))).astype(int)
-    assert grid.shape == (3 * 96 + 2 * 4, 8 * 96 + 7 * 4, 3)
-    strips = [grid[i * 100 : i * 100 + 96] for i in range(3)]
+    assert grid.shape == (3 * 96 + 2 * 2, 8 * 96 + 7 * 2, 3)
+    strips = [grid[i * 98 : i * 98 + 96] for i in range(3)]
     assert np.array_equal(strips[0], strips[1])
     assert np.array_equal(strips[0], strips[2])
     tile = train.pixels[chosen[0]]  # of many at distance 0, the first one
@@ -145,21 +128,8 @@ def test_the_figure_has_the_neighbours_of_each_space(drawn):
     grid = np.asarray(Image.open(io.BytesIO(figure)))
     for row, expected in enumerate((other, train.pixels, other)):
         for column in range(8):
-            tile = grid[row * 100 :, column * 100 :][1:96:3, 1:96:3]
+            tile = grid[row * 98 :, column * 98 :][1:96:3, 1:96:3]
             assert np.array_equal(tile, expected[column]), (row, column)
-
-
-def test_copies_with_noise_are_found_and_shown_above_their_originals(drawn):
-    train, test = drawn
-    noise = np.random.default_rng(0).integers(-3, 4, train.pixels.shape)
-    noisy = seen(np.clip(train.pixels + noise, 0, 255).astype(np.uint8))
-    values, figure = examine(noisy, train, test)
-    assert 0.9 < values["auc_pixels"] <= 1
-    assert 0 < values["ratio_pixels"] < 0.2
-    assert values["auc_features"] > 0.5
-    grid = np.asarray(Image.open(io.BytesIO(figure))).astype(int)
-    apart = np.abs(grid[:96] - grid[200:296])
-    assert 0 < apart[:, :96].max() <= 3
 
 
 def test_held_out_images_are_as_near_as_held_out_images(drawn):
@@ -172,18 +142,6 @@ def test_held_out_images_are_as_near_as_held_out_images(drawn):
     assert values["fd_cifar_test"] == pytest.approx(0, abs=1e-6)
     assert values["fd_cifar_train"] == pytest.approx(-values["fd_cifar_gap"], abs=1e-6)
     assert values["fd_cifar_train"] > 1e-3
-
-
-def test_both_sides_have_equally_many_images(drawn):
-    train, test = drawn
-    few = Seen(test.features[:120], test.pixels[:120])
-    values, _ = examine(few, train, few)
-    made = metrics.moments(few.features)
-    expected = metrics.frechet_distance(made, metrics.moments(train.features[:120]))
-    assert values["fd_cifar_train"] == expected
-    assert examine(few, train, test)[0]["auc_pixels"] == 0.5  # against the first 120 alone
-    with pytest.raises(ValueError, match="150 held-out images are needed, not 120"):
-        examine(Seen(train.features[:150], train.pixels[:150]), train, few)
 
 
 def test_larger_images_are_reduced_to_the_side_of_the_real_ones(drawn):
@@ -201,133 +159,3 @@ def test_larger_images_are_reduced_to_the_side_of_the_real_ones(drawn):
 
 
 # --- The command line -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A study of one run over 100 of 150 drawings, with 110 others."""
-    pixels = shapes(260).pixels
-    for name, part in (("train", pixels[:150]), ("test", pixels[150:])):
-        (tmp_path / name).mkdir()
-        for i, image in enumerate(part):
-            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
-    train = load(str(tmp_path / "train"), tmp_path / "cache")
-    folder = tmp_path / "study"
-    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
-    config = CONFIG.model_copy(update={"data_sha256": train.sha256})
-    run = folder / "norm=none" / "seed=0"
-    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
-    for epoch in (1, 2):
-        content = dump_generator(build(config)[0], config)
-        rundir.commit(run, epoch, {rundir.GENERATOR: content})
-    return folder
-
-
-@pytest.fixture
-def one_thread():
-    """As the command runs, which leaves it so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def run_neighbours(study, one_thread, capsys):
-    def run(*words, where=study, data="train", test="test", n=COPIED):
-        capsys.readouterr()
-        named = ["--data", str(study.parent / data), "--test", str(study.parent / test)]
-        try:
-            options = ["--n", str(n), "--device", "cpu", *map(str, words)]
-            code = main(["neighbours", str(where), *named, *options])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def test_the_command_keeps_and_prints_what_it_found(study, run_neighbours):
-    run = study / "norm=none" / "seed=0"
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    code, shown, said = run_neighbours()
-    assert (code, said) == (0, f"measured 1 of 1: {run}, epoch 2\n")
-    made = {name: (run / "eval" / f"neighbours.{name}").read_bytes() for name in ("json", "png")}
-    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    there = {run / "eval" / f"neighbours.{name}": content for name, content in made.items()}
-    assert after == before | there
-
-    found = json.loads(made["json"])
-    values, about = found["values"], found["about"]
-    assert (found["tool"], found["epoch"]) == ("neighbours", 2)
-    assert values.keys() == found["titles"].keys() == neighbours.TITLES.keys()
-    assert None not in values.values()
-    assert values["duplicates_exact"] == 0
-    assert (about["generated"], about["held_out"], about["training"]) == (COPIED, COPIED, 100)
-    generator = (rundir.epoch_folder(run, 2) / rundir.GENERATOR).read_bytes()
-    assert about["generator_sha256"] == hashlib.sha256(generator).hexdigest()
-    assert f"{values['auc_pixels']:.4g}" in shown
-    for words in (*found["titles"].values(), *found["notes"]):
-        assert words in shown
-
-    # What is there is kept; another epoch is another result; once more gives the same bytes.
-    assert run_neighbours()[2] == f"kept 1 of 1: {run}, epoch 2\n"
-    assert run_neighbours("--epoch", 1)[2] == f"measured 1 of 1: {run}, epoch 1\n"
-    assert (run / "eval" / "neighbours.json").read_bytes() != made["json"]
-    assert run_neighbours()[0] == 0
-    assert {name: (run / "eval" / f"neighbours.{name}").read_bytes() for name in made} == made
-
-
-def test_the_command_finds_a_generator_that_memorised(study, run_neighbours, monkeypatch):
-    train = load(str(study.parent / "train"), study.parent / "cache").pixels
-    copies = torch.from_numpy(train[np.arange(COPIED) % 100]).permute(0, 3, 1, 2)
-    monkeypatch.setattr(neighbours, "generate", lambda G, z: copies)
-    assert run_neighbours()[0] == 0
-    values = results.stored(study / "norm=none" / "seed=0", "neighbours").values
-    for space in ("features", "pixels"):
-        assert values[f"auc_{space}"] > 0.99
-        assert values[f"share_{space}"] > 0.9
-    assert values["fd_cifar_gap"] > 0
-
-
-def test_a_generator_that_is_not_finite_has_no_values(study, run_neighbours, monkeypatch):
-    def broken(G, z):
-        raise FloatingPointError
-
-    monkeypatch.setattr(neighbours, "generate", broken)
-    assert run_neighbours()[0] == 0
-    run = study / "norm=none" / "seed=0"
-    values = results.stored(run, "neighbours").values
-    known = {name for name, value in values.items() if value is not None}
-    assert known == {"duplicates_exact", "duplicates_near"}
-    assert not (run / "eval" / "neighbours.png").exists()
-
-
-def test_bad_input_is_one_line(study, run_neighbours):
-    run = study / "norm=none" / "seed=0"
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    refused = [
-        (run_neighbours(n=99), "--n 99: 100 images are needed at least"),
-        (run_neighbours(n=111), "110 images of classes=all, --n is 111"),
-        (run_neighbours("--epoch", 3), "epoch 3 kept no generator, only 1, 2 did"),
-        (run_neighbours(test="train"), "these are the images of --data, none is held out"),
-        (run_neighbours(data="test", test="train"), "test: its SHA-256 is"),
-        (run_neighbours(test="none"), "none: no such file or folder"),
-        (run_neighbours(where=study.parent), "no study here or above"),
-    ]
-    for (code, shown, complaint), reason in refused:
-        assert (code, shown) == (2, ""), reason
-        assert reason in complaint
-        assert len(complaint.splitlines()) == 1, complaint
-    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
-
-    path = rundir.epoch_folder(run, 2) / rundir.GENERATOR
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    code, shown, complaint = run_neighbours()
-    assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
-    assert f"{path}: its SHA-256 is not the committed one" in complaint
-    config = rundir.read_config(run).model_copy(update={"classes": "3"})
-    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
-    assert "--test test: has no images of classes=3" in run_neighbours("--epoch", 1)[2]
-    assert not (run / "eval").exists()

@@ -1,26 +1,18 @@
 """The linear probe: on features whose worth is known, and from the command line."""
 
-import hashlib
-import json
-import shutil
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn.functional import leaky_relu, max_pool2d
 
-from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import canonical, load, of_classes, resize, shapes, to_signed
+from dcgan.data import canonical, shapes, to_signed
 from dcgan.models import build
-from dcgan.train import dump_state, start, train_epoch
-from eval import probe, results
-from eval.__main__ import main
+from eval import probe
 from eval.probe import (
     COSTS,
     KINDS,
-    Found,
+    Accuracy,
     discriminator_features,
     fit,
     label_sets,
@@ -76,15 +68,6 @@ def test_features_are_the_pooled_activations_of_every_layer():
     assert not D.training
     for name, tensor in D.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-
-
-def test_features_do_not_depend_on_the_images_beside_them(monkeypatch):
-    features = discriminator_features(build(CONFIG)[1])
-    pixels = resize(shapes(9), 16).pixels
-    whole = features(pixels)
-    monkeypatch.setattr(probe, "BATCH", 4)
-    np.testing.assert_allclose(features(pixels), whole, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(features(pixels[5:6]), whole[5:6], rtol=1e-5, atol=1e-7)
 
 
 def test_a_discriminator_that_sees_dots_beats_the_pixels():
@@ -150,31 +133,6 @@ def test_classes_that_are_apart_are_told_apart_and_others_by_chance():
     assert np.abs(blind - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 400)
 
 
-def test_the_scale_of_a_feature_does_not_matter():
-    train, test = (striped(count, 3, 0.4, seed) for count, seed in ((90, 1), (200, 2)))
-    sets = label_sets(train.labels, 60, 2, None)
-
-    def rescaled(pixels):
-        x = pixel_features(pixels)
-        return x * 2.0 ** (np.arange(x.shape[1]) % 9) + 1
-
-    plain, scaled = (solve(each, train, test, sets)[60] for each in (pixel_features, rescaled))
-    assert plain.cost == scaled.cost
-    np.testing.assert_allclose(plain.rates, scaled.rates, atol=0.011)  # two of 200 images
-    assert 0.4 < plain.rates.mean() < 0.95
-
-
-def test_rows_are_standardised_and_turned_into_the_space_that_they_span():
-    x = pixel_features(striped(60, 2, 0.4).pixels)
-    spanned = span(x)
-    assert spanned.rows.shape == (60, 60)
-    standardised = (x - x.mean(axis=0)) / x.std(axis=0) / np.sqrt(192)
-    np.testing.assert_allclose(
-        spanned.rows @ spanned.rows.T, standardised @ standardised.T, atol=1e-5
-    )
-    assert np.square(spanned.rows).sum() / 60 == pytest.approx(1, rel=1e-4)
-
-
 @pytest.mark.parametrize("classes", [2, 3])
 def test_other_images_get_the_class_that_the_svm_of_all_features_gives_them(classes):
     train, test = (striped(60, classes, 0.4, seed) for seed in (1, 2))
@@ -186,19 +144,6 @@ def test_other_images_get_the_class_that_the_svm_of_all_features_gives_them(clas
     svm = fit((x - x.mean(axis=0)) / scale, labels, 2.0)
     np.testing.assert_array_equal(found, svm.predict((other - x.mean(axis=0)) / scale))
     assert 40 < (found == 0).sum() < 60
-
-
-def test_the_svm_is_an_l2_svm():
-    train = striped(60, 2, 0.4)
-    rows = span(pixel_features(train.pixels)).rows
-    svm = fit(rows, train.labels, 3.0)
-
-    # The gradient of |w|^2 / 2 + 3 sum of squared hinges vanishes.
-    w = svm.coef_[0]
-    signs = np.where(train.labels == 1, 1, -1)
-    hinge = np.maximum(0, 1 - signs * (rows @ w + svm.intercept_))
-    assert (hinge > 0).any()
-    np.testing.assert_allclose(w, 2 * 3.0 * (hinge * signs) @ rows, atol=2e-3 * np.abs(w).max())
 
 
 def test_test_images_and_undrawn_labels_choose_nothing():
@@ -238,9 +183,9 @@ def test_the_result_has_means_spreads_and_paired_gains():
         "pixels": [0.2, 0.2],
         "classifier": [0.9, 0.8],
     }
-    found = {kind: {20: Found(np.array(r), 1.0, 6)} for kind, r in rates.items()}
+    found = {kind: {20: Accuracy(np.array(r), 1.0, 6)} for kind, r in rates.items()}
     for kind, each in found.items():
-        each[40] = Found(np.array(rates[kind][:1]), 0.1, 6)
+        each[40] = Accuracy(np.array(rates[kind][:1]), 0.1, 6)
     result = to_result(7, found, {"labels": 20})
     assert (result.tool, result.epoch) == ("probe", 7)
     assert result.values == pytest.approx(
@@ -269,203 +214,3 @@ def test_the_result_has_means_spreads_and_paired_gains():
 
 
 # --- The command line -----------------------------------------------------------------------------
-
-
-def write_folder(path, pixels, labels):
-    """PNG files in a folder for each label; without labels, all in one."""
-    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        file = path / ("" if label < 0 else str(label)) / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(file)
-    return path
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """Folders of 120 drawings and of 110 others; `plain` has no labels, `nine` no class 0."""
-    drawn, out = shapes(230), tmp_path_factory.mktemp("sources")
-    train, test = slice(0, 120), slice(120, 230)
-    write_folder(out / "train", drawn.pixels[train], drawn.labels[train])
-    write_folder(out / "test", drawn.pixels[test], drawn.labels[test])
-    write_folder(out / "plain", drawn.pixels[test], np.full(110, -1))
-    nine = np.flatnonzero(drawn.labels > 0)
-    write_folder(out / "nine", drawn.pixels[nine], drawn.labels[nine])
-    return out
-
-
-@pytest.fixture
-def study(tmp_path, sources):
-    """A study of one run, whose D has not learned anything in two epochs."""
-    train = load(str(sources / "train"), tmp_path / "cache")
-    folder = tmp_path / "study"
-    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
-    config = CONFIG.model_copy(update={"data_sha256": train.sha256})
-    write_run(folder / "norm=none" / "seed=0", config)
-    return folder
-
-
-def write_run(run, config, epochs=2):
-    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
-    state = start(config)
-    for state.epoch in range(1, epochs + 1):
-        rundir.commit(run, state.epoch, {rundir.STATE: dump_state(state)})
-
-
-@pytest.fixture
-def one_thread():
-    """As the command runs, which leaves it so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def run_probe(study, sources, one_thread, capsys):
-    def run(*words, where=study, data="train", test="test", labels=20):
-        capsys.readouterr()
-        named = ["--data", str(sources / data), "--test", str(sources / test)]
-        try:
-            options = ["--labels", str(labels), "--draws", "2", "--device", "cpu"]
-            code = main(["probe", str(where), *named, *options, *map(str, words)])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def test_the_command_keeps_and_prints_what_it_found(study, run_probe, sources):
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    code, shown, said = run_probe("--full", 60)
-    run = study / "norm=none" / "seed=0"
-    assert code == 0
-    assert said == f"measured 1 of 1: {run}, epoch 2\n"
-    content = (run / "eval" / "probe.json").read_bytes()
-    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    assert after == before | {run / "eval" / "probe.json": content}
-
-    found = json.loads(content)
-    values, about = found["values"], found["about"]
-    assert (found["tool"], found["epoch"]) == ("probe", 2)
-    assert values.keys() == found["titles"].keys()
-    assert len(values) == 10 + 5
-
-    # D is the untrained one, and so are its numbers; the classifier knows more than the pixels.
-    for count in (20, 60):
-        assert values[f"accuracy_trained_{count}"] == values[f"accuracy_untrained_{count}"] > 0
-        assert values[f"accuracy_gain_{count}"] == 0
-    assert about["svm"]["trained_20"] == about["svm"]["untrained_20"]
-    assert about["svm"]["trained_20"]["features"] == 12 * 16
-    assert about["svm"]["pixels_20"]["features"] == 3072
-    assert about["svm"]["classifier_20"]["features"] == 192
-
-    # What was used is named.
-    state = (rundir.epoch_folder(run, 2) / rundir.STATE).read_bytes()
-    assert about["state_sha256"] == hashlib.sha256(state).hexdigest()
-    train = load(str(sources / "train"), study.parent / "other")
-    assert about["data_sha256"] == train.sha256 != about["test_sha256"]
-    assert (about["labels"], about["draws"], about["full"]) == (20, 2, 60)
-    assert about["test_images"] == 110
-
-    # The table has the numbers and says what they are.
-    assert f"{values['accuracy_pixels_20']:.4g}" in shown
-    for words in (*found["titles"].values(), *found["notes"]):
-        assert words in shown
-
-    # What is there is kept; once more gives the same bytes.
-    (run / "eval" / "probe.json").write_bytes(content.replace(b'"pixels, 20"', b'"kept, 20"'))
-    code, shown, said = run_probe()
-    assert (code, "kept, 20" in shown) == (0, True)
-    assert said == f"kept 1 of 1: {run}, epoch 2\n"
-    assert run_probe("--full", 60, "--again")[0] == 0
-    assert (run / "eval" / "probe.json").read_bytes() == content
-
-
-def test_the_command_makes_pruned_states_again_and_leaves_unfinished_runs_out(
-    study, run_probe, sources
-):
-    run, begun = study / "norm=none" / "seed=0", study / "norm=none" / "seed=1"
-    config = rundir.read_config(run)
-    write_run(begun, config.model_copy(update={"seed": 1}), epochs=1)
-
-    # A run over a few images of one class, whose first state was as training makes it.
-    shutil.rmtree(run)
-    few = {"classes": "3", "images": 6, "batch": 3}
-    write_run(run, config := config.model_copy(update=few))
-    train = resize(load(str(sources / "train"), study.parent / "cache"), 16)
-    state = start(config)
-    train_epoch(state, config, torch.from_numpy(of_classes(train, "3").pixels[:6]))
-    shutil.rmtree(rundir.epoch_folder(run, 1))
-    rundir.commit(run, 1, {rundir.STATE: dump_state(state)})
-    rundir.prune(run, 3)
-
-    code, _, said = run_probe("--epoch", 1)
-    assert code == 0
-    assert said.splitlines() == [
-        f"left out, 1 of 2 epochs: {begun}",
-        f"{run}: the state of epoch 1 is pruned; training it again",
-        f"measured 1 of 1: {run}, epoch 1",
-    ]
-    assert not (begun / "eval").exists()
-    assert results.stored(run, "probe").epoch == 1
-    assert run_probe(where=begun)[0] == 2
-
-    # The other epoch is another result.
-    assert f"measured 1 of 1: {run}, epoch 2" in run_probe(where=run)[2]
-    assert results.stored(run, "probe").epoch == 2
-
-
-def test_the_command_gives_nulls_where_d_is_not_finite(study, run_probe):
-    run = study / "norm=none" / "seed=0"
-    state = start(rundir.read_config(run))
-    with torch.no_grad():
-        state.D.from_rgb[0].weight[0] = float("nan")
-    state.epoch = 2
-    shutil.rmtree(rundir.epoch_folder(run, 2))
-    rundir.commit(run, 2, {rundir.STATE: dump_state(state)})
-    assert run_probe()[0] == 0
-    values = results.stored(run, "probe").values
-    nulls = {
-        f"{name}_20" for name in ("accuracy_trained", "sd_trained", "accuracy_gain", "sd_gain")
-    }
-    assert {name for name, value in values.items() if value is None} == nulls
-
-
-def test_bad_input_is_one_line(study, run_probe, sources):
-    run = study / "norm=none" / "seed=0"
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    refused = [
-        (run_probe(test="plain"), "--test plain: 110 of its images have no label"),
-        (run_probe(test="nine"), "its classes are not those of --data"),
-        (run_probe(test="train"), "these are the images of --data, none is held out"),
-        (run_probe(data="test", test="train"), "test: its SHA-256 is"),
-        (run_probe(data="none"), "none: no such file or folder"),
-        (run_probe(labels=25), "25 labels are not equally many, and two, of 10 classes"),
-        (run_probe(labels=500), "500 labels are 50 of a class"),
-        (run_probe("--full", 20), "more than 20 and at most 120"),
-        (run_probe("--draws", 0), "0 is not in the range"),
-        (run_probe("--epoch", 3), "epoch 3 is not one of 1 to 2"),
-        (run_probe("--device", "tpu"), "--device tpu: there is only cpu"),
-        (run_probe(where=sources), "no study here or above"),
-    ]
-    for (code, shown, complaint), reason in refused:
-        assert (code, shown) == (2, ""), reason
-        assert reason in complaint
-        assert len(complaint.splitlines()) == 1, complaint
-    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
-
-    # A damaged state, a damaged config, a D without convolutions.
-    path = rundir.epoch_folder(run, 2) / rundir.STATE
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert "0002/state.safetensors: its SHA-256 is" in run_probe()[2]
-    config = rundir.read_config(run)
-    plain = config.model_copy(update={"model": "mlp"})
-    rundir.replace(run / "run.json", rundir.seal({"config": plain.model_dump()}))
-    assert f"{run}: model=mlp has no convolutions" in run_probe()[2]
-    rundir.replace(run / "run.json", b"{}\n")
-    code, shown, complaint = run_probe()
-    assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
-    assert f"{run / 'run.json'}: is not as it was written" in complaint
-    assert not (run / "eval").exists()

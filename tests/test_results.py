@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from eval.results import Result, keep, stored, table
+from eval.results import Result, keep, stored, to_text
 
 VALUES = {"near": 0.1234567890123, "far": 3}
 TITLES = {"near": "how near", "far": "how far"}
@@ -39,13 +39,18 @@ def test_what_is_damaged_is_as_if_it_were_missing(content, tmp_path):
     assert stored(tmp_path, "tool") is None
 
 
-def test_the_table_has_a_line_for_each_run_and_each_note_once():
+def test_the_table_has_a_column_for_each_run_and_each_note_once(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "24")
     other = Result("tool", 10, {"near": None}, {"near": "how near"}, {}, ["A sentence.", "More."])
-    assert table({"runs/a": RESULT, "b": other}).splitlines() == [
-        "run     epoch  how near  how far",
-        "runs/a      2    0.1235        3",
-        "b          10         –        –",
+    assert to_text({"runs/a": RESULT, "b": other}).splitlines() == [
+        "1  runs/a, epoch 2",
+        "2  b, epoch 10",
+        "",
+        "run            1  2",
+        "how near  0.1235  –",
+        "how far        3  –",
         "",
         "A sentence.",
         "More.",
     ]
+    assert "\n\nrun            3\n" in to_text({"a" * 9: RESULT, "b": RESULT, "c": RESULT})

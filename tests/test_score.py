@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 
 from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import keep, load, load_cached
+from dcgan.data import keep, load
 from dcgan.models import build, dump_generator
 from dcgan.train import draw_latent, matmul_precision
 from eval import metrics
@@ -120,16 +118,6 @@ def test_images_that_are_not_finite_are_refused(generator: nn.Module) -> None:
 # --- References -----------------------------------------------------------------------------------
 
 
-def test_reference_holds_features_and_moments(colours: Extractor, tmp_path: Path) -> None:
-    pixels = pictures(30, 32, 0)
-    found = reference(colours, pixels, "a" * 64, tmp_path)
-    np.testing.assert_allclose(found.features[:, :3], pixels.mean(axis=(1, 2)), rtol=1e-5)
-    assert (found.count, found.resolution, found.sha256, found.split) == (30, 32, "a" * 64, "train")
-    expected = metrics.moments(found.features)
-    assert np.array_equal(found.moments.mean, expected.mean)
-    assert np.array_equal(found.moments.factor, expected.factor)
-
-
 def test_reference_is_computed_once_for_one_content(colours: Extractor, tmp_path: Path) -> None:
     passes = []
 
@@ -161,21 +149,6 @@ def test_reference_is_computed_once_for_one_content(colours: Extractor, tmp_path
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_a_damaged_reference_is_made_again(colours: Extractor, tmp_path: Path) -> None:
-    pixels = pictures(30, 32, 0)
-    first = reference(colours, pixels, "a" * 64, tmp_path)
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[-100] ^= 1
-    for damaged in (bytes(flipped), whole[:-10], b""):
-        path.write_bytes(damaged)
-        again = reference(colours, pixels, "a" * 64, tmp_path)
-        assert np.array_equal(again.features, first.features)
-        assert path.read_bytes() == whole
-    assert list(tmp_path.iterdir()) == [path]
-
-
 # --- Scores ---------------------------------------------------------------------------------------
 
 
@@ -196,12 +169,6 @@ def test_scores_are_the_metrics_of_the_features(colours: Extractor, tmp_path: Pa
     }
     assert distance > 100
     assert neighbours["recall"] < neighbours["precision"] or neighbours["coverage"] < 1
-
-
-def test_more_generated_images_than_real_ones(colours: Extractor, tmp_path: Path) -> None:
-    against = reference(colours, pictures(20, 32, 0), "a" * 64, tmp_path)
-    assert None not in score(as_tensor(pictures(50, 32, 1)), [against]).values()
-    assert identities(against, 50, 32)["kd_cifar"]["reference"] == 20
 
 
 def test_fid_is_the_name_for_published_weights_only(colours: Extractor, tmp_path: Path) -> None:
@@ -366,8 +333,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        facts = {"train_sha256": "", "test_sha256": "", "test_images": 0, "seed": 0, "threads": 1}
-        write_card(out / "weights", Classifier().state_dict(), 0.1, **facts, command="")
+        write_card(out / "weights", Classifier(), {})
     return folder
 
 
@@ -423,45 +389,18 @@ def test_rescoring_gives_the_same_numbers_as_scoring(
     words = ("--epoch", 1, "--data", study.parent / "real.zip", *options[:-1])
     code, shown, _ = run_eval("score", run, *words)
     assert code == 0
-    head, row, *rest = shown.splitlines()
-    assert head.split() == ["run", "epoch", *names(extractor)]
-    assert row.split()[:2] == [str(run), "1"]
+    first, _, head, *rest = shown.splitlines()
+    assert (first, head.split()) == (f"1  {run}, epoch 1", ["run", "1"])
+    assert [line.split()[0] for line in rest[:7]] == names(extractor)
     assert f"{'network_sha256':20}{extractor.sha256}" in rest
-    distance = next(line for line in rest if line.startswith("fd_cifar"))
+    distance = next(line for line in rest if line.startswith("fd_cifar:"))
     assert "reference 40, split train" in distance
     assert "resizer antialiased bilinear 16 -> 32, reference too" in distance
-
-
-def test_a_run_of_one_class_is_rescored_against_that_class(
-    study: Path, tmp_path: Path, run_eval: Callable
-) -> None:
-    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
-        for i, image in enumerate(pictures(40, 16, 0)):
-            png = io.BytesIO()
-            Image.fromarray(image).save(png, "PNG")
-            archive.writestr(f"{'ab'[i % 4 == 0]}/{i}.png", png.getvalue())
-    images = load(str(tmp_path / "two.zip"), tmp_path / "cache")
-    run = tmp_path / "study" / "norm=none" / "seed=0"
-    rundir.replace(run.parents[1] / "study.json", (study / "study.json").read_bytes())
-    config = CONFIG.model_copy(update={"classes": "1", "data_sha256": images.sha256})
-    rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
-    rundir.commit(run, 1, {rundir.GENERATOR: dump_generator(build(config)[0], config)})
-    options = ("--n", 20, "--weights", study.parent / "weights", "--device", "cpu", "--json")
-    where = ("--data", tmp_path / "two.zip", "--cache", tmp_path / "cache")
-    code, shown, _ = run_eval("score", run, *options, *where)
-    assert code == 0
-    (row,) = json.loads(shown)["runs"]
-    found = row["identities"]["fd_cifar"]
-    assert (found["reference"], found["split"]) == (10, "train, 1")
 
 
 def test_bad_input_is_one_line_and_exit_code_2(
     study: Path, tmp_path: Path, run_eval: Callable
 ) -> None:
-    other = tmp_path / "other.zip"
-    with zipfile.ZipFile(study.parent / "real.zip") as source, zipfile.ZipFile(other, "w") as copy:
-        for name in source.namelist()[:30]:
-            copy.writestr(name, source.read(name))
     damaged = study.parent / "damaged" / "seed=0"
     rundir.replace(damaged / "study.json", (study / "study.json").read_bytes())
     rundir.replace(damaged / "run.json", rundir.seal({"config": CONFIG.model_dump()}))
@@ -471,47 +410,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
     refused = {
         ("score",): "RUN_OR_STUDY",
-        ("score", tmp_path / "nowhere"): "nowhere: no such folder",
-        ("score", tmp_path): "no study here or above",
         ("score", study, "--n", 3): "--n 3: every metric needs 10 images at least",
-        ("score", study, "--epoch", "best"): "'best' is neither `last` nor a number",
-        ("score", study, "--epoch", 7): "epoch 7 kept no generator, only 1, 2 did",
         ("score", study, "--extractor", "vgg"): "'vgg'",
-        ("score", study, "--device", "cuda:99"): "--device cuda:99: there is only cpu",
         ("score", study, "--weights", tmp_path): "cifar10-resnet.json: No such file",
         ("score", damaged): "generator.safetensors: its SHA-256 is not the committed one",
         ("score", study, *good, "--cache", tmp_path / "empty"): "--data SOURCE",
-        ("train-extractor", "--train", tmp_path / "a.zip", "--test", other): "a.zip: no such file",
+        (
+            "train-extractor",
+            "--train",
+            tmp_path / "a.zip",
+            "--test",
+            "b.zip",
+        ): "a.zip: no such file",
     }
     for words, reason in refused.items():
         code, shown, complaint = run_eval(*words)
         assert (code, shown) == (2, ""), words
         assert reason in complaint
         assert len(complaint.splitlines()) == 1, complaint
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.zip"]
-
-
-def test_other_data_are_refused(study: Path, tmp_path: Path, run_eval: Callable) -> None:
-    words = ("score", study, "--weights", study.parent / "weights", "--device", "cpu", "--n", 10)
-    picture = Image.fromarray(pictures(1, 16, 9)[0])
-    picture.save(tmp_path / "a.png")
-    code, _, complaint = run_eval(*words, "--data", tmp_path)
-    assert (code, len(complaint.splitlines())) == (2, 1)
-    assert "its SHA-256 is" in complaint
-
-
-def test_a_mark_of_loss_changes_no_score(study: Path, run_eval: Callable) -> None:
-    words = ("score", study, "--weights", study.parent / "weights", "--device", "cpu", "--n", 10)
-    lossy = study.parent / "lossy"
-    images = load_cached(study.parent / "cache", load_config(study).data_sha256, 16)
-    keep(replace(images, lossy=True), lossy, 16)
-    marked = run_eval(*words, "--json", "--cache", lossy)
-    assert marked == run_eval(*words, "--json")
-    assert marked[0] == 0
-
-
-def test_module_runs_as_a_program() -> None:
-    command = [sys.executable, "-m", "eval", "score", "nowhere"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == f"eval: {ROOT / 'nowhere'}: no such folder\n"
+    assert not [*tmp_path.iterdir()]

@@ -1,9 +1,7 @@
 """Walks and arithmetic in latent spaces whose geometry is known."""
 
 import dataclasses
-import hashlib
 import io
-import json
 import math
 
 import numpy as np
@@ -12,27 +10,22 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dcgan import rundir
 from dcgan.config import Config
-from dcgan.models import build, dump_generator
 from dcgan.train import draw_latent
 from eval import walks as work
-from eval.__main__ import main
-from eval.extractors import Extractor, classifier
+from eval.extractors import Extractor
+from eval.results import GAP
 from eval.score import generate
 from eval.walks import (
     AROUND,
-    GAP,
     ROWS,
     TITLES,
     TRIALS,
     arithmetic,
-    blend,
     circle,
     combine,
     describe,
     draw_trials,
-    measure,
     smoothness,
     walk,
     walks,
@@ -117,11 +110,6 @@ def test_a_walk_ends_where_it_should_and_its_steps_are_equal(latent):
     assert torch.allclose(sizes, step[:, None].expand(5, 7), rtol=1e-4)
 
 
-def test_a_walk_to_where_it_starts_stays_there():
-    z = torch.randn(3, 20)
-    assert torch.allclose(walk(z, z, 4, "normal"), z[:, None].expand(3, 5, 20), atol=1e-5)
-
-
 def test_a_circle_is_round_and_closed():
     centre, directions = torch.randn(4, 30), torch.randn(4, 2, 30)
     z = circle(centre, directions, 0.5, 12) - centre[:, None]
@@ -132,23 +120,6 @@ def test_a_circle_is_round_and_closed():
     assert torch.allclose(steps, torch.full((4, 12), math.sin(math.pi / 12)), rtol=1e-4)
     for each, plane in zip(z, directions, strict=True):  # it lies in the plane
         assert torch.linalg.matrix_rank(torch.cat([each, plane]), atol=1e-4) == 2
-
-
-def test_a_blend_is_made_of_pixels():
-    start, end = torch.tensor([[0, 255, 10]]), torch.tensor([[255, 0, 10]])
-    start, end = (x.byte().reshape(1, 3, 1, 1).expand(2, 3, 4, 4) for x in (start, end))
-    found = blend(start, end, 5)
-    assert (found.shape, found.dtype) == ((2, 6, 3, 4, 4), torch.uint8)
-    assert found[1, :, 0, 2, 2].tolist() == [0, 51, 102, 153, 204, 255]
-    assert found[1, :, 1, 2, 2].tolist() == [255, 204, 153, 102, 51, 0]
-    assert found[1, :, 2, 2, 2].tolist() == [10] * 6
-
-
-def test_steps_by_hand():
-    features = torch.tensor([[[0.0, 0], [3, 4], [3, 5]], [[0, 0], [0, 1], [0, 2]]])
-    mean, largest = measure(features, torch.tensor([2.0, 4.0]))
-    assert mean.tolist() == [1.5, 0.25]
-    assert largest.tolist() == [2.5, 0.25]
 
 
 # --- How smooth -----------------------------------------------------------------------------------
@@ -169,18 +140,6 @@ def test_a_linear_generator_walks_in_equal_steps():
     assert values["circle_unevenness"] == pytest.approx(1, rel=3e-2)
 
 
-def test_a_spherical_walk_of_a_linear_generator_is_an_arc():
-    config = CONFIG.model_copy(update={"latent_size": 12, "latent": "normal"})
-    G = Linear(isometry(12))
-    values, *_ = smoothness(G, config, 3, SEEN, 20, 8)
-    start, end = draw_latent(config, "walks", 3, 40).split(20)
-    expected, largest = measure(walk(start, end, 8, "normal"), (end - start).norm(dim=1))
-    assert values["walk_mean_step"] == pytest.approx(expected.mean().item(), rel=2e-3)
-    assert values["walk_largest_step"] == pytest.approx(largest.mean().item(), rel=1e-2)
-    assert values["walk_mean_step"] > 1.05 * values["blend_mean_step"]
-    assert values["share_below_blend"] == 0
-
-
 def test_a_generator_that_jumps_takes_one_step():
     values, counts, _ = smoothness(Jump(), CONFIG, 3, SEEN, 100, 8)
     start, end = draw_latent(CONFIG, "walks", 3, 200).split(100)
@@ -195,7 +154,7 @@ def test_a_generator_that_jumps_takes_one_step():
 
 
 def test_a_generator_that_makes_one_image_has_no_steps(monkeypatch):
-    monkeypatch.setattr(work, "BANK", 50)
+    monkeypatch.setattr(work, "CANDIDATES", 50)
     result = walks(Linear(torch.zeros(BLOCKS, 8)), CONFIG, 3, SEEN, 5, 4)
     assert result.about["pairs_moving"] == result.about["circles"] == 0
     assert all(value is None or math.isnan(value) for value in result.values.values())
@@ -248,24 +207,6 @@ def test_two_classes_with_enough_images_are_needed():
     assert draw_trials(named[kept], tone[kept], np.random.default_rng(0)) is None
 
 
-def test_exemplars_are_averaged_and_combined_by_hand():
-    z = torch.arange(18.0).reshape(9, 2) ** 2
-    operands = np.arange(9).reshape(1, 3, 3)
-    means = [z[3 * i : 3 * i + 3].mean(dim=0) for i in range(3)]
-    assert torch.allclose(combine(z, operands)[0], means[0] - means[1] + means[2])
-    assert torch.equal(combine(z, operands[..., :1])[0], z[0] - z[3] + z[6])
-
-
-def test_images_are_described_by_the_classifier_and_by_their_pixels():
-    images = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
-    images[0].view(-1)[:64] = 120  # the first block
-    images[1].view(-1)[64:128] = 240
-    named, brightness = describe(images, SEEN)
-    assert named.tolist() == [0, 1, 0]  # equal logits are half and half, which is enough
-    assert brightness.tolist() == [10, 20, 0]
-    assert describe(images, UNSURE)[0].tolist() == [-1, -1, -1]
-
-
 def test_hits_in_a_linear_latent_space_are_those_of_z_itself():
     # One number of z is the brightness, another one the class; the other two are seen by nobody.
     weight = torch.zeros(BLOCKS, 4)
@@ -303,7 +244,7 @@ def test_hits_in_a_linear_latent_space_are_those_of_z_itself():
 
 
 def test_an_unsure_classifier_leaves_the_hits_open(monkeypatch):
-    monkeypatch.setattr(work, "BANK", 60)
+    monkeypatch.setattr(work, "CANDIDATES", 60)
     result = walks(Linear(isometry(8)), CONFIG, 4, UNSURE, 6, 4)
     hits = {name: value for name, value in result.values.items() if name.startswith("hits")}
     assert hits == dict.fromkeys(hits)
@@ -341,14 +282,6 @@ def test_the_figure_shows_walks_above_their_blends():
     assert (image(2 * ROWS + 1, 3) == 255).all()
 
 
-def test_equal_arguments_give_equal_numbers_and_other_epochs_others(monkeypatch):
-    monkeypatch.setattr(work, "BANK", 60)
-    G = Linear(isometry(8))
-    first, again, other = (walks(G, CONFIG, epoch, SEEN, 6, 4) for epoch in (1, 1, 2))
-    assert first == again
-    assert first.values["circle_largest_step"] != other.values["circle_largest_step"]
-
-
 def test_images_that_are_not_finite_have_no_values():
     result = walks(Linear(torch.full((BLOCKS, 8), torch.nan)), CONFIG, 3, SEEN, 5, 4)
     assert result.values == dict.fromkeys(TITLES)
@@ -357,79 +290,3 @@ def test_images_that_are_not_finite_have_no_values():
 
 
 # --- The command line -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    """Two runs that kept their generators after epochs 1 and 2, and one that kept none."""
-    monkeypatch.setattr(work, "BANK", 30)
-    folder = tmp_path / "study"
-    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
-    for seed in (0, 1, 2):
-        config = CONFIG.model_copy(update={"seed": seed})
-        run = folder / "norm=none" / f"seed={seed}"
-        rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
-        for epoch in (1, 2):
-            data = dump_generator(build(config)[0], config)
-            rundir.commit(run, epoch, {rundir.GENERATOR: data} if seed < 2 else {})
-    return folder
-
-
-def run_walks(capsys, *words):
-    try:
-        code = main(["walks", "--device", "cpu", "--pairs", "3", "--steps", "4", *map(str, words)])
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
-def test_walks_of_a_study_from_the_command_line(study, capsys):
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    code, shown, progress = run_walks(capsys, study)
-    runs = [study / "norm=none" / f"seed={seed}" for seed in (0, 1)]
-    assert code == 0
-    assert progress.splitlines() == [
-        f"measured {number} of 2: {run}, epoch 2" for number, run in enumerate(runs, 1)
-    ]
-    for run in runs:
-        assert f"{run}" in shown
-        assert sorted(path.name for path in (run / "eval").iterdir()) == ["walks.json", "walks.png"]
-    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    assert {path: after[path] for path in before} == before
-    assert len(after) == len(before) + 4
-
-    # What is written is what is measured, of the generator that is named.
-    found = json.loads((runs[1] / "eval" / "walks.json").read_bytes())
-    config = CONFIG.model_copy(update={"seed": 1})
-    G = build(config)[0].eval()
-    expected = walks(G, config, 2, classifier(), 3, 4)
-    known = {name: value for name, value in expected.values.items() if value == value}
-    assert {name: found["values"][name] for name in known} == known
-    data = dump_generator(G, config)
-    assert found["about"]["generator_sha256"] == hashlib.sha256(data).hexdigest()
-    assert after[runs[1] / "eval" / "walks.png"] == expected.figure
-
-    # Each is left alone, until another epoch is asked for, or the same one again.
-    assert run_walks(capsys, runs[1])[2] == f"kept 1 of 1: {runs[1]}, epoch 2\n"
-    assert run_walks(capsys, runs[1], "--again")[2] == f"measured 1 of 1: {runs[1]}, epoch 2\n"
-    assert run_walks(capsys, runs[1], "--epoch", 1)[2] == f"measured 1 of 1: {runs[1]}, epoch 1\n"
-
-
-def test_bad_input_is_one_line_and_writes_nothing(study, capsys, tmp_path):
-    path = study / "norm=none" / "seed=1" / "epochs" / "0002" / rundir.GENERATOR
-    path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    before = sorted(study.rglob("*"))
-    refused = {
-        (tmp_path / "nowhere",): "nowhere: no such folder",
-        (study / "norm=none" / "seed=2",): "seed=2: no epoch here kept its generator",
-        (study, "--epoch", 3): "epoch 3 kept no generator, only 1, 2 did",
-        (study, "--pairs", 0): "'--pairs': 0 is not in the range",
-        (study, "--steps", "x"): "'--steps': 'x' is not a valid integer",
-        (study,): f"{path}: its SHA-256 is not the committed one",
-    }
-    for words, reason in refused.items():
-        code, shown, complaint = run_walks(capsys, *words)
-        assert (code, shown) == (2, ""), words
-        assert reason in complaint
-        assert len(complaint.splitlines()) == 1, complaint
-    assert sorted(study.rglob("*")) == before

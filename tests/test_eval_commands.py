@@ -1,0 +1,191 @@
+"""`python -m eval`: what its analyses leave in runs, and what it refuses."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcgan import rundir
+from dcgan.config import Config
+from dcgan.data import load, shapes
+from dcgan.models import dump_generator
+from dcgan.train import dump_state, start, train_epoch
+from eval import walks
+from eval.__main__ import main
+
+CONFIG = Config(resolution=16, width=4, latent_size=8, images=100, batch=20, epochs=2)
+WORDS = {  # of each analysis that leaves a result in a run, to be quick
+    "probe": ("--data", "train", "--test", "test", "--labels", 20, "--draws", 2, "--full", 60),
+    "neighbours": ("--data", "train", "--test", "test", "--n", 110),
+    "walks": ("--pairs", 3, "--steps", 4),
+    "filters": ("--data", "train", "--images", 9),
+    "constant": (),
+    "heads": ("--pairs", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Folders of drawings, a folder a class: `train`, `test`, and `plain` without classes."""
+    drawn, out = shapes(230), tmp_path_factory.mktemp("sources")
+    for name, rows in (("train", range(120)), ("test", range(120, 230)), ("plain", range(110))):
+        for i in rows:
+            path = out / name / ("" if name == "plain" else f"{drawn.labels[i]}") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn.pixels[i]).save(path)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(sources, tmp_path_factory):
+    """The config of a run, and the files of its epochs."""
+    train = load(str(sources / "train"), tmp_path_factory.mktemp("cache"))
+    config = CONFIG.model_copy(update={"data_sha256": train.sha256})
+    state, epochs = start(config), []
+    pixels = train.pixels[:100].reshape(100, 16, 2, 16, 2, 3).mean(axis=(2, 4)).astype(np.uint8)
+    for _ in range(2):
+        train_epoch(state, config, torch.from_numpy(pixels))
+        files = {rundir.STATE: dump_state(state)}
+        epochs.append(files | {rundir.GENERATOR: dump_generator(state.G, config)})
+    return config, epochs
+
+
+@pytest.fixture
+def study(tmp_path, trained):
+    """A study of a finished run, and of one that has not begun."""
+    config, epochs = trained
+    folder = tmp_path / "study"
+    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
+    for seed in (0, 1):
+        run = folder / "norm=none" / f"seed={seed}"
+        described = config.model_copy(update={"seed": seed}).model_dump()
+        rundir.replace(run / "run.json", rundir.seal({"config": described}))
+    for epoch, files in enumerate(epochs, 1):
+        rundir.commit(folder / "norm=none" / "seed=0", epoch, files)
+    return folder
+
+
+@pytest.fixture
+def run_eval(sources, capsys, monkeypatch):
+    """Runs a command here: (name, where, *words) -> exit code, stdout, stderr."""
+    monkeypatch.chdir(sources)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(walks, "CANDIDATES", 60)
+    threads = torch.get_num_threads()
+
+    def run(name, where, *words):
+        capsys.readouterr()
+        code = main([name, str(where), "--device", "cpu", *map(str, words)])
+        return code, *capsys.readouterr()
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_result_is_kept_once_and_printed_in_80_columns(name, study, run_eval):
+    run, before = study / "norm=none" / "seed=0", files(study)
+    epoch = 0 if name == "heads" else 2
+    code, shown, progress = run_eval(name, study, *WORDS[name])
+    assert (code, progress.splitlines()[-1]) == (0, f"measured 1 of 1: {run}, epoch {epoch}")
+    written = {path: data for path, data in files(study).items() if path not in before}
+    pictured = {"png"} if name in ("neighbours", "walks", "filters") else set()
+    assert set(written) == {run / "eval" / f"{name}.{end}" for end in {"json", *pictured}}
+    assert files(study) == before | written
+
+    found = json.loads(written[run / "eval" / f"{name}.json"])
+    assert (found["tool"], found["epoch"]) == (name, epoch)
+    assert found["values"].keys() == found["titles"].keys()
+    for key in {"generator_sha256", "state_sha256"} & found["about"].keys():
+        data = before[run / "epochs" / "0002" / f"{key[:-7]}.safetensors"]
+        expected = hashlib.sha256(data).hexdigest()
+        named = found["about"][key]
+        assert (named["2"] if name == "constant" else named) == expected
+
+    # Every number and note is shown; only the path of the run may need more room.
+    number, title = next(
+        (x, found["titles"][k]) for k, x in found["values"].items() if x is not None
+    )
+    (row,) = [line for line in shown.splitlines() if line.startswith(f"{title}  ")]
+    assert row.split()[-1] == (f"{number:.4g}" if isinstance(number, float) else str(number))
+    assert " ".join(found["notes"][0].split()) in " ".join(shown.split())
+    assert max(map(len, shown.splitlines()[1:])) <= 80
+
+    # What is there is kept; asked for again it is measured to the same bytes, but for speeds.
+    code, again, progress = run_eval(name, study, *WORDS[name])
+    assert (code, again) == (0, shown)
+    assert progress.splitlines()[-1] == f"kept 1 of 1: {run}, epoch {epoch}"
+    if name != "heads":
+        progress = run_eval(name, run, *WORDS[name], "--again")[2]
+        assert progress == f"measured 1 of 1: {run}, epoch 2\n"
+        assert files(study) == before | written
+    if name not in ("heads", "constant"):
+        progress = run_eval(name, run, *WORDS[name], "--epoch", 1)[2]
+        assert progress == f"measured 1 of 1: {run}, epoch 1\n"
+        assert json.loads((run / "eval" / f"{name}.json").read_bytes())["epoch"] == 1
+
+
+PROBE = WORDS["probe"][:4]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("walks", "nowhere"), "nowhere: no such folder"),
+        (("walks", "."), "no study here or above"),
+        (("walks", "STUDY/norm=none/seed=1"), "seed=1: no epoch here kept its generator"),
+        (("walks", "STUDY", "--epoch", 3), "epoch 3 kept no generator, only 1, 2 did"),
+        (("walks", "STUDY", "--epoch", "best"), "'best' is neither `last` nor a number"),
+        (("walks", "STUDY", "--pairs", 0), "'--pairs': 0 is not in the range"),
+        (("heads", "STUDY/norm=none/seed=1"), "no finished run in this folder"),
+        (("heads", "STUDY", "--device", "tpu"), "--device tpu: there is only cpu"),
+        (("filters", "STUDY"), "--data"),
+        (("filters", "STUDY", "--data", "none"), "none: no such file or folder"),
+        (
+            ("filters", "STUDY", "--data", "train", "--epoch", 3),
+            "epoch 3 kept no state, only 1, 2 did",
+        ),
+        (("probe", "STUDY", *PROBE[:3], "train"), "these are the images of --data"),
+        (("probe", "STUDY", "--data", "test", "--test", "train"), "test: its SHA-256 is"),
+        (("probe", "STUDY", *PROBE[:3], "plain"), "110 of its images have no label"),
+        (("probe", "STUDY", *PROBE, "--labels", 25), "25 labels are not equally many"),
+        (("probe", "STUDY", *PROBE, "--labels", 500), "500 labels are 50 of a class"),
+        (("probe", "STUDY", *PROBE, "--labels", 20, "--full", 20), "more than 20 and at most 120"),
+        (("probe", "STUDY", *PROBE, "--full", "few"), "--full few: not a number"),
+        (("neighbours", "STUDY", *PROBE, "--n", 99), "--n 99: 100 images are needed"),
+        (("neighbours", "STUDY", *PROBE, "--n", 111), "110 images of classes=all, --n is 111"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(words, reason, study, run_eval):
+    before = files(study)
+    name, where, *rest = (str(word).replace("STUDY", str(study)) for word in words)
+    code, shown, complaint = run_eval(name, where, *rest)
+    assert (code, shown) == (2, "")
+    assert reason in complaint.splitlines()[-1]
+    assert files(study) == before
+
+
+@pytest.mark.parametrize("name", ["walks", "neighbours", "constant", "filters", "probe"])
+def test_a_network_with_another_hash_is_not_used(name, study, run_eval):
+    state = name in ("filters", "probe")
+    path = study / "norm=none/seed=0/epochs/0002" / (rundir.STATE if state else rundir.GENERATOR)
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    code, shown, complaint = run_eval(name, study, *WORDS[name])
+    assert (code, shown) == (2, "")
+    assert f"{path}: its SHA-256 is not the committed one" in complaint
+    assert not (study / "norm=none/seed=0/eval").exists()
+
+
+def test_the_plain_gan_has_no_convolutions_to_look_at(study, run_eval, trained):
+    run = study / "norm=none" / "seed=0"
+    plain = trained[0].model_copy(update={"model": "mlp"})
+    rundir.replace(run / "run.json", rundir.seal({"config": plain.model_dump()}))
+    for name in ("probe", "filters", "heads"):
+        assert f"{run}: model=mlp has no convolutions" in run_eval(name, study, *WORDS[name])[2]
