@@ -16,6 +16,7 @@ from experiments import __main__ as command
 from experiments import grid, progress, status
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
+LATEST = ((0, 4), (1, 2), (3, 4))  # seeds of GOOD, and their last epochs
 GOOD, BAD = "norm=none,head=conv,batch=128", "norm=batch,head=conv,batch=128"
 
 
@@ -200,6 +201,26 @@ def test_a_narrow_screen_shows_the_whole_of_a_long_reason(study):
     (study / BAD / "seed=1" / "error.txt").write_text(f"OSError: {path}\n")
     shown = "".join(printed(status.look(study), True, 60).split())
     assert path in re.sub(r"\x1b\[[0-9;]*m", "", shown)
+
+
+def test_scores_stand_beside_the_calibration_in_80_columns(study, calibrate_study):
+    calibrate_study(study)
+    out = io.StringIO()
+    status.show_scores(study, Console(file=out, width=200, highlight=False))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {line[:17].strip(): line[17:].split() for line in lines[3:]}
+    latest = [rundir.read_json(study / GOOD / f"seed={s}", e, rundir.RECORD) for s, e in LATEST]
+    mean = sum(record["scores"]["fd_cifar"] for record in latest) / len(latest)
+    assert list(rows)[:3] == ["none,conv,128", "batch,conv,128", "real, held out"]
+    assert rows["none,conv,128"][0] == f"{mean:.4g}"
+    assert rows["flat colours"][0] == "83.5"
+    console = Console(file=io.StringIO())
+    shutil.rmtree(study / GOOD)
+    shutil.rmtree(study / BAD)
+    (study / rundir.CALIBRATION).unlink()
+    status.show_scores(study, console)
+    assert console.file.getvalue() == ""
 
 
 def test_the_command_prints_one_object_or_refuses(study, capsys, tmp_path):

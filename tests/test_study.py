@@ -48,8 +48,14 @@ def test_one_command_makes_every_run_and_the_report(finished):
     assert all(rundir.committed(run) == [1, 2] for run in runs)
     assert (folder / "report" / "index.html").stat().st_size > 10_000
     assert "index.html" in done.stdout
-    assert "make dashboard" in done.stdout
     assert done.stderr == ""
+
+    # The end is a table of scores, then commands that work as they are printed.
+    _, _, end = done.stdout.partition("Means at the last epoch")
+    arms = ["none,conv,128", "batch,avgpool,512", "real, held out", "untrained G"]
+    assert all(f"\n{name} " in end for name in arms)
+    assert end.endswith(f"  make sync STUDY={folder}\n")
+    assert f"  make dashboard STUDY={folder}\n" in end
 
 
 def test_output_that_is_no_terminal_is_plain_lines(finished):
@@ -189,6 +195,7 @@ def test_one_failed_run_does_not_stop_the_others(finished, run_study, tmp_path):
     (broken / "epochs").write_text("a file where a folder should be")
     done = run_study(tmp_path, *PAIR, WANDB_MODE="disabled")
     assert done.returncode == 1
+    assert "make dashboard" not in done.stdout
     assert "failed: norm=none,head=conv,batch=512 seed=0" in done.stdout
     other = tmp_path / folder.name / "norm=batch,head=conv,batch=512" / "seed=0"
     assert rundir.committed(other) == [1, 2]
