@@ -184,10 +184,12 @@ def show(status: Status, console: Console) -> None:
 
 
 def show_scores(folder: Path, console: Console) -> None:
-    """The scores of every arm at the last epoch, and those of the calibration, as far as they fit.
+    """The scores of every arm at the last epoch, and those of the calibration.
 
     A cell is the mean over the runs that have the score; no run needs to be finished.
     """
+    from eval.results import aligned  # and with it NumPy
+
     runs, _ = _planned(folder)
     rows: dict[str, dict[str, float]] = {}
     for arm in dict.fromkeys(run.arm for run in runs):
@@ -204,16 +206,8 @@ def show_scores(folder: Path, console: Console) -> None:
     if not metrics:
         return
     console.print("\nMeans at the last epoch, and what images that no training made score:")
-    while True:
-        table = _table("", *metrics)
-        for name, scores in rows.items():
-            values = (scores.get(metric) for metric in metrics)
-            table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
-        options = console.options.update(max_width=1_000)
-        if console.measure(table, options=options).maximum <= 80 or len(metrics) == 1:
-            break
-        metrics.pop()
-    console.print(table)
+    cells = [[name, *map(scores.get, metrics)] for name, scores in rows.items()]
+    console.print(aligned(["", *metrics], cells), markup=False, soft_wrap=True)
 
 
 def _latest_scores(run: Path) -> dict[str, float | None]:

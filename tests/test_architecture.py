@@ -41,7 +41,12 @@ MAY_IMPORT = {
         "dcgan.rundir",
         "experiments.tracking",
     ),
-    "experiments.status": ("experiments.grid", "dcgan.rundir", "experiments.progress"),
+    "experiments.status": (
+        "dcgan.rundir",
+        "eval.results",
+        "experiments.grid",
+        "experiments.progress",
+    ),
     "experiments.tracking": (
         "dcgan.cli",
         "dcgan.config",
