@@ -240,9 +240,8 @@ def train_study(
             failed = execute(plan, console)
     seconds = time.monotonic() - began
     code = _finish(console, plan.folder, failed, len(plan.runs), seconds, to)
-    report = plan.folder / "report" / "index.html"
-    counts = {"done": len(plan.runs) - len(failed), "failed": failed, "seconds": seconds}
-    return code, done | counts | {"report": report}
+    done |= {"done": len(plan.runs) - len(failed), "failed": failed, "seconds": seconds}
+    return code, done | {"report": plan.folder / "report" / "index.html"}
 
 
 for _name in grid.studies():
@@ -460,11 +459,7 @@ def reproduce_run(run: str, data: str | None, to: Path, out: Path, print_only: b
     words = [*made.words, *given, "--out", str(to)]
     done = {"command": ["python", "-m", "experiments", *words], **asdict(made)}
     print(shlex.join(done["command"]))
-    print(f"  data      {made.data['name']}, {made.data['images']:,} images, ", end="")
-    print(f"SHA-256 {made.data['sha256']}")
-    for name, facts in (("machine", made.fingerprint), ("packages", made.versions)):
-        print(f"  {name:<10}{', '.join(f'{key} {value}' for key, value in facts.items())}")
-    print(f"  commit    {made.commit}")
+    _print_facts(made)
     if print_only:
         return 0, done
 
@@ -493,6 +488,15 @@ def reproduce_run(run: str, data: str | None, to: Path, out: Path, print_only: b
     print(f"\n{old} against {new}:\n{found}")
     unexplained = found.same < found.epochs and not found.fingerprint
     return int(unexplained), done | {"made": new, **asdict(found)}
+
+
+def _print_facts(made: Any) -> None:
+    """What a run was made with: data, machine, packages, commit."""
+    print(f"  data      {made.data['name']}, {made.data['images']:,} images, ", end="")
+    print(f"SHA-256 {made.data['sha256']}")
+    for name, facts in (("machine", made.fingerprint), ("packages", made.versions)):
+        print(f"  {name:<10}{', '.join(f'{key} {value}' for key, value in facts.items())}")
+    print(f"  commit    {made.commit}")
 
 
 @experiments_group.command("resample")
