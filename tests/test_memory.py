@@ -19,12 +19,13 @@ from dcgan import data
 from dcgan.config import Config
 from dcgan.data import canonical, keep, load, load_cached, training_images
 from dcgan.train import State, dump_state, train_epoch
+from experiments import plan
 from experiments.__main__ import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 LIMIT = 12 << 20  # bytes that a process may take more than it has
-TINY = Config(resolution=64, latent_size=8, batch=4)
+TINY = Config(resolution=64, latent_size=8, batch=16)
 
 
 def noise(size, side):
@@ -173,7 +174,7 @@ def test_the_plan_says_where_images_take_over_half_of_the_memory(
     assert data.fits(half, "cpu")
     assert not data.fits(half + 1, "cpu")
     asked = []
-    monkeypatch.setattr(data, "fits", lambda *given: asked.append(given) or there)
+    monkeypatch.setattr(plan, "fits", lambda *given: asked.append(given) or there)
     options = f"--scale smoke --data shapes --device cpu --out {tmp_path} --plan".split()
     monkeypatch.setattr(sys, "argv", ["experiments", "ablation", *options])
     assert main() == 0
