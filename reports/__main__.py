@@ -15,7 +15,7 @@ each time:
     banks.csv     scores of further evaluation banks, where there are any
 
 From W&B it is the same report, without what is not there: real and generated images, further
-evaluation banks, findings of tools.
+evaluation banks, results of `python -m eval`.
 """
 
 import shutil
@@ -50,27 +50,26 @@ def report(kind: str, more: tuple[str, ...], to: Path | None, study: str | None)
     from rich.console import Console
 
     with Console(stderr=True).status("Building the report"):
-        from reports import claims, contents, figures, findings, page, records
+        from reports import claims, figures, findings, page, records, tables
+        from reports.analysis import analyse
 
         # Whatever can be wrong with the study shows before the first file is written.
         try:
             found = _load(source, study)
             if found.frame.empty:
                 raise records.NoStudy(f"{source[-1]}: no epoch has been committed yet")
+            found = analyse(found)
             verdicts, said = claims.judge(found), findings.findings(found)
-            sheets = contents.sheets(found, verdicts)
+            shown = tables.report(found, claims.ledger_table(found, verdicts))
             drawn = figures.draw(found)
             out.mkdir(parents=True, exist_ok=True)
             files = records.write(found, out)
-            files += contents.write(found, verdicts, sheets, out / "tables")
+            files += tables.write(found, shown, out / "tables")
             texts = [path for path in files if path.suffix in (".csv", ".tex")]
             offered = {path.name: path.read_bytes() for path in texts}
             offered["study.bib"] = page.bibtex(found).encode()
-            figures.save(drawn, out / "figures")
-            inline = {
-                name: (figures.to_svg(drawing), text) for name, (drawing, text) in drawn.items()
-            }
-            html = page.render(found, verdicts, said, sheets, inline, offered)
+            inline = figures.save(drawn, out / "figures")
+            html = page.render(found, verdicts, said, shown, inline, offered)
             (out / "index.html").write_text(html, encoding="utf-8")
         except OSError as error:
             raise BadInput(error) from error

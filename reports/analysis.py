@@ -1,15 +1,49 @@
-"""Every frame that is derived from the records of a study, each computed once."""
+"""Every frame that is derived from the records of a study, each computed once.
 
-from dataclasses import dataclass, fields
+What is said of epochs is about the logarithm of the primary metric after burn-in, a third of the
+run. Only some epochs (milestones) have further evaluation banks; every epoch has the run's own
+score, bank 0, on noise of its own.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from reports import epochs, records, tools
-from reports.epochs import LEARNT
-from reports.records import Study
+from dcgan.config import Config
+from experiments import grid
+from reports import statistics
+from reports.records import LOWER_IS_BETTER, PRIMARY, TIMES, Study
+from reports.statistics import AXES, VERDICT_SEEDS, Contrast, burn_in, logarithm
 
-__all__ = ["LEARNT", "Analysis", "analyse"]
+FIRST_LOSSES = ("d_loss", "g_loss")
+CHOICES = ("last", "best", "random", *FIRST_LOSSES)  # of an epoch after burn-in
+RELAPSE = (10, 20, 30)  # the epochs of which the blog post's author compares the images
+WORSE = math.log(1.05)  # by which one of them has to be worse than another
+THRESHOLDS = (50, 40, 30)  # of the primary metric, to which the time is measured
+LEARNT = 0.8  # of the untrained generator's primary metric; what is not below has learnt nothing
+UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
+FLUCTUATION = ("changes", "variance", "one_bank", "noise", "drawdown", "regret", "autocorrelation")
+SELECTION = ("epoch", "own", "other", "last", "optimism", "gain")
+
+
+class Effect(NamedTuple):
+    """A contrast, and its ratio for each seed."""
+
+    contrast: Contrast
+    seeds: np.ndarray
+
+    @property
+    def ratio(self) -> float:
+        return self.contrast.ratio.value
+
+    @property
+    def factors(self) -> list[str]:
+        return list(self.contrast.effect)
 
 
 @dataclass(frozen=True)
@@ -17,43 +51,491 @@ class Analysis(Study):
     """A study, and what follows from its records; `dataclasses.replace` starts afresh."""
 
     @cached_property
+    def planned(self) -> pd.Series:
+        """Run -> its last planned epoch."""
+        return self.plan.set_index("run")["planned"]
+
+    @cached_property
+    def runs_of(self) -> dict[tuple, list[str]]:
+        """Arm -> its planned runs."""
+        names = self.plan.groupby(self.factors, sort=False, dropna=False)["run"]
+        runs = {_tuple(arm): list(group) for arm, group in names}
+        return {arm: runs.get(arm, []) for arm in self.arms}
+
+    @cached_property
+    def levels(self) -> dict[str, list]:
+        """Factor -> its planned levels, numbers from the smallest on."""
+        levels = {factor: list(dict.fromkeys(self.plan[factor])) for factor in self.factors}
+        numeric = [x for x in levels if pd.api.types.is_numeric_dtype(self.plan[x])]
+        return levels | {factor: sorted(levels[factor]) for factor in numeric}
+
+    @cached_property
+    def numbers(self) -> list[str]:
+        """The columns of the frame that are losses, scores and times."""
+        return list(self.frame.columns[self.frame.columns.get_loc("status") + 1 :])
+
+    @cached_property
+    def measured(self) -> dict[str, int]:
+        """Each metric that has a finite number -> the epochs at which one has."""
+        known = [name for name in self.numbers if name in LOWER_IS_BETTER]
+        epochs = {x: self.frame.loc[self.frame[x].notna(), "epoch"].nunique() for x in known}
+        return {name: number for name, number in epochs.items() if number}
+
+    @cached_property
+    def config(self) -> Config:
+        """What the first arm runs with, defaults included; where arms have names, the baseline."""
+        cell = {factor: levels[0] for factor, levels in self.info["factors"].items()}
+        own = grid.fields(cell, self.info.get("arms", {}))
+        return Config.model_construct(**self.info["settings"] | own)
+
+    def of_arm(self, table: pd.DataFrame, arm: tuple) -> pd.DataFrame:
+        return table[table["run"].isin(self.runs_of[arm])]
+
+    @cached_property
     def last(self) -> pd.DataFrame:
         """For each run that has got there the row of its last planned epoch."""
-        return records.last_epochs(self)
+        return self.frame[self.frame["epoch"] == self.frame["run"].map(self.planned)]
+
+    @cached_property
+    def best(self) -> pd.DataFrame:
+        """For each run with a finite primary metric the row at which it is best."""
+        rows = self.frame.reindex(columns=[*self.frame.columns.union([PRIMARY], sort=False)])
+        best = rows.dropna(subset=[PRIMARY]).groupby("run", sort=False)[PRIMARY].idxmin()
+        return self.frame.loc[best]
+
+    @cached_property
+    def equal_updates(self) -> pd.DataFrame:
+        """For each run the row nearest in updates to the end of the arm that makes the fewest.
+
+        A run that has no epoch within 5 % of that keeps its clock, and NaN for every number.
+        """
+        frame = self.frame
+        ends = frame["run"].map(self.planned) * frame["steps"] / frame["epoch"]
+        goal = ends.groupby([frame[x] for x in self.factors]).max().min()
+        gap = (frame["steps"] - goal).abs()
+        rows = frame.loc[gap.groupby(frame["run"], sort=False).idxmin()].copy()
+        rows.loc[gap[rows.index] > UPDATES_APART * goal, self.numbers] = math.nan
+        return rows
+
+    @cached_property
+    def whole_seeds(self) -> int:
+        """How many seeds have a finite last epoch of every arm."""
+        runs = self.last.dropna(subset=[PRIMARY]).groupby("seed")["run"].count()
+        return int((runs == len(self.arms)).sum())
+
+    @cached_property
+    def fixed_epochs(self) -> list[int]:
+        """The epochs that tables show: 1, a quarter, half, all; the blog's from 50 on."""
+        epochs = int(self.planned.max())
+        blog = [1, 20, 30, 40, 50, epochs]
+        return blog if epochs > 50 else sorted({max(1, epochs // x) for x in (epochs, 4, 2, 1)})
+
+    def scores(self, at: str | int) -> pd.DataFrame:
+        """One row per arm at the "last" or "best" epoch of each run, or at a fixed one.
+
+        Columns: the factors, `seeds` (runs that got there), `diverged` (of these), `epochs` (of
+        each seed), and for each metric its mean, `<metric>_sd` (NaN below two) and `<metric>_n`,
+        the number of seeds with a finite value. At the best epoch a metric that was not measured
+        there in every seed is NaN with n = 0.
+        """
+        rows = self._best_or_lost() if at == "best" else self._reached(at)
+        table = []
+        for arm in self.arms:
+            runs = self.of_arm(rows, arm)
+            row = dict(zip(self.factors, arm, strict=True)) | {
+                "seeds": len(runs),
+                "diverged": int((runs["status"] == "diverged").sum()),
+                "epochs": " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int)),
+            }
+            for metric in self.measured:
+                values = runs[metric].dropna().to_numpy()
+                if at == "best" and len(values) < row["seeds"] - row["diverged"]:
+                    values = values[:0]
+                row |= _mean_and_sd(metric, values) | {f"{metric}_n": len(values)}
+            table.append(row)
+        return pd.DataFrame(table)
+
+    def _reached(self, at: str | int) -> pd.DataFrame:
+        """The row of every run at an epoch.
+
+        A run that diverged and stopped before is there too, without numbers, so that the runs
+        which survived do not pass for all.
+        """
+        rows = self.last if at == "last" else self.frame[self.frame["epoch"] == at]
+        final = self.frame.groupby("run", sort=False).tail(1)
+        goal = final["run"].map(self.planned) if at == "last" else at
+        stopped = final[(final["status"] == "diverged") & (final["epoch"] < goal)].copy()
+        stopped[self.numbers] = math.nan
+        return pd.concat([rows, stopped]).sort_index() if len(stopped) else rows
+
+    def _best_or_lost(self) -> pd.DataFrame:
+        """The row of every run at its best epoch; one that diverged before it had one is there."""
+        others = self.frame[~self.frame["run"].isin(self.best["run"])]
+        lost = others.groupby("run", sort=False).tail(1).query("status == 'diverged'")
+        if not len(lost):
+            return self.best
+        return pd.concat([self.best, lost.assign(epoch=math.nan)]).sort_index()
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """One row per arm: losses at the last epoch (mean, SD), the lowest D loss of any step.
+
+        `bound` is ln 2 where norm=batch: the logits of the real and of the fake batch have the
+        same mean there, and by Jensen's inequality D's loss, the mean of two softplus terms, is no
+        lower.
+        """
+        rows = []
+        for arm in self.arms:
+            runs = self.of_arm(self._reached("last"), arm)
+            bounded = (self.of_arm(self.plan, arm)["norm"] == "batch").all()
+            row = dict(zip(self.factors, arm, strict=True)) | {"seeds": len(runs)}
+            for loss in FIRST_LOSSES:
+                row |= _mean_and_sd(loss, runs[loss].dropna().to_numpy())
+            row["lowest"] = self.of_arm(self.frame, arm)["d_loss_min"].min()
+            rows.append(row | {"bound": math.log(2) if bounded else math.nan})
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def speeds(self) -> pd.DataFrame:
+        """One row per run: the medians over its epochs of what the wall clock says."""
+        keys = ["run", *self.factors, "seed"]
+        return self.frame.groupby(keys, sort=False)[TIMES].median().reset_index()
+
+    def effects(self, rows: pd.DataFrame, metric: str = PRIMARY) -> list[Effect]:
+        """All effects of the factors on `rows`, one of a run; Holm goes over the main effects.
+
+        Empty where no seed has a row for every cell.
+        """
+        rows = rows.assign(log=logarithm(rows[metric])) if metric in rows else rows[:0]
+        contrasts = statistics.contrasts(rows, self.factors, metric) if len(rows) else []
+        effects = [
+            Effect(x, np.exp(statistics.contrast(rows, x.effect, "log", factors=self.factors)))
+            for x in contrasts
+        ]
+        return [effect for effect in effects if len(effect.seeds)]
+
+    @cached_property
+    def last_effects(self) -> dict[str, list[Effect]]:
+        """The effects on the primary metric and on FID at the last epoch, where there are any."""
+        effects = {metric: self.effects(self.last, metric) for metric in (PRIMARY, "fid")}
+        return {metric: some for metric, some in effects.items() if some}
+
+    @cached_property
+    def parts(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """The rows at equal "epochs", the last ones, and at equal "updates".
+
+        By ("epochs", "all") those of all arms, by ("epochs", "norm=batch") of each level of the
+        first factor.
+        """
+        first, parts = self.factors[0], {}
+        for at, rows in {"epochs": self.last, "updates": self.equal_updates}.items():
+            parts[at, "all"] = rows
+            for level in self.levels[first] if len(self.levels[first]) > 1 else []:
+                parts[at, f"{first}={level}"] = rows[rows[first] == level]
+        return parts
+
+    @cached_property
+    def partial_effects(self) -> dict[tuple[str, str], list[Effect]]:
+        """The effects on the primary metric in each of the `parts`."""
+        return {key: self.effects(rows) for key, rows in self.parts.items()}
+
+    @cached_property
+    def batch_effects(self) -> pd.DataFrame:
+        """The batch sizes at equal epochs and at equal updates: a row for each.
+
+        `at`, `where` (see `parts`), the updates that both sides make, then the columns of
+        `effect_numbers`.
+        """
+        table = []
+        for (at, where), rows in self.parts.items():
+            for effect in self.partial_effects[at, where]:
+                if effect.factors == ["batch"]:
+                    steps = rows.groupby("batch")["steps"].median()
+                    low, high = (steps[level] for level in effect.contrast.effect["batch"])
+                    names = {"at": at, "where": where, "updates_low": low, "updates_high": high}
+                    table.append(names | effect_numbers(effect))
+        return pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
+
+    @cached_property
+    def speed_effects(self) -> list[Effect]:
+        """The effects on the training images a second."""
+        return self.effects(self.speeds, "images_per_second")
 
     @cached_property
     def floor(self) -> float:
         """The primary metric below which an arm has learnt; NaN without a calibration."""
-        return epochs.floor(self)
+        return LEARNT * self.untrained
+
+    @cached_property
+    def untrained(self) -> float:
+        """The primary metric of the untrained generator; NaN where it was not measured."""
+        known = PRIMARY in self.calibration and "untrained" in self.calibration.index
+        return float(self.calibration.loc["untrained", PRIMARY]) if known else math.nan
+
+    @cached_property
+    def learners(self) -> "Analysis":
+        """The study without the arms that have learnt nothing by their last epoch.
+
+        By the geometric mean over seeds. All arms stay where there is no calibration, or where
+        none has learnt anything; one that has not got there yet stays too.
+        """
+        logs = logarithm(self.last.set_index("run")[PRIMARY])
+        level = math.log(self.floor) if self.floor > 0 else math.nan
+        kept = [arm for arm in self.arms if not logs.reindex(self.runs_of[arm]).mean() >= level]
+        if not kept or len(kept) == len(self.arms):
+            return self
+        runs = [run for arm in kept for run in self.runs_of[arm]]
+        frames = {name: getattr(self, name) for name in ("plan", "frame", "curves", "banks")}
+        parts = {name: frame[frame["run"].isin(runs)] for name, frame in frames.items()}
+        return replace(self, arms=kept, **parts)
+
+    @cached_property
+    def traces(self) -> dict[str, dict[str, np.ndarray]]:
+        """Run -> column -> its values at each epoch; `log` is that of the primary metric."""
+        names = ["epoch", "images", "steps", *FIRST_LOSSES]
+        columns = {name: self.frame[name].to_numpy(dtype=float) for name in names}
+        primary = self.frame.get(PRIMARY, pd.Series(math.nan, self.frame.index))
+        columns["log"] = logarithm(primary).to_numpy()
+        rows = self.frame.groupby("run", sort=False).indices
+        return {run: {x: y[here] for x, y in columns.items()} for run, here in rows.items()}
+
+    @cached_property
+    def settled(self) -> dict[str, dict[str, np.ndarray]]:
+        """The traces after burn-in."""
+        starts = self.planned.map(burn_in)
+        return {
+            run: {name: values[trace["epoch"] > starts[run]] for name, values in trace.items()}
+            for run, trace in self.traces.items()
+        }
 
     @cached_property
     def fluctuation(self) -> pd.DataFrame:
-        return epochs.fluctuation_table(self)
+        """One row per run: how the logarithm of the primary metric goes up and down after burn-in.
+
+        All of it is of the run's own scores, which draw fresh noise at every epoch. Columns: `run`,
+        the factors, `seed`, `changes` (between epochs, that were measured); `one_bank` (half the
+        variance of successive changes), `noise` (the measurement variance of one evaluation, from
+        the banks after burn-in, pooled over the arm), `variance` (of the fluctuation: `one_bank`
+        less `noise`; NaN without banks, and it may be negative); `drawdown`, `regret`,
+        `autocorrelation`.
+        """
+        rows = {}
+        for run, trace in self.traces.items():
+            own = statistics.fluctuation(trace["log"], burn_in(int(self.planned[run])))
+            noise = self.noise[run]
+            variances = (own.changes, own.variance - noise, own.variance, noise)
+            rows[run] = (*variances, own.drawdown, own.regret, own.autocorrelation)
+        return self._per_run(rows, FLUCTUATION)
+
+    @cached_property
+    def shares(self) -> pd.DataFrame:
+        """The components of the variance of the logarithm, over all arms and in each.
+
+        Columns: `where`, `arms`, `seeds`, `epochs`, `banks` (the sizes of the crossed design), for
+        each of arm, seed, epoch and evaluation its variance component, which may be negative, and
+        `<axis>_share`, of the sum of those that are not. Empty where runs were not scored by at
+        least two banks at the same epochs.
+        """
+        cube, rows = self._crossed(), []
+        names = [arm_name(self, arm) for arm in self.arms]
+        parts = {"all arms": cube} if len(names) > 1 else {}
+        parts |= {name: cube[[i]] for i, name in enumerate(names)} if cube.size else {}
+        for where, values in parts.items() if cube.size else []:
+            components = statistics.components(values)
+            finite = {axis: part for axis, part in components.items() if math.isfinite(part)}
+            shares = dict.fromkeys([f"{axis}_share" for axis in AXES], math.nan)
+            shares |= {f"{axis}_share": x for axis, x in statistics.shares(finite).items()}
+            sizes = dict(zip(("arms", "seeds", "epochs", "banks"), values.shape, strict=True))
+            rows.append({"where": where} | sizes | components | shares)
+        return pd.DataFrame(rows)
 
     @cached_property
     def selection(self) -> pd.DataFrame:
-        return epochs.selection_table(self)
+        """One row per run: its best epoch, chosen on one bank and reported on another; its last.
+
+        Columns: `run`, the factors, `seed`, `epoch` (the best on bank 0, the run's own), `own` (its
+        metric there on bank 0), `other` (the same epoch on bank 1), `last` (the last epoch on bank
+        1); `optimism` and `gain`: the logarithms of other / own and of last / other. All epochs
+        with banks count. Empty without banks.
+        """
+        rows, banks = {}, self.bank_logs
+        known = banks[[0, 1]].dropna() if 1 in banks else banks[:0]
+        epochs = known.index.get_level_values("epoch").to_numpy()
+        values, ended = known.to_numpy(), set(self.last["run"])
+        for run, here in known.groupby("run", sort=False).indices.items():
+            final = np.flatnonzero(epochs[here] == self.planned[run])
+            if run in ended and len(final):
+                own, other = values[here].T
+                best, last = own.argmin(), other[final[0]]
+                logs = np.exp([own[best], other[best], last])
+                rows[run] = (epochs[here][best], *logs, other[best] - own[best], last - other[best])
+        return self._per_run(rows, SELECTION)
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
-        return epochs.losses_rank_table(self)
+        """One row per run: whether a loss moves with the primary metric from epoch to epoch.
+
+        Spearman's correlation, after burn-in, of the changes between neighbouring epochs of each
+        loss with those of the metric's logarithm: two curves that merely both go down have none.
+        Columns: `run`, the factors, `seed`, `changes` (finite ones of the metric), `d_loss`,
+        `g_loss`.
+        """
+        rows = {}
+        for run, trace in self.settled.items():
+            moves = np.diff(trace["log"])
+            ranks = [statistics.spearman(np.diff(trace[loss]), moves) for loss in FIRST_LOSSES]
+            rows[run] = (int(np.isfinite(moves).sum()), *ranks)
+        return self._per_run(rows, ("changes", *FIRST_LOSSES))
 
     @cached_property
     def regret(self) -> pd.DataFrame:
-        return epochs.regret_table(self)
+        """One row per run that has ended: log primary metric of the epochs that one may choose.
+
+        Columns: `run`, the factors, `seed`; of the epochs after burn-in the `last`, the `best`, a
+        `random` one (the mean of the logarithms), that of the highest D loss (`d_loss`, where D is
+        deceived most) and that of the lowest G loss (`g_loss`, where G deceives best).
+        """
+        ended, rows = set(self.last["run"]), {}
+        for run, trace in self.settled.items():
+            logs = trace["log"]
+            if run in ended:
+                best = np.nanmin(logs) if np.isfinite(logs).any() else math.nan
+                chosen = [
+                    logs[np.nanargmin(sign * trace[loss])]
+                    if np.isfinite(trace[loss]).any()
+                    else math.nan
+                    for sign, loss in zip((-1, 1), FIRST_LOSSES, strict=True)
+                ]
+                rows[run] = (logs[-1], best, logs.mean(), *chosen)
+        return self._per_run(rows, CHOICES)
 
     @cached_property
     def relapse(self) -> pd.DataFrame:
-        return epochs.relapse_table(self)
+        """One row per run: whether it is fine at one epoch, bad at another and fine again.
+
+        `relapse` is 1 where the metric at epoch 20 is worse than at both 10 and 30 by 5 %, or at 30
+        than at 20. `by_noise`: how likely that is of a run that gets steadily better, by a straight
+        line in the logarithm fitted to its epochs 10 to 30, made level where it would rise, and
+        that fluctuates by the noise of one evaluation alone. NaN where an epoch or the noise is
+        missing.
+        """
+        rows = {}
+        for run, trace in self.traces.items():
+            epochs, logs = trace["epoch"], trace["log"]
+            at = dict(zip(epochs, logs, strict=True))
+            first, second, third = (at.get(epoch, math.nan) for epoch in RELAPSE)
+            rows[run] = (math.nan, math.nan)
+            if math.isfinite(first + second + third):
+                worse = second - max(first, third) >= WORSE or third - second >= WORSE
+                part = (epochs >= RELAPSE[0]) & (epochs <= RELAPSE[-1]) & np.isfinite(logs)
+                slope = min(np.polyfit(epochs[part], logs[part], 1)[0], 0.0)
+                trend = [slope * epoch for epoch in RELAPSE]
+                by_noise = statistics.relapse_by_noise(trend, self.noise[run], WORSE)
+                rows[run] = (float(worse), by_noise)
+        return self._per_run(rows, ("relapse", "by_noise"))
+
+    def reached(self, threshold: float) -> pd.DataFrame:
+        """For each run (the index) the `images` shown to D and its `steps` at a primary metric.
+
+        Where the metric first falls to the threshold, its logarithm taken as linear between two
+        epochs, and before the first one from the untrained generator on. A run that never gets
+        there has NaN: its time is longer than the study and not known.
+        """
+        start, rows = [math.log(self.untrained)] if self.untrained > 0 else [], {}
+        for run, trace in self.traces.items():
+            logs = [*start, *trace["log"]]
+            clocks = ([*(0.0 for _ in start), *trace[x]] for x in ("images", "steps"))
+            rows[run] = [statistics.crossing(x, logs, math.log(threshold)) for x in clocks]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "steps"])
+
+    @cached_property
+    def reach(self) -> pd.DataFrame:
+        """One row per arm and threshold that any run reaches: how many do, and after how much.
+
+        Columns: the factors, `threshold`, `runs` (that have ended), `reached` (of these), and the
+        geometric means of `images` and `steps`, NaN unless all of them reach it after the start.
+        """
+        ended, rows = set(self.last["run"]), []
+        for threshold in THRESHOLDS:
+            times = self.reached(threshold)
+            for arm in self.arms:
+                part = times.reindex([run for run in self.runs_of[arm] if run in ended])
+                row = dict(zip(self.factors, arm, strict=True)) | {"threshold": threshold}
+                row |= {"runs": len(part), "reached": int(part["images"].notna().sum())}
+                means = np.exp(part.apply(logarithm).mean(skipna=False)) if len(part) else {}
+                rows.append(row | {x: means.get(x, math.nan) for x in ("images", "steps")})
+        table = pd.DataFrame(rows)
+        return table[table.groupby("threshold")["reached"].transform("max") > 0]
 
     @cached_property
     def results(self) -> pd.DataFrame:
         """What `python -m eval` measured: a row per run, a column `analysis/name` per number."""
-        return tools.values(self)
+        rows = {
+            run: {
+                f"{analysis}/{name}": value
+                for analysis, runs in self.analyses.items()
+                for name, value in runs.get(run, {"values": {}})["values"].items()
+            }
+            for run in self.plan["run"]
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").astype("float64")
 
-    def reached(self, threshold: float) -> pd.DataFrame:
-        """For each run the `images` and `steps` at which the primary metric falls to this."""
-        return epochs.reached(self, threshold)
+    def by_arm(self, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+        """One row per arm of a table of runs: `seeds`, the mean of each column and its interval.
+
+        An interval, `<column>_low` and `<column>_high`, is Student's t over seeds, and NaN below
+        two. A run without a number is left out of that mean; an arm without a run is not there.
+        """
+        rows = []
+        for arm in self.arms:
+            runs = self.of_arm(table, arm)
+            row = dict(zip(self.factors, arm, strict=True)) | {"seeds": len(runs)}
+            for column in columns:
+                values = runs[column].dropna().to_numpy(dtype=float)
+                mean = statistics.over_seeds(values)
+                row |= {column: mean.value, f"{column}_low": mean.low, f"{column}_high": mean.high}
+            if len(runs):
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def bank_logs(self) -> pd.DataFrame:
+        """log metric: a row per (run, epoch) that has banks, a column per bank."""
+        if PRIMARY not in self.banks:
+            return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []], names=["run", "epoch"]))
+        banks = self.banks.assign(log=logarithm(self.banks[PRIMARY]))
+        return banks.pivot(index=["run", "epoch"], columns="bank", values="log")
+
+    @cached_property
+    def noise(self) -> dict[str, float]:
+        """Run -> the measurement variance of one evaluation of its arm, after burn-in."""
+        start = burn_in(int(self.planned.max()))
+        banks = self.bank_logs[self.bank_logs.index.get_level_values("epoch") > start]
+        noise: dict[str, float] = {}
+        for runs in self.runs_of.values():
+            values = banks[banks.index.get_level_values("run").isin(runs)]
+            variance = statistics.bank_variance(values) if len(values) else math.nan
+            noise |= dict.fromkeys(runs, variance)
+        return noise
+
+    def _crossed(self) -> np.ndarray:
+        """log metric (arms, seeds, epochs, banks) after burn-in, of the seeds that have all."""
+        banks, start = self.bank_logs, burn_in(int(self.planned.max()))
+        epochs = sorted({epoch for _, epoch in banks.index if epoch > start})
+        if banks.shape[1] < 2 or not epochs:
+            return np.empty(0)
+        seeds = sorted(set(self.plan["seed"]))
+        runs = self.plan.set_index([*self.factors, "seed"])["run"].to_dict()
+        cells = [(runs.get((*arm, x)), y) for arm in self.arms for x in seeds for y in epochs]
+        shape = (len(self.arms), len(seeds), len(epochs), banks.shape[1])
+        cube = banks.reindex(cells).to_numpy().reshape(shape)
+        return cube[:, np.isfinite(cube).all(axis=(0, 2, 3))]
+
+    def _per_run(self, rows: dict[str, tuple], names: Sequence[str]) -> pd.DataFrame:
+        """A table of runs, which has its columns even where there is no run yet."""
+        keys = self.plan.set_index("run")[[*self.factors, "seed"]].loc[list(rows)]
+        numbers = pd.DataFrame(list(rows.values()), columns=list(names), index=keys.index)
+        return keys.join(numbers).reset_index()
 
 
 def analyse(study: Study) -> Analysis:
@@ -61,3 +543,62 @@ def analyse(study: Study) -> Analysis:
     if isinstance(study, Analysis):
         return study
     return Analysis(**{field.name: getattr(study, field.name) for field in fields(study)})
+
+
+def arm_name(study: Study, arm: tuple) -> str:
+    """`norm=none, head=conv, batch=128`."""
+    return ", ".join(f"{factor}={level}" for factor, level in zip(study.factors, arm, strict=True))
+
+
+def effect_numbers(effect: Effect) -> dict[str, object]:
+    """One row of a table of effects, paired by seed.
+
+    `ratio` (of the metric at the second level to that at the first) and `difference` come with
+    their 95 % t intervals; `p_t` and `p_flip` are those of the ratio, `p_holm` is `p_t` over the
+    main effects, NaN elsewhere. `n`: seeds of which every cell is there; `dropped`: the others.
+    """
+    contrast = effect.contrast
+    ratio, difference = contrast.ratio, contrast.difference
+    return {
+        "effect": effect_name(effect),
+        "factors": len(effect.factors),
+        "ratio": effect.ratio,
+        "ratio_low": ratio.low,
+        "ratio_high": ratio.high,
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "p_t": contrast.p_t,
+        "p_flip": contrast.p_flip,
+        "p_holm": contrast.p_holm,
+        "improvement": contrast.improvement,
+        "n": len(effect.seeds),
+        "seeds": " ".join(map(str, contrast.seeds)),
+        "dropped": " ".join(map(str, contrast.dropped)),
+    }
+
+
+def effect_name(effect: Effect) -> str:
+    """`norm=batch against none`, `norm × batch`."""
+    if len(effect.factors) > 1:
+        return effect.contrast.name
+    ((factor, (low, high)),) = effect.contrast.effect.items()
+    return f"{factor}={high} against {low}"
+
+
+def no_verdict(seeds: int) -> str:
+    """Why so few seeds get numbers and no verdict."""
+    number = f"{seeds} seed" + ("" if seeds == 1 else "s")
+    return (
+        f"Below {VERDICT_SEEDS} seeds no verdict is given: the p of a two-sided sign-flip test of "
+        f"{number} cannot be below {2.0 ** (1 - seeds):.4g}."
+    )
+
+
+def _tuple(arm: object) -> tuple:
+    return arm if isinstance(arm, tuple) else (arm,)
+
+
+def _mean_and_sd(name: str, values: np.ndarray) -> dict[str, float]:
+    mean = values.mean() if len(values) else math.nan
+    return {name: mean, f"{name}_sd": values.std(ddof=1) if len(values) > 1 else math.nan}

@@ -68,7 +68,7 @@ from reports import records, statistics
 from reports.analysis import LEARNT, Analysis, analyse
 from reports.records import PRIMARY, Study
 from reports.statistics import Estimate
-from reports.tables import DASH, LN2, Sheet, count, interval, join, p_value, span
+from reports.tables import DASH, LN2, Column, Table, count, interval, join, p_value, span
 
 LEDGER = Path(__file__).with_name("claims.yaml")
 PILOT_RUNS = (  # with their numbers at the top of claims.yaml
@@ -326,19 +326,21 @@ def table(verdicts: list[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sheet(study: Study, verdicts: list[Verdict]) -> Sheet:
+def ledger_table(study: Study, verdicts: list[Verdict]) -> Table:
     """The ledger as a reader sees it."""
-    rows = [
-        [
-            one.claim.id,
-            one.claim.claim,
-            one.claim.hypothesis,
-            _estimate(one),
-            p_value(_decisive_p(one)),
-            str(one.n) if one.n else DASH,
-            f"{one.verdict}: {one.why}",
-        ]
-        for one in verdicts
+    rows = {verdict.claim.id: verdict for verdict in verdicts}
+
+    def column(heading: str, text: Callable[[Verdict], str], kind: str = "number") -> Column:
+        return Column(heading, lambda row: text(rows[row["id"]]), kind)
+
+    columns = [
+        column("id", lambda x: x.claim.id, "word"),
+        column("claim", lambda x: x.claim.claim, "prose"),
+        column("hypothesis", lambda x: x.claim.hypothesis, "prose"),
+        column("estimate (95 % interval)", _estimate),
+        column("p", lambda x: p_value(_decisive_p(x))),
+        column("n", lambda x: str(x.n) if x.n else DASH),
+        column("verdict", lambda x: f"{x.verdict}: {x.why}", "prose"),
     ]
     notes = [
         "Every verdict is computed from the records. Estimate: the mean over seeds with its 95 % t "
@@ -359,11 +361,9 @@ def sheet(study: Study, verdicts: list[Verdict]) -> Sheet:
     ]
     if exploratory:
         notes.append(f"Exploratory, their p not adjusted: {', '.join(exploratory)}.")
-    columns = ["id", "claim", "hypothesis", "estimate (95 % interval)", "p", "n", "verdict"]
     metrics = dict.fromkeys(one.claim.metric for one in verdicts if one.identity)
-    words = ("claim", "hypothesis", "verdict")
     title = "The claims and their verdicts"
-    return Sheet("ledger", title, columns, rows, notes, list(metrics), words)
+    return Table("ledger", title, table(verdicts), columns, notes, list(metrics))
 
 
 def _history(study: Study, verdicts: list[Verdict]) -> list[str]:
@@ -571,7 +571,7 @@ def _where(study: Analysis, levels: Levels) -> np.ndarray:
     """
     chosen = np.full(len(study.plan), not study.baseline or "arm" in levels)
     for key, level in levels.items():
-        shared = getattr(records.first_config(study), key, None)
+        shared = getattr(study.config, key, None)
         column = study.plan.get(key, shared)
         chosen &= np.asarray(column == level)
     return chosen

@@ -1,41 +1,41 @@
-"""Sentences: what the numbers say. With intervals from six seeds on, and as counts below."""
+"""Sentences: what the numbers say, with intervals where the seeds are enough for a verdict."""
 
+from collections.abc import Callable
 from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
-from reports import effects, epochs, statistics
+from reports import statistics
+from reports.analysis import Analysis, Effect, no_verdict
 from reports.claims import Verdict, Word
-from reports.effects import no_verdict
-from reports.records import (
-    PRIMARY,
-    Study,
-    at_updates,
-    best_epochs,
-    last_epochs,
-    levels,
-    measured,
-)
+from reports.records import PRIMARY
 from reports.statistics import VERDICT_SEEDS, Estimate
 from reports.tables import (
     LN2,
+    LOSSES,
     ROUNDING,
     count,
     digits,
-    geometric_mean,
     join,
     p_value,
-    paired_ratios,
-    run_speeds,
+    percent_more,
+    percent_sd,
+    prose,
     span,
 )
 
 ALPHA = 0.05
+SUBJECTS = {  # levels as the subject of a sentence
+    "norm=batch": "BatchNorm on D's output",
+    "head=avgpool": "the average-pool head",
+    "head=conv": "the convolutional head",
+}
+AXES = {"arm": "arms", "seed": "seeds", "epoch": "epochs", "evaluation": "evaluations of an epoch"}
 
 
 class Findings(NamedTuple):
-    """What the numbers say, each list a paragraph a sentence or two long for each thing."""
+    """What the numbers say, a sentence or two each."""
 
     headline: list[str]  # what each factor does, and what the epochs do
     factors: list[str]  # more on the factors
@@ -46,146 +46,127 @@ class Findings(NamedTuple):
         return [*self.headline, *self.factors, *self.epochs]
 
 
-def findings(study: Study) -> Findings:
-    """The sentences of a study: with intervals, or counts where the seeds are too few."""
-    if PRIMARY not in measured(study):
+def findings(study: Analysis) -> Findings:
+    """The sentences of a study."""
+    if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
-    ends = [*_rise(study), *_diverged(study)]
-    if study.baseline:
-        few = [] if enough(study) else _few(study)
-        moves = [*_fluctuation(study), *_shares(study)] if enough(study) else []
-        return Findings(_against_baseline(study), [], [*_best(study), *moves, *ends, *few])
-    if enough(study):
-        moves = " ".join(_fluctuation(study) + _best(study))
-        factors = [*_within_norms(study), *_bound(study), *_speed(study)]
-        ends = [*_shares(study), *_selection(study), *_ranks(study), *ends]
-        return Findings([*_effects(study), moves], factors, ends)
-    factors = [*_counts_by_norm(study), *_equal_epochs(study), *_bound(study)]
-    factors += _speed_counts(study)
-    return Findings([*_counts(study), *_best(study)], factors, [*ends, *_few(study)])
+    moves = " ".join([*_fluctuation(study), *_best(study)])
+    factors = [*_within_first(study), *_bound(study), *_speed(study)]
+    epochs = [*_shares(study), *_selection(study), *_ranks(study), *_lost(study)]
+    few = [] if enough(study) else [_few(study)]
+    headline = [*_effects(study), *([moves] if moves else [])]
+    return Findings(headline, factors, [*epochs, *few])
 
 
-def enough(study: Study) -> bool:
+def enough(study: Analysis) -> bool:
     """Whether there are seeds enough for a verdict, each with the last epoch of every arm."""
-    return whole_seeds(study) >= VERDICT_SEEDS
+    return study.whole_seeds >= VERDICT_SEEDS
 
 
-def whole_seeds(study: Study) -> int:
-    """How many seeds have a finite last epoch of every arm."""
-    last = last_epochs(study).dropna(subset=[PRIMARY])
-    return int((last.groupby("seed")["run"].count() == len(study.arms)).sum())
-
-
-def how_sure(study: Study) -> str:
+def how_sure(study: Analysis) -> str:
     """What stands behind the headline, in a sentence or two."""
-    seeds, arms = study.frame["seed"].nunique(), count(len(study.arms), "arm")
+    arms = count(len(study.arms), "arm")
     if not enough(study):
-        return f"{count(seeds, 'seed')} of each of {arms}. {_reason(study)}"
+        return f"{count(study.frame['seed'].nunique(), 'seed')} of each of {arms}. {_few(study)}"
     return (
-        f"{count(whole_seeds(study), 'seed')} of each of {arms}, paired by seed. In brackets: 95 % "
+        f"{count(study.whole_seeds, 'seed')} of each of {arms}, paired by seed. In brackets: 95 % "
         "t intervals over seeds; p: paired t, after Holm over the main effects."
     )
 
 
 def tally(verdicts: list[Verdict]) -> str:
     """`53 claims: 7 supported, 4 refuted, ... and 12 not yet run.`"""
-    words = [one.verdict for one in verdicts]
-    parts = [f"{words.count(word)} {word}" for word in get_args(Word) if word in words]
-    return f"{count(len(words), 'claim')}: {join(parts)}." if words else ""
+    verdict_words = [verdict.verdict for verdict in verdicts]
+    parts = [f"{verdict_words.count(x)} {x}" for x in get_args(Word) if x in verdict_words]
+    return f"{count(len(verdicts), 'claim')}: {join(parts)}." if verdicts else ""
 
 
-def _effects(study: Study) -> list[str]:
-    """A sentence for each main effect; batch at equal epochs and at equal updates."""
-    updates = {one.name: one for one in effects.contrasts(study, at_updates(study))}
+def _effects(study: Analysis) -> list[str]:
+    """A sentence for each factor; batch at equal epochs and at equal updates."""
+    effects = _main_effects(study.partial_effects["epochs", "all"])
+    updates = _main_effects(study.partial_effects["updates", "all"])
+    if len(study.arms) > 1 and not effects:
+        return ["No seed has the last epoch of every arm yet, so that no arms are compared."]
     sentences = []
-    for one in effects.contrasts(study, last_epochs(study)):
-        if len(one.effect) > 1:
-            continue
-        ((factor, (low, high)),) = one.effect.items()
-        text = (
-            f"{factor}={high} makes {PRIMARY} {digits(one.ratio.value)} times as high as "
-            f"{factor}={low} ({_ends(one.ratio)}, p {_equals(one.p_holm)})"
-        )
-        if factor == "batch" and one.name in updates:
-            text += f" at equal epochs, and {_times(updates[one.name].ratio)} at equal updates"
-        sentences.append(text + ("." if one.p_holm < ALPHA else ": not established."))
+    for factor, some in effects.items():
+        if len(some) == 1:
+            text = f"{_subject(some[0])} multiplies {PRIMARY} by {_times(study, some[0])}"
+        else:
+            some = sorted(some, key=lambda effect: -effect.ratio)
+            parts = [f"{_times(study, x)} by {prose(factor, _high(x))}" for x in some]
+            base = prose(factor, some[0].contrast.effect[factor][0])
+            text = f"Against {base}, {PRIMARY} is multiplied by {join(parts)}"
+        if factor == "batch" and len(some) == len(updates.get(factor, [])) == 1:
+            text += f" at equal epochs, and by {_times(study, updates[factor][0], p=False)}"
+            text += " at equal updates"
+        unclear = [effect for effect in some if effect.contrast.p_holm >= ALPHA]
+        established = not enough(study) or len(unclear) < len(some)
+        sentences.append(text + ("." if established else ": not established."))
     return sentences
 
 
-def _against_baseline(study: Study) -> list[str]:
-    """What every named arm does to the last epoch, the worst first; and how many are worse."""
-    last, first = last_epochs(study), study.baseline
-    if enough(study):
-        found = {
-            one.effect["arm"][1]: one
-            for one in effects.contrasts(study, last)
-            if list(one.effect) == ["arm"]
-        }
-        parts = {
-            name: (one.ratio.value, f"{_times(one.ratio)[:-1]}, p {_equals(one.p_holm)})")
-            for name, one in found.items()
-        }
-        worse = sum(one.p_holm < ALPHA and one.ratio.value > 1 for one in found.values())
-        better = sum(one.p_holm < ALPHA and one.ratio.value < 1 for one in found.values())
-        summary = f"{worse} of {count(len(parts), 'arm')} are worse and {better} better."
-    else:
-        parts, all_worse = {}, 0
-        for (name,) in study.arms[1:]:
-            ratios = paired_ratios(study, last, "arm", first, name, PRIMARY).dropna()
-            if len(ratios):
-                value, worse = geometric_mean(ratios), int((ratios > 1).sum())
-                parts[name] = value, f"{digits(value)} times, worse in {worse} of {len(ratios)}"
-                all_worse += worse == len(ratios)
-        summary = f"{all_worse} of {count(len(parts), 'arm')} are worse in all pairs."
-    if not parts:
-        return [f"No arm can be compared with {first} yet."]
-    ordered = sorted(parts, key=lambda name: -parts[name][0])
-    said = "; ".join(f"{name}: {parts[name][1]}" for name in ordered)
-    return [f"Against {first}, at the last epoch, in {PRIMARY}: {summary}", f"{said}."]
+def _main_effects(effects: list[Effect]) -> dict[str, list[Effect]]:
+    """Factor -> its effects, one for each level but the first."""
+    main: dict[str, list[Effect]] = {}
+    for effect in effects:
+        if len(effect.factors) == 1:
+            main.setdefault(effect.factors[0], []).append(effect)
+    return main
 
 
-def _fluctuation(study: Study) -> list[str]:
-    """The size of the fluctuation for each level of the first factor, noise taken out."""
-    runs = epochs.fluctuation_table(epochs.learners(study))
-    if runs["variance"].isna().all():
-        return []
-    parts, factor = [], study.factors[0]
-    for level, some in runs.groupby(factor, sort=False):
-        found = _over_seeds(some, "variance")
-        value, low, high = (epochs.percent_sd(x) for x in (found.value, found.low, found.high))
-        parts.append(f"by {value:.1f} % ({low:.1f} to {high:.1f}) with {factor}={level}")
-    return [f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."]
+def _high(effect: Effect) -> object:
+    return effect.contrast.effect[effect.factors[0]][1]
 
 
-def _best(study: Study) -> list[str]:
-    """Best against last epoch, of arms that have learnt."""
-    study = epochs.learners(study)
-    last = last_epochs(study).dropna(subset=[PRIMARY])
-    if last.empty:
-        return []
-    best = best_epochs(study).set_index("run")["epoch"]
-    earlier = int((last["run"].map(best) < last["epoch"]).sum())
-    runs = count(len(last), "run")
-    return [f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}."]
+def _subject(effect: Effect) -> str:
+    """`BatchNorm on D's output`, `Batch 512 instead of batch 128`."""
+    ((factor, (low, high)),) = effect.contrast.effect.items()
+    usual = f"{prose(factor, high)} instead of {prose(factor, low)}"
+    text = SUBJECTS.get(f"{factor}={high}", usual)
+    return text if "=" in text.split()[0] else text[0].upper() + text[1:]
 
 
-def _within_norms(study: Study) -> list[str]:
+def _with(factor: str, level: object) -> str:
+    """`with the average-pool head`, `without output BatchNorm`."""
+    text = SUBJECTS.get(f"{factor}={level}") or prose(factor, level)
+    return f"with {text}".replace("with no ", "without ")
+
+
+def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:
+    """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
+    if not enough(study) or len(effect.seeds) < 2:
+        above = int((effect.seeds > 1).sum())
+        return f"{digits(effect.ratio)} (above 1 in {above} of {count(len(effect.seeds), 'seed')})"
+    ratio, p_holm = effect.contrast.ratio, p_value(effect.contrast.p_holm)
+    said = f", p {'< ' + p_holm[1:] if p_holm.startswith('<') else '= ' + p_holm}" if p else ""
+    return f"{digits(ratio.value)} ({digits(ratio.low)} to {digits(ratio.high)}{said})"
+
+
+def _within_first(study: Analysis) -> list[str]:
     """The effects of the other factors, apart for each level of the first."""
-    first, last = study.factors[0], last_epochs(study)
-    apart = levels(study, first)
+    first = study.factors[0]
     parts: dict[str, list[str]] = {}
-    for level in apart if len(apart) > 1 else []:
-        for one in effects.contrasts(study, last[last[first] == level]):
-            if len(one.effect) == 1:
-                said = f"{_times(one.ratio)} with {first}={level}"
-                parts.setdefault(effects.title(one), []).append(said)
-    return [
-        f"{name.replace(' against ', ' against ' + name.split('=')[0] + '=')}: {join(said)}."
-        for name, said in parts.items()
+    for level in study.levels[first]:
+        effects = study.partial_effects.get(("epochs", f"{first}={level}"), [])
+        for some in _main_effects(effects).values():
+            for effect in some:
+                said = f"{_times(study, effect, p=False)} {_with(first, level)}"
+                parts.setdefault(_subject(effect), []).append(said)
+    return [f"{subject} multiplies {PRIMARY} by {join(said)}." for subject, said in parts.items()]
+
+
+def _speed(study: Analysis) -> list[str]:
+    """How much faster one level of each factor trains than another."""
+    parts = [
+        f"by {_times(study, effect, p=False)} {_with(factor, _high(effect))}"
+        for factor, some in _main_effects(study.speed_effects).items()
+        for effect in (some if len(some) == 1 else [])
     ]
+    text = "The speed of training, in images a second, is multiplied"
+    return [f"{text} {join(parts)}."] if parts else []
 
 
-def _bound(study: Study) -> list[str]:
+def _bound(study: Analysis) -> list[str]:
     """The lowest step of D's loss against ln 2."""
     steps = study.frame[study.frame["norm"] == "batch"].groupby("run")["d_loss_min"].min().dropna()
     if not len(steps):
@@ -194,180 +175,87 @@ def _bound(study: Study) -> list[str]:
     side = f"below the bound of ln 2 = {LN2:.4f}"
     return [
         f"The lowest step of D's loss is {span(steps.min(), steps.max(), 4)} in the "
-        f"{count(len(steps), 'norm=batch run')}, "
+        f"{count(len(steps), 'run')} with output BatchNorm, "
         + (f"{side} in {below} of them." if below else f"never {side}.")
     ]
 
 
-def _speed(study: Study) -> list[str]:
-    """How much faster one head trains than the other."""
-    table = effects.contrasts(study, run_speeds(study), "images_per_second")
-    return [
-        f"head={high} trains {_times(one.ratio)} as many images a second as head={low}."
-        for one in table
-        if list(one.effect) == ["head"]
-        for low, high in one.effect.values()
+def _fluctuation(study: Analysis) -> list[str]:
+    """The size of the fluctuation for each level of the first factor, noise taken out."""
+    runs = study.learners.fluctuation
+    if not enough(study) or runs["variance"].isna().all():
+        return []
+    factor = study.factors[0]
+    parts = [
+        f"by {_estimate(_over_seeds(some, 'variance'), percent_sd, 1, ' %')} {_with(factor, level)}"
+        for level, some in runs.groupby(factor, sort=False)
     ]
+    return [f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."]
 
 
-def _selection(study: Study) -> list[str]:
+def _best(study: Analysis) -> list[str]:
+    """Best against last epoch, of arms that have learnt."""
+    last = study.learners.last.dropna(subset=[PRIMARY])
+    if last.empty:
+        return []
+    best = study.best.set_index("run")["epoch"]
+    earlier = int((last["run"].map(best) < last["epoch"]).sum())
+    runs = count(len(last), "run")
+    return [f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}."]
+
+
+def _shares(study: Analysis) -> list[str]:
+    """How the variance is shared, over all arms."""
+    if not len(study.shares):
+        return []
+    row = study.shares.iloc[0]
+    shares = {name: 100 * row[f"{axis}_share"] for axis, name in AXES.items()}
+    parts = [f"{x:.0f} % between {name}" for name, x in shares.items() if np.isfinite(x)]
+    said = join(parts).replace("%", f"% of the variance of log {PRIMARY} after burn-in is", 1)
+    return [f"{said}."]
+
+
+def _selection(study: Analysis) -> list[str]:
     """What choosing the best epoch is worth on another bank, and how far it flatters."""
-    runs = epochs.selection_table(epochs.learners(study))
-    if not len(runs):
+    runs = study.learners.selection
+    if not len(runs) or not enough(study):
         return []
-    gain, optimism = (_over_seeds(runs, column) for column in ("gain", "optimism"))
+    gain, optimism = (
+        _estimate(_over_seeds(runs, column), percent_more, 1, " %")
+        for column in ("gain", "optimism")
+    )
     return [
-        f"Chosen on one evaluation bank and measured on another, the last epoch is "
-        f"{_percent(gain)} above the best one; the bank that chose flatters the best one by "
-        f"{_percent(optimism)}."
+        f"Chosen on one evaluation bank and measured on another, {PRIMARY} of the last epoch is "
+        f"{gain} above that of the best one; the bank that chose flatters the best one by "
+        f"{optimism}."
     ]
 
 
-def _ranks(study: Study) -> list[str]:
+def _ranks(study: Analysis) -> list[str]:
     """Whether the losses tell which epoch is good."""
-    runs = epochs.losses_rank_table(epochs.learners(study))
-    parts = []
-    for loss, name in epochs.LOSSES.items():
-        found = _over_seeds(runs, loss)
-        parts.append(f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}) for {name}")
-    return [
-        f"From epoch to epoch, the changes of {PRIMARY} have with those of the losses a rank "
-        f"correlation of {join(parts)}."
-    ]
-
-
-def _shares(study: Study) -> list[str]:
-    """Whose the variance is, over all arms."""
-    table = epochs.shares_table(study)
-    if not len(table):
+    runs = study.learners.ranks
+    if not enough(study):
         return []
-    row = table.iloc[0]
-    names = {
-        "arm": "arms",
-        "seed": "seeds",
-        "epoch": "epochs",
-        "evaluation": "evaluations of one epoch",
-    }
-    shares = {names[axis]: row.get(f"{axis}_share", np.nan) for axis in names}
-    parts = [f"{100 * x:.0f} % between {name}" for name, x in shares.items() if np.isfinite(x)]
-    said = join(parts).replace(" % between", " % is between", 1)
-    return [f"Of the variance of log {PRIMARY} after burn-in, {said}."]
-
-
-def _rise(study: Study) -> list[str]:
-    """The largest rise between neighbouring epochs of one run; across a gap there is none."""
-    frame = study.frame.sort_values(["run", "epoch"])
-    rises = frame[PRIMARY] / frame.groupby("run")[PRIMARY].shift()
-    if not rises.notna().any():
-        return []
-    factor = rises.max()
-    if factor <= 1:
-        return [f"{PRIMARY} rises from one epoch to the next in no run."]
-    row = frame.loc[rises.idxmax()]
-    return [
-        f"The largest rise from one epoch to the next is by a factor of {digits(factor)}, from "
-        f"{digits(row[PRIMARY] / factor)} to {digits(row[PRIMARY])} between epochs "
-        f"{row['epoch'] - 1} and {row['epoch']} of {row['run']}."
+    parts = [
+        f"{_estimate(_over_seeds(runs, loss), float, 2)} with those of {name}"
+        for loss, name in LOSSES.items()
     ]
+    return [f"From epoch to epoch, the changes of {PRIMARY} have a rank correlation of "
+            f"{join(parts)}."]  # fmt: skip
 
 
-def _diverged(study: Study) -> list[str]:
+def _lost(study: Analysis) -> list[str]:
     lost = int((study.plan["status"] == "diverged").sum())
     runs = count(len(study.plan), "run")
     return [f"{lost} of {runs} diverged; what is not finite enters no mean."] if lost else []
 
 
-def _few(study: Study) -> list[str]:
-    """Why these are counts."""
-    seeds = count(study.frame["seed"].nunique(), "seed")
-    return [f"These are counts from {seeds}. {_reason(study)}"]
-
-
-def _reason(study: Study) -> str:
+def _few(study: Analysis) -> str:
     """Why there is no verdict: too few seeds, or too few of them whole."""
-    seeds, whole = study.frame["seed"].nunique(), whole_seeds(study)
+    seeds, whole = study.frame["seed"].nunique(), study.whole_seeds
     if whole == 0 or seeds < VERDICT_SEEDS:
         return no_verdict(seeds)
-    return f"Only {whole} of them have the last epoch of every arm. {no_verdict(whole)}"
-
-
-def _pairs(study: Study) -> list[tuple[str, object, object]]:
-    """The factors with two levels or more: name, first level, last one."""
-    ends = {factor: levels(study, factor) for factor in study.factors}
-    return [(factor, x[0], x[-1]) for factor, x in ends.items() if len(x) > 1]
-
-
-def _counts(study: Study) -> list[str]:
-    """In how many pairs a level is worse than the other, a sentence for each factor."""
-    sentences = []
-    for factor, low, high in _pairs(study):
-        ratios = paired_ratios(study, last_epochs(study), factor, low, high, PRIMARY)
-        pairs, absent = ratios.dropna(), int(ratios.isna().sum())
-        gap = (
-            f" ({absent} of {len(ratios)} planned pairs are not complete or not finite)"
-            if absent
-            else ""
-        )
-        if pairs.empty:
-            sentences.append(
-                f"{factor}={high} against {factor}={low}: no pair is complete at the last "
-                f"epoch{gap}."
-            )
-            continue
-        worse, better = int((pairs > 1).sum()), int((pairs < 1).sum())
-        equal = len(pairs) - worse - better
-        counts = {"worse": worse, "better": better, "equal": equal}
-        said = [f"{word} in {n}" for word, n in counts.items() if n]
-        sentences.append(
-            f"With {factor}={high}, {PRIMARY} at the last epoch is {join(said)} of "
-            f"{count(len(pairs), 'pair')} with {factor}={low}, {digits(geometric_mean(pairs))} "
-            f"times as high in the geometric mean{gap}."
-        )
-    return sentences
-
-
-def _counts_by_norm(study: Study) -> list[str]:
-    """The same for the other factors, apart for each level of the first."""
-    sentences, first = [], study.factors[0]
-    apart = levels(study, first)
-    for factor, low, high in _pairs(study):
-        ratios = paired_ratios(study, last_epochs(study), factor, low, high, PRIMARY).dropna()
-        parts = []
-        for level in apart if factor != first and len(apart) > 1 else []:
-            some = ratios[ratios.index.get_level_values(first) == level]
-            if len(some):
-                worse = f"worse in {int((some > 1).sum())} of {len(some)}"
-                parts.append(f"{digits(geometric_mean(some))} times, {worse}, with {first}={level}")
-        if parts:
-            sentences.append(f"{factor}={high} against {factor}={low}: {'; '.join(parts)}.")
-    return sentences
-
-
-def _equal_epochs(study: Study) -> list[str]:
-    """That batches are compared at equal epochs, and what that means in updates."""
-    batches = levels(study, "batch") if "batch" in study.factors else []
-    steps = study.frame.assign(per=study.frame["steps"] / study.frame["epoch"])
-    updates = [steps.loc[steps["batch"] == batch, "per"].median() for batch in batches]
-    if len(batches) < 2 or not np.isfinite(updates).all():
-        return []
-    return [
-        f"Batches are compared at equal epochs here, not at equal updates: an epoch is "
-        f"{updates[-1]:.0f} updates at batch={batches[-1]} and {updates[0]:.0f} at "
-        f"batch={batches[0]}."
-    ]
-
-
-def _speed_counts(study: Study) -> list[str]:
-    """The speed of the two heads, as a range over pairs."""
-    ratios = paired_ratios(
-        study, run_speeds(study), "head", "conv", "avgpool", "images_per_second"
-    ).dropna()
-    if not len(ratios):
-        return []
-    return [
-        f"head=avgpool trains {digits(geometric_mean(ratios))} times as many images a second as "
-        f"head=conv ({span(ratios.min(), ratios.max(), 2)} in {count(len(ratios), 'pair')})."
-    ]
+    return f"Only {whole} of {seeds} seeds have the last epoch of every arm. {no_verdict(whole)}"
 
 
 def _over_seeds(runs: pd.DataFrame, column: str) -> Estimate:
@@ -375,21 +263,10 @@ def _over_seeds(runs: pd.DataFrame, column: str) -> Estimate:
     return statistics.over_seeds(runs.groupby("seed")[column].agg(lambda x: x.mean(skipna=False)))
 
 
-def _times(ratio: Estimate) -> str:
-    return f"{digits(ratio.value)} times ({_ends(ratio)})"
-
-
-def _ends(ratio: Estimate) -> str:
-    return f"{digits(ratio.low)} to {digits(ratio.high)}"
-
-
-def _percent(log_ratio: Estimate) -> str:
+def _estimate(
+    estimate: Estimate, scale: Callable[[float], float], decimals: int, unit: str = ""
+) -> str:
     """`1.4 % (0.8 to 2.0)`."""
-    ends = (log_ratio.value, log_ratio.low, log_ratio.high)
-    value, low, high = (epochs.percent_more(x) for x in ends)
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def _equals(p: float) -> str:
-    text = p_value(p)
-    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
+    ends = (scale(x) for x in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (f"{x:.{decimals}f}" for x in ends)
+    return f"{value}{unit} ({low} to {high})"

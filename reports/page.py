@@ -16,27 +16,28 @@ from PIL import Image
 from dcgan import rundir
 from dcgan.config import Config
 from experiments import grid
-from reports import figures, findings, tables, tools
+from reports import figures, findings, tables
+from reports.analysis import Analysis
 from reports.claims import Verdict
 from reports.findings import Findings
-from reports.records import PRIMARY, Study, first_config
-from reports.tables import Sheet
+from reports.records import PRIMARY, Study
+from reports.tables import Table
 
 PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
 MOST_PICTURES = (24, 18, 12, 8, 6, 4)  # an arm; the first number whose pictures fit
 READOUT = {PRIMARY: PRIMARY, "FID": "fid", "D loss": "d_loss", "G loss": "g_loss"}
 SECTIONS = {  # of the page: its figures and its tables, in the order in which they are read
     "effects": (["effects"], ["arms", "effects*", "batch", "last"]),
-    "scores": ([], ["best", "epochs-*", "fidelity-*"]),
+    "scores": ([], ["best", "epochs-*", "fidelity"]),
     "ledger": ([], ["ledger"]),
     "epochs": (
-        ["fid", "*_cifar", "change", "fluctuation", "shares"],
+        ["fid", "*_cifar", "fluctuation", "shares"],
         ["fluctuation", "shares", "selection", "ranks", "regret", "relapse", "reach"],
     ),
-    "runs": (["samples", "losses", "throughput"], ["losses", "throughput"]),
-    "tools": (list(tools.TITLES), list(tools.TITLES)),
+    "runs": (["samples", "losses"], ["losses", "throughput"]),
     "audit": ([], ["audit*"]),
 }
+DEMONSTRATIONS = ("smoke", "small")  # scales
 TITLES = {
     "ablation": "What BatchNorm, the head and the batch size do to DCGAN",
     "followups": "What single changes do to DCGAN",
@@ -47,23 +48,24 @@ TARGETS = {"kinds": "followups"}  # of make, where it is not the study's name
 
 
 def render(
-    study: Study,
+    study: Analysis,
     verdicts: list[Verdict],
     found: Findings,
-    sheets: list[Sheet],
+    shown: list[Table],
     drawn: dict[str, tuple[str, str]],
     files: dict[str, bytes],
 ) -> str:
     """The page as text; `drawn`: name -> (SVG, caption), `files`: what it offers to download."""
     pictures = {name: (inline_svg(svg, name), text) for name, (svg, text) in drawn.items()}
     downloads = [(name, data_uri(data, "text/plain")) for name, data in files.items()]
-    named = {sheet.name: sheet for sheet in sheets}
+    named = {table.name: table for table in shown}
+    analyses = list(study.analyses)
     sections = {
         section: {
-            "figures": [name for pattern in drawn for name in fnmatch.filter(pictures, pattern)],
-            "sheets": [named[x] for pattern in shown for x in fnmatch.filter(named, pattern)],
+            "figures": [x for pattern in patterns for x in fnmatch.filter(pictures, pattern)],
+            "tables": [named[x] for pattern in names for x in fnmatch.filter(named, pattern)],
         }
-        for section, (drawn, shown) in SECTIONS.items()
+        for section, (patterns, names) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
     }
     order = [name for section in sections.values() for name in section["figures"]]
     spent = sum(len(text) for text, _ in pictures.values()) + sum(len(x) for _, x in downloads)
@@ -73,8 +75,9 @@ def render(
         title=title(study),
         info=study.info,
         study=study,
-        config=first_config(study),
+        config=study.config,
         levels={key: list(dict.fromkeys(study.plan[key])) for key in ("norm", "batch")},
+        demonstration=demonstration(study),
         findings=found,
         how_sure=findings.how_sure(study),
         tally=findings.tally(verdicts),
@@ -83,8 +86,6 @@ def render(
         notes=tables.caption(study),
         missing=tables.missing_lines(study),
         sections=sections,
-        is_number=tables.is_number,
-        name_span=tables.name_span,
         film=film,
         film_json=json.dumps(film).replace("<", "\\u003c"),
         figures=pictures,
@@ -110,6 +111,17 @@ def template(name: str) -> Template:
 def title(study: Study) -> str:
     """What the page is called; a study of the user's own by its name."""
     return TITLES.get(study.info["study"], f"DCGAN: {study.info['study']}")
+
+
+def demonstration(study: Analysis) -> str:
+    """What stands below the title of a study that is too small to say anything about DCGAN."""
+    if study.info["scale"] not in DEMONSTRATIONS:
+        return ""
+    shown = int(study.config.images * study.planned.max())
+    return (
+        f"A demonstration: D has seen {shown:,} images. The study is the scale cpu32, 30 epochs of "
+        "50,000."
+    )
 
 
 def command(study: Study) -> str:
@@ -174,7 +186,7 @@ def identities(study: Study) -> dict[str, Any]:
     return {"heads": [", ".join(metrics) for _, metrics in columns.values()], "rows": rows}
 
 
-def filmstrip(study: Study, budget: int) -> dict[str, Any]:
+def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
     """The lowest seed of every arm: its numbers, its line in the chart, pictures in `budget` bytes.
 
     The chart is a unit square: x the epoch, y the logarithm of the primary metric, the best below.
@@ -279,7 +291,7 @@ def data_uri(data: bytes, kind: str) -> str:
 def _webp_uri(png: bytes) -> str:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        image.save(buffer, "WEBP", quality=85, method=6)
+        image.save(buffer, "WEBP", quality=85, method=4)
     return data_uri(buffer.getvalue(), "image/webp")
 
 

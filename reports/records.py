@@ -4,9 +4,9 @@ import hashlib
 import io
 import itertools
 import json
-import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,8 @@ AUDIT = "audit.json"  # of the scorer, beside study.json
 OWN_CLASSES = "train, of each run's own classes"
 SETS = ("held_out", "held_out_images", "held_out_seen", "images")  # what a calibration is of
 ALIKE = ("network_sha256", "reference_sha256", "reference", "generated", "implementation")
-UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
+ANALYSES = "eval"  # of a run: what `python -m eval` left there, see eval.finished
+Results = dict[str, dict[str, dict[str, Any]]]  # analysis -> run -> what it left there
 
 
 class NoStudy(BadInput):
@@ -81,6 +82,8 @@ class Study:
     arms: list[tuple]  # the levels of these, of every arm that was begun or planned
     plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
     machines: list[dict[str, Any]]  # the different fingerprints, usually one
+    analyses: Results = field(default_factory=dict)
+    audit: dict[str, Any] | None = None  # of the scorer, as `python -m eval audit` left it
 
     @property
     def baseline(self) -> str | None:
@@ -98,7 +101,8 @@ def load(folder: Path) -> Study:
     begun = {run.relative_to(folder).as_posix(): rundir.unseal(run / "run.json") for run in there}
     path = folder / rundir.CALIBRATION
     calibration = rundir.unseal(path) if path.is_file() else None
-    return assemble(folder, info, begun, lambda name: _records(folder / name), calibration)
+    study = assemble(folder, info, begun, lambda name: _records(folder / name), calibration)
+    return replace(study, analyses=_analyses(study), audit=_audit(folder / AUDIT))
 
 
 def assemble(
@@ -113,7 +117,7 @@ def assemble(
     `records`: a run's folder -> record and timing of each committed epoch. Raises as `load` does.
     """
     # Every run that is there or should be, in the order of the plan.
-    try:
+    with _lacking(folder / "study.json or a run.json"):
         cells = _cells(info)
         names = [name for name in cells if name in begun] + sorted(begun.keys() - cells.keys())
         begun = {name: begun[name] for name in names}
@@ -123,8 +127,6 @@ def assemble(
         factors = ["arm"] if info.get("arms") else _factors(configs.values(), info["factors"])
         keys = {name: _key(name, cell, factors) for name, cell in (cells | configs).items()}
         planned = {name: cell["epochs"] for name, cell in (cells | configs).items()}
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"{folder}: its study.json or a run.json lacks {error}") from error
 
     # One row per committed epoch, and the points of the loss curves.
     rows, points, banks, plan = [], [], [], []
@@ -132,40 +134,37 @@ def assemble(
         epochs = records(name) if name in begun else []
         status = "unfinished" if name in begun else "not begun"
         for epoch, (record, timing) in enumerate(epochs, start=1):
-            try:
+            with _lacking(rundir.epoch_folder(folder / name, epoch) / rundir.RECORD):
                 status = "diverged" if record["status"] == "diverged" else status
                 rows.append(keys[name] | _row(record, timing))
                 points += [keys[name] | {x: point[x] for x in CURVE} for point in record["curve"]]
-            except (KeyError, TypeError) as error:
-                path = rundir.epoch_folder(folder / name, epoch) / rundir.RECORD
-                raise Damaged(f"{path}: lacks {error}") from error
         own = {row["epoch"]: row for row in rows[len(rows) - len(epochs) :]}
         banks += [keys[name] | row for row in _banks(folder / name, own)]
         if len(epochs) == length and status == "unfinished":
             status = "finished"
         plan.append(keys[name] | {"planned": length, "committed": len(epochs), "status": status})
 
-    columns = list(dict.fromkeys(factors + ARM))
+    columns = ["run", *dict.fromkeys(factors + ARM), "seed"]
+    clock, bank = [*columns, "epoch", "images", "steps", "status"], [*columns, "epoch", "bank"]
+    scores = _scores(rows, [*clock, *LOSSES, *TIMES])
     return Study(
         folder=folder,
         info=info,
-        frame=_frame(rows, columns),
-        curves=_curves(points, columns),
-        banks=_bank_frame(banks, columns),
+        frame=_frame(rows, clock, [*LOSSES, *scores, *TIMES]),
+        curves=_frame(points, [*columns, "images"], CURVE[1:]),
+        banks=_frame(banks, bank, _scores(banks, bank)),
         calibration=_calibration(folder / rundir.CALIBRATION, calibration, identities),
         identities=identities,
         runs=[folder / name for name in names],
         missing=[
-            Missing(run["run"], run["committed"], run["planned"], run["status"])
+            Missing(*(run[key] for key in Missing._fields))
             for run in plan
             if run["committed"] < run["planned"]
         ],
         factors=factors,
         arms=list(dict.fromkeys(tuple(key[x] for x in factors) for key in keys.values())),
-        plan=pd.DataFrame(
-            plan, columns=["run", *columns, "seed", "planned", "committed", "status"]
-        ),
-        machines=[one for i, one in enumerate(machines) if one not in machines[:i]],
+        plan=pd.DataFrame(plan, columns=[*columns, "planned", "committed", "status"]),
+        machines=[x for i, x in enumerate(machines) if x not in machines[:i]],
     )
 
 
@@ -192,59 +191,6 @@ def write(study: Study, out: Path) -> list[Path]:
 
 def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False, lineterminator="\n").encode()
-
-
-def measured(study: Study, metrics: list[str] | None = None) -> list[str]:
-    """The metrics that have at least one finite number, in the order of the tables."""
-    names = list(LOWER_IS_BETTER) if metrics is None else metrics
-    return [name for name in names if name in study.frame and study.frame[name].notna().any()]
-
-
-def best_epochs(study: Study, metric: str = PRIMARY) -> pd.DataFrame:
-    """For each run the row at which the metric is best; runs without a finite number are absent."""
-    if metric not in measured(study):
-        return study.frame.iloc[:0]
-    runs = study.frame.dropna(subset=[metric]).groupby("run", sort=False)[metric]
-    return study.frame.loc[runs.idxmin() if LOWER_IS_BETTER[metric] else runs.idxmax()]
-
-
-def last_epochs(study: Study) -> pd.DataFrame:
-    """For each run the row of its last planned epoch; a run that has not got there is absent."""
-    planned = study.plan.set_index("run")["planned"]
-    return study.frame[study.frame["epoch"] == study.frame["run"].map(planned)]
-
-
-def at_updates(study: Study) -> pd.DataFrame:
-    """For each run the row nearest in updates to the end of the arm that makes the fewest of them.
-
-    A run that has no epoch within 5 % of that keeps its clock, and NaN for every number.
-    """
-    frame = study.frame
-    planned = frame["run"].map(study.plan.set_index("run")["planned"])
-    ends = (planned * frame["steps"] / frame["epoch"]).groupby([frame[x] for x in study.factors])
-    goal = ends.max().min()
-    gap = (frame["steps"] - goal).abs()
-    rows = frame.loc[gap.groupby(frame["run"], sort=False).idxmin()].copy()
-    rows.loc[gap[rows.index] > UPDATES_APART * goal, number_columns(study)] = math.nan
-    return rows
-
-
-def levels(study: Study, factor: str) -> list[Any]:
-    """The planned levels of a factor, numbers from the smallest on."""
-    found = list(dict.fromkeys(study.plan[factor]))
-    return sorted(found) if pd.api.types.is_numeric_dtype(study.plan[factor]) else found
-
-
-def number_columns(study: Study) -> list[str]:
-    """The columns of the frame that are losses, scores and times."""
-    return list(study.frame.columns[study.frame.columns.get_loc("status") + 1 :])
-
-
-def first_config(study: Study) -> Config:
-    """What the first arm runs with, defaults included; where arms have names, the baseline."""
-    info = study.info
-    cell = {factor: levels[0] for factor, levels in info["factors"].items()}
-    return Config.model_construct(**info["settings"] | grid.fields(cell, info.get("arms", {})))
 
 
 def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -301,7 +247,7 @@ def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     if not folder.is_dir():
         return []
     rows = []
-    try:
+    with _lacking(folder / rundir.EVAL_SCORES):
         scores = json.loads(rundir.read_from(folder, rundir.EVAL_SCORES))
         for epoch, others in scores["epochs"].items():
             first = {metric: own[int(epoch)][metric] for metric in others[0]}
@@ -309,8 +255,6 @@ def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
                 {"epoch": int(epoch), "bank": bank} | values
                 for bank, values in enumerate([first, *others])
             ]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise Damaged(f"{folder / rundir.EVAL_SCORES}: lacks {error}") from error
     return rows
 
 
@@ -320,7 +264,7 @@ def _calibration(
     """The sets of a calibration.json, in the metrics that the study measured in the same way."""
     if stored is None:
         return pd.DataFrame()
-    try:
+    with _lacking(path):
         metrics = [
             metric
             for metric, identity in stored["identities"].items()
@@ -329,8 +273,6 @@ def _calibration(
         rows = {name: [row[x] for x in metrics] for name, row in stored["rows"].items()}
         frame = pd.DataFrame.from_dict(rows, "index", "float64", metrics)
         frame.attrs = {key: stored[key] for key in SETS}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Damaged(f"{path}: lacks {error}") from error
     return frame
 
 
@@ -344,6 +286,52 @@ def calibrated(study: Study, metric: str) -> pd.Series:
     if metric not in study.calibration:
         return pd.Series(dtype="float64")
     return study.calibration[metric].dropna()
+
+
+def _analyses(study: Study) -> Results:
+    """What each analysis left in each run: its epoch, numbers, their titles, notes."""
+    analyses: Results = {}
+    for run in study.runs:
+        for path in sorted((run / ANALYSES).glob("*.json")):
+            with _lacking(path):
+                result = json.loads(path.read_bytes())
+                kept = {key: result[key] for key in ("epoch", "values", "titles", "notes")}
+                texts = [*kept["titles"].values(), *kept["notes"]]
+                numbers = [x for x in kept["values"].values() if x is not None]
+                if (
+                    kept["values"].keys() != kept["titles"].keys()
+                    or not all(isinstance(x, str) for x in texts)
+                    or not all(type(x) in (int, float) for x in numbers)
+                ):
+                    raise TypeError("numbers with their titles")
+            name = run.relative_to(study.folder).as_posix()
+            analyses.setdefault(path.stem, {})[name] = kept
+    return analyses
+
+
+def _audit(path: Path) -> dict[str, Any] | None:
+    """The answers and tables of audit.json, None where there is none."""
+    if not path.is_file():
+        return None
+    with _lacking(path):
+        audit = json.loads(path.read_bytes())
+        tables = [
+            {key: table[key] for key in ("name", "title", "notes", "digits")}
+            | {"frame": pd.DataFrame(table["rows"], columns=table["columns"])}
+            for table in audit["tables"]
+        ]
+        answers = pd.DataFrame(audit["answers"], columns=["question", "answer"])
+        about = {key: audit[key] for key in ("run", "epoch", "images")}
+    return about | {"answers": answers, "tables": tables}
+
+
+@contextmanager
+def _lacking(path: Path) -> Iterator[None]:
+    """Whatever is wrong with the content of a file is one Damaged that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise Damaged(f"{path}: lacks {error}") from error
 
 
 def _check_sums(folder: Path) -> None:
@@ -418,23 +406,14 @@ def _row(record: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
     return clock | {key: record["losses"][key] for key in LOSSES} | record["scores"] | times
 
 
-def _frame(rows: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], keys: list[str], numbers: list[str]) -> pd.DataFrame:
     """All rows with the columns in one fixed order, and the numbers as float64."""
+    frame = pd.DataFrame(rows, columns=[*keys, *numbers])
+    return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _scores(rows: list[dict[str, Any]], others: list[str]) -> list[str]:
+    """The metrics of some rows, known ones first; `others`: what is no metric."""
     names = dict.fromkeys(key for row in rows for key in row)
-    keys = ["run", *factors, "seed", "epoch", "images", "steps", "status"]
     known = [name for name in LOWER_IS_BETTER if name in names]
-    scores = known + [name for name in names if name not in {*keys, *LOSSES, *known, *TIMES}]
-    numbers = [*LOSSES, *scores, *TIMES]
-    return pd.DataFrame(rows, columns=[*keys, *numbers]).astype(dict.fromkeys(numbers, "float64"))
-
-
-def _bank_frame(rows: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:
-    keys = ["run", *factors, "seed", "epoch", "bank"]
-    scores = [name for name in LOWER_IS_BETTER if any(name in row for row in rows)]
-    frame = pd.DataFrame(rows, columns=[*keys, *scores])
-    return frame.astype(dict.fromkeys(scores, "float64"))
-
-
-def _curves(points: list[dict[str, Any]], factors: list[str]) -> pd.DataFrame:
-    columns = ["run", *factors, "seed", *CURVE]
-    return pd.DataFrame(points, columns=columns).astype({"d_loss": "float64", "g_loss": "float64"})
+    return known + [name for name in names if name not in {*known, *others}]

@@ -1,29 +1,33 @@
-"""The tables of scores, and how every number is rounded and written: here and nowhere else."""
+"""Every table of a report, and how each number is rounded and written: here and nowhere else.
+
+A table is a frame in full precision, columns that say how a row of it is shown, and notes. Each is
+written as CSV, Markdown and LaTeX, and shown on the page.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dcgan.config import Config
-from reports.records import (
-    OWN_CLASSES,
-    PRIMARY,
-    Study,
-    best_epochs,
-    calibrated,
-    first_config,
-    last_epochs,
-    levels,
-    measured,
-    number_columns,
+from reports.analysis import (
+    RELAPSE,
+    THRESHOLDS,
+    Analysis,
+    arm_name,
+    effect_numbers,
+    no_verdict,
 )
+from reports.records import OWN_CLASSES, PRIMARY, Study, calibrated
+from reports.statistics import AXES, VERDICT_SEEDS, burn_in
 
+INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 FID_METRICS = ["fid", "is", "kid", "fd_cifar", "cs_cifar", "kd_cifar"]
 FIDELITY_METRICS = ["precision_cifar", "recall_cifar", "density_cifar", "coverage_cifar"]
-INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 DECIMALS = {  # least and most; the others have three
     "fid": (1, 2),
     "is": (2, 2),
@@ -39,565 +43,204 @@ CALIBRATION = {  # the sets of images that no training made, and what a reader c
     "flat": "one flat colour an image",
     "untrained": "untrained generator",
 }
-TEXT = {name for name, x in Config.model_fields.items() if x.annotation not in (int, float)}
+ANALYSES = {  # titles of what `python -m eval` measures; another has its name
+    "probe": "What D's features tell a linear classifier",
+    "neighbours": "Samples, held-out images, and the nearest training image",
+    "walks": "Walks and arithmetic in latent space",
+    "filters": "What D's last features respond to",
+    "heads": "A training step with either head, counted and timed",
+    "constant": "Features of G that are nearly constant",
+}
+LOSSES = {"d_loss": "D loss", "g_loss": "G loss"}
+CHOICES = {"last": "last", "best": "best", "random": "random", "d_loss": "highest D loss"}
+CHOICES |= {"g_loss": "lowest G loss"}
+PROSE = {  # levels as a reader knows them; `key` alone stands for every level of a factor
+    "norm=batch": "output BatchNorm",
+    "norm=none": "no output BatchNorm",
+    "head=avgpool": "average-pool head",
+    "head=conv": "convolutional head",
+    "batch": "batch {}",
+    "arm": "{}",
+}
 LN2 = math.log(2)
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SPREAD = "Mean ± standard deviation over seeds."
-LATEX_LINE = 36  # characters; longer cells become paragraphs
+INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
+LINE, LINES = 84, 45  # characters and lines of small print on a page of LaTeX
+
+
+class Column(NamedTuple):
+    """One column: its heading, how it shows a row of the frame, and how it is set."""
+
+    heading: str
+    cell: Callable[[dict], str]
+    kind: str = "number"  # set right; "word": set left; "prose": sentences
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One table as a reader sees it: every cell is a rounded string."""
+class Table:
+    """One table: CSV has its frame, a reader sees its columns."""
 
     name: str  # a word, for file names and anchors
     title: str
-    columns: list[str]
-    rows: list[list[str]]
+    frame: pd.DataFrame
+    columns: list[Column]
     notes: list[str]
-    metrics: list[str]  # whose identities belong under it
-    words: tuple[str, ...] = ()  # columns set left, beside the first, norm and head
-    apart: int = 0  # so many rows at the end are not of arms; each has its name over empty cells
+    metrics: Sequence[str] = ()  # whose identities belong under it
+    below: Sequence[list[str]] = ()  # rows of no arm: a name, then the last cells of the row
+
+    @property
+    def headings(self) -> list[str]:
+        return [column.heading for column in self.columns]
+
+    @cached_property
+    def rows(self) -> list[list[str]]:
+        """Every cell as a reader sees it; those of `below` are not among them."""
+        rows = self.frame.to_dict("records")
+        return [[column.cell(row) for column in self.columns] for row in rows]
 
 
-def fid_table(study: Study) -> pd.DataFrame:
-    """Scores of every arm, in full precision; see `score_table`."""
-    return score_table(study, FID_METRICS)
-
-
-def fidelity_table(study: Study) -> pd.DataFrame:
-    """Precision, recall, density and coverage of every arm; see `score_table`."""
-    return score_table(study, FIDELITY_METRICS)
-
-
-def score_table(study: Study, metrics: list[str]) -> pd.DataFrame:
-    """One row per (`at`, arm), where `at` is "last", "best" or a fixed epoch as a word.
-
-    Columns: the factors, `at`, `epochs` (of each seed), `seeds` (runs that got there), `diverged`
-    (of these), and for each metric its mean, `<metric>_sd` (NaN below two) and `<metric>_n`, the
-    number of seeds with a finite value. A metric that was never measured is NaN with n = 0; so is,
-    at "best", one that was not measured at the best epoch of every seed.
-    """
-    points = {"last": _reached(study, None), "best": _best(study)}
-    points |= {str(epoch): _reached(study, epoch) for epoch in fixed_epochs(study)}
-    rows = []
-    for at, frame in points.items():
-        for arm in study.arms:
-            runs = of_arm(study, frame, arm)
-            row = dict(zip(study.factors, arm, strict=True)) | {
-                "at": at,
-                "epochs": " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int)),
-                "seeds": len(runs),
-                "diverged": int((runs["status"] == "diverged").sum()),
-            }
-            for metric in metrics:
-                values = runs[metric].dropna() if metric in runs else pd.Series(dtype="float64")
-                if at == "best" and len(values) < row["seeds"] - row["diverged"]:
-                    values = values.iloc[:0]
-                row |= {metric: values.mean(), f"{metric}_sd": values.std(ddof=1)}
-                row[f"{metric}_n"] = len(values)
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def losses_table(study: Study) -> pd.DataFrame:
-    """One row per arm: losses at the last epoch (mean, SD over seeds), lowest D loss of any step.
-
-    `bound` is ln 2 where norm=batch: there the logits of the real and of the fake batch have the
-    same mean, so that by Jensen's inequality D's loss, the mean of two softplus terms, is no lower.
-    """
-    rows = []
-    for arm in study.arms:
-        named = dict(zip(study.factors, arm, strict=True))
-        runs = of_arm(study, _reached(study, None), arm)
-        steps = of_arm(study, study.frame, arm)["d_loss_min"]
-        bound = LN2 if (of_arm(study, study.plan, arm)["norm"] == "batch").all() else math.nan
-        row = named | {"seeds": len(runs)}
-        for loss in ("d_loss", "g_loss"):
-            row |= {loss: runs[loss].mean(), f"{loss}_sd": runs[loss].std(ddof=1)}
-        rows.append(row | {"lowest": steps.min(), "bound": bound})
-    return pd.DataFrame(rows)
-
-
-def throughput_table(study: Study) -> pd.DataFrame:
-    """One row per batch size: training images a second of both heads, and avgpool over conv.
-
-    None where the head is no factor of the study.
-
-    `conv` and `avgpool` are medians over the runs, each of them the median over its epochs. The
-    ratio is the geometric mean over pairs of runs that differ in the head alone.
-    """
-    if "head" not in study.factors:
-        return pd.DataFrame()
-    speeds = run_speeds(study)
-    ratios = paired_ratios(study, speeds, "head", "conv", "avgpool", "images_per_second").dropna()
-    batches, rows = study.plan.set_index("run")["batch"], []
-    apart = "batch" in study.factors
-    for batch in levels(study, "batch") if apart else [batches.iloc[0]]:
-        here = speeds[speeds["run"].map(batches) == batch]
-        pairs = ratios[ratios.index.get_level_values("batch") == batch] if apart else ratios
-        medians = here.groupby("head")["images_per_second"].median()
-        rows.append(
-            {
-                "batch": batch,
-                "conv": medians.get("conv", math.nan),
-                "avgpool": medians.get("avgpool", math.nan),
-                "pairs": len(pairs),
-                "ratio": geometric_mean(pairs),
-                "ratio_lowest": pairs.min(),
-                "ratio_highest": pairs.max(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def fixed_epochs(study: Study) -> list[int]:
-    """The epochs that every table shows: 1, a quarter, half, all; the blog's from 50 on."""
-    epochs = int(study.plan["planned"].max())
-    blog = [1, 20, 30, 40, 50, epochs]
-    return blog if epochs > 50 else sorted({max(1, epochs // x) for x in (epochs, 4, 2, 1)})
-
-
-def sheets(study: Study) -> list[Sheet]:
-    """The tables of scores, losses and speeds in reading order, rounded."""
-    fid, fidelity = fid_table(study), fidelity_table(study)
-    scores = FID_METRICS
-    if not measured(study, INCEPTION):  # FID alone then says so, behind what was measured
-        scores = [metric for metric in FID_METRICS if metric not in INCEPTION] + ["fid"]
-    chosen = (
-        f"The best epoch is chosen for each run by {PRIMARY}, on the very samples that are scored: "
-        "an optimistic number."
-    )
-    result = [
-        _score_sheet(study, fid, "last", scores, "last", "Scores at the last epoch", [SPREAD]),
-        _score_sheet(
-            study, fid, "best", scores, "best", "Scores at the best epoch", [SPREAD, chosen]
-        ),
+def report(study: Analysis, ledger: Table) -> list[Table]:
+    """Every table in reading order; those that have nothing to say are not there."""
+    tables = [
+        *_named_arms(study),
+        *(_effects(study, metric) for metric in study.last_effects),
+        _batches(study),
+        *_scores(study),
+        _losses(study),
+        _throughput(study),
+        ledger,
+        *_by_epochs(study),
+        _shares(study),
+        _reach(study),
+        *_analyses(study),
+        *_audit(study),
     ]
-    trajectories = [name for name in ("fid", PRIMARY) if _epochs_measured(study, name) > 1]
-    result += [_epochs_sheet(study, fid, metric, [SPREAD]) for metric in trajectories]
-    if measured(study, FIDELITY_METRICS):
-        for at, notes in (("last", [SPREAD]), ("best", [SPREAD, chosen])):
-            title = f"Precision, recall, density, coverage at the {at} epoch"
-            result.append(
-                _score_sheet(study, fidelity, at, FIDELITY_METRICS, f"fidelity-{at}", title, notes)
-            )
-    speeds = [_throughput_sheet(study)] if "head" in study.factors else []
-    return [*result, _losses_sheet(study), *speeds, *_arms_sheets(study)]
+    return [table for table in tables if len(table.frame)]
 
 
-def caption(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
-    """What stands under every table: data, runs, identities, code, hardware; a line for each.
-
-    `metrics` are those whose identities are wanted; None: all.
-    """
-    metrics = [*FID_METRICS, *study.identities] if metrics is None else list(metrics)
-    info, data = study.info, study.info["data"]
-    drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
-    drawn += ", in part stored with loss, as decoded" if data.get("lossy") else ""
-    training = first_config(study).images
-    seeds = sorted(set(study.plan["seed"]))
-    finished = len(study.plan) - len(study.missing)
-    lines = [
-        f"Data: {data['name']}{drawn}; {training:,} of {data['images']:,} images for training, "
-        f"{data['resolution']}×{data['resolution']} (SHA-256 {data['sha256'][:12]}).",
-        f"Study: {info['study']}, scale {info['scale']}; {count(len(study.arms), 'arm')}, "
-        f"{count(len(seeds), 'seed')} ({ranges(seeds)}), "
-        f"{count(study.plan['planned'].max(), 'epoch')}; "
-        f"{finished} of {count(len(study.plan), 'run')} finished.",
-        *missing_lines(study),
-        *_identity_lines(study, metrics),
-    ]
-
-    # Where and with what the numbers were made.
-    hardware = info["hardware"]
-    lines.append(
-        f"Code: commit {info['commit']}. Hardware: {hardware['processor']}, {hardware['device']}, "
-        f"{count(hardware['cores'], 'core')}, {count(hardware['jobs'], 'run')} at a time, "
-        f"{count(hardware['threads'], 'thread')} each. Versions: "
-        + ", ".join(f"{name} {version}" for name, version in info["versions"].items())
-        + "."
-    )
-    if len(study.machines) > 1:
-        keys = dict.fromkeys(key for one in study.machines for key in one)
-        values = {key: dict.fromkeys(str(one.get(key)) for one in study.machines) for key in keys}
-        differing = [f"{key}: {' or '.join(v)}" for key, v in values.items() if len(v) > 1]
-        lines.append(f"The runs were not all made alike ({'; '.join(differing)}).")
-    return lines
-
-
-def missing_lines(study: Study) -> list[str]:
-    """One sentence for each group of seeds of an arm that are not finished."""
-    groups: dict[tuple, list[int]] = {}
-    for run in study.missing:
-        arm, seed = run.run.rsplit("/seed=", 1)
-        groups.setdefault((arm, run.committed, run.planned, run.status), []).append(int(seed))
-    return [
-        f"Missing: {arm}, {'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}: {status}"
-        + (f", {done} of {planned} epochs." if done else ".")
-        for (arm, done, planned, status), seeds in groups.items()
-    ]
-
-
-def to_markdown(sheet: Sheet, caption: Iterable[str] = ()) -> str:
-    """One table in GitHub's Markdown; every column but the factors is set right."""
-    cells = [[escape_markdown(cell) for cell in row] for row in [sheet.columns, *sheet.rows]]
-    rule = ["---:" if is_number(sheet, i) else "---" for i in range(len(sheet.columns))]
-    lines = ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]
-    text = [escape_markdown(line) for line in (*sheet.notes, *caption)]
-    return "\n".join([f"**{escape_markdown(sheet.title)}**", "", *lines, "", *paragraphs(text)])
-
-
-def to_latex(sheet: Sheet, caption: Iterable[str] = ()) -> str:
-    """One table environment; the document needs \\usepackage{booktabs}."""
-    alignment = "".join("r" if is_number(sheet, i) else "l" for i in range(len(sheet.columns)))
-    rows = [_latex_row(sheet, number) for number in range(len(sheet.rows))]
-    text = " ".join([f"{sheet.title}.", *sheet.notes, *caption])
-    lines = [
-        r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{_escape_latex(text)}}}",
-        rf"\label{{tab:{sheet.name}}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        " & ".join(_escape_latex(name) for name in sheet.columns) + r" \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def name_span(sheet: Sheet, number: int) -> int:
-    """How many columns the first cell of a row takes: its own, or the empty ones behind it too."""
-    row = sheet.rows[number]
-    if number < len(sheet.rows) - sheet.apart:
-        return 1
-    return next((i for i in range(1, len(row)) if row[i]), len(row))
-
-
-def _latex_row(sheet: Sheet, number: int) -> str:
-    """One line of a table, with a rule above the first that is of no arm."""
-    cells = [_escape_latex(cell) for cell in sheet.rows[number]]
-    if (span := name_span(sheet, number)) > 1:
-        cells = [rf"\multicolumn{{{span}}}{{l}}{{{cells[0]}}}", *cells[span:]]
-    first = sheet.apart and number == len(sheet.rows) - sheet.apart
-    return (r"\midrule" + "\n" if first else "") + " & ".join(cells) + r" \\"
-
-
-def _latex_column(sheet: Sheet, column: int) -> str:
-    """Numbers right, words left, and sentences in a paragraph."""
-    if is_number(sheet, column):
-        return "r"
-    return "l" if all(len(row[column]) <= LATEX_LINE for row in sheet.rows) else "p{3.4cm}"
-
-
-def to_csv(table: pd.DataFrame) -> str:
-    """A table of full-precision numbers with six significant digits; NaN is an empty cell."""
-    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _reached(study: Study, epoch: int | None) -> pd.DataFrame:
-    """The row of every run at an epoch (None: its last planned one).
-
-    A run that diverged and stopped before is there too, without numbers, so that the runs which
-    survived do not pass for all.
-    """
-    frame = study.frame
-    there = last_epochs(study) if epoch is None else frame[frame["epoch"] == epoch]
-    final = frame.groupby("run", sort=False).tail(1)
-    planned = study.plan.set_index("run")["planned"]
-    goal = final["run"].map(planned) if epoch is None else epoch
-    stopped = final[(final["status"] == "diverged") & (final["epoch"] < goal)].copy()
-    stopped[number_columns(study)] = math.nan
-    return pd.concat([there, stopped]).sort_index() if len(stopped) else there
-
-
-def _best(study: Study) -> pd.DataFrame:
-    """The row of every run at its best epoch; a run without one is there too if it diverged."""
-    best = best_epochs(study)
-    others = study.frame[~study.frame["run"].isin(best["run"])]
-    lost = others.groupby("run", sort=False).tail(1).query("status == 'diverged'")
-    return pd.concat([best, lost.assign(epoch=math.nan)]).sort_index() if len(lost) else best
-
-
-def of_arm(study: Study, frame: pd.DataFrame, arm: tuple) -> pd.DataFrame:
-    chosen = np.ones(len(frame), dtype=bool)
-    for factor, level in zip(study.factors, arm, strict=True):
-        chosen &= (frame[factor] == level).to_numpy(dtype=bool)
-    return frame[chosen]
-
-
-def arm_name(study: Study, arm: tuple) -> str:
-    """`norm=none, head=conv, batch=128`."""
-    return ", ".join(f"{factor}={level}" for factor, level in zip(study.factors, arm, strict=True))
-
-
-def run_speeds(study: Study) -> pd.DataFrame:
-    """One row per run: its median training images a second."""
-    keys = ["run", *study.factors, "seed"]
-    return study.frame.groupby(keys, sort=False)["images_per_second"].median().reset_index()
-
-
-def paired_ratios(
-    study: Study, rows: pd.DataFrame, factor: str, low: object, high: object, column: str
-) -> pd.Series:
-    """Ratios high / low over all planned pairs of runs that differ in one factor alone.
-
-    `rows` holds at most one row per run. A pair of which one number is not there is NaN.
-    """
-    plan = study.plan[study.plan[factor].isin([low, high])].copy()
-    plan["value"] = plan["run"].map(rows.set_index("run")[column])
-    plan["side"] = np.where(plan[factor] == low, "low", "high")
-    shared = [name for name in [*study.factors, "seed"] if name != factor]
-    low_side, high_side = (plan[plan["side"] == side].set_index(shared) for side in ("low", "high"))
-    both = low_side.index.intersection(high_side.index, sort=False)
-    return high_side["value"].reindex(both) / low_side["value"].reindex(both)
-
-
-def geometric_mean(ratios: pd.Series) -> float:
-    return float(np.exp(np.log(ratios.dropna()).mean()))
-
-
-def _score_sheet(
-    study: Study,
-    table: pd.DataFrame,
-    at: str,
-    metrics: list[str],
-    name: str,
-    title: str,
-    notes: list[str],
-) -> Sheet:
-    """The rows of one point of a score table, a column for each metric."""
-    rows = table[table["at"] == at]
-    decimals = {metric: decimals_of(metric, rows[metric]) for metric in metrics}
-    best = at == "best"
-    body = [
-        [
-            *_levels(study, row),
-            str(row["seeds"]),
-            *([row["epochs"].replace(" ", ", ") or DASH] if best else []),
-            *(_score(study, row, metric, decimals[metric]) for metric in metrics),
-        ]
-        for row in rows.to_dict("records")
-    ]
-    columns = [*study.factors, "seeds", *(["epoch"] if best else []), *map(label, metrics)]
-    below = _calibration_rows(study, len(columns), metrics, [decimals[x] for x in metrics])
-    notes = _score_notes(rows, metrics, notes) + calibration_notes(study, below)
-    return Sheet(name, title, columns, body + below, notes, metrics, apart=len(below))
-
-
-def _epochs_sheet(study: Study, table: pd.DataFrame, metric: str, notes: list[str]) -> Sheet:
-    """One metric at the fixed epochs, a column for each."""
-    points = [str(epoch) for epoch in fixed_epochs(study)]
-    rows = table[table["at"].isin(points)]
-    decimals = decimals_of(metric, rows[metric])
-    cells = {
-        (tuple(row[x] for x in study.factors), row["at"]): row for row in rows.to_dict("records")
+def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
+    """Write tables.md, tables.tex and one CSV file per table; returns the paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    latex = [to_latex(table, caption(study, table.metrics)) for table in tables]
+    files = {
+        "tables.md": "\n".join([*map(to_markdown, tables), *_paragraphs(caption(study))]),
+        "tables.tex": "\n".join(["% Needs \\usepackage{booktabs,longtable}.\n", *latex]),
+        **{f"{table.name}.csv": to_csv(table.frame) for table in tables},
     }
-    body = [
-        [
-            *map(str, arm),
-            *(_score(study, cells[arm, point], metric, decimals) for point in points),
-        ]
-        for arm in study.arms
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return [out / name for name in files]
+
+
+# How a table is written.
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """A frame of full-precision numbers with six significant digits; NaN is an empty cell."""
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def to_markdown(table: Table) -> str:
+    """One table in GitHub's Markdown; numbers are set right."""
+    gaps = [[name, *[""] * (_span(table, cells) - 1), *cells] for name, *cells in table.below]
+    rule = ["---:" if column.kind == "number" else "---" for column in table.columns]
+    rows = [[*map(_markdown, row)] for row in [table.headings, *table.rows, *gaps]]
+    lines = ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
+    return "\n".join([f"**{_markdown(table.title)}**", "", *lines, "", *_paragraphs(table.notes)])
+
+
+def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
+    """A table for a page 84 characters of small print wide; longer cells become paragraphs.
+
+    The document needs booktabs, and longtable for those of more than a page.
+    """
+    widths, lines = _latex_widths(table)
+    rows = [" & ".join(map(_latex, row)) for row in table.rows]
+    below = [
+        rf"\multicolumn{{{_span(table, cells)}}}{{l}}{{{_latex(name)}}} & "
+        + " & ".join(map(_latex, cells))
+        for name, *cells in table.below
     ]
-    columns = [*study.factors, *(f"epoch {point}" for point in points)]
-    title = f"{label(metric)} at fixed epochs"
-    same = len(points)  # what no training made is the same at each of them
-    below = _calibration_rows(study, len(columns), [metric] * same, [decimals] * same)
-    notes = _score_notes(rows, [metric], notes) + calibration_notes(study, below)
-    name = f"epochs-{metric}"
-    return Sheet(name, title, columns, body + below, notes, [metric], apart=len(below))
+    text = _latex(" ".join([f"{table.title}.", *table.notes, *caption]))
+    head = " & ".join(map(_latex, table.headings)) + r" \\"
+    label = rf"\caption{{{text}}}\label{{tab:{table.name}}}"
+    body = [row + r" \\" for row in rows] + [r"\midrule"] * bool(below)
+    body += [row + r" \\" for row in below]
+    size = r"\footnotesize\setlength{\tabcolsep}{4pt}"
+    if lines > LINES:
+        begin = ["{" + size, rf"\begin{{longtable}}{{{widths}}}", label + r"\\", r"\toprule", head]
+        parts = [*begin, r"\midrule\endhead", *body, r"\bottomrule", r"\end{longtable}", "}"]
+    else:
+        begin = [r"\begin{table}", r"\centering" + size, label, rf"\begin{{tabular}}{{{widths}}}"]
+        begin += [r"\toprule", head, r"\midrule"]
+        parts = [*begin, *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(parts) + "\n"
 
 
-def _calibration_rows(
-    study: Study, width: int, metrics: list[str], decimals: list[int]
-) -> list[list[str]]:
-    """A row for each set of images that no training made, with the last columns of a sheet."""
-    known = [calibrated(study, metric) for metric in metrics]
-    gap = [""] * (width - len(metrics) - 1)
-    return [
-        [words, *gap, *map(_calibrated_cell, [x.get(name) for x in known], metrics, decimals)]
-        for name, words in CALIBRATION.items()
-        if any(name in values for values in known)
-    ]
-
-
-def _calibrated_cell(value: float | None, metric: str, decimals: int) -> str:
-    """As the column is rounded; with digits of its own where nothing but zeros would be left."""
-    if value is None:
-        return DASH
-    if 0 < abs(value) < 0.5 * 10**-decimals:
-        decimals = decimals_of(metric, pd.Series([value]))
-    return rounded(value, decimals)
-
-
-def calibration_notes(study: Study, rows: list[list[str]]) -> list[str]:
-    """What the rows of the calibration are; nothing where there are none."""
-    if not rows:
-        return []
-    about = study.calibration.attrs
-    images, held, seen = (about[key] for key in ("images", "held_out_images", "held_out_seen"))
-    source = f"of the {about['held_out']}"
-    source += " of the data set" if about["held_out"] == "second half" else ""
-    source += f", {seen:,} of them known to the runs" if seen else ""
-    number = f"{held:,} " if held < images else ""
-    kinds = OWN_CLASSES in {identity["split"] for identity in study.identities.values()}
-    return [
-        f"The last {len(rows)} rows are for comparison, {images:,} images each that no training "
-        f"made: real ones ({number}{source}); draws from a Gaussian with the mean and covariance "
-        "of the reference images' pixels; the real ones reduced to 8×8 pixels and enlarged again; "
-        "a random colour an image; and the first arm's generator before training."
-        + (" Real ones and reference are of the first arm's class." if kinds else "")
-    ]
-
-
-def _losses_sheet(study: Study) -> Sheet:
-    table = losses_table(study)
-    body = [
-        [
-            *_levels(study, row),
-            str(row["seeds"]),
-            *(spread(row[loss], row[f"{loss}_sd"], 4) for loss in ("d_loss", "g_loss")),
-            rounded(row["lowest"], 4),
-            rounded(row["bound"], 4),
-        ]
-        for row in table.to_dict("records")
-    ]
-    notes = [
-        "D and G: mean over the steps of the last epoch, mean ± standard deviation over seeds.",
-        "Lowest D step: over all steps of all epochs and seeds.",
-    ]
-    if table["bound"].notna().any():
-        notes.append(
-            "Bound: with norm=batch the real and the fake logits have the same mean, so that D's "
-            f"loss cannot fall below ln 2 = {LN2:.4f}, the loss of chance (Jensen's inequality)."
-        )
-    columns = [*study.factors, "seeds", "D loss", "G loss", "lowest D step", "bound"]
-    return Sheet("losses", "Losses", columns, body, notes, [])
-
-
-def _arms_sheets(study: Study) -> list[Sheet]:
-    """What each named arm sets."""
-    rows = [
-        [name, ", ".join(f"{key}={value}" for key, value in fields.items()) or "nothing"]
-        for name, fields in study.info.get("arms", {}).items()
-        if (name,) in study.arms
-    ]
-    notes = ["All else is as the study's settings have it, in every arm."]
-    title = "What each arm changes"
-    return [Sheet("arms", title, ["arm", "sets"], rows, notes, [], ("sets",))] if rows else []
-
-
-def _throughput_sheet(study: Study) -> Sheet:
-    body = []
-    for row in throughput_table(study).to_dict("records"):
-        ratio = rounded(row["ratio"], 3)
-        if row["pairs"] > 1:
-            ratio += f" ({span(row['ratio_lowest'], row['ratio_highest'], 3)})"
-        speeds = [rounded(row[head], 0) for head in ("conv", "avgpool")]
-        body.append([str(row["batch"]), *speeds, str(row["pairs"]), ratio])
-    notes = [
-        "Training images a second, without scoring: median over runs of the median over epochs.",
-        "Ratio: geometric mean (lowest to highest) over pairs that differ in the head alone.",
-    ]
-    columns = ["batch", "conv", "avgpool", "pairs", "avgpool / conv"]
-    return Sheet("throughput", "Throughput of the heads", columns, body, notes, [])
-
-
-def _score_notes(rows: pd.DataFrame, metrics: list[str], notes: list[str]) -> list[str]:
-    """The notes of a sheet, with those that its cells call for."""
-    notes = list(notes)
-    if (rows["seeds"] < 2).all():
-        notes = [note for note in notes if note != SPREAD]
-        notes.append("One seed: there is no standard deviation.")
-    if any(metric in INCEPTION and rows[f"{metric}_n"].sum() == 0 for metric in metrics):
-        notes.append("FID, IS and KID come from Inception alone; nothing else stands in for them.")
-    counts = rows[[f"{metric}_n" for metric in metrics]]
-    if (counts.gt(0) & counts.lt(rows["seeds"], axis=0)).any(axis=None):
-        notes.append(
-            "(k of n): k of n seeds have a number; the others diverged or were not scored by it."
-        )
-    return notes
-
-
-def _score(study: Study, row: dict, metric: str, decimals: int) -> str:
-    """One cell: a number with its spread, or why there is none."""
-    finite, seeds = row[f"{metric}_n"], row["seeds"]
-    if finite == 0:
-        if metric not in study.frame:
-            return "not measured"
-        if row["diverged"]:
-            return "diverged"
-        return "not measured" if seeds else "not yet"
-    text = spread(row[metric], row[f"{metric}_sd"], decimals)
-    return text if finite == seeds else f"{text} ({finite} of {seeds})"
-
-
-def _epochs_measured(study: Study, metric: str) -> int:
-    if metric not in study.frame:
-        return 0
-    return study.frame.loc[study.frame[metric].notna(), "epoch"].nunique()
-
-
-def _identity_lines(study: Study, metrics: list[str]) -> list[str]:
-    """One line for all metrics that share an identity, and one for what was not measured."""
-    groups: dict[str, list[str]] = {}
-    for metric in dict.fromkeys(metrics):
-        if metric in study.frame and metric in study.identities:
-            groups.setdefault(_identity(study.identities[metric]), []).append(label(metric))
-    lines = [f"{', '.join(names)}: {identity}." for identity, names in groups.items()]
-    absent = [INCEPTION[x] for x in metrics if x in INCEPTION and x not in study.frame]
-    if absent:
-        lines.append(f"{', '.join(absent)}: not measured (without Inception's published weights).")
-    return lines
-
-
-def _identity(identity: dict) -> str:
-    side, batchnorm = identity["resolution"], identity["batchnorm"]
-    return (
-        f"{identity['network']} (SHA-256 {identity['network_sha256'][:12]}), "
-        f"{identity['generated']:,} generated against {identity['reference']:,} real images "
-        f"({identity['split']} split, SHA-256 {identity['reference_sha256'][:12]}), {side}×{side}, "
-        f"resizer: {identity['resizer']}, quantiser: {identity['quantiser']}, "
-        f"BatchNorm of G: {batchnorm}, {identity['implementation']}"
+def _latex_widths(table: Table) -> tuple[str, int]:
+    """The columns of a tabular that fits the page, and how many lines it takes."""
+    cells = [*zip(table.headings, *table.rows, strict=True)]
+    sizes = np.array([max(map(len, column)) for column in cells])
+    least = np.array(
+        [max(len(x) for text in column for x in text.split() or [text]) for column in cells]
     )
+    widths = [np.maximum(least, np.minimum(sizes, most)) for most in range(1, LINE)]
+    fitting = [x for x in widths if x.sum() + 2 * len(sizes) <= LINE]
+    chosen = (fitting or widths[:1])[-1]
+    kinds = [
+        rf"p{{{width / 2:g}em}}" if width < size else "r" if column.kind == "number" else "l"
+        for width, size, column in zip(chosen, sizes, table.columns, strict=True)
+    ]
+    rows = [max(math.ceil(len(x) / y) for x, y in zip(row, chosen, strict=True) if y)
+            for row in table.rows]  # fmt: skip
+    return "".join(kinds), sum(rows) + len(table.below)
 
 
-def short_identity(study: Study, metric: str) -> str:
-    """What a metric is, in a sentence for a caption."""
-    identity = study.identities[metric]
-    return (
-        f"{label(metric)}: on {identity['network']} (SHA-256 {identity['network_sha256'][:12]}), "
-        f"{identity['generated']:,} generated against {identity['reference']:,} real images "
-        f"({identity['split']} split), {identity['resolution']}×{identity['resolution']}."
-    )
+def _span(table: Table, cells: list[str]) -> int:
+    """How many columns the name of a row of `below` takes."""
+    return len(table.columns) - len(cells)
 
 
-def label(metric: str) -> str:
-    """The name of a metric as a reader knows it."""
-    return INCEPTION.get(metric, metric)
+def _paragraphs(lines: Iterable[str]) -> list[str]:
+    return [part for line in lines for part in (_markdown(line), "")]
 
 
-def _levels(study: Study, row: dict) -> list[str]:
-    return [str(row[factor]) for factor in study.factors]
+def _markdown(text: str) -> str:
+    """What Markdown would read as a command; an underscore within a word is none."""
+    return "".join("\\" + character if character in "\\`*|<>" else character for character in text)
 
 
-def is_number(sheet: Sheet, column: int) -> bool:
-    """Whether a column is set right."""
-    return column > 0 and sheet.columns[column] not in TEXT | {*sheet.words}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    DASH: "--",
+}
 
 
-def decimals_of(metric: str, values: pd.Series) -> int:
-    """Decimals for a whole column: three digits of its smallest number, within the usual range."""
-    least, most = DECIMALS.get(metric, (3, 3))
-    sizes = values[values.notna() & (values != 0)].abs()
-    wanted = 2 - math.floor(math.log10(sizes.min())) if len(sizes) else 0
-    return min(most, max(least, wanted))
+def _latex(text: str) -> str:
+    """Every character that LaTeX would read as a command, and those beyond ASCII that we use."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+# How a cell is written.
+
+
+def rounded(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}" if math.isfinite(value) else DASH
 
 
 def digits(value: float) -> str:
@@ -605,14 +248,18 @@ def digits(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
-def rounded(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if math.isfinite(value) else DASH
+def significant(value: str | float | None, number: int) -> str:
+    """So many significant digits; very small numbers keep a power of ten."""
+    if value is None or isinstance(value, str):
+        return DASH if value is None else value
+    if isinstance(value, int) or not math.isfinite(value):
+        return f"{value:,}" if math.isfinite(value) else DASH
+    return f"{value:.1e}" if 0 < abs(value) < 1e-4 else rounded(value, _decimals(value, number))
 
 
 def spread(mean: float, sd: float, decimals: int) -> str:
     """`12.3 ± 0.4`, or `12.3` where one seed has no standard deviation."""
-    spread = f" ± {rounded(sd, decimals)}" if math.isfinite(sd) else ""
-    return rounded(mean, decimals) + spread
+    return rounded(mean, decimals) + (f" ± {rounded(sd, decimals)}" if math.isfinite(sd) else "")
 
 
 def interval(value: float, low: float, high: float, decimals: int) -> str:
@@ -638,11 +285,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def join(parts: list[str]) -> str:
+def join(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def ranges(numbers: list[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """[0, 1, 2, 5] -> "0 to 2, 5"."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
@@ -654,34 +301,594 @@ def ranges(numbers: list[int]) -> str:
     return ", ".join(" to ".join(span) for span in spans)
 
 
-def paragraphs(lines: Iterable[str]) -> list[str]:
-    return [part for line in lines for part in (line, "")]
+def prose(factor: str, level: object) -> str:
+    """A level as a reader knows it, `factor=level` where nobody has named it."""
+    text = PROSE.get(f"{factor}={level}") or PROSE.get(factor) or f"{factor}={level}"
+    return text.format(level)
 
 
-def escape_markdown(text: str) -> str:
-    """What Markdown would read as a command; an underscore within a word is none."""
-    return "".join("\\" + character if character in "\\`*|<>" else character for character in text)
+def label(metric: str) -> str:
+    """The name of a metric as a reader knows it."""
+    return INCEPTION.get(metric, metric)
 
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "_": r"\_",
-    "%": r"\%",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    DASH: "--",
-}
+def decimals_of(metric: str, values: pd.Series) -> int:
+    """Decimals for a whole column: three digits of its smallest number, within the usual range."""
+    least, most = DECIMALS.get(metric, (3, 3))
+    sizes = values[values.notna() & (values != 0)].abs()
+    wanted = _decimals(sizes.min(), 3, least) if len(sizes) else 0
+    return min(most, max(least, wanted))
 
 
-def _escape_latex(text: str) -> str:
-    """Every character that LaTeX would read as a command, and those beyond ASCII that we use."""
-    return "".join(LATEX.get(character, character) for character in text)
+def percent_sd(variance: float) -> float:
+    """A variance on the log scale as a standard deviation in percent; 0 where it is negative."""
+    return 100 * math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
+
+
+def percent_more(logarithm: float) -> float:
+    """A difference of logarithms as a change in percent."""
+    return 100 * math.expm1(logarithm)
+
+
+def _decimals(value: float, number: int, least: int = 0) -> int:
+    """The decimals that show so many significant digits of a number."""
+    return max(least, number - 1 - (math.floor(math.log10(abs(value))) if value else 0))
+
+
+def _text(key: str, heading: str = "", kind: str = "word") -> Column:
+    return Column(heading or key, lambda row: str(row[key]), kind)
+
+
+def _number(heading: str, key: str, decimals: int = 0) -> Column:
+    return Column(heading, lambda row: rounded(row[key], decimals))
+
+
+def _interval(
+    heading: str, key: str, decimals: int, scale: Callable[[float], float] = float
+) -> Column:
+    ends = (key, f"{key}_low", f"{key}_high")
+    return Column(heading, lambda row: interval(*(scale(row[x]) for x in ends), decimals))
+
+
+def _p(heading: str, key: str) -> Column:
+    return Column(heading, lambda row: p_value(row[key]))
+
+
+def _arm(study: Analysis, *, seeds: bool = True) -> list[Column]:
+    """A column for each factor, and for the number of seeds."""
+    numeric = [x for x in study.factors if pd.api.types.is_numeric_dtype(study.plan[x])]
+    columns = [_text(x, kind="number" if x in numeric else "word") for x in study.factors]
+    return [*columns, _text("seeds", kind="number")] if seeds else columns
+
+
+# What stands under every table.
+
+
+def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
+    """What stands under every table: data, runs, identities, code, hardware; a line for each.
+
+    `metrics` are those whose identities are wanted; None: all.
+    """
+    metrics = [*FID_METRICS, *study.identities] if metrics is None else list(metrics)
+    info, data, hardware = study.info, study.info["data"], study.info["hardware"]
+    drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
+    drawn += ", in part stored with loss, as decoded" if data.get("lossy") else ""
+    seeds = set(study.plan["seed"])
+    finished = len(study.plan) - len(study.missing)
+    lines = [
+        f"Data: {data['name']}{drawn}; {study.config.images:,} of {data['images']:,} images for "
+        f"training, {data['resolution']}×{data['resolution']} (SHA-256 {data['sha256'][:12]}).",
+        f"Study: {info['study']}, scale {info['scale']}; {count(len(study.arms), 'arm')}, "
+        f"{count(len(seeds), 'seed')} ({ranges(seeds)}), "
+        f"{count(study.plan['planned'].max(), 'epoch')}; "
+        f"{finished} of {count(len(study.plan), 'run')} finished.",
+        *missing_lines(study),
+        *_identity_lines(study, metrics),
+        f"Code: commit {info['commit']}. Hardware: {hardware['processor']}, {hardware['device']}, "
+        f"{count(hardware['cores'], 'core')}, {count(hardware['jobs'], 'run')} at a time, "
+        f"{count(hardware['threads'], 'thread')} each. Versions: "
+        + ", ".join(f"{name} {version}" for name, version in info["versions"].items())
+        + ".",
+    ]
+    if len(study.machines) > 1:
+        keys = dict.fromkeys(key for machine in study.machines for key in machine)
+        values = {key: dict.fromkeys(str(x.get(key)) for x in study.machines) for key in keys}
+        differing = [f"{key}: {' or '.join(v)}" for key, v in values.items() if len(v) > 1]
+        lines.append(f"The runs were not all made alike ({'; '.join(differing)}).")
+    return lines
+
+
+def missing_lines(study: Study) -> list[str]:
+    """One sentence for each group of seeds of an arm that are not finished."""
+    groups: dict[tuple, list[int]] = {}
+    for run in study.missing:
+        arm, seed = run.run.rsplit("/seed=", 1)
+        groups.setdefault((arm, run.committed, run.planned, run.status), []).append(int(seed))
+    return [
+        f"Missing: {arm}, {'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}: {status}"
+        + (f", {done} of {planned} epochs." if done else ".")
+        for (arm, done, planned, status), seeds in groups.items()
+    ]
+
+
+def _identity_lines(study: Study, metrics: list[str]) -> list[str]:
+    """One line for all metrics that share an identity, and one for what was not measured."""
+    groups: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(metrics):
+        if metric in study.frame and metric in study.identities:
+            identity = study.identities[metric]
+            text = (
+                f"{_network(identity, identity['reference_sha256'])}, resizer: "
+                f"{identity['resizer']}, quantiser: {identity['quantiser']}, BatchNorm of G: "
+                f"{identity['batchnorm']}, {identity['implementation']}"
+            )
+            groups.setdefault(text, []).append(label(metric))
+    lines = [f"{', '.join(names)}: {identity}." for identity, names in groups.items()]
+    absent = [INCEPTION[x] for x in metrics if x in INCEPTION and x not in study.frame]
+    if absent:
+        lines.append(f"{', '.join(absent)}: not measured (without Inception's published weights).")
+    return lines
+
+
+def short_identity(study: Study, metric: str) -> str:
+    """What a metric is, in a sentence for a caption."""
+    return f"{label(metric)}: on {_network(study.identities[metric])}."
+
+
+def _network(identity: dict, reference: str = "") -> str:
+    split = f"{identity['split']} split" + (f", SHA-256 {reference[:12]}" if reference else "")
+    return (
+        f"{identity['network']} (SHA-256 {identity['network_sha256'][:12]}), "
+        f"{identity['generated']:,} generated against {identity['reference']:,} real images "
+        f"({split}), {identity['resolution']}×{identity['resolution']}"
+    )
+
+
+# The tables in reading order.
+
+
+def _named_arms(study: Analysis) -> list[Table]:
+    """What each named arm sets."""
+    arms = study.info.get("arms") or {}
+    rows = [
+        {"arm": arm, "sets": ", ".join(f"{key}={x}" for key, x in arms[arm].items()) or "nothing"}
+        for (arm,) in (study.arms if arms else [])
+        if arm in arms
+    ]
+    notes = ["All else is as the study's settings have it, in every arm."]
+    columns = [_text("arm"), _text("sets", kind="prose")]
+    return [Table("arms", "What each arm changes", pd.DataFrame(rows), columns, notes)]
+
+
+EFFECT_NOTES = [
+    "Ratio: of the geometric means of the second and the first level, above 1 worse; difference: "
+    "the same on the metric's own scale. Both are means over seeds of differences between paired "
+    "runs, with 95 % t intervals; n counts seeds.",
+    "p, t: paired t on the logarithm; p, flip: exact sign-flip, whose least is 2/2^n.",
+    "P(better): that a run at the second level has the lower value, over all pairs of runs.",
+]
+
+
+def _effects(study: Analysis, metric: str) -> Table:
+    frame = pd.DataFrame([effect_numbers(x) for x in study.last_effects[metric]])
+    holm = _p("p, Holm", "p_holm")
+    columns = [_text("effect"), *_effect_columns(study, metric, [holm])]
+    notes = [
+        *EFFECT_NOTES,
+        "p, Holm: the t's, adjusted over the main effects. Interactions are exploratory: theirs is "
+        "the ratio of ratios, and the difference of differences.",
+        *_seed_notes(frame),
+    ]
+    name = "effects" if metric == PRIMARY else f"effects-{metric}"
+    title = f"Effects on {label(metric)} at the last epoch"
+    return Table(name, title, frame, columns, notes, [metric])
+
+
+def _batches(study: Analysis) -> Table:
+    frame = study.batch_effects
+    columns = [
+        Column("batch", lambda row: row["effect"].removeprefix("batch="), "word"),
+        Column("at", lambda row: f"equal {row['at']}", "word"),
+        _text("where", "arms"),
+        Column("updates", lambda row: f"{row['updates_high']:.0f} and {row['updates_low']:.0f}"),
+        *_effect_columns(study, PRIMARY, []),
+    ]
+    notes = [
+        "At equal epochs the smaller batch makes more updates; at equal updates it has seen fewer "
+        "images. Equal updates: each run at the epoch nearest in updates to the end of the arm "
+        "that makes the fewest, no further than 5 % from it. Ratio, difference and ps: as above.",
+        *_seed_notes(frame),
+    ]
+    title = f"Batch sizes: {PRIMARY} at equal epochs and at equal updates"
+    return Table("batch", title, frame, columns, notes, [PRIMARY])
+
+
+def _effect_columns(study: Analysis, metric: str, ps: list[Column]) -> list[Column]:
+    decimals = decimals_of(metric, study.last[metric]) if metric in study.last else 0
+    return [
+        _interval("ratio (95 %)", "ratio", 3),
+        _interval("difference (95 %)", "difference", decimals),
+        _p("p, t", "p_t"),
+        _p("p, flip", "p_flip"),
+        *ps,
+        _number("P(better)", "improvement", 2),
+        _number("n", "n"),
+    ]
+
+
+def _seed_notes(frame: pd.DataFrame) -> list[str]:
+    """Which seeds were left out, and why there is no verdict where they are too few."""
+    if not len(frame):
+        return []
+    dropped = sorted({int(seed) for text in frame["dropped"] for seed in text.split()})
+    why = "Left out whole, for some cell is not there or not finite: seed"
+    notes = [f"{why} {join([*map(str, dropped)])}."] if dropped else []
+    return notes + _few(int(frame["n"].min()))
+
+
+def _few(seeds: int) -> list[str]:
+    return [no_verdict(seeds)] if seeds < VERDICT_SEEDS else []
+
+
+def _scores(study: Analysis) -> list[Table]:
+    """Scores at the last, at the best and at fixed epochs; precision, recall and the like."""
+    chosen = (
+        f"The best epoch is chosen for each run by {PRIMARY}, on the very samples that are scored: "
+        "an optimistic number."
+    )
+    ends = {"last": [SPREAD], "best": [SPREAD, chosen]}
+    distances = [metric for metric in FID_METRICS if metric in study.measured]
+    shares = [metric for metric in FIDELITY_METRICS if metric in study.measured]
+    tables = [
+        _score_table(study, at, distances or [PRIMARY], at, f"Scores at the {at} epoch", notes)
+        for at, notes in ends.items()
+    ]
+    for metric in ("fid", PRIMARY):
+        if study.measured.get(metric, 0) > 1:
+            tables.append(_fixed_epochs(study, metric))
+    title = "Precision, recall, density, coverage at the last epoch"
+    fidelity = [_score_table(study, "last", shares, "fidelity", title, [SPREAD])]
+    return [*tables, *fidelity] if shares else tables
+
+
+def _score_table(
+    study: Analysis, at: str, metrics: list[str], name: str, title: str, notes: list[str]
+) -> Table:
+    """A row for each arm, a column for each metric."""
+    rows = study.scores(at)
+    epochs = Column("epoch", lambda row: row["epochs"].replace(" ", ", ") or DASH)
+    columns = [_score(study, metric, rows) for metric in metrics]
+    below = _calibration_rows(study, {x: rows.get(x, pd.Series(dtype=float)) for x in metrics})
+    notes = _score_notes(rows, metrics, notes) + calibration_note(study, len(below))
+    kept = [x for x in rows if x.removesuffix("_sd").removesuffix("_n") not in study.measured]
+    kept += [x + end for x in metrics if x in rows for end in ("", "_sd", "_n")]
+    columns = [*_arm(study), *([epochs] if at == "best" else []), *columns]
+    return Table(name, title, rows[kept], columns, notes, metrics, below)
+
+
+def _fixed_epochs(study: Analysis, metric: str) -> Table:
+    """A row for each arm, a column for each of the fixed epochs."""
+    points = {epoch: study.scores(epoch) for epoch in study.fixed_epochs}
+    ends = ["seeds", "diverged", metric, f"{metric}_sd", f"{metric}_n"]
+    frame = pd.concat(
+        [next(iter(points.values()))[study.factors]]
+        + [rows[ends].add_suffix(f"_{epoch}") for epoch, rows in points.items()],
+        axis="columns",
+    )
+    everything = pd.concat(points.values())
+    below = _calibration_rows(study, {metric: everything[metric]}, len(points))
+    notes = _score_notes(everything, [metric], [SPREAD]) + calibration_note(study, len(below))
+    columns = [_score(study, metric, everything, f"_{epoch}") for epoch in points]
+    columns = [x._replace(heading=f"epoch {y}") for x, y in zip(columns, points, strict=True)]
+    name, title = f"epochs-{metric}", f"{label(metric)} at fixed epochs"
+    return Table(name, title, frame, _arm(study, seeds=False) + columns, notes, [metric], below)
+
+
+def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> Column:
+    """A number with its spread, or why there is none."""
+    decimals = decimals_of(metric, rows[metric]) if metric in rows else 0
+
+    def cell(row: dict) -> str:
+        finite, seeds = row.get(f"{metric}_n{end}", 0), row[f"seeds{end}"]
+        if finite:
+            text = spread(row[f"{metric}{end}"], row[f"{metric}_sd{end}"], decimals)
+            return text if finite == seeds else f"{text} ({finite} of {seeds})"
+        if metric not in study.measured or not row[f"diverged{end}"]:
+            return "not measured" if seeds or metric not in study.frame else "not yet"
+        return "diverged"
+
+    return Column(label(metric), cell)
+
+
+def _score_notes(rows: pd.DataFrame, metrics: list[str], notes: list[str]) -> list[str]:
+    """The notes of a table of scores, with those that its cells call for."""
+    if (rows["seeds"] < 2).all():
+        notes = [note for note in notes if note != SPREAD]
+        notes = [*notes, "One seed: there is no standard deviation."]
+    if not any(metric in INCEPTION for metric in metrics) and PRIMARY in metrics:
+        notes = [*notes, "FID, IS and KID were not measured, and nothing stands in for them."]
+    counts = rows.reindex(columns=[f"{metric}_n" for metric in metrics])
+    if (counts.gt(0) & counts.lt(rows["seeds"], axis=0)).any(axis=None):
+        text = "(k of n): k of n seeds have a number; the others diverged or were not scored by it."
+        notes = [*notes, text]
+    return notes
+
+
+def _calibration_rows(
+    study: Study, columns: dict[str, pd.Series], times: int = 1
+) -> list[list[str]]:
+    """A row for each set of images that no training made, rounded as the columns are."""
+    known = {metric: calibrated(study, metric) for metric in columns}
+
+    def cell(name: str, metric: str) -> str:
+        value = known[metric].get(name)
+        if value is None:
+            return DASH
+        decimals = decimals_of(metric, columns[metric])
+        if 0 < abs(value) < 0.5 * 10**-decimals:  # nothing but zeros would be left
+            decimals = decimals_of(metric, pd.Series([value]))
+        return rounded(value, decimals)
+
+    return [
+        [text, *[cell(name, metric) for metric in columns] * times]
+        for name, text in CALIBRATION.items()
+        if any(name in values for values in known.values())
+    ]
+
+
+def calibration_note(study: Study, rows: int) -> list[str]:
+    """What the rows of the calibration are; nothing where there are none."""
+    if not rows:
+        return []
+    about = study.calibration.attrs
+    images, real, seen = (about[key] for key in ("images", "held_out_images", "held_out_seen"))
+    source = f"of the {about['held_out']}"
+    source += " of the data set" if about["held_out"] == "second half" else ""
+    source += f", {seen:,} of them known to the runs" if seen else ""
+    number = f"{real:,} " if real < images else ""
+    kinds = OWN_CLASSES in {identity["split"] for identity in study.identities.values()}
+    return [
+        f"The last {rows} rows are for comparison, {images:,} images each that no training "
+        f"made: real ones ({number}{source}); draws from a Gaussian with the mean and covariance "
+        "of the reference images' pixels; the real ones reduced to 8×8 pixels and enlarged again; "
+        "a random colour an image; and the first arm's generator before training."
+        + (" Real ones and reference are of the first arm's class." if kinds else "")
+    ]
+
+
+def _losses(study: Analysis) -> Table:
+    frame = study.losses
+    columns = [
+        Column(text, lambda row, loss=loss: spread(row[loss], row[f"{loss}_sd"], 4))
+        for loss, text in LOSSES.items()
+    ]
+    columns = [*_arm(study), *columns, _number("lowest D step", "lowest", 4)]
+    notes = [
+        "D and G: mean over the steps of the last epoch, mean ± standard deviation over seeds.",
+        "Lowest D step: over all steps of all epochs and seeds.",
+    ]
+    if frame["bound"].notna().any():
+        columns.append(_number("bound", "bound", 4))
+        notes.append(
+            "Bound: with norm=batch the real and the fake logits have the same mean, so that D's "
+            f"loss cannot fall below ln 2 = {LN2:.4f}, the loss of chance (Jensen's inequality)."
+        )
+    return Table("losses", "Losses", frame, columns, notes)
+
+
+def _throughput(study: Analysis) -> Table:
+    frame = study.by_arm(study.speeds, ["images_per_second", "train_seconds", "score_seconds"])
+    columns = [
+        *_arm(study),
+        _interval("images a second", "images_per_second", 0),
+        _interval("training an epoch, s", "train_seconds", 1),
+        _interval("scoring an epoch, s", "score_seconds", 1),
+    ]
+    notes = [f"By the wall clock; of each run the median over epochs. {INTERVALS}"]
+    return Table("throughput", "Speed", frame, columns, notes)
+
+
+def _by_epochs(study: Analysis) -> list[Table]:
+    """What happens from epoch to epoch, a row for each arm."""
+    epochs = int(study.planned.max())
+    start = burn_in(epochs)
+    decimals = decimals_of(PRIMARY, study.last[PRIMARY]) if PRIMARY in study.last else 0
+    fluctuation = {
+        "variance": ("SD, %", 1, percent_sd),
+        "one_bank": ("one bank, %", 1, percent_sd),
+        "noise": ("noise, %", 1, percent_sd),
+        "drawdown": ("drawdown, %", 1, _percent_above),
+        "regret": ("last over best, %", 1, _percent_above),
+        "autocorrelation": ("lag-1", 2, float),
+    }
+    about_fluctuation = [
+        f"After a burn-in of {count(start, 'epoch')}. SD: of the fluctuation of log {PRIMARY} "
+        "between epochs, the root of half the variance of successive changes, less the measurement "
+        "noise; 0 where noise explains all of it. One bank: noise and all. Noise: SD of one "
+        "evaluation, from the epochs that were scored on further noise.",
+        "Drawdown: largest rise above the best epoch until then. Last over best: what the last "
+        "epoch is above the best one. Lag-1: autocorrelation of neighbouring epochs about a "
+        f"straight line; without any memory about {-2 / max(1, epochs - start):.2f} is to be "
+        "expected.",
+    ]
+    if study.fluctuation["noise"].isna().all():
+        text = "The generators were not scored again: noise is not known, and not taken out."
+        about_fluctuation.append(text)
+    selection = {
+        "own": ("best, own bank", decimals, float),
+        "other": ("best, other bank", decimals, float),
+        "last": ("last, other bank", decimals, float),
+        "optimism": ("optimism, %", 1, percent_more),
+        "gain": ("last over best, %", 1, percent_more),
+    }
+    about_selection = (
+        f"The epoch with the best {PRIMARY} on a run's own evaluation bank, on that bank and on "
+        "another one; and the last epoch, on the other one. Optimism: by how much the other bank's "
+        "number is above that of the bank that chose. Last over best: on the other bank."
+    )
+    about_ranks = (
+        f"Spearman's correlation, after burn-in, of the changes from one epoch to the next of the "
+        f"epoch's mean loss and of log {PRIMARY}: 1 if they always rise and fall together, 0 if "
+        "one says nothing of the other."
+    )
+    about_regret = (
+        f"{PRIMARY} of the epoch that one may choose after burn-in. Best: by the run's own scores, "
+        "which flatters it. Random: the geometric mean over the epochs. Highest D loss: where D is "
+        "deceived most; lowest G loss: where G deceives best. Means are geometric."
+    )
+    first, second, third = RELAPSE
+    about_relapse = (
+        f"Share of the runs in which {PRIMARY} is worse by 5 % at epoch {second} than at both "
+        f"{first} and {third}, or at {third} than at {second}; and how many would be expected of "
+        "runs that get steadily better and are measured with the noise of one evaluation."
+    )
+    ranks = {loss: (text, 2, _correlation) for loss, text in LOSSES.items()}
+    regret = {choice: (text, decimals, np.exp) for choice, text in CHOICES.items()}
+    relapse = {"relapse": ("runs", 2, float), "by_noise": ("by noise alone", 2, float)}
+    titles = {
+        "fluctuation": f"Fluctuation of {PRIMARY} between epochs",
+        "selection": f"{PRIMARY} at the best epoch, chosen on one bank and reported on another",
+        "ranks": f"Rank correlation of the changes of the losses with those of {PRIMARY}",
+        "regret": f"{PRIMARY} of the epoch that a loss would choose",
+        "relapse": "Fine, bad, and fine again",
+    }
+    return [
+        _per_arm(study, name, titles[name], columns, notes)
+        for name, columns, notes in (
+            ("fluctuation", fluctuation, about_fluctuation),
+            ("selection", selection, [about_selection]),
+            ("ranks", ranks, [about_ranks]),
+            ("regret", regret, [about_regret]),
+            ("relapse", relapse, [about_relapse]),
+        )
+    ]
+
+
+def _shares(study: Analysis) -> Table:
+    def share(row: dict, axis: str) -> str:
+        value = 100 * row[f"{axis}_share"]
+        return f"{value:.0f} %" if math.isfinite(value) else DASH
+
+    def total(row: dict) -> str:
+        parts = [max(row[axis], 0.0) for axis in AXES if math.isfinite(row[axis])]
+        return rounded(percent_sd(sum(parts)), 1)
+
+    sizes = ("arms", "seeds", "epochs", "banks")
+    columns = [
+        _text("where"),
+        Column(" × ".join(sizes), lambda row: " × ".join(str(row[name]) for name in sizes)),
+        *(Column(axis, lambda row, axis=axis: share(row, axis)) for axis in AXES),
+        Column("SD of all, %", total),
+    ]
+    notes = [
+        f"Shares of the variance of log {PRIMARY} after burn-in: between arms, between seeds of an "
+        "arm, between epochs of a run (a trend is part of it), between evaluations of an epoch. "
+        "Moment estimators of a crossed design; a negative one counts as 0."
+    ]
+    title = f"Where the variance of {PRIMARY} lies"
+    return Table("shares", title, study.shares, columns, notes, [PRIMARY])
+
+
+def _reach(study: Analysis) -> Table:
+    def mean(clock: str) -> Callable[[dict], str]:
+        return lambda row: rounded(row[clock], 0) if row[clock] > 0 else DASH
+
+    columns = [
+        *_arm(study, seeds=False),
+        _number(PRIMARY, "threshold"),
+        Column("runs that reach it", lambda row: f"{row['reached']} of {row['runs']}"),
+        Column("images", mean("images")),
+        Column("updates", mean("steps")),
+    ]
+    notes = [
+        f"Images shown to D, and updates, until {PRIMARY} first falls to a threshold "
+        f"({join([*map(str, THRESHOLDS)])}): geometric means over seeds, linear between epochs in "
+        "the logarithm. Where a run has not come so far by its last epoch there is no mean."
+    ]
+    title = f"How long it takes until {PRIMARY} falls to a threshold"
+    return Table("reach", title, study.reach, columns, notes, [PRIMARY])
+
+
+def _per_arm(
+    study: Analysis, name: str, title: str, columns: dict[str, tuple], notes: list[str]
+) -> Table:
+    """Means over the seeds of each arm with their intervals; what was not measured is left out.
+
+    `columns`: of the table of runs of that name -> heading, decimals and scale.
+    """
+    runs, seeds = getattr(study, name), study.plan["seed"].nunique()
+    columns = {key: about for key, about in columns.items() if runs[key].notna().any()}
+    frame = study.by_arm(runs.dropna(subset=[*columns], how="all"), list(columns))
+    cells = [_interval(text, key, *how) for key, (text, *how) in columns.items()]
+    notes = [*notes, *([INTERVALS] if seeds > 1 else []), *_few(seeds)]
+    frame = frame if columns else frame[:0]
+    return Table(name, title, frame, [*_arm(study), *cells], notes, [PRIMARY])
+
+
+def _analyses(study: Analysis) -> list[Table]:
+    """A table for each analysis of `python -m eval`: a row per number, a column per arm."""
+    plan, tables = study.plan.set_index("run"), []
+    for name in sorted(study.analyses, key=[*ANALYSES, *study.analyses].index):
+        runs = study.analyses[name]
+        titles = {key: text for result in runs.values() for key, text in result["titles"].items()}
+        notes = [*dict.fromkeys(note for result in runs.values() for note in result["notes"])]
+        numbers = pd.DataFrame({run: result["values"] for run, result in runs.items()})
+        numbers = numbers.T.astype(float).assign(run=list(runs))
+        arms = {arm: study.of_arm(numbers, arm) for arm in study.arms}
+        arms = {arm: rows for arm, rows in arms.items() if len(rows)}
+        frame = pd.DataFrame({"number": list(titles), "title": list(titles.values())})
+        for arm, rows in arms.items():
+            for end, part in {"": "mean", " sd": "std", " n": "count"}.items():
+                values = getattr(rows[list(titles)], part)()
+                frame[arm_name(study, arm) + end] = values.to_numpy()
+        columns = [_text("title", "number", "word")]
+        columns += [_result(arm_name(study, arm), len(rows)) for arm, rows in arms.items()]
+        seeds = plan.loc[list(runs), "seed"].nunique()
+        notes = [SPREAD, *notes] if seeds > 1 else notes
+        tables.append(Table(name, ANALYSES.get(name, name), frame, columns, notes))
+    return tables
+
+
+def _result(arm: str, runs: int) -> Column:
+    """The mean over seeds and its standard deviation, to four digits of the mean."""
+
+    def cell(row: dict) -> str:
+        mean, number = row[arm], row[f"{arm} n"]
+        if not number:
+            return DASH
+        few = f" (n = {number})" if number < runs else ""
+        return spread(mean, row[f"{arm} sd"], _decimals(mean, 4)) + few
+
+    return Column(f"{arm} ({count(runs, 'seed')})", cell)
+
+
+def _audit(study: Analysis) -> list[Table]:
+    """The answers of the audit of the scorer, then each of its tables."""
+    audit = study.audit
+    if audit is None:
+        return []
+    notes = [f"{audit['images']:,} images of {audit['run']} after epoch {audit['epoch']}."]
+    columns = [_text("question"), _text("answer", kind="prose")]
+    title = "Whether the score measures what it should"
+    tables = [Table("audit", title, audit["answers"], columns, notes)]
+    for table in audit["tables"]:
+        frame = table["frame"]
+        columns = [_significant(frame, name, table["digits"]) for name in frame]
+        name = f"audit-{table['name']}"
+        tables.append(Table(name, table["title"], frame, columns, table["notes"]))
+    return tables
+
+
+def _significant(frame: pd.DataFrame, name: str, number: int) -> Column:
+    """Cells with so many digits; a whole number stays one although its column has others."""
+    strings = all(isinstance(cell, str) for cell in frame[name])
+    return Column(name, lambda row: significant(row[name], number), "word" if strings else "number")
+
+
+def _percent_above(logarithm: float) -> float:
+    """A difference of logarithms in percent that cannot be below 0, whatever its interval says."""
+    return percent_more(max(logarithm, 0.0))
+
+
+def _correlation(value: float) -> float:
+    return min(max(value, -1.0), 1.0)

@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from experiments import grid
-from reports import records
+from reports import records, tables
+from reports.analysis import Analysis, analyse
 
 ROOT = Path(__file__).resolve().parents[1]
 LN2 = float(np.log(2))
@@ -56,7 +58,7 @@ def pair(make_study, tmp_path_factory):
         ("batch", 0): [90.0, 80.0, 70.0, 60.0],
         ("batch", 1): [80.0, 90.0, 85.0, 90.0],
     }
-    return with_values(records.load(made), "fd_cifar", values)
+    return with_values(analyse(records.load(made)), "fd_cifar", values)
 
 
 @pytest.fixture(scope="session")
@@ -297,6 +299,12 @@ def with_values(study, column, values):
         here = (frame["norm"] == norm) & (frame["seed"] == seed)
         frame.loc[here, column] = numbers
     return dataclasses.replace(study, frame=frame)
+
+
+def tables_of(study: Analysis) -> dict[str, tables.Table]:
+    """The tables of a study by their names, without the ledger."""
+    none = tables.Table("ledger", "", pd.DataFrame(), [], [])
+    return {table.name: table for table in tables.report(study, none)}
 
 
 def sample_grid(rng: np.random.Generator, resolution: int, quality: float) -> bytes:

@@ -20,6 +20,7 @@ from experiments import archive, grid
 from experiments import publish as publishing
 from experiments.plan import make_plan
 from reports import figures, page, records
+from reports.analysis import analyse
 
 FACTORS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 NONE, BATCH = "norm=none,head=conv,batch=128", "norm=batch,head=conv,batch=128"
@@ -58,7 +59,8 @@ def made(make_study, calibrate_study, tmp_path_factory):
     """Two arms, seeds 2 and 10, with banks, generators, calibration and audit. Read only."""
     study = make_study(tmp_path_factory.mktemp("made"), seeds=(2, 10), banks=3, **GIVEN)
     calibrate_study(study)
-    (study / "audit.json").write_text('{"n": 100}\n')
+    audit = {"run": NONE, "epoch": 3, "images": 100, "answers": [], "tables": []}
+    (study / "audit.json").write_text(json.dumps(audit))
     for run in study.glob("*/seed=*"):
         folder = rundir.epoch_folder(run, 3)
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix}
@@ -220,7 +222,8 @@ def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_noth
         made = make_study(tmp_path / f"{epochs}", banks=3, **GIVEN | {"epochs": epochs})
         result = made / NONE / "seed=0" / "eval" / "walks.json"
         result.parent.mkdir()
-        result.write_text(json.dumps({"tool": "walks", "epoch": epochs}))
+        content = {"epoch": epochs, "values": {}, "titles": {}, "notes": []}
+        result.write_text(json.dumps(content))
         archive.pack(made, tmp_path / f"{epochs}.zip")
     archive.merge(tmp_path / "5.zip", tmp_path / "wanted")
     wanted = contents(tmp_path / "wanted")
@@ -276,8 +279,8 @@ def test_chosen_pictures_travel_and_the_report_shows_those(made, tmp_path, sampl
     ]
     study = records.load(archive.merge(tmp_path / "few.zip", tmp_path / "out").study)
     assert len(study.frame) == 12
-    assert ("samples" in figures.draw(study)) == bool(epochs)
-    assert bool(page.filmstrip(study, 1 << 20)["shown"]) == bool(epochs)
+    assert ("samples" in figures.draw(analyse(study))) == bool(epochs)
+    assert bool(page.filmstrip(analyse(study), 1 << 20)["shown"]) == bool(epochs)
 
 
 # --- What contradicts -----------------------------------------------------------------------------

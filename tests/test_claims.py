@@ -759,7 +759,7 @@ def test_the_better_arm_of_every_cell_has_to_have_learnt(better, verdict):
             "generator"
         )
         assert found.estimate.value == pytest.approx(math.exp(0.5), rel=1e-9)
-        assert claims.sheet(study, [found]).rows[0][4] == "–"
+        assert claims.ledger_table(study, [found]).rows[0][4] == "–"
 
 
 def test_it_counts_at_the_epoch_that_the_claim_is_about():
@@ -828,7 +828,7 @@ def test_in_how_many_rows_the_verdict_is_the_same_without_a_seed():
     for study, same in ((steady, 2), (moved, 1)):
         verdicts = claims.judge(study, chosen)
         assert claims.same_without(study, verdicts) == (same, 2)
-        assert f"in {same} of 2 rows" in " ".join(claims.sheet(study, verdicts).notes)
+        assert f"in {same} of 2 rows" in " ".join(claims.ledger_table(study, verdicts).notes)
     assert claims.same_without(moved, claims.judge(moved, chosen), seed=1) == (2, 2)
     assert claims.same_without(moved, claims.judge(moved, chosen), seed=9) == (0, 0)
 
@@ -884,11 +884,11 @@ def test_the_ledger_says_when_its_claims_were_written(tmp_path, monkeypatch):
         info = study.info | {"claims": frozen | {"sha256": given}}
         (note,) = (
             x
-            for x in claims.sheet(dataclasses.replace(study, info=info), []).notes
+            for x in claims.ledger_table(dataclasses.replace(study, info=info), []).notes
             if "1e72eec of 2026-11-25" in x
         )
         assert note.endswith(words)
-    notes = claims.sheet(study, []).notes
+    notes = claims.ledger_table(study, []).notes
     assert "study.json names no commit of the claims." in notes
     assert any("all of seed 0" in note and "40 epochs" in note for note in notes)
 
@@ -976,10 +976,10 @@ def test_a_run_that_diverged_has_no_number():
 def test_the_sheet_says_all_of_it():
     study = simulate(GRID, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
     verdicts = claims.judge(study)
-    sheet = claims.sheet(study, verdicts)
+    sheet = claims.ledger_table(study, verdicts)
     rows = {row[0]: row for row in sheet.rows}
 
-    assert sheet.columns == [
+    assert sheet.headings == [
         "id", "claim", "hypothesis", "estimate (95 % interval)", "p", "n", "verdict",
     ]  # fmt: skip
     assert list(rows) == list(LEDGER)
@@ -998,7 +998,7 @@ def test_the_sheet_says_all_of_it():
 
 def test_the_p_that_is_shown_is_the_one_that_decides(family):
     shown = {
-        status: claims.sheet(family, three(family, status)).rows
+        status: claims.ledger_table(family, three(family, status)).rows
         for status in ("confirmatory", "exploratory")
     }
     assert [row[4] for row in shown["confirmatory"]] == ["0.090", "0.030", "0.0030"]
@@ -1008,7 +1008,7 @@ def test_the_p_that_is_shown_is_the_one_that_decides(family):
 @pytest.mark.parametrize("status", ["confirmatory", "exploratory"])
 def test_no_p_is_shown_where_no_verdict_stands_on_it(status):
     study = simulate(PAIR, seeds=7, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
-    sheet = claims.sheet(study, [judge(study, "B1", status=status)])
+    sheet = claims.ledger_table(study, [judge(study, "B1", status=status)])
     assert sheet.rows[0][4:] == ["–", "7", "inconclusive: 7 of 8 seeds"]
     assert not any("Exploratory" in note for note in sheet.notes)
 

@@ -16,6 +16,7 @@ from faults import Row, processes
 from dcgan import rundir
 from experiments import signals
 from reports import records, tables
+from reports.analysis import analyse
 
 pytestmark = pytest.mark.skipif(bool(processes.unavailable()), reason=processes.unavailable())
 
@@ -62,7 +63,7 @@ def test_seeds_of_two_machines_are_marked(tmp_path: Path) -> None:
     for run in study.glob("*/seed=*"):
         as_of_old(run)
     processes.finish(study.parent, "--seeds", "2", *processes.PAIR)
-    loaded = records.load(study)
+    loaded = analyse(records.load(study))
     keys = [set(machine) for machine in loaded.machines]
     assert len(keys) == 2
     assert keys[0] ^ keys[1] == {"arithmetic"}

@@ -144,7 +144,7 @@ def test_the_report_has_the_same_numbers(study: Path, tmp_path: Path) -> None:
         given = ["--from", *words, "--to", tmp_path / name]
         assert command.main(list(map(str, given))) == 0
     tables = [path.relative_to(tmp_path / "disk") for path in tmp_path.glob("disk/tables/*.csv")]
-    assert Path("tables/fid.csv") in tables
+    assert Path("tables/last.csv") in tables
     for name in [*tables, "records.csv", "records.parquet", "figures/fd_cifar.svg"]:
         assert (tmp_path / "W&B" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes()
 

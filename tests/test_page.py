@@ -18,7 +18,8 @@ import pytest
 import websocket
 
 from reports import __main__ as command
-from reports import claims, contents, findings, page, records, tables
+from reports import claims, findings, page, records, tables
+from reports.analysis import Analysis, analyse
 
 VOID = {"meta", "link", "input", "img", "br", "hr"}
 LIMIT = 8_000_000  # bytes
@@ -96,11 +97,11 @@ def build(*words: object) -> None:
     assert command.main([*map(str, words)]) == 0
 
 
-def rendered(study: records.Study) -> str:
+def rendered(study: Analysis) -> str:
     """The page without figures and downloads."""
     verdicts = claims.judge(study)
-    sheets = contents.sheets(study, verdicts)
-    return page.render(study, verdicts, findings.findings(study), sheets, {}, {})
+    shown = tables.report(study, claims.ledger_table(study, verdicts))
+    return page.render(study, verdicts, findings.findings(study), shown, {}, {})
 
 
 def film_of(html: str) -> dict[str, Any]:
@@ -116,9 +117,9 @@ def test_report_is_complete(built: Path) -> None:
     assert names == {"index.html", "records.csv", "records.parquet", "banks.csv"} | {
         f"figures/{name}.{kind}"
         for name in figures
-        for kind in (["png"] if name == "samples" else ["svg", "png", "pdf"])
-    } | {name for name in names if re.fullmatch(r"tables/[a-z-]+\.(md|tex|csv)", name)}
-    assert {"tables/tables.md", "tables/tables.tex", "tables/fid.csv"} <= names
+        for kind in (["png"] if name == "samples" else ["svg", "pdf", "png"])
+    } | {name for name in names if re.fullmatch(r"tables/[a-z_-]+\.(md|tex|csv)", name)}
+    assert {"tables/tables.md", "tables/tables.tex", "tables/last.csv"} <= names
     assert {"tables/effects.csv", "tables/batch.csv", "tables/ledger.csv"} <= names
 
 
@@ -162,17 +163,18 @@ def test_page_loads_nothing(html: str) -> None:
 
 
 def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: Path) -> None:
-    study = records.load(study_folder)
+    study = analyse(records.load(study_folder))
     shown = Outline(html).tables
-    for sheet in contents.sheets(study, claims.judge(study)):
-        assert shown[f"table-{sheet.name}"] == [sheet.columns, *sheet.rows]
+    for table in tables.report(study, claims.ledger_table(study, claims.judge(study))):
+        written = [table.headings, *table.rows, *table.below]
+        assert shown[f"table-{table.name}"] == written
 
     # Every sentence and every figure stands on the page.
     said = " ".join(unescape(html).split())
     for sentence in findings.findings(study).all:
         assert sentence in said
     drawn = [*re.findall(r'<figure id="figure-(\w+)"', html)]
-    assert sorted(drawn) == sorted(path.stem for path in (built / "figures").glob("*.png"))
+    assert sorted(drawn) == sorted({path.stem for path in (built / "figures").iterdir()})
     assert re.findall(r"<b>Figure (\d+)\.", html) == [str(i + 1) for i in range(len(drawn))]
 
     # The filmstrip rounds the same numbers.
@@ -186,7 +188,7 @@ def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: P
 
 
 def test_filmstrip_has_every_arm_and_epoch(html: str, study_folder: Path) -> None:
-    study, film = records.load(study_folder), film_of(html)
+    study, film = analyse(records.load(study_folder)), film_of(html)
     arms = {
         ",".join(f"{k}={v}" for k, v in zip(study.factors, arm, strict=True)) for arm in study.arms
     }
@@ -215,7 +217,7 @@ def test_a_long_run_keeps_the_epochs_that_matter(most: int) -> None:
 
 
 def test_pictures_stay_within_the_budget(study_folder: Path) -> None:
-    study = records.load(study_folder)
+    study = analyse(records.load(study_folder))
     whole = page.filmstrip(study, 10**9)
     size = sum(len(uri) for arm in whole["arms"].values() for uri in arm["frames"].values())
     tight = page.filmstrip(study, size * 4 // 5)
@@ -228,9 +230,11 @@ def test_pictures_stay_within_the_budget(study_folder: Path) -> None:
 
 
 def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path: Path) -> None:
-    real = rendered(records.load(make_study(tmp_path, epochs=2, data="cifar10")))
+    real = rendered(analyse(records.load(make_study(tmp_path, epochs=2, data="cifar10"))))
     notice = "They are\n  not CIFAR-10"
     assert (notice in html, notice in real) == (True, False)
+    shown = "A demonstration: D has seen 80,000 images."
+    assert shown in html
     assert ("DATA=shapes" in html, "DATA=cifar10.zip" in real) == (True, True)
 
 
@@ -238,13 +242,15 @@ def test_what_is_missing_is_listed(make_study: Callable, tmp_path: Path) -> None
     absent, short, broken = (
         f"norm=batch,head=conv,batch={batch}/seed=0" for batch in (64, 128, 512)
     )
-    study = records.load(
-        make_study(
-            tmp_path,
-            epochs=3,
-            factors={"norm": ["batch"], "head": ["conv"], "batch": [64, 128, 512]},
-            committed={absent: 0, short: 1},
-            diverged={broken: 1},
+    study = analyse(
+        records.load(
+            make_study(
+                tmp_path,
+                epochs=3,
+                factors={"norm": ["batch"], "head": ["conv"], "batch": [64, 128, 512]},
+                committed={absent: 0, short: 1},
+                diverged={broken: 1},
+            )
         )
     )
     text = rendered(study)
@@ -265,7 +271,7 @@ def test_downloads_hold_the_files(html: str, built: Path) -> None:
             data = answer.read()
         found = list(built.rglob(name))
         assert data == found[0].read_bytes() if found else name == "study.bib"
-    assert {"records.csv", "tables.tex", "fid.csv", "study.bib"} <= set(links)
+    assert {"records.csv", "tables.tex", "last.csv", "study.bib"} <= set(links)
 
 
 @pytest.mark.parametrize(

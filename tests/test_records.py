@@ -1,6 +1,5 @@
 """What reports.records reads, and what it refuses."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -12,6 +11,7 @@ import pytest
 
 from dcgan import rundir
 from reports import records
+from reports.analysis import analyse
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 NONE, BATCH = "norm=none,head=conv,batch=128/seed=0", "norm=batch,head=conv,batch=128/seed=0"
@@ -42,7 +42,7 @@ def test_a_metric_that_was_never_measured_has_no_column(make_study, tmp_path):
     some = records.load(make_study(tmp_path / "some", **longer))
 
     assert "fid" not in never.frame
-    assert "fid" not in records.measured(never)
+    assert "fid" not in analyse(never).measured
     assert some.frame.groupby("epoch")["fid"].count().to_list() == [2, 2, 0]
     assert some.identities["fid"]["network"] == "inception-2015-12-05"
 
@@ -84,7 +84,7 @@ def test_no_missing_run_vanishes(make_study, tmp_path):
     ]
     assert len(study.plan) == 4
     assert len(study.runs) == 3
-    assert list(records.last_epochs(study)["run"]) == [BATCH.replace("=0", "=1")]
+    assert list(analyse(study).last["run"]) == [BATCH.replace("=0", "=1")]
     assert study.frame.loc[study.frame["status"] == "diverged", "fd_cifar"].isna().all()
 
 
@@ -178,24 +178,6 @@ def test_damaged_banks_are_one_error(make_study, tmp_path):
         records.load(folder)
 
 
-def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
-    factors = ARMS | {"norm": ["none"], "batch": [128, 512, 9000]}
-    study = records.load(make_study(tmp_path, **SMALL | {"factors": factors, "epochs": 8}))
-    rows = records.at_updates(study).set_index("batch")
-
-    # An epoch is 79, 20 or 2 updates; the fewest in all are 16, and 79 is not within 5 % of that.
-    assert (rows.loc[9000, "steps"], rows.loc[9000, "epoch"]) == (16, 8)
-    assert rows.loc[[128, 512], "fd_cifar"].isna().all()
-    assert rows["fd_cifar"].notna().sum() == 1
-
-    two = dataclasses.replace(study, frame=study.frame[study.frame["batch"] < 9000])
-    rows = records.at_updates(two).set_index("batch")
-    assert rows["steps"].to_dict() == {128: 158, 512: 160}
-    expected = two.frame.set_index(["batch", "epoch"])["fd_cifar"]
-    assert rows.loc[128, "fd_cifar"] == expected[128, 2]
-    assert rows.loc[512, "fd_cifar"] == expected[512, 8]
-
-
 def test_a_published_study_may_lack_pictures_and_nothing_else(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     whole = records.load(folder)
@@ -248,6 +230,48 @@ def test_banks_have_a_file_where_there_are_any(make_study, tmp_path):
     assert [path.name for path in paths] == ["records.csv", "records.parquet", "banks.csv"]
     csv = pd.read_csv(paths[2], keep_default_na=False, na_values="")
     pd.testing.assert_frame_equal(csv, study.banks, check_exact=True)
+
+
+AUDIT = {
+    "run": NONE,
+    "epoch": 2,
+    "images": 2000,
+    "answers": [["Is fd_cifar monotone in noise?", "yes"]],
+    "tables": [
+        {"name": "n", "title": "", "columns": ["images"], "rows": [[200]], "notes": [], "digits": 4}
+    ],
+}
+WALKS = {"epoch": 2, "values": {"hits": 0.5}, "titles": {"hits": "hits"}, "notes": ["A note."]}
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("audit.json", "{"),
+        ("audit.json", "[]"),
+        ("audit.json", {"tables": [1], "answers": []}),
+        ("audit.json", AUDIT | {"answers": [["no answer"]]}),
+        (f"{NONE}/eval/walks.json", WALKS | {"values": {"hits": "many"}}),
+        (f"{NONE}/eval/walks.json", WALKS | {"values": {"other": 1}}),
+        (f"{NONE}/eval/walks.json", WALKS | {"notes": [3]}),
+        (f"{NONE}/eval/walks.json", WALKS | {"titles": None}),
+        (f"{NONE}/eval/walks.json", {"epoch": 2}),
+    ],
+)
+def test_what_was_measured_afterwards_is_read_or_named(make_study, tmp_path, path, content):
+    folder = make_study(tmp_path, **SMALL)
+    (folder / NONE / "eval").mkdir()
+    (folder / NONE / "eval" / "walks.json").write_text(json.dumps(WALKS | {"more": 1}))
+    (folder / "audit.json").write_text(json.dumps(AUDIT))
+    study = records.load(folder)
+    assert study.analyses == {"walks": {NONE: WALKS}}
+    assert study.audit["answers"].to_numpy().tolist() == AUDIT["answers"]
+    assert study.audit["tables"][0]["frame"]["images"].to_list() == [200]
+
+    (folder / path).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(rundir.Damaged, match="lacks") as error:
+        records.load(folder)
+    assert path in str(error.value)
 
 
 def test_reports_do_without_torch():

@@ -307,7 +307,7 @@ def test_publishing_copies_records_and_rebuilds_the_report(finished, tmp_path):
     target = tmp_path / "reports" / "published" / folder.name
     names = {path.name for path in target.glob("*/seed=*/epochs/*/*")}
     assert names == {rundir.RECORD, rundir.TIMING, rundir.SAMPLES, rundir.SUMS}
-    for part in ("tables/fid.csv", "tables/tables.tex", "figures/fd_cifar.svg"):
+    for part in ("tables/last.csv", "tables/tables.tex", "figures/fd_cifar.svg"):
         assert (target / "report" / part).read_bytes() == (folder / "report" / part).read_bytes()
 
 

@@ -1,113 +1,67 @@
-"""The tables against numbers worked out by hand, and the sentences against the numbers."""
+"""What a reader sees in the tables, and how they are written."""
 
 import dataclasses
 import io
-import math
+import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import with_values
+from conftest import tables_of
 
-from reports import findings, records, tables
+from reports import claims, findings, records, tables
+from reports.analysis import analyse
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
-GRID = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
 TINY = {"resolution": 16, "points": 2}
-
-
-def row(table, **wanted):
-    """The one row of a table with these values."""
-    chosen = np.logical_and.reduce([table[key] == value for key, value in wanted.items()])
-    (found,) = table[chosen].to_dict("records")
-    return found
-
-
-def test_last_best_and_fixed_epochs_by_hand(pair):
-    table = tables.fid_table(pair)
-
-    last = row(table, at="last", norm="none")
-    assert last["fd_cifar"] == 25.0
-    assert last["fd_cifar_n"] == last["seeds"] == 2
-    assert last["fd_cifar_sd"] == pytest.approx(math.sqrt(50), rel=1e-12)
-    assert last["epochs"] == "4 4"
-    best = row(table, at="best", norm="none")
-    assert best["fd_cifar"] == 15.0
-    assert best["epochs"] == "3 2"
-    assert row(table, at="best", norm="batch")["epochs"] == "4 1"
-    assert row(table, at="2", norm="batch")["fd_cifar"] == 85.0
-    assert list(dict.fromkeys(table["at"])) == ["last", "best", "1", "2", "4"]
-    assert table["fid"].isna().all()
-    assert (table["fid_n"] == 0).all()
-
-
-def test_the_best_epoch_gives_the_other_metrics_their_epoch(pair):
-    frame = pair.frame
-    chosen = frame[(frame["norm"] == "none") & (frame["epoch"] == np.where(frame["seed"], 2, 3))]
-    best = row(tables.fid_table(pair), at="best", norm="none")
-    assert best["cs_cifar"] == pytest.approx(chosen["cs_cifar"].mean(), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "expected"),
-    [
-        (1, [1]),
-        (2, [1, 2]),
-        (3, [1, 3]),
-        (8, [1, 2, 4, 8]),
-        (20, [1, 5, 10, 20]),
-        (80, [1, 20, 30, 40, 50, 80]),
-    ],
-)
-def test_fixed_epochs(pair, epochs, expected):
-    study = dataclasses.replace(pair, plan=pair.plan.assign(planned=epochs))
-    assert tables.fixed_epochs(study) == expected
+RUN = "norm=none,head=conv,batch=128/seed="
 
 
 def test_what_a_reader_sees(pair):
-    shown = {sheet.name: sheet for sheet in tables.sheets(pair)}
-
+    shown = tables_of(pair)
     assert list(shown) == [
-        "last", "best", "epochs-fd_cifar", "fidelity-last", "fidelity-best", "losses", "throughput",
+        "effects", "last", "best", "epochs-fd_cifar", "fidelity", "losses",
+        "throughput", "fluctuation", "ranks", "regret", "reach",
     ]  # fmt: skip
-    assert shown["last"].columns[:8] == [
-        "norm", "head", "batch", "seeds", "fd_cifar", "cs_cifar", "kd_cifar", "FID",
+    assert shown["last"].headings == [
+        "norm", "head", "batch", "seeds", "fd_cifar", "cs_cifar", "kd_cifar",
     ]  # fmt: skip
     assert shown["last"].rows[0][:5] == ["none", "conv", "128", "2", "25.0 ± 7.1"]
-    assert [line[7] for line in shown["last"].rows] == ["not measured"] * len(pair.arms)
+    assert any("FID, IS and KID were not measured" in note for note in shown["last"].notes)
     assert shown["best"].rows[0][4] == "3, 2"
     assert any("optimistic" in note for note in shown["best"].notes)
     assert not any("optimistic" in note for note in shown["last"].notes)
     assert shown["epochs-fd_cifar"].rows[1][3:] == ["85.0 ± 7.1", "85.0 ± 7.1", "75.0 ± 21.2"]
+    first = shown["effects"].frame.iloc[0]
+    ends = (first["ratio"], first["ratio_low"], first["ratio_high"])
+    assert shown["effects"].rows[0][1] == "{:.3f} ({:.3f} to {:,.3f})".format(*ends)
+    for table in shown.values():
+        assert all(len(line) == len(table.columns) for line in table.rows)
 
 
 def test_under_every_score_table_stand_images_that_no_training_made(
     make_study, calibrate_study, tmp_path
 ):
     folder = make_study(tmp_path, seeds=(0, 1), factors=ARMS, epochs=4, **TINY)
-    plain = {sheet.name: sheet for sheet in tables.sheets(records.load(folder))}
+    plain = tables_of(analyse(records.load(folder)))
     calibrate_study(folder, held_out={"kd_cifar": 2e-4, "cs_cifar": None})
-    study = records.load(folder)
-    shown = {sheet.name: sheet for sheet in tables.sheets(study)}
+    study = analyse(records.load(folder))
+    shown = tables_of(study)
     words = list(tables.CALIBRATION.values())
 
-    scores = {"last", "best", "epochs-fd_cifar", "fidelity-last", "fidelity-best"}
-    assert {name for name, sheet in shown.items() if sheet.apart} == scores
+    scores = {"last", "best", "epochs-fd_cifar", "fidelity"}
+    assert {name for name, table in shown.items() if table.below} == scores
     for name in scores:
-        sheet = shown[name]
-        assert sheet.rows[:-5] == plain[name].rows
-        assert [line[0] for line in sheet.rows[-5:]] == words
-        assert {len(line) for line in sheet.rows} == {len(sheet.columns)}
-        assert len(sheet.notes) == len(plain[name].notes) + 1
-        assert "2,000 images each that no training made: real ones (of the test split)" in str(
-            sheet.notes
-        )
-    held = shown["last"].rows[-5]
-    assert held == ["real held-out images", "", "", "", "0.4", "–", "0.00020", "–"]
-    assert shown["last"].rows[-1][4:7] == ["94.4", "0.94", "0.944"]
-    assert shown["epochs-fd_cifar"].rows[-4][3:] == ["40.6"] * 3
-    assert [tables.name_span(shown["best"], i) for i in (0, 1, 2, 6)] == [1, 1, 5, 5]
+        table = shown[name]
+        assert table.rows == plain[name].rows
+        assert [line[0] for line in table.below] == words
+        assert len(table.notes) == len(plain[name].notes) + 1
+        source = "2,000 images each that no training made: real ones (of the test split)"
+        assert source in str(table.notes)
+    assert shown["last"].below[0] == ["real held-out images", "0.4", "–", "0.00020"]
+    assert shown["last"].below[-1][1:] == ["94.4", "0.94", "0.944"]
+    assert shown["epochs-fd_cifar"].below[1][1:] == ["40.6"] * 3
 
     latex = tables.to_latex(shown["last"])
     assert r"\multicolumn{4}{l}{real images at 8$\times$8} & 57.0 &" in latex
@@ -121,7 +75,7 @@ def test_the_note_of_a_calibration_says_where_its_real_images_come_from(pair):
 
     def note(**changed):
         known.attrs = about | changed
-        (text,) = tables.calibration_notes(dataclasses.replace(pair, calibration=known), [["x"]])
+        (text,) = tables.calibration_note(dataclasses.replace(pair, calibration=known), 1)
         return text
 
     assert "400 images each" in note()
@@ -129,62 +83,62 @@ def test_the_note_of_a_calibration_says_where_its_real_images_come_from(pair):
     assert "data set, 300 of them known to the runs);" in note(held_out_seen=300)
     assert "real ones (of the second half" in note(held_out_images=400)
     assert "class" not in note()
-    assert tables.calibration_notes(pair, []) == []
+    assert tables.calibration_note(pair, 0) == []
 
 
 def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
-    study = records.load(
-        make_study(tmp_path, factors=ARMS, epochs=1, inception="milestone", **TINY)
+    study = analyse(
+        records.load(make_study(tmp_path, factors=ARMS, epochs=1, inception="milestone", **TINY))
     )
-    table = tables.fid_table(study)
-    sheet = tables.sheets(study)[0]
+    last = tables_of(study)["last"]
 
-    assert table["fd_cifar_sd"].isna().all()
-    assert (table["fd_cifar_n"] == 1).all()
-    assert not any("±" in cell for line in sheet.rows for cell in line[4:])
-    assert "not measured" not in str(sheet.rows)
+    assert last.frame["fd_cifar_sd"].isna().all()
+    assert (last.frame["fd_cifar_n"] == 1).all()
+    assert not any("±" in cell for line in last.rows for cell in line)
+    assert last.headings[4:7] == ["FID", "IS", "KID"]
+    assert "not measured" not in str(last.rows)
     assert not any("not measured" in line for line in tables.caption(study))
 
 
 def test_fid_at_milestones_alone(make_study, tmp_path):
-    study = records.load(
-        make_study(tmp_path, factors=ARMS, epochs=3, inception="milestone", **TINY)
+    study = analyse(
+        records.load(make_study(tmp_path, factors=ARMS, epochs=3, inception="milestone", **TINY))
     )
-    shown = {sheet.name: sheet for sheet in tables.sheets(study)}
-    table = tables.fid_table(study)
+    shown = tables_of(study)
 
-    assert "epochs-fid" in shown
-    assert row(table, at="last", norm="none")["fid_n"] == 0
-    first = row(table, at="1", norm="none")
-    assert first["fid"] == pytest.approx(3 * first["fd_cifar"], rel=1e-12)
-    assert first["fid_n"] == 1
+    assert shown["last"].frame["fid_n"].to_list() == [0, 0]
+    assert [line[4] for line in shown["last"].rows] == ["not measured"] * 2
+    frame, own = shown["epochs-fid"].frame, shown["epochs-fd_cifar"].frame
+    assert frame["fid_1"].to_list() == pytest.approx([3 * x for x in own["fd_cifar_1"]])
+    assert frame["fid_n_1"].to_list() == [1, 1]
 
 
 def test_diverged_unfinished_and_missing_are_told_apart(make_study, tmp_path):
     none, batch = (f"norm={norm},head=conv,batch=128/seed=" for norm in ("none", "batch"))
-    study = records.load(
-        make_study(
-            tmp_path,
-            seeds=(0, 1, 2),
-            factors=ARMS | {"batch": [128, 512]},
-            epochs=3,
-            diverged={f"{none}0": 2, f"{batch}0": 1, f"{batch}1": 1, f"{batch}2": 1},
-            committed={f"{none}1": 1, f"{batch}0": 2}
-            | {f"norm=none,head=conv,batch=512/seed={seed}": 0 for seed in range(3)},
-            **TINY,
+    study = analyse(
+        records.load(
+            make_study(
+                tmp_path,
+                seeds=(0, 1, 2),
+                factors=ARMS | {"batch": [128, 512]},
+                epochs=3,
+                diverged={f"{none}0": 2, f"{batch}0": 1, f"{batch}1": 1, f"{batch}2": 1},
+                committed={f"{none}1": 1, f"{batch}0": 2}
+                | {f"norm=none,head=conv,batch=512/seed={seed}": 0 for seed in range(3)},
+                **TINY,
+            )
         )
     )
-    table = tables.fid_table(study)
-    shown = {sheet.name: sheet for sheet in tables.sheets(study)}
+    shown = tables_of(study)
 
     # One of two finite; nothing yet; all diverged, one of them before its last epoch.
     cells = {tuple(line[:3]): line[4] for line in shown["last"].rows}
     assert re.fullmatch(r"\d+\.\d \(1 of 2\)", cells["none", "conv", "128"])
     assert cells["none", "conv", "512"] == "not yet"
     assert cells["batch", "conv", "128"] == "diverged"
-    assert row(table, at="last", norm="batch", batch=128)["seeds"] == 3
-    assert row(table, at="last", norm="batch", batch=128)["diverged"] == 3
-    assert row(table, at="best", norm="none", batch=128)["seeds"] == 3
+    counts = {at: shown[at].frame.set_index(["norm", "batch"]) for at in ("last", "best")}
+    assert counts["last"].loc[("batch", 128), ["seeds", "diverged"]].to_list() == [3, 3]
+    assert counts["best"].loc[("none", 128), "seeds"] == 3
 
     # Every run that is not finished is named, in the captions too.
     lines = tables.missing_lines(study)
@@ -198,7 +152,7 @@ def test_diverged_unfinished_and_missing_are_told_apart(make_study, tmp_path):
 
 
 def test_the_caption_spells_out_identity_data_code_and_hardware(study_folder):
-    text = "\n".join(tables.caption(records.load(study_folder)))
+    text = "\n".join(tables.caption(analyse(records.load(study_folder))))
     for words in (
         "shapes, images drawn by the code itself, not photographs",
         "8 arms, 1 seed (0), 8 epochs; 8 of 8 runs finished",
@@ -222,72 +176,95 @@ def test_machines_that_differ_are_named(pair):
     assert lines[-1] == "The runs were not all made alike (threads: 1 or 2)."
 
 
-def test_losses_by_hand(pair):
-    study = with_values(
-        with_values(
-            pair, "d_loss", {("batch", 0): [0.9, 0.8, 0.7, 0.72], ("batch", 1): [0.76] * 4}
-        ),
-        "d_loss_min",
-        {("batch", 0): [0.71, 0.7, 0.699, 0.7], ("batch", 1): [0.6945, 0.72, 0.72, 0.72]},
-    )
-    table = tables.losses_table(study)
-
-    assert row(table, norm="batch")["d_loss"] == pytest.approx(0.74, rel=1e-12)
-    assert row(table, norm="batch")["lowest"] == 0.6945
-    assert row(table, norm="batch")["bound"] == math.log(2)
-    assert math.isnan(row(table, norm="none")["bound"])
-    cells = {sheet.name: sheet for sheet in tables.sheets(study)}["losses"].rows
-    assert cells[1][-2:] == ["0.6945", "0.6931"]
-    assert cells[0][-1] == "–"
-
-
-def test_throughput_by_hand(make_study, tmp_path):
-    factors = GRID | {"norm": ["none"], "batch": [128]}
-    study = records.load(make_study(tmp_path, seeds=(0, 1), factors=factors, epochs=3, **TINY))
-    speeds = {
-        ("conv", 0): [100.0, 200.0, 900.0],
-        ("conv", 1): [300.0, 400.0, 350.0],
-        ("avgpool", 0): [400.0, 400.0, 1.0],
-        ("avgpool", 1): [175.0, 175.0, 175.0],
-    }
-    frame = study.frame.copy()
-    for (head, seed), numbers in speeds.items():
-        here = (frame["head"] == head) & (frame["seed"] == seed)
-        frame.loc[here, "images_per_second"] = numbers
-    (found,) = tables.throughput_table(dataclasses.replace(study, frame=frame)).to_dict("records")
-
-    assert found["conv"] == 275.0
-    assert found["avgpool"] == 287.5
-    assert found["pairs"] == 2
-    assert (found["ratio_lowest"], found["ratio_highest"]) == (0.5, 2.0)
-    assert found["ratio"] == pytest.approx(1.0, rel=1e-12)
-
-
 def test_a_study_without_an_epoch(make_study, tmp_path):
     committed = {f"norm={norm},head=conv,batch=128/seed=0": 0 for norm in ("none", "batch")}
-    study = records.load(make_study(tmp_path, factors=ARMS, committed=committed, **TINY))
-    said = findings.findings(study).all
+    made = make_study(tmp_path, factors=ARMS, committed=committed, **TINY)
+    said = findings.findings(analyse(records.load(made))).all
     assert said == ["No epoch with a finite fd_cifar has been committed yet."]
-    assert tables.sheets(study)[0].rows[0][3:5] == ["0", "not measured"]
-    assert tables.sheets(study)[0].columns[-1] == "FID"
+
+
+@pytest.fixture(scope="module")
+def measured(make_study, tmp_path_factory):
+    """Two runs with numbers of an analysis, one of them missing, and an audit."""
+    made = {"factors": ARMS | {"norm": ["none"]}, "epochs": 2, "seeds": (0, 1)}
+    folder = make_study(tmp_path_factory.mktemp("measured"), **made, **TINY)
+    for seed, three in ((0, 0.5), (1, 0.7)):
+        result = {"epoch": 2, "values": {"three": three, "one": None}, "notes": ["A note."]}
+        path = folder / f"{RUN}{seed}" / "eval" / "walks.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(result | {"titles": {"three": "hits, three", "one": "one"}}))
+    rows = [[200, 71.23456, "of its own", 1.5e-13], [2000, 60.0, "of its own", None]]
+    sizes = {"name": "sizes", "title": "Sizes", "columns": ["images", "fd_cifar", "kind", "gap"]}
+    audit = {"run": f"{RUN}0", "epoch": 2, "images": 2000, "answers": [["Is it so?", "yes"]]}
+    audit["tables"] = [sizes | {"rows": rows, "notes": ["Own images."], "digits": 4}]
+    (folder / "audit.json").write_text(json.dumps(audit))
+    return analyse(records.load(folder))
+
+
+def test_an_analysis_has_a_row_for_each_number(measured):
+    walks = tables_of(measured)["walks"]
+    assert walks.headings == ["number", "norm=none, head=conv, batch=128 (2 seeds)"]
+    assert walks.rows == [["hits, three", "0.6000 ± 0.1414"], ["one", "–"]]
+    assert walks.notes == ["Mean ± standard deviation over seeds.", "A note."]
+    assert measured.results["walks/three"].to_list() == [0.5, 0.7]
+
+
+def test_the_audit_is_rounded_and_its_words_stay(measured):
+    shown = tables_of(measured)
+    assert shown["audit"].rows == [["Is it so?", "yes"]]
+    assert shown["audit"].notes == [f"2,000 images of {RUN}0 after epoch 2."]
+    assert shown["audit-sizes"].rows == [
+        ["200", "71.23", "of its own", "1.5e-13"],
+        ["2,000", "60.00", "of its own", "–"],
+    ]
+    kinds = [column.kind for column in shown["audit-sizes"].columns]
+    assert kinds == ["number", "number", "word", "number"]
+    assert shown["audit-sizes"].frame.loc[0, "fd_cifar"] == 71.23456
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [(0.0, "0.000"), (12345.678, "12,346"), (0.0123456, "0.01235"), (-3.0, "-3.000"), (7, "7")],
+)
+def test_four_significant_digits(cell, text):
+    assert tables.significant(cell, 4) == text
+
+
+def test_every_table_is_written_and_the_same_twice(measured, tmp_path):
+    shown = tables.report(measured, claims.ledger_table(measured, claims.judge(measured)))
+    first, second = (tables.write(measured, shown, tmp_path / name) for name in ("a", "b"))
+    names = ["tables.md", "tables.tex", *(f"{table.name}.csv" for table in shown)]
+    assert [path.name for path in first] == names
+    assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
+    assert first[1].read_text().isascii()
+    for path, table in zip(first[2:], shown, strict=True):
+        assert len(pd.read_csv(path)) == len(table.frame) > 0
+        assert f"**{table.title}**" in first[0].read_text()
+        assert rf"\label{{tab:{table.name}}}" in first[1].read_text()
+
+    # No line of LaTeX is wider than the page.
+    for spec in re.findall(r"begin{(?:tabular|longtable)}{(.*)}", first[1].read_text()):
+        assert sum(float(x) for x in re.findall(r"p{([\d.]+)em}", spec)) < 34.5
 
 
 def test_markdown_is_one_table_of_equal_rows(pair):
-    sheet = tables.sheets(pair)[0]
-    lines = tables.to_markdown(sheet, ["a | b * c"]).splitlines()
-
+    table = dataclasses.replace(tables_of(pair)["last"], notes=["a | b * c"], below=[["x", "1"]])
+    lines = tables.to_markdown(table).splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) == 2 + 2
-    assert {line.count("|") for line in rows} == {len(sheet.columns) + 1}
+    assert len(rows) == 2 + 2 + 1
+    assert {line.count("|") for line in rows} == {len(table.columns) + 1}
     assert r"a \| b \* c" in lines
 
 
-def test_latex_is_balanced_and_escaped(pair):
+@pytest.mark.parametrize("times", [1, 30])
+def test_latex_is_balanced_and_escaped(pair, times):
     awkward = r"50 % of a_b & c # $ ~ ^ \ {x} <y> 32×32 ± –"
-    text = tables.to_latex(tables.sheets(pair)[0], [awkward])
-
+    last = tables_of(pair)["last"]
+    text = tables.to_latex(
+        dataclasses.replace(last, frame=pd.concat([last.frame] * times)), [awkward]
+    )
     begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", text) for word in ("begin", "end"))
-    assert begun == ["table", "tabular"]
+    assert begun == (["table", "tabular"] if times == 1 else ["longtable"])
     assert ended == begun[::-1]
     assert all(text.count(rf"\{rule}") == 1 for rule in ("toprule", "midrule", "bottomrule"))
     bare = re.sub(r"\\[_%&#${}]", "", text)  # without what is escaped
@@ -296,14 +273,15 @@ def test_latex_is_balanced_and_escaped(pair):
     assert not re.search(r"[%#~^<>]", bare)
     assert "_" not in re.sub(r"\\label{[^}]*}", "", bare)
     body = bare.split(r"\toprule")[1].split(r"\bottomrule")[0]
-    assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {7}
+    cells = {line.count("&") for line in body.splitlines() if line.endswith(r"\\")}
+    assert cells == {len(last.columns) - 1}
     assert text.isascii()
 
 
 def test_csv_keeps_six_digits(pair):
-    table = tables.fid_table(pair)
-    back = pd.read_csv(io.StringIO(tables.to_csv(table)))
-    assert list(back.columns) == list(table.columns)
-    assert np.allclose(back["kd_cifar"], table["kd_cifar"], rtol=1e-5, atol=0)
-    assert "7.07107" in tables.to_csv(table)
-    assert "7.071067" not in tables.to_csv(table)
+    frame = pair.scores("last")
+    text = tables.to_csv(frame)
+    back = pd.read_csv(io.StringIO(text))
+    assert list(back.columns) == list(frame.columns)
+    assert np.allclose(back["kd_cifar"], frame["kd_cifar"], rtol=1e-5, atol=0)
+    assert ("7.07107" in text, "7.071067" in text) == (True, False)

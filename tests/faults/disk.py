@@ -25,7 +25,8 @@ from unittest import mock
 from dcgan import rundir
 from dcgan.config import Config
 from faults import Row, request, serve
-from reports import records, tables
+from reports import claims, records, tables
+from reports.analysis import analyse
 
 HERE = Path(__file__).parent
 ARMS = list(itertools.product(["none", "batch"], ["conv", "avgpool"], [20, 40]))
@@ -194,8 +195,9 @@ def write_tables(study: Path) -> list[str]:
     """Every table of a study but for its clocks, which are set to one."""
     loaded = records.load(study)
     frame = loaded.frame.assign(**dict.fromkeys(records.TIMES, 1.0))
-    sheets = tables.sheets(dataclasses.replace(loaded, frame=frame))
-    return [tables.to_markdown(sheet) for sheet in sheets]
+    study = analyse(dataclasses.replace(loaded, frame=frame))
+    shown = tables.report(study, claims.ledger_table(study, claims.judge(study)))
+    return [tables.to_markdown(table) for table in shown]
 
 
 # --- SIGKILL, full disks, failing calls -----------------------------------------------------------

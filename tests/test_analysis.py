@@ -1,0 +1,435 @@
+"""Everything that is derived from records, against numbers worked out by hand and by scipy."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tables_of, with_values
+from scipy import stats
+
+from reports import claims, records
+from reports.analysis import analyse, effect_numbers
+
+ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
+TINY = {"resolution": 16, "points": 2}
+NOISE = 0.03
+EPOCHS = 6  # one of them burn-in
+PARTS = ("plan", "frame", "banks")
+
+
+@pytest.fixture(scope="module")
+def waves(make_study, tmp_path_factory):
+    """Two arms, seven seeds, with the logarithms below, and banks at -, 0 and + NOISE of them."""
+    folder = make_study(
+        tmp_path_factory.mktemp("epochs"), seeds=range(7), factors=ARMS, epochs=EPOCHS, banks=3,
+        **TINY,
+    )  # fmt: skip
+    found = analyse(records.load(folder))
+    frame, banks = found.frame.copy(), found.banks.copy()
+    for row in frame.itertuples():
+        value = np.exp(log(row))
+        frame.loc[row.Index, "fd_cifar"] = value * np.exp(-NOISE)
+        here = (banks["run"] == row.run) & (banks["epoch"] == row.epoch)
+        banks.loc[here, "fd_cifar"] = value * np.exp(NOISE * np.array([-1, 0, 1]))
+    return dataclasses.replace(found, frame=frame, banks=banks)
+
+
+def log(row):
+    """Up and down by 0.1 about 4, more for higher seeds; the first epoch far above."""
+    if row.epoch == 1:
+        return 9.0
+    up = (row.epoch % 2) * (0.1 + 0.01 * row.seed)
+    return 4 + up + (1 if row.norm == "batch" else 0) + 0.2 * (row.seed % 2)
+
+
+def of(table, seed, norm="none"):
+    (found,) = table[(table["seed"] == seed) & (table["norm"] == norm)].to_dict("records")
+    return found
+
+
+def test_fluctuation_takes_the_noise_out(waves):
+    table = waves.fluctuation
+    assert len(table) == 14
+    for seed in range(7):
+        found, swing = of(table, seed), 0.1 + 0.01 * seed
+        changes = swing * np.array([1, -1, 1, -1])
+        raw = ((changes - changes.mean()) ** 2).sum() / (4 - 1 / 4) / 2
+        assert found["changes"] == 4
+        assert found["noise"] == pytest.approx(NOISE**2, rel=1e-9)
+        assert found["one_bank"] == pytest.approx(raw, rel=1e-9)
+        assert found["variance"] == pytest.approx(raw - NOISE**2, rel=1e-9)
+        assert found["drawdown"] == pytest.approx(swing, rel=1e-9)
+        assert found["regret"] == pytest.approx(0, abs=1e-12)  # epoch 6 is as good as any
+
+
+def test_noise_is_known_from_some_epochs_and_not_from_those_of_the_burn_in(waves):
+    banks = waves.banks[waves.banks["epoch"].isin([1, 2, 5])].copy()
+    banks.loc[(banks["epoch"] == 1) & (banks["bank"] == 1), "fd_cifar"] *= 2
+    table = dataclasses.replace(waves, banks=banks).fluctuation
+    whole = waves.fluctuation
+    assert table["noise"].tolist() == pytest.approx([NOISE**2] * 14, rel=1e-9)
+    assert table["variance"].tolist() == pytest.approx(whole["variance"].tolist(), rel=1e-9)
+
+
+def test_without_banks_no_noise_is_taken_out_and_the_table_says_so(waves):
+    bare = dataclasses.replace(waves, banks=waves.banks.iloc[:0])
+    table = bare.fluctuation
+    assert table["variance"].isna().all()
+    assert table["noise"].isna().all()
+    whole = waves.fluctuation
+    assert np.allclose(table["one_bank"], whole["one_bank"], rtol=1e-12, atol=0)
+    shown = tables_of(bare)
+    assert not {"shares", "selection"} & set(shown)
+    assert any("not taken out" in note for note in shown["fluctuation"].notes)
+    assert shown["fluctuation"].headings[4:6] == ["one bank, %", "drawdown, %"]
+
+
+def test_shares_add_up_and_name_the_design(waves):
+    table = waves.shares
+    assert list(table["where"]) == [
+        "all arms",
+        "norm=none, head=conv, batch=128",
+        "norm=batch, head=conv, batch=128",
+    ]
+    assert table.loc[0, ["arms", "seeds", "epochs", "banks"]].tolist() == [2, 7, 5, 3]
+    assert table["evaluation"].tolist() == pytest.approx([NOISE**2] * 3, rel=1e-9)
+    shares = table[[f"{axis}_share" for axis in ("arm", "seed", "epoch", "evaluation")]]
+    assert shares.sum(axis=1).tolist() == pytest.approx([1, 1, 1], rel=1e-12)
+    assert shares.isna().sum().tolist() == [2, 0, 0, 0]  # one arm has no variance between arms
+    assert table.loc[0, "arm"] == pytest.approx(0.5, rel=0.02)  # of 0 and 1
+
+    # A seed that lacks a bank of one epoch in one arm is left out of all.
+    lost = (waves.banks["seed"] == 2) & (waves.banks["epoch"] == 4) & (waves.banks["bank"] == 1)
+    lost &= waves.banks["norm"] == "none"
+    less = dataclasses.replace(waves, banks=waves.banks[~lost])
+    assert less.shares["seeds"].tolist() == [6, 6, 6]
+
+
+def test_the_epoch_is_chosen_on_one_bank_and_reported_on_another(waves):
+    banks = waves.banks.copy()
+    here = (banks["seed"] == 1) & (banks["norm"] == "none")
+    for bank, values in enumerate(([50, 40, 30, 45, 60, 55], [51, 20, 33, 46, 61, 44])):
+        banks.loc[here & (banks["bank"] == bank), "fd_cifar"] = np.array(values, dtype=float)
+    found = of(dataclasses.replace(waves, banks=banks).selection, 1)
+    assert (found["epoch"], found["own"], found["other"]) == (
+        3,
+        pytest.approx(30),
+        pytest.approx(33),
+    )
+    assert found["last"] == pytest.approx(44)
+    assert np.exp(found["optimism"]) == pytest.approx(33 / 30, rel=1e-12)
+    assert np.exp(found["gain"]) == pytest.approx(44 / 33, rel=1e-12)
+
+    one_bank = dataclasses.replace(waves, banks=waves.banks[waves.banks["bank"] == 0])
+    assert len(one_bank.selection) == 0
+    assert len(one_bank.shares) == 0
+
+
+def test_rank_correlation_of_the_changes_of_the_losses(waves):
+    """Both losses follow the metric but for a trend of their own and the first epoch."""
+    frame = waves.frame.copy()
+    logs = frame["epoch"].map(dict(enumerate([9, 4, 4.3, 4.1, 4.9, 4.2], start=1)))
+    frame["fd_cifar"] = np.exp(logs)
+    frame["d_loss"] = (2 * logs).where(frame["epoch"] > 1, -9) - 3 * frame["epoch"]
+    frame["g_loss"] = (-logs).where(frame["epoch"] > 1, 9) - 3 * frame["epoch"]
+    frame.loc[frame["seed"] == 3, "d_loss"] = np.nan
+    table = dataclasses.replace(waves, frame=frame).ranks
+    assert of(table, 0)["d_loss"] == pytest.approx(1, rel=1e-12)
+    assert of(table, 0)["g_loss"] == pytest.approx(-1, rel=1e-12)
+    assert np.isnan(of(table, 3)["d_loss"])
+    assert set(table["changes"]) == {EPOCHS - 2}
+
+
+def test_a_trend_that_a_loss_shares_is_no_relation(waves):
+    frame = waves.frame.copy()
+    wave = np.array([0, 0, 1, 0, 0, 1])  # of changes: up, down, none, up
+    other = np.array([0, 0, 0, 0, 1, 1])  # none, none, up, none
+    for run in frame["run"].unique():
+        here = frame["run"] == run
+        frame.loc[here, "fd_cifar"] = np.exp(9 - np.arange(EPOCHS) + 0.1 * wave)
+        frame.loc[here, "d_loss"] = 9 - np.arange(EPOCHS) + 0.1 * other
+    found = dataclasses.replace(waves, frame=frame).ranks["d_loss"]
+    ranks = np.corrcoef([3.5, 1, 2, 3.5], [2, 2, 4, 2])[0, 1]
+    assert found.tolist() == pytest.approx([ranks] * 14, rel=1e-9)
+
+
+def with_run(study, **columns):
+    """The study with its first run alone, these columns given by epoch."""
+    run, frames = study.frame["run"].iloc[0], {x: getattr(study, x) for x in PARTS}
+    parts = {name: frame[frame["run"] == run] for name, frame in frames.items()}
+    length = len(next(iter(columns.values())))
+    rows = parts["frame"].iloc[[0] * length].reset_index(drop=True)
+    frame = rows.assign(epoch=range(1, length + 1), **columns)
+    plan, banks = parts["plan"].assign(planned=length), parts["banks"]
+    banks = banks.assign(epoch=banks["epoch"] + length - EPOCHS)  # the last ones
+    arms = study.arms[:1]
+    return dataclasses.replace(study, plan=plan, frame=frame, banks=banks, arms=arms)
+
+
+def test_what_the_epochs_are_worth_that_one_may_choose(waves):
+    fd = [1.0, 50, 20, 10, 40, 30]  # the first one is burn-in
+    one = with_run(waves, fd_cifar=fd, d_loss=[9, 1, 4, 2, 3, 1], g_loss=[0, 2, 2, 3, 1, 2])
+    (found,) = one.regret.to_dict("records")
+    got = {x: np.exp(found[x]) for x in ("last", "best", "random", "d_loss", "g_loss")}
+    mean = np.exp(np.mean(np.log(fd[1:])))
+    want = {"last": 30, "best": 10, "random": mean, "d_loss": 20, "g_loss": 40}
+    assert got == pytest.approx(want, rel=1e-12)
+    short = dataclasses.replace(one, frame=one.frame.iloc[:-1])
+    assert len(short.regret) == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "relapse"),
+    [
+        ({}, 0),
+        ({20: 1.06}, 1),
+        ({20: 1.04}, 0),
+        ({20: 1.06, 30: 1.02}, 0),  # not worse than epoch 30 by 5 per cent
+        ({30: 1.06}, 1),
+        ({10: 1.2}, 0),
+    ],
+)
+def test_a_relapse_is_worse_by_5_per_cent(waves, at, relapse):
+    one = with_run(waves, fd_cifar=[30 * at.get(epoch, 1) for epoch in range(1, 31)])
+    (found,) = one.relapse.to_dict("records")
+    assert found["relapse"] == relapse
+    assert 0 < found["by_noise"] < 0.3  # noise of 3 per cent
+    assert np.isnan(waves.relapse["relapse"]).all()  # six epochs
+
+    level = with_run(waves, fd_cifar=[30.0] * 30).relapse["by_noise"]
+    rising = with_run(waves, fd_cifar=np.linspace(20, 90, 30)).relapse
+    assert rising["by_noise"].tolist() == pytest.approx(level.tolist())  # no trend of noise's
+    assert rising["relapse"].tolist() == [1]
+    falling = with_run(waves, fd_cifar=np.linspace(90, 20, 30)).relapse
+    assert (falling["by_noise"] < level).all()
+
+
+def calibrated(study, untrained):
+    known = pd.DataFrame({"fd_cifar": {"held-out": 0.4, "untrained": untrained}})
+    return dataclasses.replace(study, calibration=known)
+
+
+def test_the_time_to_a_threshold(waves):
+    images, steps = [100, 200, 300], [10, 20, 30]
+    fd = np.exp([4.0, 2.0, 3.0])
+    one = with_run(waves, fd_cifar=fd, images=images, steps=steps)
+    for of, log, want in ((one, 3.5, 125), (one, 2.0, 200), (one, 1.9, np.nan), (one, 5, 100)):
+        (found,) = of.reached(np.exp(log)).to_dict("records")
+        assert found["images"] == pytest.approx(want, nan_ok=True, rel=1e-9)
+        assert found["steps"] == pytest.approx(want / 10, nan_ok=True, rel=1e-9)
+    (found,) = calibrated(one, np.exp(6.0)).reached(np.exp(5.0)).to_dict("records")
+    assert found["images"] == pytest.approx(50)  # half way from the untrained generator
+
+
+def test_how_many_runs_reach_a_threshold(waves):
+    frame = waves.frame.copy()
+    level = 35.0 + 10 * (frame["norm"] == "batch") - 10 * (frame["seed"] == 3)
+    frame["fd_cifar"] = level.where(frame["epoch"] > 2, 90)
+    table = dataclasses.replace(waves, frame=frame).reach
+    counts = {(x["norm"], x["threshold"]): x["reached"] for x in table.to_dict("records")}
+    assert counts == {
+        ("none", 50): 7, ("none", 40): 7, ("none", 30): 1,
+        ("batch", 50): 7, ("batch", 40): 1, ("batch", 30): 0,
+    }  # fmt: skip
+    assert set(table["runs"]) == {7}
+    assert (table["images"].isna() == (table["reached"] < 7)).all()
+    rows = tables_of(dataclasses.replace(waves, frame=frame))["reach"].rows
+    assert [row[4] for row in rows if row[3] == "40"] == ["7 of 7", "1 of 7"]
+    assert [row[5:] for row in rows if row[4] != "7 of 7"] == [["–", "–"]] * 3
+
+
+def test_arms_that_have_learnt_nothing_are_left_out(waves):
+    """norm=none ends at e^4 and norm=batch at e^5, some seeds above and some below."""
+    both = calibrated(waves, np.exp(5.5) / 0.8)
+    one, neither = calibrated(waves, np.exp(5.0) / 0.8), calibrated(waves, np.exp(3.9) / 0.8)
+    assert both.floor == pytest.approx(np.exp(5.5))
+    assert both.learners.arms == neither.learners.arms == waves.arms
+    assert np.isnan(waves.floor)
+    assert waves.learners is waves
+    left = one.learners
+    assert left.arms == [("none", "conv", 128)]
+    for part in (left.plan, left.frame, left.banks, left.curves):
+        assert set(part["norm"]) == {"none"}
+
+
+def test_means_over_seeds_have_intervals_and_a_single_seed_has_none(waves):
+    arms = waves.by_arm(waves.fluctuation, ["drawdown"])
+    assert arms["seeds"].tolist() == [7, 7]
+    assert arms["drawdown"].tolist() == pytest.approx([0.13, 0.13], rel=1e-9)
+    half = 2.4469 * 0.01 * np.sqrt(28 / 6) / np.sqrt(7)  # t of 6, SD of 0 to 6
+    assert arms["drawdown_high"].tolist() == pytest.approx([0.13 + half] * 2, rel=1e-4)
+
+    one = dataclasses.replace(waves, frame=waves.frame[waves.frame["seed"] == 4])
+    arms = one.by_arm(one.fluctuation, ["drawdown"])
+    assert arms["drawdown"].tolist() == pytest.approx([0.14, 0.14], rel=1e-9)
+    assert arms[["drawdown_low", "drawdown_high"]].isna().all(axis=None)
+
+
+def test_a_study_none_of_whose_runs_has_ended_can_be_judged(make_study, tmp_path):
+    begun = {f"norm={norm},head=conv,batch=128/seed=0": 1 for norm in ARMS["norm"]}
+    made = make_study(tmp_path, factors=ARMS, epochs=4, committed=begun, **TINY)
+    study = analyse(records.load(made))
+    assert study.regret.columns.to_list()[-2:] == ["d_loss", "g_loss"]
+    words = {one.verdict for one in claims.judge(study)}
+    assert words <= {"not yet run", "not testable", "inconclusive"}
+
+
+GRID = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128, 512]}
+SEEDS = 7
+
+
+@pytest.fixture(scope="module")
+def grid(make_study, tmp_path_factory):
+    """Four arms, seven seeds, four epochs, with the numbers of `value`."""
+    folder = make_study(
+        tmp_path_factory.mktemp("grid"), seeds=range(SEEDS), factors=GRID, epochs=4, **TINY
+    )
+    found = analyse(records.load(folder))
+    rows = found.frame.to_dict("records")
+    return dataclasses.replace(found, frame=found.frame.assign(fd_cifar=[*map(value, rows)]))
+
+
+def norm_effect(seed):
+    return 1.5 * (1 + 0.02 * (seed % 3))
+
+
+def value(row):
+    """Seeds differ a lot, their norm effects little; batch=512 is 0.7 times as high."""
+    number = 10.0 * row["epoch"] * (1 + row["seed"] ** 2)
+    number *= norm_effect(row["seed"]) if row["norm"] == "batch" else 1
+    return number * (0.7 if row["batch"] == 512 else 1)
+
+
+def table_of(effects):
+    return pd.DataFrame([effect_numbers(effect) for effect in effects]).set_index("effect")
+
+
+def test_effects_by_hand(grid):
+    table = table_of(grid.last_effects["fd_cifar"])
+    assert list(table.index) == ["norm=batch against none", "batch=512 against 128", "norm × batch"]
+
+    logs = np.log([norm_effect(seed) for seed in range(SEEDS)])
+    norm = table.loc["norm=batch against none"]
+    low, high = stats.t.interval(0.95, SEEDS - 1, logs.mean(), stats.sem(logs))
+    assert norm["ratio"] == pytest.approx(np.exp(logs.mean()), rel=1e-12)
+    assert norm["ratio_low"] == pytest.approx(np.exp(low), rel=1e-9)
+    assert norm["ratio_high"] == pytest.approx(np.exp(high), rel=1e-9)
+    assert norm["p_flip"] == 2 / 2**SEEDS
+    assert norm["p_t"] == pytest.approx(stats.ttest_1samp(logs, 0).pvalue, rel=1e-9)
+    gaps = [40 * (1 + s**2) * (norm_effect(s) - 1) * 0.85 for s in range(SEEDS)]
+    assert norm["difference"] == pytest.approx(np.mean(gaps), rel=1e-12)
+    assert (norm["n"], norm["seeds"], norm["dropped"]) == (SEEDS, "0 1 2 3 4 5 6", "")
+    assert table.loc["norm × batch", "ratio"] == pytest.approx(1, rel=1e-12)
+    assert np.isnan(table.loc["norm × batch", "p_holm"])
+
+    # Neither the order of the rows nor what seeds share matters.
+    rows = grid.frame.iloc[::-1].sort_values("norm", kind="stable", ascending=False)
+    again = table_of(dataclasses.replace(grid, frame=rows).last_effects["fd_cifar"])
+    assert again.loc["norm=batch against none", "ratio"] == pytest.approx(norm["ratio"])
+
+
+def test_a_seed_without_a_cell_is_left_out_and_named(grid):
+    frame = grid.frame.copy()
+    here = (frame["seed"] == 3) & (frame["norm"] == "batch") & (frame["batch"] == 512)
+    frame.loc[here, "fd_cifar"] = np.nan
+    less = dataclasses.replace(grid, frame=frame)
+    table = table_of(less.last_effects["fd_cifar"])
+    assert (set(table["n"]), set(table["dropped"])) == ({SEEDS - 1}, {"3"})
+    kept = [np.log(norm_effect(seed)) for seed in range(SEEDS) if seed != 3]
+    ratio = table.loc["norm=batch against none", "ratio"]
+    assert ratio == pytest.approx(np.exp(np.mean(kept)), rel=1e-12)
+    assert any("seed 3" in note for note in tables_of(less)["effects"].notes)
+    assert not any("seed 3" in note for note in tables_of(grid)["effects"].notes)
+
+
+def test_batch_at_equal_epochs_and_at_equal_updates(grid):
+    """128 makes 79 updates an epoch, 512 makes 20: 80 in all, and 79 after one."""
+    table = grid.batch_effects.set_index(["at", "where"])
+    assert len(table) == 2 * 3
+    for where in ("all", "norm=none", "norm=batch"):
+        epochs, updates = table.loc[("epochs", where)], table.loc[("updates", where)]
+        assert (epochs["updates_low"], epochs["updates_high"]) == (316, 80)
+        assert (updates["updates_low"], updates["updates_high"]) == (79, 80)
+        assert epochs["ratio"] == pytest.approx(0.7, rel=1e-12)
+        assert updates["ratio"] == pytest.approx(0.7 * 4, rel=1e-12)
+
+
+def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
+    factors = {"norm": ["none"], "head": ["conv"], "batch": [128, 512, 9000]}
+    made = make_study(tmp_path, factors=factors, epochs=8, **TINY)
+    study = analyse(records.load(made))
+    rows = study.equal_updates.set_index("batch")
+
+    # An epoch is 79, 20 or 2 updates; the fewest in all are 16, and 79 is not within 5 % of that.
+    assert (rows.loc[9000, "steps"], rows.loc[9000, "epoch"]) == (16, 8)
+    assert rows.loc[[128, 512], "fd_cifar"].isna().all()
+    assert rows["fd_cifar"].notna().sum() == 1
+
+    two = dataclasses.replace(study, frame=study.frame[study.frame["batch"] < 9000])
+    rows = two.equal_updates.set_index("batch")
+    assert rows["steps"].to_dict() == {128: 158, 512: 160}
+    expected = two.frame.set_index(["batch", "epoch"])["fd_cifar"]
+    assert rows.loc[128, "fd_cifar"] == expected[128, 2]
+    assert rows.loc[512, "fd_cifar"] == expected[512, 8]
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(1, "1"), (3, "0.25"), (5, "0.0625")])
+def test_few_seeds_get_no_verdict_and_are_told_why(grid, seeds, least):
+    few = dataclasses.replace(grid, frame=grid.frame[grid.frame["seed"] < seeds])
+    for name in ("effects", "batch"):
+        assert any(f"cannot be below {least}" in note for note in tables_of(few)[name].notes)
+        assert not any("verdict" in note for note in tables_of(grid)[name].notes)
+    (first, *_), own = few.last_effects["fd_cifar"], [*map(norm_effect, range(seeds))]
+    assert first.seeds == pytest.approx(own, rel=1e-12)
+    assert first.ratio == pytest.approx(np.exp(np.mean(np.log(own))), rel=1e-12)
+
+
+def row(table, norm):
+    return table.set_index("norm").loc[norm]
+
+
+def test_last_best_and_fixed_epochs_by_hand(pair):
+    last, best = row(pair.scores("last"), "none"), row(pair.scores("best"), "none")
+    assert last["fd_cifar"] == 25.0
+    assert last["fd_cifar_n"] == last["seeds"] == 2
+    assert last["fd_cifar_sd"] == pytest.approx(np.sqrt(50), rel=1e-12)
+    assert (last["epochs"], best["epochs"]) == ("4 4", "3 2")
+    assert best["fd_cifar"] == 15.0
+    assert row(pair.scores("best"), "batch")["epochs"] == "4 1"
+    assert row(pair.scores(2), "batch")["fd_cifar"] == 85.0
+    assert "fid" not in last
+
+    # The best epoch gives the other metrics their epoch.
+    frame = pair.frame
+    chosen = frame[(frame["norm"] == "none") & (frame["epoch"] == np.where(frame["seed"], 2, 3))]
+    assert best["cs_cifar"] == pytest.approx(chosen["cs_cifar"].mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 3]), (20, [1, 5, 10, 20]), (80, [1, 20, 30, 40, 50, 80])],
+)
+def test_fixed_epochs(pair, epochs, expected):
+    longer = dataclasses.replace(pair, plan=pair.plan.assign(planned=epochs))
+    assert longer.fixed_epochs == expected
+
+
+def test_losses_by_hand(pair):
+    d_loss = {("batch", 0): [0.9, 0.8, 0.7, 0.72], ("batch", 1): [0.76] * 4}
+    lowest = {("batch", 0): [0.71, 0.7, 0.699, 0.7], ("batch", 1): [0.6945, 0.72, 0.72, 0.72]}
+    study = with_values(with_values(pair, "d_loss", d_loss), "d_loss_min", lowest)
+    batch, none = row(study.losses, "batch"), row(study.losses, "none")
+    assert batch["d_loss"] == pytest.approx(0.74, rel=1e-12)
+    assert (batch["lowest"], batch["bound"]) == (0.6945, np.log(2))
+    assert np.isnan(none["bound"])
+    assert [cells[-2:] for cells in tables_of(study)["losses"].rows] == [
+        [f"{none['lowest']:.4f}", "–"], ["0.6945", "0.6931"],
+    ]  # fmt: skip
+
+
+def test_the_speed_of_a_run_is_its_median(pair):
+    speeds = {("none", 0): [100.0, 200, 900, 300], ("none", 1): [300.0, 400, 350, 350]}
+    study = with_values(pair, "images_per_second", speeds)
+    known = study.speeds.set_index(["norm", "seed"])["images_per_second"]
+    assert (known["none", 0], known["none", 1]) == (250.0, 350.0)
