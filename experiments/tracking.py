@@ -187,6 +187,8 @@ def start(study: Path, run: Path, info: dict, config: dict, mode: str) -> Mirror
     what finish() returns.
     """
     arm, name = run.parent.name, f"{run.parent.name} {run.name}"
+    if mode == "disabled":
+        return Mirror(name, None)
     tags = [info["study"], info["scale"], info["data"]["name"], *arm.split(",")]
     names = {"NAME": name, "RUN_GROUP": arm, "TAGS": ",".join(dict.fromkeys(tags))}
     commit = info["commit"].split(", ")[-1].removesuffix("+changes")
@@ -203,7 +205,8 @@ def start_report(study: Path, mode: str) -> Mirror:
     info = rundir.unseal(study / "study.json")
     name = _digest([info["study"], info["scale"], info["data"]["sha256"], "report"])
     key = hashlib.sha256(page.read_bytes()).hexdigest()
-    mode = "disabled" if _has_receipt(_folder(study, name), key) else mode
+    if _has_receipt(_folder(study, name), key):
+        return Mirror("report", None)
     names = {"NAME": f"report of {study.name}", "JOB_TYPE": "report"}
     return _start(study, "report", names, {"report": name, "key": key}, mode)
 
@@ -241,8 +244,6 @@ def run_wandb(study: Path, *words: str) -> int:
 
 def _start(study: Path, name: str, names: dict[str, str], given: dict, mode: str) -> Mirror:
     """Begin to mirror what is given; the environment's own names of a run beat ours."""
-    if mode == "disabled":
-        return Mirror(name, None)
     ours = {f"WANDB_{key}": value for key, value in (PRIVATE | names).items()}
     theirs = {key: value for key, value in os.environ.items() if value or key not in ours}
     always = {f"WANDB_{key}": value for key, value in (ALWAYS | {"MODE": mode}).items()}
@@ -368,6 +369,8 @@ def _mirror_report(study: Path, name: str, key: str) -> None:
     arms = records["run"].str.rpartition("/")[0]
     by_arm = records.groupby(arms, sort=False)
     shown = {f"records/{arm}": wandb.Table(dataframe=rows) for arm, rows in by_arm}
+    for title, table in shown.items():
+        table.bind_to_run(wandb_run, title, 0)  # else it is an artifact too, which names folders
     for path in sorted(report.glob("figures/*.png")):
         shown[f"figures/{path.stem}"] = wandb.Image(str(path))
     wandb_run.log({**shown, "page": wandb.Html(str(report / "index.html"), inject=False)})

@@ -258,10 +258,12 @@ def settled(out):
 
 
 def mirrored(folder, wandb_history):
-    """The id of each W&B run and the epochs that it has."""
+    """The id of each run that W&B has and its epochs."""
     return {
-        path.name[-10:]: [row["epoch"] for row in wandb_history(folder, path) if "epoch" in row]
-        for path in folder.glob("wandb/offline-run-*")
+        path.name.split("-")[3]: [
+            row["epoch"] for row in wandb_history(folder, path) if "epoch" in row
+        ]
+        for path in folder.glob("wandb/offline-run-*,seed=*")
     }
 
 

@@ -411,7 +411,7 @@ def test_the_report_is_one_run(tmp_path: Path) -> None:
     study, page = tmp_path / "study", b"<html>the page</html>"
     files = {"index.html": page, "figures/fd_cifar.png": make_samples(1)}
     files["records.csv"] = (
-        f"run,epoch,fd\n{ARM}/seed=0,1,2.5\n{ARM}/seed=1,1,\nb/seed=0,1,3\n".encode()
+        f'run,epoch,fd\n"{ARM}/seed=0",1,2.5\n"{ARM}/seed=1",1,\nb/seed=0,1,3\n'.encode()
     )
     for name, data in files.items():
         rundir.replace(study / "report" / name, data)
