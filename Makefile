@@ -100,7 +100,7 @@ bench: setup ## how fast is all this here? ARGS="--only training frechet" measur
 
 ##@ Check
 test: setup ## run the tests; ARGS="-k page" runs some
-	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-ray: setup ## test ENGINE=ray on two nodes of this machine, one of which is lost
 	@OMP_NUM_THREADS=1 $(RUN) pytest -m ray tests/test_ray.py $(ARGS)

@@ -126,16 +126,18 @@ def hear_interrupts() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, so that two workers end at about the same time."""
     longest = [
-        "test_faults_processes.py",
         "test_study.py",
-        "test_tracking.py",
+        "test_reproduce.py",
+        "test_bench.py",
+        "test_faults_processes.py",
         "test_faults_disk.py",
+        "test_resample.py",
         "test_faults_inputs.py",
-        "test_bad_input.py",
+        "test_tracking.py",
         "test_page.py",
     ]
-    places = {name: place for place, name in enumerate(longest)}
-    items.sort(key=lambda item: places.get(item.path.name, len(longest)))
+    rank = {name: number for number, name in enumerate(longest)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
 
 
 def run_wandb(study: Path, *arguments: str) -> str:

@@ -291,7 +291,7 @@ def test_the_command_scores_what_is_missing_and_names_what_failed(study):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--sets", "1"], "--sets 1: the run's own is one, so 2 is the least"),
+        (["--sets", "1"], "'--sets': 1 is not in the range x>=2"),
         (["--threads", "2"], "threads=1 is stored, threads=2 is asked for"),
     ],
 )
