@@ -4,24 +4,17 @@
                                 labels and what else there is to know
 <cache>/sources/<key>.json      which data set a source was, so that it is decoded only once
 
-Reading a folder or a zip takes one image in memory at a time, and on the disk twice the decoded
-pixels, in files without a name, of which nothing is left whatever happens.
+A source is decoded in memory, once; all that train or score afterwards map the same file.
 """
 
 import dataclasses
-import errno
 import hashlib
 import json
-import math
-import mmap
-import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -31,11 +24,11 @@ from torch.nn.functional import interpolate
 from dcgan import pictures, sources
 from dcgan import shapes as drawing
 from dcgan.cli import shown
-from dcgan.pictures import SIDES, BadData
+from dcgan.pictures import MAX_BYTES, SIDES, BadData
 from dcgan.sources import Listing
 
 SHAPES = 12_000  # images that `load` draws
-AT_ONCE = 1 << 20  # pixels, where the images pass through memory: what a processor's cache holds
+AT_ONCE = 1 << 20  # pixels that are resized at a time: what a processor's cache holds
 SHOWN = 5  # names of files that are left out
 
 # Sets that are known by their SHA-256 keep these names, and no other set gets them.
@@ -62,19 +55,6 @@ class Images:
     left_out: tuple[str, ...] = ()  # files and folders of a folder or a zip that were not read
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Images that stay in a file, of which only those that are asked for are read."""
-
-    file: IO[bytes]  # unbuffered
-    offset: int  # bytes before its first image
-    shape: tuple[int, ...]  # of an image, uint8: (H, W, 3)
-    rows: np.ndarray  # (N,) int64: which images of the file, in their order
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
 # --- Loading --------------------------------------------------------------------------------------
 
 
@@ -90,7 +70,7 @@ def load(source: str | None, cache: Path, split: str = "train") -> Images:
         listed = kind in ("folder", "zip")
         with sources.opened(kind, path) if listed else nullcontext() as listing:
             key = _key(kind, path, split, listing)
-            images = _load_kept(cache, key) or _read(kind, path, split, listing, cache)
+            images = _load_kept(cache, key) or _read(kind, path, split, listing)
         about = {"name": _name(kind, path, split, images.sha256), "kind": kind, "key": key}
         if listing:
             about |= {"labels_from": listing.labels_from, "left_out": tuple(listing.left_out)}
@@ -128,69 +108,35 @@ def describe(images: Images) -> str:
     return shown(said)
 
 
-def _read(kind: str, path: Path | None, split: str, listing: Listing | None, cache: Path) -> Images:
+def _read(kind: str, path: Path | None, split: str, listing: Listing | None) -> Images:
     if kind == "shapes":
         return shapes(SHAPES)
     if listing is None:
         return canonical("cifar10", *sources.read_cifar10(path, split), kind)
-    return _read_listing(listing, next(x for x in (cache, *cache.absolute().parents) if x.is_dir()))
+    pixels, lossy = _decode(listing)
+    return canonical("", pixels, listing.labels, kind, lossy)
 
 
-def _read_listing(listing: Listing, scratch_dir: Path) -> Images:
-    """Decode into a file without a name, and from there in the canonical order into another."""
-    stored, keys, lossy = _decode_all(listing, scratch_dir)
-    order = _order(keys, listing.labels)
-    labels, shape = listing.labels[order], (len(order), *stored.shape)
-    digest, step = hashlib.sha256(str(shape).encode()), max(1, AT_ONCE // shape[1] ** 2)
+def _decode(listing: Listing) -> tuple[np.ndarray, bool]:
+    """Every image of a listing, (N, side, side, 3) uint8, and whether any is lossy.
 
-    def parts() -> Iterator[np.ndarray]:
-        for i in range(0, len(order), step):
-            part = np.empty((len(order[i : i + step]), *stored.shape), np.uint8)
-            read_rows(stored, order[i : i + step], part)
-            digest.update(part)
-            yield part
-
-    with stored.file, _unnamed_file(scratch_dir, parts()) as file:
-        pixels = _map(file, 0, shape)
-    digest.update(labels)
-    return Images("", "", pixels, labels, digest.hexdigest(), lossy)
-
-
-def _decode_all(listing: Listing, scratch_dir: Path) -> tuple[Stored, bytes, bool]:
-    """Decode every image of a listing into a file without a name, in `scratch_dir`.
-
-    Returns the images, the SHA-256 of each (32 bytes), and whether any is lossy. Raises BadData.
+    Raises BadData, also where one has another side than the first.
     """
-    keys, side, any_lossy, names = bytearray(), 0, False, listing.names
-
-    def images() -> Iterator[np.ndarray]:
-        nonlocal side, any_lossy
-        for name in names:
-            with pictures.error_context(name, listing.source):
-                image, lossy = pictures.decode(name, listing.read(name))
-                side = side or len(image)
-                if len(image) != side:
-                    sides = f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}"
-                    raise BadData(sides)
-            keys.extend(hashlib.sha256(image).digest())
-            any_lossy |= lossy
-            yield image
-
-    file = _unnamed_file(scratch_dir, images())
-    return Stored(file, 0, (side, side, 3), np.arange(len(names))), bytes(keys), any_lossy
-
-
-def _unnamed_file(folder: Path, parts: Iterable[np.ndarray]) -> IO[bytes]:
-    """A file of these parts, open for reading, whose space is free once it is closed."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            return open(os.dup(file.fileno()), "rb", buffering=0)
-    except OSError as error:
-        error.filename = error.filename or str(folder)
-        raise
+    names, pixels, any_lossy = listing.names, np.empty((0, 0, 0, 3), np.uint8), False
+    for i, name in enumerate(names):
+        with pictures.error_context(name, listing.source):
+            image, lossy = pictures.decode(name, listing.read(name))
+            if not i:
+                side = len(image)
+                if len(names) * image.nbytes > MAX_BYTES:
+                    raise BadData(f"{len(names)} images of {side}x{side} pixels are over 8 GiB")
+                pixels = np.empty((len(names), side, side, 3), np.uint8)
+            if len(image) != side:
+                sides = f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}"
+                raise BadData(sides)
+        pixels[i] = image
+        any_lossy |= lossy
+    return pixels, any_lossy
 
 
 def shapes(count: int) -> Images:
@@ -205,18 +151,17 @@ def canonical(
 
     The first n images are therefore a random subset, the same whatever the source.
     """
-    keys = b"".join(hashlib.sha256(image.tobytes()).digest() for image in pixels)
-    order = _order(keys, labels)
+    keys = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
+    order = np.lexsort((labels, np.array(keys, "S32")))  # equal images by their labels
     pixels, labels = np.ascontiguousarray(pixels[order]), labels[order].astype(np.int64)
+    return Images(name, kind, pixels, labels, _sha256(pixels, labels), lossy)
+
+
+def _sha256(pixels: np.ndarray, labels: np.ndarray) -> str:
     digest = hashlib.sha256(str(pixels.shape).encode())
     digest.update(pixels)
     digest.update(labels)
-    return Images(name, kind, pixels, labels, digest.hexdigest(), lossy)
-
-
-def _order(keys: bytes, labels: np.ndarray) -> np.ndarray:
-    """Images by their keys, 32 bytes each, and equal ones by their labels."""
-    return np.lexsort((labels, np.frombuffer(keys, "S32")))
+    return digest.hexdigest()
 
 
 def _name(kind: str, path: Path | None, split: str, sha256: str) -> str:
@@ -259,7 +204,9 @@ def keep(images: Images, cache: Path, resolution: int) -> None:
             load_cached(cache, images.sha256, side)
             about = json.loads(path.with_suffix(".json").read_text())
         except BadData:
-            about = {"array": _write_array(path, images, side), "labels": images.labels.tolist()}
+            pixels, labels = resize(images, side).pixels, images.labels
+            sources.write_file(path, lambda file, array=pixels: np.save(file, array))
+            about = {"array": _sha256(pixels, labels), "labels": labels.tolist()}
         about |= {"name": images.name, "kind": images.kind, "lossy": images.lossy}
         _write_json(path.with_suffix(".json"), about | {"sha256": images.sha256})
     if images.key:
@@ -275,14 +222,11 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
     path = cache / f"{sha256}-{resolution}.npy"
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        array = np.lib.format.open_memmap(path, mode="r")  # np.load would also open other formats
-        pixels = _map(path, array.offset, array.shape)
+        pixels = np.lib.format.open_memmap(path, "c")  # pages are shared until one writes to them
         labels = np.array(about["labels"], dtype=np.int64)
         images = Images(about["name"], about["kind"], pixels, labels, sha256, about["lossy"])
-        whole = about["sha256"] == sha256 and about["array"] == _digest(path, pixels, labels)
+        whole = about["sha256"] == sha256 and about["array"] == _sha256(pixels, labels)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            raise  # which says nothing about the file
         raise BadData(f"{path}: not in the cache; start again from the source") from error
     if not whole:
         raise BadData(f"{path}: damaged; start again from the source")
@@ -296,44 +240,6 @@ def _load_kept(cache: Path, key: str) -> Images | None:
         return dataclasses.replace(load_cached(cache, sha256, side), lossy=lossy)
     except (OSError, ValueError, TypeError, BadData):
         return None
-
-
-def _map(file: Path | IO[bytes], offset: int, shape: tuple[int, ...]) -> np.memmap:
-    """Pages are shared, and writes stay in this process; over the machine's memory, read only."""
-    try:
-        return np.memmap(file, np.uint8, "c", offset, shape)
-    except OSError as error:
-        if error.errno != errno.ENOMEM:
-            raise
-        return np.memmap(file, np.uint8, "r", offset, shape)
-
-
-def _digest(path: Path, pixels: np.memmap, labels: np.ndarray) -> str:
-    """The SHA-256 of an array of the cache, not read through its mapping: see sources.read_rows."""
-    digest = hashlib.sha256(str(pixels.shape).encode())
-    with open(path, "rb") as file:
-        file.seek(pixels.offset)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    digest.update(labels)
-    return digest.hexdigest()
-
-
-def _write_array(path: Path, images: Images, side: int) -> str:
-    """Write the pixels at one resolution, a few images at a time; returns the array's SHA-256."""
-    shape = (len(images.pixels), side, side, 3)
-    digest = hashlib.sha256(str(shape).encode())
-
-    def write(file: IO[bytes]) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in _resized(images, side):
-            digest.update(part)
-            file.write(part)
-
-    sources.write_file(path, write)
-    digest.update(images.labels)
-    return digest.hexdigest()
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -369,57 +275,34 @@ def rows_of(images: Images, classes: str) -> np.ndarray:
 
 def resize(images: Images, resolution: int) -> Images:
     """Antialiased bilinear, rounded to uint8 once; order, labels and SHA-256 stay as they are."""
-    if resolution == images.pixels.shape[1]:
+    side = images.pixels.shape[1]
+    if resolution == side:
         return images
-    pixels, done = np.empty((len(images.pixels), resolution, resolution, 3), np.uint8), 0
-    for part in _resized(images, resolution):
-        pixels[done : done + len(part)] = part
-        done += len(part)
-    return dataclasses.replace(images, pixels=pixels)
-
-
-def _resized(images: Images, resolution: int) -> Iterator[np.ndarray]:
-    """The pixels at one resolution, a few images at a time."""
-    pixels, side = images.pixels, images.pixels.shape[1]
     if resolution not in SIDES:
         raise BadData(f"{images.name}: cannot be resized to {resolution} pixels, only to 8 to 1024")
+    pixels = np.empty((len(images.pixels), resolution, resolution, 3), np.uint8)
     step = max(1, AT_ONCE // max(side, resolution) ** 2)
     for i in range(0, len(pixels), step):
-        part = np.asarray(pixels[i : i + step])
-        if side != resolution:
-            x = torch.from_numpy(part).permute(0, 3, 1, 2).contiguous()
-            x = interpolate(x.float(), size=resolution, mode="bilinear", antialias=True)
-            x = x.round().clamp(0, 255).to(torch.uint8)
-            part = x.permute(0, 2, 3, 1).contiguous().numpy()
-        yield part
-
-        # What was read of a mapped file would go on to count as memory of this process.
-        if isinstance(pixels.base, mmap.mmap):
-            pixels.base.madvise(mmap.MADV_DONTNEED)
+        x = torch.from_numpy(images.pixels[i : i + step]).permute(0, 3, 1, 2).contiguous()
+        x = interpolate(x.float(), size=resolution, mode="bilinear", antialias=True)
+        x = x.round().clamp(0, 255).to(torch.uint8)
+        pixels[i : i + step] = x.permute(0, 2, 3, 1)
+    return dataclasses.replace(images, pixels=pixels)
 
 
 # --- Training -------------------------------------------------------------------------------------
 
 
-def training_images(images: Images, classes: str, count: int, device: str) -> Tensor | Stored:
-    """The first `count` images of the cache that are of these classes, for `train_epoch`.
+def training_images(images: Images, classes: str, count: int, device: str) -> Tensor:
+    """The first `count` images that are of these classes, uint8 (N, H, W, 3), for `train_epoch`.
 
-    A GPU holds them where they fit. Otherwise they stay in their file, from which every batch is
-    read; so they do on a CPU, whose system keeps in free memory what was read, once for all
-    processes. Results do not depend on it.
+    On a GPU where half of its free memory takes them; otherwise they stay where they are, and each
+    batch is copied.
     """
-    array = images.pixels
-    if device != "cpu" and fits(count * array[0].nbytes, device):
-        return torch.from_numpy(of_classes(images, classes, count).pixels).to(device)
-    rows = rows_of(images, classes)[:count]
-    return Stored(open(array.filename, "rb", buffering=0), array.offset, array.shape[1:], rows)
-
-
-def fits(size: int, device: str) -> bool:
-    """Whether so many bytes of images are at most half of the memory: what a GPU has free of it."""
-    if device == "cpu":
-        return size <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return size <= torch.cuda.mem_get_info(device)[0] // 2
+    pixels = torch.from_numpy(of_classes(images, classes, count).pixels)
+    if device != "cpu" and pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
+        return pixels.to(device)
+    return pixels
 
 
 def to_signed(pixels: Tensor) -> Tensor:
@@ -433,48 +316,11 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def signed_batches(
-    pixels: Tensor | Stored, order: Tensor, batch: int, device: torch.device
+    pixels: Tensor, order: Tensor, batch: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Images in this order -> float32 (B, 3, H, W) in [-1, 1], channels last in memory.
+    """uint8 (N, H, W, 3), in this order -> float32 (B, 3, H, W) in [-1, 1], on the device.
 
-    A tensor of them, uint8 (N, H, W, 3), is on the device already.
+    They are channels last in memory.
     """
-    if isinstance(pixels, Tensor):
-        rows = (pixels[index] for index in order.to(device).split(batch))
-    else:
-        rows = _read_batches(pixels, order.split(batch), device)
-    return (to_signed(part.permute(0, 3, 1, 2)) for part in rows)
-
-
-def _read_batches(
-    stored: Stored, batches: Sequence[Tensor], device: torch.device
-) -> Iterator[Tensor]:
-    """Rows of a file, uint8 (B, H, W, 3), on the device."""
-    pinned = device.type == "cuda"  # neither waits for the other then
-    for index in batches:
-        rows = torch.empty((len(index), *stored.shape), dtype=torch.uint8, pin_memory=pinned)
-        read_rows(stored, index.numpy(), rows.numpy())
-        yield rows.to(device, non_blocking=pinned)
-
-
-def read_rows(stored: Stored, index: np.ndarray, pixels: np.ndarray) -> None:
-    """Read images by their numbers into `pixels`, in the order in which they lie in the file.
-
-    Not through a mapping, whose pages would count as memory of this process, and which a fault
-    fills with what lies around an image. OSError where the file ends too early.
-    """
-    rows, size = stored.rows[index], math.prod(stored.shape)
-    reads = [(i, stored.offset + int(rows[i]) * size) for i in rows.argsort().tolist()]
-
-    # What has to come from the disk is asked for at once: two to three times as fast as in turn.
-    if hasattr(os, "posix_fadvise"):
-        for _, start in reads:
-            os.posix_fadvise(stored.file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
-    try:
-        for i, start in reads:
-            stored.file.seek(start)
-            if stored.file.readinto(pixels[i]) != size:
-                raise OSError(errno.EIO, "an array that ends too early")
-    except OSError as error:
-        error.filename = error.filename or str(stored.file.name)  # which a failed read does not say
-        raise
+    for index in order.to(pixels.device).split(batch):
+        yield to_signed(pixels[index].to(device).permute(0, 3, 1, 2))

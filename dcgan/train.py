@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
-from dcgan.data import Stored, signed_batches
+from dcgan.data import signed_batches
 from dcgan.models import build, channels_last, seed_of
 
 
@@ -42,8 +42,8 @@ def start(config: Config, device: str = "cpu") -> State:
     return State(G, D, _adam(G, config.lr_g, config), _adam(D, config.lr_d, config))
 
 
-def train_epoch(state: State, config: Config, pixels: Tensor | Stored) -> Log:
-    """Show every image to D once: uint8 (N, H, W, 3), on the networks' device or in a file."""
+def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
+    """Show every image to D once: uint8 (N, H, W, 3), on any device."""
     G, D, adam_g, adam_d = state.G.train(), state.D.train(), state.adam_g, state.adam_d
     device = next(G.parameters()).device
     rows = torch.empty((-(-len(pixels) // config.batch), 4), device=device)

@@ -11,7 +11,7 @@ import torch
 
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
-from dcgan.data import Images, describe, fits, rows_of
+from dcgan.data import Images, describe, rows_of
 from dcgan.models import discriminator, generator
 from dcgan.train import start, train_epoch
 from eval import metrics
@@ -111,9 +111,6 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
         "W&B": mode,
     }
     yield from (f"{name:<8}{text}" for name, text in rows.items())
-    if not fits(size := 3 * config.images * config.resolution**2, job.device):
-        yield f"These images take {size / 1e9:,.1f} GB, over half of the memory: every batch of"
-        yield "them is read from the disk."
     if images.lossy:
         yield "Some images were stored with loss: they are trained on, and scores taken"
         yield "against them, as they are decoded."
