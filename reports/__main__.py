@@ -12,10 +12,10 @@ each time:
     tables/       every table as Markdown, LaTeX (booktabs) and CSV
     figures/      every figure as SVG, PNG and PDF, pictures as PNG
     records.csv   every epoch of every run in full precision; records.parquet
-    banks.csv     scores of further evaluation banks, where there are any
+    eval_sets.csv scores of further evaluation sets, where there are any
 
 From W&B it is the same report, without what is not there: real and generated images, further
-evaluation banks, results of `python -m eval`.
+evaluation sets, results of `python -m eval`.
 """
 
 import shutil

@@ -1,8 +1,8 @@
 """Every frame that is derived from the records of a study, each computed once.
 
 What is said of epochs is about the logarithm of the primary metric after burn-in, a third of the
-run. Only some epochs (milestones) have further evaluation banks; every epoch has the run's own
-score, bank 0, on noise of its own.
+run. Only some epochs (milestones) have further evaluation sets; every epoch has the run's own
+score, set 0, on noise of its own.
 """
 
 import math
@@ -27,7 +27,15 @@ WORSE = math.log(1.05)  # by which one of them has to be worse than another
 THRESHOLDS = (50, 40, 30)  # of the primary metric, to which the time is measured
 LEARNT = 0.8  # of the untrained generator's primary metric; what is not below has learnt nothing
 UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
-FLUCTUATION = ("changes", "variance", "one_bank", "noise", "drawdown", "regret", "autocorrelation")
+FLUCTUATION = (
+    "changes",
+    "variance",
+    "with_noise",
+    "noise",
+    "drawdown",
+    "regret",
+    "autocorrelation",
+)
 SELECTION = ("epoch", "own", "other", "last", "optimism", "gain")
 
 
@@ -285,7 +293,7 @@ class Analysis(Study):
         if not kept or len(kept) == len(self.arms):
             return self
         runs = [run for arm in kept for run in self.runs_of[arm]]
-        frames = {name: getattr(self, name) for name in ("plan", "frame", "curves", "banks")}
+        frames = {name: getattr(self, name) for name in ("plan", "frame", "curves", "eval_sets")}
         parts = {name: frame[frame["run"].isin(runs)] for name, frame in frames.items()}
         return replace(self, arms=kept, **parts)
 
@@ -313,10 +321,10 @@ class Analysis(Study):
         """One row per run: how the logarithm of the primary metric goes up and down after burn-in.
 
         All of it is of the run's own scores, which draw fresh noise at every epoch. Columns: `run`,
-        the factors, `seed`, `changes` (between epochs, that were measured); `one_bank` (half the
+        the factors, `seed`, `changes` (between epochs, that were measured); `with_noise` (half the
         variance of successive changes), `noise` (the measurement variance of one evaluation, from
-        the banks after burn-in, pooled over the arm), `variance` (of the fluctuation: `one_bank`
-        less `noise`; NaN without banks, and it may be negative); `drawdown`, `regret`,
+        the sets after burn-in, pooled over the arm), `variance` (of the fluctuation: `with_noise`
+        less `noise`; NaN without evaluation sets, and it may be negative); `drawdown`, `regret`,
         `autocorrelation`.
         """
         rows = {}
@@ -331,10 +339,10 @@ class Analysis(Study):
     def shares(self) -> pd.DataFrame:
         """The components of the variance of the logarithm, over all arms and in each.
 
-        Columns: `where`, `arms`, `seeds`, `epochs`, `banks` (the sizes of the crossed design), for
-        each of arm, seed, epoch and evaluation its variance component, which may be negative, and
-        `<axis>_share`, of the sum of those that are not. Empty where runs were not scored by at
-        least two banks at the same epochs.
+        Columns: `where`, `arms`, `seeds`, `epochs`, `eval_sets` (the sizes of the crossed design),
+        for each of arm, seed, epoch and evaluation its variance component, which may be negative,
+        and `<axis>_share`, of the sum of those that are not. Empty where runs were not scored by
+        at least two sets at the same epochs.
         """
         cube, rows = self._crossed(), []
         names = [arm_name(self, arm) for arm in self.arms]
@@ -345,21 +353,21 @@ class Analysis(Study):
             finite = {axis: part for axis, part in components.items() if math.isfinite(part)}
             shares = dict.fromkeys([f"{axis}_share" for axis in AXES], math.nan)
             shares |= {f"{axis}_share": x for axis, x in statistics.shares(finite).items()}
-            sizes = dict(zip(("arms", "seeds", "epochs", "banks"), values.shape, strict=True))
+            sizes = dict(zip(("arms", "seeds", "epochs", "eval_sets"), values.shape, strict=True))
             rows.append({"where": where} | sizes | components | shares)
         return pd.DataFrame(rows)
 
     @cached_property
     def selection(self) -> pd.DataFrame:
-        """One row per run: its best epoch, chosen on one bank and reported on another; its last.
+        """One row per run: its best epoch, chosen on one set and reported on another; its last.
 
-        Columns: `run`, the factors, `seed`, `epoch` (the best on bank 0, the run's own), `own` (its
-        metric there on bank 0), `other` (the same epoch on bank 1), `last` (the last epoch on bank
+        Columns: `run`, the factors, `seed`, `epoch` (the best on set 0, the run's own), `own` (its
+        metric there on set 0), `other` (the same epoch on set 1), `last` (the last epoch on set
         1); `optimism` and `gain`: the logarithms of other / own and of last / other. All epochs
-        with banks count. Empty without banks.
+        with evaluation sets count. Empty without them.
         """
-        rows, banks = {}, self.bank_logs
-        known = banks[[0, 1]].dropna() if 1 in banks else banks[:0]
+        rows, eval_sets = {}, self.set_logs
+        known = eval_sets[[0, 1]].dropna() if 1 in eval_sets else eval_sets[:0]
         epochs = known.index.get_level_values("epoch").to_numpy()
         values, ended = known.to_numpy(), set(self.last["run"])
         for run, here in known.groupby("run", sort=False).indices.items():
@@ -499,36 +507,36 @@ class Analysis(Study):
         return pd.DataFrame(rows)
 
     @cached_property
-    def bank_logs(self) -> pd.DataFrame:
-        """log metric: a row per (run, epoch) that has banks, a column per bank."""
-        if PRIMARY not in self.banks:
+    def set_logs(self) -> pd.DataFrame:
+        """log metric: a row per (run, epoch) that has evaluation sets, a column per set."""
+        if PRIMARY not in self.eval_sets:
             return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []], names=["run", "epoch"]))
-        banks = self.banks.assign(log=logarithm(self.banks[PRIMARY]))
-        return banks.pivot(index=["run", "epoch"], columns="bank", values="log")
+        eval_sets = self.eval_sets.assign(log=logarithm(self.eval_sets[PRIMARY]))
+        return eval_sets.pivot(index=["run", "epoch"], columns="eval_set", values="log")
 
     @cached_property
     def noise(self) -> dict[str, float]:
         """Run -> the measurement variance of one evaluation of its arm, after burn-in."""
         start = burn_in(int(self.planned.max()))
-        banks = self.bank_logs[self.bank_logs.index.get_level_values("epoch") > start]
+        eval_sets = self.set_logs[self.set_logs.index.get_level_values("epoch") > start]
         noise: dict[str, float] = {}
         for runs in self.runs_of.values():
-            values = banks[banks.index.get_level_values("run").isin(runs)]
-            variance = statistics.bank_variance(values) if len(values) else math.nan
+            values = eval_sets[eval_sets.index.get_level_values("run").isin(runs)]
+            variance = statistics.noise_variance(values) if len(values) else math.nan
             noise |= dict.fromkeys(runs, variance)
         return noise
 
     def _crossed(self) -> np.ndarray:
-        """log metric (arms, seeds, epochs, banks) after burn-in, of the seeds that have all."""
-        banks, start = self.bank_logs, burn_in(int(self.planned.max()))
-        epochs = sorted({epoch for _, epoch in banks.index if epoch > start})
-        if banks.shape[1] < 2 or not epochs:
+        """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""
+        eval_sets, start = self.set_logs, burn_in(int(self.planned.max()))
+        epochs = sorted({epoch for _, epoch in eval_sets.index if epoch > start})
+        if eval_sets.shape[1] < 2 or not epochs:
             return np.empty(0)
         seeds = sorted(set(self.plan["seed"]))
         runs = self.plan.set_index([*self.factors, "seed"])["run"].to_dict()
         cells = [(runs.get((*arm, x)), y) for arm in self.arms for x in seeds for y in epochs]
-        shape = (len(self.arms), len(seeds), len(epochs), banks.shape[1])
-        cube = banks.reindex(cells).to_numpy().reshape(shape)
+        shape = (len(self.arms), len(seeds), len(epochs), eval_sets.shape[1])
+        cube = eval_sets.reindex(cells).to_numpy().reshape(shape)
         return cube[:, np.isfinite(cube).all(axis=(0, 2, 3))]
 
     def _per_run(self, rows: dict[str, tuple], names: Sequence[str]) -> pd.DataFrame:

@@ -108,7 +108,7 @@ class Measure:
 
     scale: Scale
     options: tuple[str, ...] = ()  # fields of a claim that it needs
-    banks: int = 0  # the least evaluation banks
+    eval_sets: int = 0  # the least evaluation sets
     primary: bool = False  # of the primary metric alone
     quality: bool = True  # whether it says something only of networks that have learnt
     pairs: bool = True  # whether arms can be compared with others
@@ -134,10 +134,10 @@ MEASURES = {
     "gain": Measure(RATIO),
     "reach": Measure(RATIO, ("threshold", "clock"), primary=True),
     "swing": Measure(RATIO, quality=False),
-    "fluctuation": Measure(SPREAD, banks=3, primary=True, pairs=False),
-    "fluctuation_ratio": Measure(RATIO, banks=3, primary=True),
-    "share": Measure(SHARE, banks=2, primary=True, pairs=False),
-    "relapse": Measure(MORE, banks=3, primary=True, pairs=False),
+    "fluctuation": Measure(SPREAD, eval_sets=3, primary=True, pairs=False),
+    "fluctuation_ratio": Measure(RATIO, eval_sets=3, primary=True),
+    "share": Measure(SHARE, eval_sets=2, primary=True, pairs=False),
+    "relapse": Measure(MORE, eval_sets=3, primary=True, pairs=False),
     "correlation": Measure(RANK, ("loss",), primary=True),
     "strength": Measure(RANK, ("loss",), primary=True),
     "choice": Measure(RATIO, ("loss",), primary=True),
@@ -285,7 +285,7 @@ def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tu
     seeds = set(study.plan["seed"])
     if seed not in seeds or len(seeds) < 2:
         return 0, 0
-    frames = {name: getattr(study, name) for name in ("plan", "frame", "curves", "banks")}
+    frames = {name: getattr(study, name) for name in ("plan", "frame", "curves", "eval_sets")}
     frames = {name: frame[frame["seed"] != seed] for name, frame in frames.items()}
     rest = replace(study, **frames, runs=[x for x in study.runs if x.name != f"seed={seed}"])
     again = judge(rest, [x.claim.model_copy(update={"seeds": x.claim.seeds - 1}) for x in verdicts])
@@ -402,10 +402,10 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
         unit=measure.scale.unit,
         identity=study.identities.get(claim.metric),
     )
-    banks = study.banks.loc[study.banks["run"].isin(cells["run"]), "bank"].nunique()
-    if banks < measure.banks:
-        few = f"{banks} of {measure.banks}" if banks else "no"
-        return replace(verdict, why=untestable or f"{few} evaluation banks")
+    eval_sets = study.eval_sets.loc[study.eval_sets["run"].isin(cells["run"]), "eval_set"].nunique()
+    if eval_sets < measure.eval_sets:
+        few = f"{eval_sets} of {measure.eval_sets}" if eval_sets else "no"
+        return replace(verdict, why=untestable or f"{few} evaluation sets")
 
     # One number for each run, and the seeds in which none is missing.
     cells["value"] = cells["run"].map(_numbers(study, claim)).astype(float)
@@ -460,7 +460,7 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
             return finished(study.fluctuation)["variance"]
         case "fluctuation_ratio":  # a run of which noise explains all the variance has no number
             return log(finished(study.fluctuation)["variance"])
-        case "share":  # 1/2 where the best epoch of one bank beats the last on another, else -1/2
+        case "share":  # 1/2 where the best epoch of one set beats the last on another, else -1/2
             return (finished(study.selection)["gain"] > 0) - 0.5
         case "relapse":  # whether there is one, less how likely noise alone makes one
             return finished(study.relapse)["relapse"] - finished(study.relapse)["by_noise"]

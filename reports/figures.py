@@ -203,7 +203,7 @@ def effect_sizes(study: Analysis, effects: list) -> tuple[Figure, str]:
 def fluctuation(study: Analysis) -> tuple[Figure, str]:
     """The fluctuation between epochs of every run, and the mean of each arm with its interval."""
     known = study.fluctuation["variance"].notna().any()
-    column = "variance" if known else "one_bank"
+    column = "variance" if known else "with_noise"
     means = study.by_arm(study.fluctuation, [column])
     figure, axis = _rows([arm_name(study, arm) for arm in study.arms], 0.36, top=0.35)
     for y, arm in enumerate(study.arms):
@@ -231,7 +231,7 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     noise = (
         "with the measurement noise taken out; the stroke is the noise of one evaluation"
         if known
-        else "measurement noise and all, for the generators were not scored by further banks"
+        else "measurement noise and all, for no generator was scored on further evaluation sets"
     )
     return figure, (
         f"How far {label(PRIMARY)} goes up and down from epoch to epoch after burn-in, {noise}. "
@@ -263,8 +263,8 @@ def variance_shares(study: Analysis) -> tuple[Figure, str]:
     return figure, (
         f"Where the variance of {label(PRIMARY)} after burn-in lies: between arms, between seeds "
         "of an arm, between epochs of a run, between evaluations of an epoch. "
-        f"n = {row['seeds']} seeds, {row['epochs']} epochs, {row['banks']} evaluations of each; "
-        f"no band is drawn. {short_identity(study, PRIMARY)}"
+        f"n = {row['seeds']} seeds, {row['epochs']} epochs, {row['eval_sets']} evaluations of "
+        f"each; no band is drawn. {short_identity(study, PRIMARY)}"
     )
 
 

@@ -216,7 +216,7 @@ def _shares(study: Analysis) -> list[str]:
 
 
 def _selection(study: Analysis) -> list[str]:
-    """What choosing the best epoch is worth on another bank, and how far it flatters."""
+    """What choosing the best epoch is worth on another set, and how far it flatters."""
     runs = study.learners.selection
     if not len(runs) or not enough(study):
         return []
@@ -225,8 +225,8 @@ def _selection(study: Analysis) -> list[str]:
         for column in ("gain", "optimism")
     )
     return [
-        f"Chosen on one evaluation bank and measured on another, {PRIMARY} of the last epoch is "
-        f"{gain} above that of the best one; the bank that chose flatters the best one by "
+        f"Chosen on one evaluation set and measured on another, {PRIMARY} of the last epoch is "
+        f"{gain} above that of the best one; the set that chose flatters the best one by "
         f"{optimism}."
     ]
 

@@ -61,19 +61,20 @@ class Study:
     `frame` has one row per epoch: `run`, the factors, `seed`, `epoch`, `images` (real ones shown to
     D), `steps`, `status`, losses, scores, times. A score that was not finite, or not measured at
     that epoch, is NaN; a metric that was never measured has no column. `curves` has about 20 rows
-    per epoch: `run`, the factors, `seed`, `images`, `d_loss`, `g_loss`. `banks` has one row per
-    run, epoch and evaluation bank, where an epoch was scored with more noise than its own (bank 0):
-    `run`, the factors, `seed`, `epoch`, `bank`, scores; it is empty where none was. `calibration`
-    has one row for each set of images that no training made ("held-out", "gaussian", "8x8", "flat",
-    "untrained"; see eval.calibration) and one column per metric that the study measured in the
-    same way; it is empty where no set was scored, and its `attrs` say what the sets are.
+    per epoch: `run`, the factors, `seed`, `images`, `d_loss`, `g_loss`. `eval_sets` has one row per
+    run, epoch and evaluation set, where an epoch was scored with more noise than its own (set 0):
+    `run`, the factors, `seed`, `epoch`, `eval_set`, scores; it is empty where none was.
+    `calibration` has one row for each set of images that no training made ("held-out",
+    "gaussian", "8x8", "flat", "untrained"; see eval.calibration) and one column per
+    metric that the study measured in the same way; it is empty where no set was scored, and its
+    `attrs` say what the sets are.
     """
 
     folder: Path
     info: dict[str, Any]  # study.json
     frame: pd.DataFrame
     curves: pd.DataFrame
-    banks: pd.DataFrame
+    eval_sets: pd.DataFrame
     calibration: pd.DataFrame
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
     runs: list[Path]  # with at least a run.json
@@ -129,7 +130,7 @@ def assemble(
         planned = {name: cell["epochs"] for name, cell in (cells | configs).items()}
 
     # One row per committed epoch, and the points of the loss curves.
-    rows, points, banks, plan = [], [], [], []
+    rows, points, eval_sets, plan = [], [], [], []
     for name, length in planned.items():
         epochs = records(name) if name in begun else []
         status = "unfinished" if name in begun else "not begun"
@@ -139,20 +140,23 @@ def assemble(
                 rows.append(keys[name] | _row(record, timing))
                 points += [keys[name] | {x: point[x] for x in CURVE} for point in record["curve"]]
         own = {row["epoch"]: row for row in rows[len(rows) - len(epochs) :]}
-        banks += [keys[name] | row for row in _banks(folder / name, own)]
+        eval_sets += [keys[name] | row for row in _eval_sets(folder / name, own)]
         if len(epochs) == length and status == "unfinished":
             status = "finished"
         plan.append(keys[name] | {"planned": length, "committed": len(epochs), "status": status})
 
     columns = ["run", *dict.fromkeys(factors + ARM), "seed"]
-    clock, bank = [*columns, "epoch", "images", "steps", "status"], [*columns, "epoch", "bank"]
+    clock, per_set = (
+        [*columns, "epoch", "images", "steps", "status"],
+        [*columns, "epoch", "eval_set"],
+    )
     scores = _scores(rows, [*clock, *LOSSES, *TIMES])
     return Study(
         folder=folder,
         info=info,
         frame=_frame(rows, clock, [*LOSSES, *scores, *TIMES]),
         curves=_frame(points, [*columns, "images"], CURVE[1:]),
-        banks=_frame(banks, bank, _scores(banks, bank)),
+        eval_sets=_frame(eval_sets, per_set, _scores(eval_sets, per_set)),
         calibration=_calibration(folder / rundir.CALIBRATION, calibration, identities),
         identities=identities,
         runs=[folder / name for name in names],
@@ -169,7 +173,7 @@ def assemble(
 
 
 def write(study: Study, out: Path) -> list[Path]:
-    """Write records.csv and records.parquet, banks.csv and calibration.csv where there are any.
+    """Write records.csv and records.parquet, eval_sets.csv and calibration.csv where there are any.
 
     All in full precision; returns the paths.
     """
@@ -180,8 +184,8 @@ def write(study: Study, out: Path) -> list[Path]:
         out / "records.csv": _csv(study.frame),
         out / "records.parquet": parquet.getvalue(),
     }
-    if len(study.banks):
-        files[out / "banks.csv"] = _csv(study.banks)
+    if len(study.eval_sets):
+        files[out / "eval_sets.csv"] = _csv(study.eval_sets)
     if len(study.calibration):
         files[out / "calibration.csv"] = _csv(study.calibration.rename_axis("images").reset_index())
     for path, data in files.items():
@@ -241,8 +245,8 @@ def _epochs(run: Path) -> list[int]:
     return epochs
 
 
-def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per epoch and bank; `own`: the row of each epoch, whose scores are those of bank 0."""
+def _eval_sets(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per epoch and set; `own`: the row of each epoch, whose scores are those of set 0."""
     folder = run / rundir.EVAL_SETS
     if not folder.is_dir():
         return []
@@ -252,8 +256,8 @@ def _banks(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         for epoch, others in scores["epochs"].items():
             first = {metric: own[int(epoch)][metric] for metric in others[0]}
             rows += [
-                {"epoch": int(epoch), "bank": bank} | values
-                for bank, values in enumerate([first, *others])
+                {"epoch": int(epoch), "eval_set": number} | values
+                for number, values in enumerate([first, *others])
             ]
     return rows
 

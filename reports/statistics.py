@@ -202,7 +202,7 @@ def fluctuation(series: ArrayLike, burn_in: int) -> Fluctuation:
     """How a run goes up and down, from its log-metric (E epochs,) after the first `burn_in`.
 
     `variance`: half the variance of successive changes; NaN below two of them. Measurement noise is
-    in it, to be taken off by the caller (`bank_variance`); it must be drawn afresh at every epoch,
+    in it, to be taken off by the caller (`noise_variance`); it must be drawn afresh at every epoch,
     or it cancels in the changes. A straight trend does not count; one whose slope changes by s adds
     s^2 / 24, which for a slope from 2.4 % to 0.8 % an epoch is the variance of a fluctuation by
     0.33 %. The divisor for n changes is n - 1 / n, which makes it unbiased where an epoch's
@@ -277,10 +277,10 @@ def crossing(clock: ArrayLike, values: ArrayLike, threshold: float) -> float:
     return float(x[i - 1] + (x[i] - x[i - 1]) * (y[i - 1] - threshold) / (y[i - 1] - y[i]))
 
 
-def bank_variance(values: ArrayLike) -> float:
-    """The measurement variance of one bank: pooled within the cells of values (..., K banks).
+def noise_variance(values: ArrayLike) -> float:
+    """The measurement variance of one evaluation: pooled within the cells of values (..., K).
 
-    NaN where no cell has two banks.
+    K: evaluation sets; NaN where no cell has two.
     """
     x = np.ma.masked_invalid(np.asarray(values, dtype=float))
     freedom = (x.count(axis=-1) - 1).clip(0).sum()
@@ -289,9 +289,9 @@ def bank_variance(values: ArrayLike) -> float:
 
 
 def components(values: ArrayLike) -> dict[str, float]:
-    """Variance components of values (A arms, S seeds, E epochs, K evaluation banks).
+    """Variance components of values (A arms, S seeds, E epochs, K evaluation sets).
 
-    `evaluation`: between banks of one epoch. `epoch`: between the epochs of one run, a trend
+    `evaluation`: between sets of one epoch. `epoch`: between the epochs of one run, a trend
     included. `seed`: between the runs of one arm. `arm`: between the arms' means. They add up to
     the variance of one evaluation of any run at any epoch. Estimates may be negative, and are NaN
     where an axis is too short. A seed with a missing value in any arm is left out of all.
@@ -302,7 +302,7 @@ def components(values: ArrayLike) -> dict[str, float]:
     """
     x = np.asarray(values, dtype=float)
     x = x[:, np.isfinite(x).all(axis=(0, 2, 3))]
-    arms, seeds, epochs, banks = x.shape
+    arms, seeds, epochs, eval_sets = x.shape
     if not x.size:
         return dict.fromkeys(AXES, math.nan)
 
@@ -318,7 +318,7 @@ def components(values: ArrayLike) -> dict[str, float]:
         return float((deviations**2).sum() / freedom) if freedom else math.nan
 
     # Variances of means; each holds those of the levels below it.
-    evaluation = variance(x - cell, arms * seeds * epochs * (banks - 1))
+    evaluation = variance(x - cell, arms * seeds * epochs * (eval_sets - 1))
     within_run = variance(cell - run, arms * seeds * (epochs - 1))
     unshared = variance(cell - curve - run + arm, arms * (seeds - 1) * (epochs - 1))
     within_arm = variance(run - arm, arms * (seeds - 1))
@@ -327,7 +327,7 @@ def components(values: ArrayLike) -> dict[str, float]:
     return {
         "arm": between_arms - unpaired / seeds,
         "seed": within_arm - unshared / epochs,
-        "epoch": within_run - evaluation / banks,
+        "epoch": within_run - evaluation / eval_sets,
         "evaluation": evaluation,
     }
 

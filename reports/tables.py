@@ -695,7 +695,7 @@ def _by_epochs(study: Analysis) -> list[Table]:
     decimals = decimals_of(PRIMARY, study.last[PRIMARY]) if PRIMARY in study.last else 0
     fluctuation = {
         "variance": ("SD, %", 1, percent_sd),
-        "one_bank": ("one bank, %", 1, percent_sd),
+        "with_noise": ("with noise, %", 1, percent_sd),
         "noise": ("noise, %", 1, percent_sd),
         "drawdown": ("drawdown, %", 1, _percent_above),
         "regret": ("last over best, %", 1, _percent_above),
@@ -704,8 +704,8 @@ def _by_epochs(study: Analysis) -> list[Table]:
     about_fluctuation = [
         f"After a burn-in of {count(start, 'epoch')}. SD: of the fluctuation of log {PRIMARY} "
         "between epochs, the root of half the variance of successive changes, less the measurement "
-        "noise; 0 where noise explains all of it. One bank: noise and all. Noise: SD of one "
-        "evaluation, from the epochs that were scored on further noise.",
+        "noise; 0 where noise explains all of it. With noise: before it is taken out. Noise: SD of "
+        "one evaluation, from the epochs that were scored on further noise.",
         "Drawdown: largest rise above the best epoch until then. Last over best: what the last "
         "epoch is above the best one. Lag-1: autocorrelation of neighbouring epochs about a "
         f"straight line; without any memory about {-2 / max(1, epochs - start):.2f} is to be "
@@ -715,16 +715,16 @@ def _by_epochs(study: Analysis) -> list[Table]:
         text = "The generators were not scored again: noise is not known, and not taken out."
         about_fluctuation.append(text)
     selection = {
-        "own": ("best, own bank", decimals, float),
-        "other": ("best, other bank", decimals, float),
-        "last": ("last, other bank", decimals, float),
+        "own": ("best, own set", decimals, float),
+        "other": ("best, other set", decimals, float),
+        "last": ("last, other set", decimals, float),
         "optimism": ("optimism, %", 1, percent_more),
         "gain": ("last over best, %", 1, percent_more),
     }
     about_selection = (
-        f"The epoch with the best {PRIMARY} on a run's own evaluation bank, on that bank and on "
-        "another one; and the last epoch, on the other one. Optimism: by how much the other bank's "
-        "number is above that of the bank that chose. Last over best: on the other bank."
+        f"The epoch with the best {PRIMARY} on a run's own evaluation set, on that set and on "
+        "another one; and the last epoch, on the other one. Optimism: by how much the other set's "
+        "number is above that of the set that chose. Last over best: on the other set."
     )
     about_ranks = (
         f"Spearman's correlation, after burn-in, of the changes from one epoch to the next of the "
@@ -747,7 +747,7 @@ def _by_epochs(study: Analysis) -> list[Table]:
     relapse = {"relapse": ("runs", 2, float), "by_noise": ("by noise alone", 2, float)}
     titles = {
         "fluctuation": f"Fluctuation of {PRIMARY} between epochs",
-        "selection": f"{PRIMARY} at the best epoch, chosen on one bank and reported on another",
+        "selection": f"{PRIMARY} at the best epoch, chosen on one set and reported on another",
         "ranks": f"Rank correlation of the changes of the losses with those of {PRIMARY}",
         "regret": f"{PRIMARY} of the epoch that a loss would choose",
         "relapse": "Fine, bad, and fine again",
@@ -773,7 +773,7 @@ def _shares(study: Analysis) -> Table:
         parts = [max(row[axis], 0.0) for axis in AXES if math.isfinite(row[axis])]
         return rounded(percent_sd(sum(parts)), 1)
 
-    sizes = ("arms", "seeds", "epochs", "banks")
+    sizes = ("arms", "seeds", "epochs", "eval_sets")
     columns = [
         _text("where"),
         Column(" × ".join(sizes), lambda row: " × ".join(str(row[name]) for name in sizes)),

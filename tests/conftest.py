@@ -194,7 +194,7 @@ def write_study(
     data: str = "shapes",
     resolution: int = 32,
     points: int = 20,
-    banks: int = 0,
+    eval_sets: int = 0,
     arms: dict[str, dict] | None = None,
 ) -> Path:
     """Write a made-up study by the commit protocol; returns its folder. Same arguments, same bytes.
@@ -203,7 +203,7 @@ def write_study(
     first epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A
     run is named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve of an
     epoch.
-    `banks`: evaluation banks of every epoch, its own among them; 0: no run has a folder of them.
+    `eval_sets`: evaluation sets of every epoch, its own among them; 0: no run has a folder of them.
     `arms`: name -> fields, in the place of factors.
     """
     factors = {"arm": list(arms)} if arms else FACTORS if factors is None else factors
@@ -238,8 +238,8 @@ def write_study(
             }
             rundir.replace(folder / name / "run.json", rundir.seal(run))
             _commit_run(folder / name, config, done, (diverged or {}).get(name, epochs + 1), points)
-            if banks:
-                _write_banks(folder / name, banks)
+            if eval_sets:
+                _write_eval_sets(folder / name, eval_sets)
 
     info = {
         "study": study,
@@ -390,7 +390,7 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
         rundir.commit(run, epoch, files)
 
 
-def _write_banks(run: Path, banks: int) -> None:
+def _write_eval_sets(run: Path, eval_sets: int) -> None:
     """Score every epoch again with noise of 2 % on the logarithm, as experiments.resample would."""
     rng = np.random.default_rng(
         list(hashlib.sha256(f"{run.parent.name}/{run.name}".encode()).digest())
@@ -403,9 +403,9 @@ def _write_banks(run: Path, banks: int) -> None:
                 name: value and value * float(np.exp(rng.normal(0, 0.02)))
                 for name, value in scores.items()
             }
-            for _ in range(1, banks)
+            for _ in range(1, eval_sets)
         ]
-    data = rundir.to_json({"banks": banks, "epochs": epochs})
+    data = rundir.to_json({"banks": eval_sets, "epochs": epochs})
     rundir.replace(run / "banks" / "scores.json", data)
     sums = f"{hashlib.sha256(data).hexdigest()}  scores.json\n"
     rundir.replace(run / "banks" / rundir.SUMS, sums.encode())

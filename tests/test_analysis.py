@@ -15,24 +15,24 @@ ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 TINY = {"resolution": 16, "points": 2}
 NOISE = 0.03
 EPOCHS = 6  # one of them burn-in
-PARTS = ("plan", "frame", "banks")
+PARTS = ("plan", "frame", "eval_sets")
 
 
 @pytest.fixture(scope="module")
 def waves(make_study, tmp_path_factory):
-    """Two arms, seven seeds, with the logarithms below, and banks at -, 0 and + NOISE of them."""
+    """Two arms, seven seeds, the logarithms below, evaluation sets at -, 0 and + NOISE of them."""
     folder = make_study(
-        tmp_path_factory.mktemp("epochs"), seeds=range(7), factors=ARMS, epochs=EPOCHS, banks=3,
+        tmp_path_factory.mktemp("epochs"), seeds=range(7), factors=ARMS, epochs=EPOCHS, eval_sets=3,
         **TINY,
     )  # fmt: skip
     found = analyse(records.load(folder))
-    frame, banks = found.frame.copy(), found.banks.copy()
+    frame, eval_sets = found.frame.copy(), found.eval_sets.copy()
     for row in frame.itertuples():
         value = np.exp(log(row))
         frame.loc[row.Index, "fd_cifar"] = value * np.exp(-NOISE)
-        here = (banks["run"] == row.run) & (banks["epoch"] == row.epoch)
-        banks.loc[here, "fd_cifar"] = value * np.exp(NOISE * np.array([-1, 0, 1]))
-    return dataclasses.replace(found, frame=frame, banks=banks)
+        here = (eval_sets["run"] == row.run) & (eval_sets["epoch"] == row.epoch)
+        eval_sets.loc[here, "fd_cifar"] = value * np.exp(NOISE * np.array([-1, 0, 1]))
+    return dataclasses.replace(found, frame=frame, eval_sets=eval_sets)
 
 
 def log(row):
@@ -57,32 +57,32 @@ def test_fluctuation_takes_the_noise_out(waves):
         raw = ((changes - changes.mean()) ** 2).sum() / (4 - 1 / 4) / 2
         assert found["changes"] == 4
         assert found["noise"] == pytest.approx(NOISE**2, rel=1e-9)
-        assert found["one_bank"] == pytest.approx(raw, rel=1e-9)
+        assert found["with_noise"] == pytest.approx(raw, rel=1e-9)
         assert found["variance"] == pytest.approx(raw - NOISE**2, rel=1e-9)
         assert found["drawdown"] == pytest.approx(swing, rel=1e-9)
         assert found["regret"] == pytest.approx(0, abs=1e-12)  # epoch 6 is as good as any
 
 
 def test_noise_is_known_from_some_epochs_and_not_from_those_of_the_burn_in(waves):
-    banks = waves.banks[waves.banks["epoch"].isin([1, 2, 5])].copy()
-    banks.loc[(banks["epoch"] == 1) & (banks["bank"] == 1), "fd_cifar"] *= 2
-    table = dataclasses.replace(waves, banks=banks).fluctuation
+    eval_sets = waves.eval_sets[waves.eval_sets["epoch"].isin([1, 2, 5])].copy()
+    eval_sets.loc[(eval_sets["epoch"] == 1) & (eval_sets["eval_set"] == 1), "fd_cifar"] *= 2
+    table = dataclasses.replace(waves, eval_sets=eval_sets).fluctuation
     whole = waves.fluctuation
     assert table["noise"].tolist() == pytest.approx([NOISE**2] * 14, rel=1e-9)
     assert table["variance"].tolist() == pytest.approx(whole["variance"].tolist(), rel=1e-9)
 
 
-def test_without_banks_no_noise_is_taken_out_and_the_table_says_so(waves):
-    bare = dataclasses.replace(waves, banks=waves.banks.iloc[:0])
+def test_without_eval_sets_no_noise_is_taken_out_and_the_table_says_so(waves):
+    bare = dataclasses.replace(waves, eval_sets=waves.eval_sets.iloc[:0])
     table = bare.fluctuation
     assert table["variance"].isna().all()
     assert table["noise"].isna().all()
     whole = waves.fluctuation
-    assert np.allclose(table["one_bank"], whole["one_bank"], rtol=1e-12, atol=0)
+    assert np.allclose(table["with_noise"], whole["with_noise"], rtol=1e-12, atol=0)
     shown = tables_of(bare)
     assert not {"shares", "selection"} & set(shown)
     assert any("not taken out" in note for note in shown["fluctuation"].notes)
-    assert shown["fluctuation"].headings[4:6] == ["one bank, %", "drawdown, %"]
+    assert shown["fluctuation"].headings[4:6] == ["with noise, %", "drawdown, %"]
 
 
 def test_shares_add_up_and_name_the_design(waves):
@@ -92,26 +92,32 @@ def test_shares_add_up_and_name_the_design(waves):
         "norm=none, head=conv, batch=128",
         "norm=batch, head=conv, batch=128",
     ]
-    assert table.loc[0, ["arms", "seeds", "epochs", "banks"]].tolist() == [2, 7, 5, 3]
+    assert table.loc[0, ["arms", "seeds", "epochs", "eval_sets"]].tolist() == [2, 7, 5, 3]
     assert table["evaluation"].tolist() == pytest.approx([NOISE**2] * 3, rel=1e-9)
     shares = table[[f"{axis}_share" for axis in ("arm", "seed", "epoch", "evaluation")]]
     assert shares.sum(axis=1).tolist() == pytest.approx([1, 1, 1], rel=1e-12)
     assert shares.isna().sum().tolist() == [2, 0, 0, 0]  # one arm has no variance between arms
     assert table.loc[0, "arm"] == pytest.approx(0.5, rel=0.02)  # of 0 and 1
 
-    # A seed that lacks a bank of one epoch in one arm is left out of all.
-    lost = (waves.banks["seed"] == 2) & (waves.banks["epoch"] == 4) & (waves.banks["bank"] == 1)
-    lost &= waves.banks["norm"] == "none"
-    less = dataclasses.replace(waves, banks=waves.banks[~lost])
+    # A seed that lacks a set of one epoch in one arm is left out of all.
+    lost = (
+        (waves.eval_sets["seed"] == 2)
+        & (waves.eval_sets["epoch"] == 4)
+        & (waves.eval_sets["eval_set"] == 1)
+    )
+    lost &= waves.eval_sets["norm"] == "none"
+    less = dataclasses.replace(waves, eval_sets=waves.eval_sets[~lost])
     assert less.shares["seeds"].tolist() == [6, 6, 6]
 
 
-def test_the_epoch_is_chosen_on_one_bank_and_reported_on_another(waves):
-    banks = waves.banks.copy()
-    here = (banks["seed"] == 1) & (banks["norm"] == "none")
-    for bank, values in enumerate(([50, 40, 30, 45, 60, 55], [51, 20, 33, 46, 61, 44])):
-        banks.loc[here & (banks["bank"] == bank), "fd_cifar"] = np.array(values, dtype=float)
-    found = of(dataclasses.replace(waves, banks=banks).selection, 1)
+def test_the_epoch_is_chosen_on_with_noise_and_reported_on_another(waves):
+    eval_sets = waves.eval_sets.copy()
+    here = (eval_sets["seed"] == 1) & (eval_sets["norm"] == "none")
+    for number, values in enumerate(([50, 40, 30, 45, 60, 55], [51, 20, 33, 46, 61, 44])):
+        eval_sets.loc[here & (eval_sets["eval_set"] == number), "fd_cifar"] = np.array(
+            values, dtype=float
+        )
+    found = of(dataclasses.replace(waves, eval_sets=eval_sets).selection, 1)
     assert (found["epoch"], found["own"], found["other"]) == (
         3,
         pytest.approx(30),
@@ -121,9 +127,11 @@ def test_the_epoch_is_chosen_on_one_bank_and_reported_on_another(waves):
     assert np.exp(found["optimism"]) == pytest.approx(33 / 30, rel=1e-12)
     assert np.exp(found["gain"]) == pytest.approx(44 / 33, rel=1e-12)
 
-    one_bank = dataclasses.replace(waves, banks=waves.banks[waves.banks["bank"] == 0])
-    assert len(one_bank.selection) == 0
-    assert len(one_bank.shares) == 0
+    one_set = dataclasses.replace(
+        waves, eval_sets=waves.eval_sets[waves.eval_sets["eval_set"] == 0]
+    )
+    assert len(one_set.selection) == 0
+    assert len(one_set.shares) == 0
 
 
 def test_rank_correlation_of_the_changes_of_the_losses(waves):
@@ -161,10 +169,10 @@ def with_run(study, **columns):
     length = len(next(iter(columns.values())))
     rows = parts["frame"].iloc[[0] * length].reset_index(drop=True)
     frame = rows.assign(epoch=range(1, length + 1), **columns)
-    plan, banks = parts["plan"].assign(planned=length), parts["banks"]
-    banks = banks.assign(epoch=banks["epoch"] + length - EPOCHS)  # the last ones
+    plan, eval_sets = parts["plan"].assign(planned=length), parts["eval_sets"]
+    eval_sets = eval_sets.assign(epoch=eval_sets["epoch"] + length - EPOCHS)  # the last ones
     arms = study.arms[:1]
-    return dataclasses.replace(study, plan=plan, frame=frame, banks=banks, arms=arms)
+    return dataclasses.replace(study, plan=plan, frame=frame, eval_sets=eval_sets, arms=arms)
 
 
 def test_what_the_epochs_are_worth_that_one_may_choose(waves):
@@ -249,7 +257,7 @@ def test_arms_that_have_learnt_nothing_are_left_out(waves):
     assert waves.learners is waves
     left = one.learners
     assert left.arms == [("none", "conv", 128)]
-    for part in (left.plan, left.frame, left.banks, left.curves):
+    for part in (left.plan, left.frame, left.eval_sets, left.curves):
         assert set(part["norm"]) == {"none"}
 
 

@@ -56,8 +56,8 @@ def summed(files):
 
 @pytest.fixture(scope="session")
 def made(make_study, calibrate_study, tmp_path_factory):
-    """Two arms, seeds 2 and 10, with banks, generators, calibration and audit. Read only."""
-    study = make_study(tmp_path_factory.mktemp("made"), seeds=(2, 10), banks=3, **GIVEN)
+    """Two arms, seeds 2 and 10, with evaluation sets, generators, calibration, audit. Read only."""
+    study = make_study(tmp_path_factory.mktemp("made"), seeds=(2, 10), eval_sets=3, **GIVEN)
     calibrate_study(study)
     audit = {"run": NONE, "epoch": 3, "images": 100, "answers": [], "tables": []}
     (study / "audit.json").write_text(json.dumps(audit))
@@ -167,12 +167,12 @@ def test_results_are_added_once_and_those_that_are_here_stay(made, packed, tmp_p
 
 def test_two_halves_make_the_whole(make_study, publish, tmp_path):
     """Seeds of two machines, then the later epochs of one: as if one machine had made all."""
-    whole = make_study(tmp_path / "whole", seeds=(0, 1), banks=2, **GIVEN)
+    whole = make_study(tmp_path / "whole", seeds=(0, 1), eval_sets=2, **GIVEN)
     begun = {f"{arm}/seed=1": 1 for arm in (NONE, BATCH)}
     parts = {
         "late": make_study(tmp_path / "late", seeds=(1,), **GIVEN, committed=begun),
-        "first": make_study(tmp_path / "first", seeds=(0,), banks=2, **GIVEN),
-        "rest": make_study(tmp_path / "rest", seeds=(1,), banks=2, **GIVEN),
+        "first": make_study(tmp_path / "first", seeds=(0,), eval_sets=2, **GIVEN),
+        "rest": make_study(tmp_path / "rest", seeds=(1,), eval_sets=2, **GIVEN),
     }
     for name, study in parts.items():
         archive.pack(study, tmp_path / f"{name}.zip")
@@ -219,7 +219,7 @@ def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_noth
 ):
     """Its evaluation sets and results of analyses take the place of what the shorter run had."""
     for epochs in (3, 5):
-        made = make_study(tmp_path / f"{epochs}", banks=3, **GIVEN | {"epochs": epochs})
+        made = make_study(tmp_path / f"{epochs}", eval_sets=3, **GIVEN | {"epochs": epochs})
         result = made / NONE / "seed=0" / "eval" / "walks.json"
         result.parent.mkdir()
         content = {"epoch": epochs, "values": {}, "titles": {}, "notes": []}
@@ -234,7 +234,7 @@ def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_noth
         assert contents(tmp_path / order) == wanted
     found = records.load(tmp_path / "35" / made.name)
     assert (set(found.plan["planned"]), found.missing) == ({5}, [])
-    assert set(found.banks["epoch"]) == {1, 2, 3, 4, 5}
+    assert set(found.eval_sets["epoch"]) == {1, 2, 3, 4, 5}
 
 
 def test_whole_seeds_have_a_file_each_and_together_are_the_study(made, packed, tmp_path):

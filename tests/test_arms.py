@@ -22,7 +22,7 @@ TINY = {"resolution": 16, "points": 2, "epochs": 4, "arms": ARMS}
 @pytest.fixture(scope="module")
 def named(make_study, tmp_path_factory):
     """Three arms, eight seeds: plain-gan twice as far as the baseline, relu-d 1 % nearer."""
-    folder = make_study(tmp_path_factory.mktemp("named"), seeds=range(8), banks=3, **TINY)
+    folder = make_study(tmp_path_factory.mktemp("named"), seeds=range(8), eval_sets=3, **TINY)
     study = analyse(records.load(folder))
     base = study.frame.loc[study.frame["arm"] == "baseline", "fd_cifar"].to_numpy()
     for arm, factor in ("plain-gan", 2.0), ("relu-d", 0.99):
@@ -122,7 +122,7 @@ def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_
         records.load(folder)
 
 
-@pytest.mark.parametrize(("seeds", "banks"), [(1, 0), (6, 3)])
+@pytest.mark.parametrize(("seeds", "eval_sets"), [(1, 0), (6, 3)])
 @pytest.mark.parametrize(
     "factors",
     [
@@ -134,9 +134,9 @@ def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_
     ids=lambda factors: "-".join(factors),
 )
 def test_other_factors_are_reported_like_those_of_the_ablation(
-    make_study, tmp_path, factors, seeds, banks
+    make_study, tmp_path, factors, seeds, eval_sets
 ):
-    made = {"seeds": range(seeds), "banks": banks, "inception": "epoch"}
+    made = {"seeds": range(seeds), "eval_sets": eval_sets, "inception": "epoch"}
     study = analyse(
         records.load(make_study(tmp_path, factors=factors, **TINY | {"arms": None} | made))
     )

@@ -42,12 +42,12 @@ UNTRAINED = 1e9  # fd_cifar, so that everything has learnt
 
 
 def simulate(
-    factors=GRID, seeds=8, epochs=8, banks=3, arms=None, log_fd=None, shown=200_000,
+    factors=GRID, seeds=8, epochs=8, eval_sets=3, arms=None, log_fd=None, shown=200_000,
     untrained=UNTRAINED, **columns,
 ):  # fmt: skip
     """A study in memory; each argument gives a number from (arm, seed, epoch).
 
-    `log_fd`: the logarithm of fd_cifar, or a row of them for the banks; the others are columns of
+    `log_fd`: the logarithm of fd_cifar, or a row of them for the sets; the others are columns of
     the frame, and `curve` gives the points of D's loss within an epoch. `shown`: images an epoch;
     `untrained`: fd_cifar of the untrained generator, None where it is not known.
     """
@@ -62,7 +62,7 @@ def simulate(
         plan.append(key | {"planned": epochs, "committed": epochs, "status": "finished"})
         for epoch in range(1, epochs + 1):
             logs = log_fd(levels, seed, epoch) if log_fd else 4.0
-            logs = np.broadcast_to(logs, banks)
+            logs = np.broadcast_to(logs, eval_sets)
             steps = epoch * -(-10_000 // levels["batch"])
             row = key | {"epoch": epoch, "images": epoch * shown, "steps": steps, "status": "ok"}
             row |= {"d_loss": 0.7, "g_loss": 1.0, "d_loss_min": 0.7, "fd_cifar": np.exp(logs[0])}
@@ -72,8 +72,8 @@ def simulate(
             curves += [
                 key | {"images": i, "d_loss": x, "g_loss": 1.0} for i, x in enumerate(points)
             ]
-            numbers = enumerate(np.exp(logs) if banks > 1 else [])
-            scores += [key | {"epoch": epoch, "bank": k, "fd_cifar": x} for k, x in numbers]
+            numbers = enumerate(np.exp(logs) if eval_sets > 1 else [])
+            scores += [key | {"epoch": epoch, "eval_set": k, "fd_cifar": x} for k, x in numbers]
 
     info = {"study": "ablation", "scale": "small", "factors": factors, "settings": SETTINGS}
     keys = ["run", *names, "seed"]
@@ -83,7 +83,7 @@ def simulate(
         info=info,
         frame=pd.DataFrame(frame),
         curves=pd.DataFrame(curves),
-        banks=pd.DataFrame(scores, columns=[*keys, "epoch", "bank", "fd_cifar"]),
+        eval_sets=pd.DataFrame(scores, columns=[*keys, "epoch", "eval_set", "fd_cifar"]),
         identities={"fd_cifar": {"metric": "fd_cifar", "network_sha256": "ab" * 32}},
         runs=[],
         missing=[],
@@ -110,8 +110,8 @@ def judge(study, *wanted, **changes):
 def without(study, run, epochs=None):
     """The study without a run, or with its first epochs alone."""
     lost = (study.frame["run"] == run) & (study.frame["epoch"] > (epochs or 0))
-    gone = study.banks["run"] == run
-    return dataclasses.replace(study, frame=study.frame[~lost], banks=study.banks[~gone])
+    gone = study.eval_sets["run"] == run
+    return dataclasses.replace(study, frame=study.frame[~lost], eval_sets=study.eval_sets[~gone])
 
 
 # What the file holds, and what it refuses.
@@ -582,15 +582,15 @@ def test_a_run_that_has_not_ended_can_refute_the_bound_and_cannot_support_it():
         assert not any(name.endswith("seed=0") for name in found.runs)
 
 
-def noisy(fluctuation, noise, trend=0.0, epochs=30, banks=3, seeds=8):
+def noisy(fluctuation, noise, trend=0.0, epochs=30, eval_sets=3, seeds=8):
     """A study whose log fd_cifar fluctuates by a known amount and is measured with known noise."""
     rng = np.random.default_rng(7)
 
     def log_fd(arm, seed, epoch):
         truth = 5 + 0.2 * seed + trend * epoch + rng.normal(0, fluctuation)
-        return truth + rng.normal(0, noise, banks)
+        return truth + rng.normal(0, noise, eval_sets)
 
-    return simulate(GRID, epochs=epochs, banks=banks, seeds=seeds, log_fd=log_fd)
+    return simulate(GRID, epochs=epochs, eval_sets=eval_sets, seeds=seeds, log_fd=log_fd)
 
 
 @pytest.mark.parametrize(
@@ -607,11 +607,11 @@ def test_fluctuation_is_what_noise_and_trend_do_not_explain(fluctuation, noise, 
         assert found.estimate.value == pytest.approx(100 * fluctuation, rel=0.1)
 
 
-def test_noise_is_known_from_evaluation_banks_alone():
-    for banks, least, why in ((1, 2, "no"), (2, 3, "2 of 3")):
-        for found in judge(noisy(0.1, 0.03, banks=banks), "B5", "P2-stability", "B5-share"):
+def test_noise_is_known_from_evaluation_sets_alone():
+    for eval_sets, least, why in ((1, 2, "no"), (2, 3, "2 of 3")):
+        for found in judge(noisy(0.1, 0.03, eval_sets=eval_sets), "B5", "P2-stability", "B5-share"):
             if least == 2 or found.claim.id != "B5-share":
-                assert (found.verdict, found.why) == ("inconclusive", f"{why} evaluation banks")
+                assert (found.verdict, found.why) == ("inconclusive", f"{why} evaluation sets")
                 assert (found.estimate, found.n, found.runs) == (None, 0, [])
             else:
                 assert found.n == 8

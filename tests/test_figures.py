@@ -29,8 +29,8 @@ BATCH = "norm=batch,head=conv,batch=128/seed=0"
 
 @pytest.fixture(scope="module")
 def study(make_study, tmp_path_factory):
-    """Eight arms, three seeds, two epochs, three evaluation banks."""
-    folder = make_study(tmp_path_factory.mktemp("figures"), seeds=(0, 1, 2), banks=3, **TINY)
+    """Eight arms, three seeds, two epochs, three evaluation sets."""
+    folder = make_study(tmp_path_factory.mktemp("figures"), seeds=(0, 1, 2), eval_sets=3, **TINY)
     return analyse(records.load(folder))
 
 
@@ -184,12 +184,12 @@ def test_shares_fill_their_bars_and_stay_apart_in_greyscale(study, drawn):
 
 def test_the_fluctuation_of_an_arm_is_drawn_in_its_own_row(study, drawn):
     axis = drawn["fluctuation"][0].axes[0]
-    arms = study.by_arm(study.fluctuation, ["one_bank"])
+    arms = study.by_arm(study.fluctuation, ["with_noise"])
     large = [line for line in axis.lines if line.get_markersize() == 8.5]
     assert [float(line.get_ydata()[0]) for line in large] == list(range(len(arms)))
     strokes = [float(line.get_xdata()[0]) for line in axis.lines if line.get_marker() == "|"]
     assert len(strokes) == 8
-    assert all(0.5 < noise < 4 for noise in strokes)  # the banks of make_study: 2 %
+    assert all(0.5 < noise < 4 for noise in strokes)  # the sets of make_study: 2 %
 
 
 def test_ln_2_stands_where_norm_is_batch_and_nowhere_else(drawn):

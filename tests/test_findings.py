@@ -19,9 +19,9 @@ TINY = {"resolution": 16, "points": 2}
 
 @pytest.fixture(scope="module")
 def grid(make_study, tmp_path_factory):
-    """The whole grid with six seeds, four epochs and three evaluation banks."""
+    """The whole grid with six seeds, four epochs and three evaluation sets."""
     folder = make_study(
-        tmp_path_factory.mktemp("grid"), seeds=range(6), factors=GRID, epochs=4, banks=3, **TINY
+        tmp_path_factory.mktemp("grid"), seeds=range(6), factors=GRID, epochs=4, eval_sets=3, **TINY
     )
     return analyse(records.load(folder))
 
@@ -95,7 +95,7 @@ def test_six_seeds_give_intervals(grid):
     text = " ".join(found.all)
     assert "above 1 in" not in text
     assert "no verdict" not in text
-    for words in ("rank correlation", "% of the variance", "evaluation bank", "images a second"):
+    for words in ("rank correlation", "% of the variance", "evaluation set", "images a second"):
         assert words in text
     assert findings.how_sure(grid).startswith("6 seeds of each of 8 arms, paired by seed.")
 

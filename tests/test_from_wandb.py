@@ -77,7 +77,7 @@ def test_the_offline_runs_are_the_records(study: Path) -> None:
     assert [run.status for run in wanted.missing] == ["unfinished"]
     found = from_wandb.load(from_wandb.offline(study / "wandb"), "here")
     check_same(found, wanted)
-    assert found.banks.empty
+    assert found.eval_sets.empty
 
 
 def test_runs_that_began_under_different_plans_are_one_study(mirrors: list[Mirror]) -> None:

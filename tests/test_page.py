@@ -76,8 +76,8 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def study_folder(make_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The grid with two seeds, eight epochs and two evaluation banks."""
-    return make_study(tmp_path_factory.mktemp("study"), seeds=range(2), banks=2)
+    """The grid with two seeds, eight epochs and two evaluation sets."""
+    return make_study(tmp_path_factory.mktemp("study"), seeds=range(2), eval_sets=2)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_report_is_complete(built: Path) -> None:
     names = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
     figures = {Path(name).stem for name in names if name.startswith("figures/")}
     assert figures
-    assert names == {"index.html", "records.csv", "records.parquet", "banks.csv"} | {
+    assert names == {"index.html", "records.csv", "records.parquet", "eval_sets.csv"} | {
         f"figures/{name}.{kind}"
         for name in figures
         for kind in (["png"] if name == "samples" else ["svg", "pdf", "png"])

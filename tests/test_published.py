@@ -106,13 +106,13 @@ def test_the_readme_says_what_is_to_be_tested():
     assert f"{len(claims.load())} claims of the blog post and of the paper" in readme
 
 
-def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
+def test_publish_keeps_records_and_eval_sets_and_the_lowest_seeds_pictures(
     make_study, tmp_path, monkeypatch
 ):
     factors = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
     absent = {"norm=batch,head=conv,batch=128/seed=2": 0}  # there the lowest seed is 10
     study = make_study(
-        tmp_path, seeds=(10, 2), factors=factors, epochs=2, resolution=16, points=2, banks=3,
+        tmp_path, seeds=(10, 2), factors=factors, epochs=2, resolution=16, points=2, eval_sets=3,
         committed=absent,
     )  # fmt: skip
     audit = {"run": "", "epoch": 1, "images": 1, "answers": [], "tables": []}
@@ -133,10 +133,10 @@ def test_publish_keeps_records_and_banks_and_the_lowest_seeds_pictures(
     there = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert listed == there - {rundir.SUMS}
 
-    # The same frame and the same banks as before; one digit less is an error.
+    # The same frame and the same evaluation sets as before; one digit less is an error.
     before, after = records.load(study), records.load(target)
     pd.testing.assert_frame_equal(before.frame, after.frame)
-    pd.testing.assert_frame_equal(before.banks, after.banks)
+    pd.testing.assert_frame_equal(before.eval_sets, after.eval_sets)
     for name in ("*/seed=10/run.json", "*/seed=2/epochs/0002/timing.json", "*/seed=*/banks/s*"):
         path = next(target.glob(name))
         whole = path.read_text()

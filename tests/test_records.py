@@ -15,7 +15,7 @@ from reports.analysis import analyse
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 NONE, BATCH = "norm=none,head=conv,batch=128/seed=0", "norm=batch,head=conv,batch=128/seed=0"
-BANK_KEYS = ["run", "norm", "head", "batch", "seed", "epoch", "bank"]
+SET_KEYS = ["run", "norm", "head", "batch", "seed", "epoch", "eval_set"]
 SMALL = {"factors": ARMS, "epochs": 2, "resolution": 16, "points": 3}
 
 
@@ -149,29 +149,29 @@ def test_what_is_no_study_is_refused(make_study, tmp_path):
         records.load(folder)
 
 
-def test_banks_are_the_scores_of_each_epoch_and_bank(make_study, tmp_path):
-    folder = make_study(tmp_path, seeds=(0, 3), banks=3, diverged={NONE: 2}, **SMALL)
+def test_eval_sets_are_the_scores_of_each_epoch_and_set(make_study, tmp_path):
+    folder = make_study(tmp_path, seeds=(0, 3), eval_sets=3, diverged={NONE: 2}, **SMALL)
     study = records.load(folder)
 
-    assert len(study.banks) == 2 * 2 * 2 * 3
-    assert list(study.banks.columns[:7]) == BANK_KEYS
+    assert len(study.eval_sets) == 2 * 2 * 2 * 3
+    assert list(study.eval_sets.columns[:7]) == SET_KEYS
     own = study.frame.set_index(["run", "epoch"])
-    for row in study.banks.to_dict("records"):
+    for row in study.eval_sets.to_dict("records"):
         scores = json.loads((folder / row["run"] / "banks" / "scores.json").read_bytes())
-        kept = own.loc[row["run"], row["epoch"]] if row["bank"] == 0 else None
+        kept = own.loc[row["run"], row["epoch"]] if row["eval_set"] == 0 else None
         others = scores["epochs"][str(row["epoch"])]
         for name in ("fd_cifar", "cs_cifar", "coverage_cifar"):
-            value = kept[name] if row["bank"] == 0 else others[row["bank"] - 1][name]
+            value = kept[name] if row["eval_set"] == 0 else others[row["eval_set"] - 1][name]
             assert math.isnan(row[name]) if value is None or value != value else row[name] == value
-    assert study.banks["fd_cifar"].isna().sum() == 3  # the epoch that diverged
+    assert study.eval_sets["fd_cifar"].isna().sum() == 3  # the epoch that diverged
 
-    empty = records.load(make_study(tmp_path / "none", **SMALL)).banks
-    assert list(empty.columns) == BANK_KEYS
+    empty = records.load(make_study(tmp_path / "none", **SMALL)).eval_sets
+    assert list(empty.columns) == SET_KEYS
     assert len(empty) == 0
 
 
-def test_damaged_banks_are_one_error(make_study, tmp_path):
-    folder = make_study(tmp_path, banks=2, **SMALL)
+def test_damaged_eval_sets_are_one_error(make_study, tmp_path):
+    folder = make_study(tmp_path, eval_sets=2, **SMALL)
     path = folder / NONE / "banks" / "scores.json"
     path.write_text(path.read_text().replace("1", "2", 1))
     with pytest.raises(rundir.Damaged, match=r"banks/scores\.json"):
@@ -224,12 +224,12 @@ def test_csv_and_parquet_give_the_frame_back(make_study, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(first[1]), study.frame, check_exact=True)
 
 
-def test_banks_have_a_file_where_there_are_any(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, banks=2, **SMALL))
+def test_eval_sets_have_a_file_where_there_are_any(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, eval_sets=2, **SMALL))
     paths = records.write(study, tmp_path / "out")
-    assert [path.name for path in paths] == ["records.csv", "records.parquet", "banks.csv"]
+    assert [path.name for path in paths] == ["records.csv", "records.parquet", "eval_sets.csv"]
     csv = pd.read_csv(paths[2], keep_default_na=False, na_values="")
-    pd.testing.assert_frame_equal(csv, study.banks, check_exact=True)
+    pd.testing.assert_frame_equal(csv, study.eval_sets, check_exact=True)
 
 
 AUDIT = {

@@ -14,7 +14,6 @@ from scipy import stats
 
 from reports import statistics
 from reports.statistics import (
-    bank_variance,
     below,
     burn_in,
     components,
@@ -24,6 +23,7 @@ from reports.statistics import (
     fluctuation,
     holm,
     improvement,
+    noise_variance,
     over_seeds,
     relapse_by_noise,
     shares,
@@ -342,14 +342,14 @@ def test_the_sign_flip_keeps_its_level():
 @pytest.mark.parametrize(("epochs", "runs"), [(8, 4000), (80, 400)])
 @pytest.mark.parametrize("wander", [0.10, 0.0])
 def test_fluctuation_is_recovered_from_under_its_noise(epochs, runs, wander):
-    """A curve that goes down straight, goes up and down, and is measured on three banks."""
+    """A curve that goes down straight, goes up and down, and is measured on three sets."""
     rng = np.random.default_rng(9)
     curves = 5 - 0.2 * np.arange(epochs) + rng.normal(0, wander, (runs, epochs))
-    banks = curves[..., None] + rng.normal(0, 0.15, (runs, epochs, 3))
-    noise = bank_variance(banks)
+    eval_sets = curves[..., None] + rng.normal(0, 0.15, (runs, epochs, 3))
+    noise = noise_variance(eval_sets)
     assert noise == pytest.approx(0.15**2, rel=0.03)
     start = burn_in(epochs)
-    found = np.array([fluctuation(x, start).variance for x in banks[..., 0]]) - noise
+    found = np.array([fluctuation(x, start).variance for x in eval_sets[..., 0]]) - noise
     assert found.mean() == pytest.approx(wander**2, abs=0.05 * (wander**2 + noise))
     if not wander:
         assert 0.4 < (found < 0).mean() < 0.8
@@ -435,10 +435,10 @@ def test_the_first_crossing_of_a_threshold():
 # Variance components ------------------------------------------------------------------------------
 
 
-def test_bank_variance_pools_within_cells():
-    assert bank_variance([[1.0, 3.0], [10.0, 10.0]]) == pytest.approx(1.0)
-    assert bank_variance([[[1.0, 2.0, 6.0]], [[5.0, math.nan, 7.0]]]) == pytest.approx(16 / 3)
-    assert np.isnan([bank_variance([[1.0], [2.0]]), bank_variance(np.empty((0, 3)))]).all()
+def test_noise_variance_pools_within_cells():
+    assert noise_variance([[1.0, 3.0], [10.0, 10.0]]) == pytest.approx(1.0)
+    assert noise_variance([[[1.0, 2.0, 6.0]], [[5.0, math.nan, 7.0]]]) == pytest.approx(16 / 3)
+    assert np.isnan([noise_variance([[1.0], [2.0]]), noise_variance(np.empty((0, 3)))]).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0])
@@ -466,7 +466,7 @@ def test_variance_components_are_recovered(scale):
 
 
 def test_components_by_hand():
-    # Two arms, two seeds, two epochs, two banks that say the same: no noise at all.
+    # Two arms, two seeds, two epochs, two sets that say the same: no noise at all.
     x = np.zeros((2, 2, 2, 2))
     x[1] += 4.0
     x[:, 1] += 2.0
