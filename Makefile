@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 SETUP_GB ?= 7
-MINUTES ?= 30
+MINUTES ?= 5
 RUN = .venv/bin/python -m
 
 # A variable that no target reads is refused, before anything is made.
@@ -105,7 +105,7 @@ test: setup ## run the tests; ARGS="-k page" runs some
 test-ray: setup ## test ENGINE=ray on two nodes of this machine, one of which is lost
 	@OMP_NUM_THREADS=1 $(RUN) pytest -m ray tests/test_ray.py $(ARGS)
 
-chaos: setup ## test every promise of tests/README.md at length, for MINUTES=30
+chaos: setup ## test every promise of tests/README.md at length, for MINUTES=5
 	@OMP_NUM_THREADS=1 .venv/bin/python tests/chaos.py --minutes $(MINUTES) $(ARGS)
 
 lint: setup ## check style and format

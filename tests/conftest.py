@@ -130,7 +130,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_reproduce.py",
         "test_bench.py",
         "test_faults_processes.py",
-        "test_faults_disk.py",
         "test_resample.py",
         "test_faults_inputs.py",
         "test_tracking.py",

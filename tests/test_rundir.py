@@ -1,7 +1,10 @@
+import contextlib
 import errno
+import itertools
 import json
 import math
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -35,6 +38,8 @@ from dcgan.rundir import (
     seal,
     unseal,
 )
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
 
 def content(epoch):
@@ -171,6 +176,77 @@ def test_errors_of_the_disk_name_the_file(run, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=r"No space left on device: '.*\.0005/record\.json'"):
         commit(run, 5, content(5))
+
+
+class Killed(BaseException):
+    """What no code recovers from."""
+
+
+def strike(monkeypatch, number, fault):
+    """Let the `number`-th change to the disk from here on fail; returns the changes until then.
+
+    Of a file that is being written, only half is on the disk then.
+    """
+    changes = []
+
+    def watched(name, change):
+        def call(target, *rest, **options):
+            path = os.readlink(f"/proc/self/fd/{target}") if name == "fsync" else str(target)
+            changes.append((name, path))
+            if len(changes) == number:
+                if os.path.isfile(path):
+                    os.truncate(path, os.path.getsize(path) // 2)
+                raise fault
+            return change(target, *rest, **options)
+
+        return call
+
+    for owner, name in ((os, "fsync"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink")):
+        monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+    return changes
+
+
+def commit_and_prune(run, epoch):
+    rundir.rewind(run, len(committed(run)))
+    if epoch not in committed(run):
+        commit(run, epoch, content(epoch))
+    prune(run, epoch)
+
+
+@linux
+@pytest.mark.parametrize("fault", [Killed(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+def test_a_fault_at_any_change_to_the_disk_costs_no_committed_epoch(run, fault, tmp_path_factory):
+    commit_and_prune(twin := Path(shutil.copytree(run, tmp_path_factory.mktemp("a") / "run")), 5)
+    for number in itertools.count(1):
+        copy = Path(shutil.copytree(run, tmp_path_factory.mktemp("b") / "run"))
+        with pytest.MonkeyPatch.context() as patch:
+            changes = strike(patch, number, fault)
+            with contextlib.suppress(type(fault)):
+                commit_and_prune(copy, 5)
+        assert committed(copy) in ([1, 2, 3, 4], [1, 2, 3, 4, 5])
+        assert last_state(copy) == (len(committed(copy)), content(len(committed(copy)))[STATE])
+        commit_and_prune(copy, 5)
+        assert contents(copy) == contents(twin)
+        if len(changes) < number:
+            break
+    assert number > len(content(5))
+
+
+def contents(run):
+    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@linux
+def test_an_epoch_is_on_the_disk_before_it_is_named_and_its_name_before_commit_returns(
+    run, monkeypatch
+):
+    changes = strike(monkeypatch, 0, None)
+    commit(run, 5, content(5))
+    staged = run / "epochs" / ".0005"
+    renamed = changes.index(("rename", str(staged)))
+    synced = {path for name, path in changes[:renamed] if name == "fsync"}
+    assert {str(staged / name) for name in (*content(5), SUMS)} | {str(staged)} <= synced
+    assert changes[renamed + 1 :] == [("fsync", str(run / "epochs"))]
 
 
 def test_a_folder_lasts_once_it_is_made(tmp_path, monkeypatch):

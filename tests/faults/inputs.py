@@ -1,4 +1,4 @@
-"""Bad input: hostile files, odd zips and images, wrong words, poor data, and secrets in reach.
+"""Bad input: hostile files, odd zips and images, poor data, and secrets in reach.
 
 PyTorch is imported by the trials that need it, and by no refusal that can do without it.
 """
@@ -17,8 +17,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from random import Random
 from unittest import mock
@@ -29,9 +27,7 @@ from PIL import Image
 from dcgan import rundir, sources
 from dcgan.config import Config
 from dcgan.sources import BadData
-from experiments import grid
-from experiments.grid import BadStudy
-from faults import Row, packages
+from faults import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "sprung"  # the file that a hostile one would leave
@@ -48,15 +44,6 @@ def refused(*kinds: type[Exception], names: str) -> Iterator[None]:
         assert names in said, f"{names!r} is not named: {said}"
     else:
         raise AssertionError(f"{names or 'it'} was not refused")
-
-
-@contextmanager
-def maybe_refused(kind: type[Exception]) -> Iterator[None]:
-    """The block ends well, or raises this exception, with one line."""
-    try:
-        yield
-    except kind as error:
-        one_line(error)
 
 
 def one_line(error: Exception) -> str:
@@ -191,55 +178,6 @@ def hostile_files(rng: Random, folder: Path) -> int:
     return len(doors)
 
 
-def hostile_generators(rng: Random, folder: Path) -> int:
-    """a generator's file with other bytes, tensors, config: refused by name, or it has a valid
-    config and just the tensors that this asks for.
-    """
-    import torch
-    from safetensors.torch import save
-
-    from dcgan.models import build, dump_generator, load_generator
-
-    # Whole, it is read back.
-    path = folder / rundir.GENERATOR
-    G, _ = build(TINY)
-    path.write_bytes(good := dump_generator(G, TINY))
-    own = {name: tensor.contiguous() for name, tensor in G.state_dict().items()}
-    found, config = load_generator(str(path))
-    assert config == TINY
-    assert all(torch.equal(own[name], tensor) for name, tensor in found.state_dict().items())
-
-    # Signed by nobody, its parts may be anything.
-    text, width = TINY.model_dump_json(), '"width":1'
-    name = rng.choice([name for name, tensor in own.items() if tensor.ndim])
-    tensors = [
-        own | {name: own[name].half()},
-        own | {name: torch.cat([own[name], own[name]])},
-        {key: tensor for key, tensor in own.items() if key != name},
-        own | {"more": own[name].clone()},
-    ]
-    configs = ["", "[]", "[" * rng.choice([2000, 100_000]), text.replace('"norm"', '"nrom"')]
-    configs += [text.replace(width, f'"width":4,{width}'), text.replace(width, '"width":true')]
-    configs += [text.replace("0.999", "NaN"), text.replace('"batch":128', '"batch":20000')]
-    configs += [text.replace(width, '"width":1024').replace('size":100', 'size":4096')]
-    cases = [save(each, {"config": text}) for each in tensors]
-    cases += [save(own, {"config": each}) for each in configs]
-    for content in cases:
-        path.write_bytes(content)
-        with refused(ValueError, names=str(path)):
-            load_generator(str(path))
-
-    # Other bytes in the header: whatever is read is a config and the tensors that it asks for.
-    header = 8 + int.from_bytes(good[:8], "little")
-    for _ in range(20):
-        path.write_bytes(mutated(rng, good[:header]) + good[header:])
-        with maybe_refused(ValueError):
-            found, config = load_generator(str(path))
-            shape = found(torch.zeros(2, config.latent_size)).shape
-            assert shape == (2, 3, config.resolution, config.resolution)
-    return len(cases) + 20
-
-
 # --- Zips -----------------------------------------------------------------------------------------
 
 
@@ -291,25 +229,6 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     return len(cases) + 1
 
 
-def damaged_zips(rng: Random, folder: Path) -> int:
-    """a damaged zip: refused, or read: no image with another pixel."""
-    from dcgan.data import load
-
-    path, count = folder / "set.zip", 25
-    files = {f"{'ab'[i % 2]}/{i}.png": encoded(some_pixels(rng), "PNG") for i in range(3)}
-    files["c/3.bmp"] = encoded(some_pixels(rng), "BMP")
-    whole = write_zip(path, [*files.items(), ("README", b"what this is")]).read_bytes()
-    images = load(str(path), folder / "cache")
-    assert sorted(images.labels.tolist()) == [0, 0, 1, 2]
-    known = {image.tobytes() for image in images.pixels}
-    for _ in range(count):
-        path.write_bytes(mutated(rng, whole))
-        with maybe_refused(BadData):
-            found = load(str(path), folder / "cache")
-            assert {image.tobytes() for image in found.pixels} <= known, "other pixels in silence"
-    return count
-
-
 # --- Images ---------------------------------------------------------------------------------------
 
 
@@ -328,114 +247,36 @@ FORMS: list[tuple[str, str, str | None, dict[str, object]]] = [
 
 
 def damaged_images(rng: Random, folder: Path) -> int:
-    """damaged images (PNG, BMP, WebP, JPEG): refused by file name, or read: never cut off, and
-    never with other pixels under the same SHA-256 of the set.
-
-    Any bytes of an image are changed.
+    """damaged images (PNG, BMP, WebP, JPEG) and zips of them: refused by name, or read: never cut
+    off, and never with other pixels under the same SHA-256 of the set.
     """
     from dcgan.data import load
 
     ending, form, mode, options = rng.choice(FORMS)
-    path, count, source = folder / "set" / f"b.{ending}", 25, folder / "set"
+    source, count, zipped = folder / "set", 25, rng.random() < 0.3
+    files = {"a.png": encoded(some_pixels(rng), "PNG")}
+    files[f"b.{ending}"] = encoded(some_pixels(rng), form, mode, **options)
     source.mkdir()
-    (source / "a.png").write_bytes(encoded(some_pixels(rng), "PNG"))
-    path.write_bytes(whole := encoded(some_pixels(rng), form, mode, **options))
-    images = load(str(source), folder)
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    path = source / f"b.{ending}"
+    if zipped:
+        path = source = write_zip(folder / "set.zip", [*files.items()])
+    whole, images = path.read_bytes(), load(str(source), folder)
     for _ in range(count):
         path.write_bytes(damaged := mutated(rng, whole))
         try:
             found = load(str(source), folder)
         except BadData as error:
             said = one_line(error)
-            assert said.startswith(f"'{path.name}' in {source}: "), said
+            assert path.name in said, said
             continue
         same = np.array_equal(found.pixels, images.pixels)
         assert same == (found.sha256 == images.sha256), "other pixels under one SHA-256"
-        assert same or not whole.startswith(damaged), "an image that was cut off"
-    return count
-
-
-# --- Words and YAML -------------------------------------------------------------------------------
-
-ODD = ["NO", "no", "yes", "on", "true", "True", "None", "null", "~", "", " 8", "8 ", "8\n", "8\t"]
-ODD += ["2e-4", "2E-4", ".5", "5.", "1e4", "1e999", "1e-999", "NaN", "nan", ".nan", "inf", "-inf"]
-ODD += [
-    "0x10",
-    "0o17",
-    "010",
-    "1_000",
-    "1,000",
-    "1:30",
-    "+8",
-    "--8",
-    "-8",
-    "8.0",
-    "１２８",
-    "٨",
-    "²",
-]
-ODD += ["9" * 5000, "9" * 30, "\u202e8", "\0", "[8]", "{8: 8}", "'8'", '"8"', "8#8", "8 # 8", "*a"]
-ODD += ["&a 8", "!!int 8", "!!python/name:os.system", "conv,avgpool", "128,128", "none", "batch"]
-CHARACTERS = "abeno0123456789.,-+_=:#&*!|>'\"%@`{}[]?~ \t\n\\é\u2028\x00\x1b\U0001f600"
-VALID = ["norm=none", "head=avgpool", "batch=128,512", "images=600", "resolution=32", "width=16"]
-VALID += ["latent=uniform", "latent_size=64", "stem=linear", "init=blog", "epochs=3", "lr_g=1e-3"]
-VALID += ["lr_d=2e-4", "beta1=0.25", "beta2=0.9", "precision=bf16", "inception=milestone"]
-VALID += ["score_images=100", "reference_images=50", "seed=3,5"]
-
-
-def edited(rng: Random, text: str) -> str:
-    """A few characters changed, put in, cut out or repeated."""
-    for _ in range(rng.choice([1, 1, 2, 5])):
-        place, length = rng.randrange(len(text) + 1), rng.choice([0, 1, 1, 5])
-        put = rng.choice(["", text[place : place + 12], *rng.choices(CHARACTERS, k=4)])
-        text = text[:place] + put + text[place + length :]
-    return text
-
-
-def means(key: str, text: str, value: object) -> bool:
-    """Whether a value is what a text says, judged without the code that read it."""
-    if isinstance(value, float):
-        return abs(Decimal(text) - Decimal(value)) <= abs(Decimal(value)) * Decimal("1e-15")
-    assert type(value) is type(Config.model_fields[key].default), (key, value)
-    return str(value) == (text.removeprefix("+") if isinstance(value, int) else text)
-
-
-def wrong_words(rng: Random, folder: Path) -> int:
-    """key=value words, mistyped: refused with key and value, or read as they say."""
-    count = 200
-    with mock.patch.object(grid, "_read", cache(grid._read)):
-        usual = grid.define("ablation", "smoke")
-        for _ in range(count):
-            word = rng.choice(VALID)
-            if rng.random() < 0.5:
-                word = f"{word.split('=')[0]}={rng.choice(ODD)}"
-            else:
-                word = edited(rng, word)
-            try:
-                study = grid.define("ablation", "smoke", None, [word])
-            except BadStudy as error:
-                line = str(error)
-                assert line.isprintable(), ascii(line)
-                key, _, text = word.partition("=")
-                if repr(word) not in line:
-                    assert key in line, (word, line)
-                    said = map(grid._shown, [text, *text.split(",")])
-                    assert any(part in line for part in said), (word, line)
-                continue
-            key, text = word.split("=", 1)
-            if key in usual.factors:
-                assert [*map(str, study.factors[key])] == [
-                    level for level in map(str, usual.factors[key]) if level in text.split(",")
-                ], word
-                assert len(study.factors[key]) == len(text.split(",")), word
-            elif key == "seed":
-                texts = sorted(text.split(","), key=int)
-                for part, seed in zip(texts, study.seeds, strict=True):
-                    assert means(key, part.removeprefix("-"), seed), word
-            else:
-                assert means(key, text, study.settings[key]), (word, study.settings[key])
-            assert {**usual.settings, key: 0} == {**study.settings, key: 0}, word
-            assert {**usual.factors, key: 0} == {**study.factors, key: 0}, word
+        assert same or zipped or not whole.startswith(damaged), "an image that was cut off"
+        if zipped:  # which has a checksum of each file
+            known = {image.tobytes() for image in images.pixels}
+            assert {image.tobytes() for image in found.pixels} <= known, "other pixels in silence"
     return count
 
 
@@ -627,13 +468,9 @@ def secrets(rng: Random, folder: Path) -> int:
 
 TINY = Config(resolution=16, width=1)
 ROWS = [
-    Row(hostile_files, fast=22, long=2_000),
-    Row(hostile_generators, fast=60, long=5_000),
-    Row(hostile_zips, fast=30, long=1_000),
-    Row(damaged_zips, fast=200, long=10_000),
-    Row(damaged_images, fast=400, long=20_000),
-    Row(wrong_words, fast=4_000, long=100_000),
+    Row(hostile_files, fast=10, long=500),
+    Row(hostile_zips, fast=11, long=500),
+    Row(damaged_images, fast=250, long=5_000),
     Row(poor_inputs, fast=1, long=1),
-    Row(secrets, fast=1, long=50),
-    *packages.ROWS,
+    Row(secrets, fast=1, long=18),
 ]

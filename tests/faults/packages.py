@@ -1,4 +1,4 @@
-"""A tampered package: set-up from a lock, on packages made here, without network."""
+"""Set-up from a lock, on packages made here, without network."""
 
 import atexit
 import functools
@@ -11,9 +11,6 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from random import Random
-
-from faults import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,40 +104,3 @@ def finished() -> Path:
     result = setup(folder)
     assert result.returncode == 0, result.stderr
     return folder
-
-
-def tampered(rng: Random, folder: Path) -> int:
-    """a tampered or unhashed package: set-up refuses it, for uv itself and for what uv installs,
-    and does not call itself done.
-    """
-    for number, name in enumerate(["uv", "pebble"]):
-        checkout = Path(shutil.copytree(finished(), folder / str(number), symlinks=True))
-        write_wheel(checkout, name, "3.0")
-        write_lock(checkout, **{"uv": "1.0", "pebble": "1.0", name: "3.0"})
-        lock, wheel = checkout / "requirements.lock", wheel_of(checkout, name, "3.0")
-
-        fault = rng.choice(["a file more", "a flipped bit", "no hash"])
-        if fault == "a file more":
-            with zipfile.ZipFile(wheel, "a") as archive:
-                archive.writestr("stowaway.py", "")
-        elif fault == "a flipped bit":
-            data = bytearray(wheel.read_bytes())
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-            wheel.write_bytes(data)
-        else:
-            lock.write_text(re.sub(rf"({name}==3.0).*\n.*\n", r"\1\n", lock.read_text()))
-
-        result = setup(checkout)
-        # A flipped bit may break the archive before its hash is known; the name is said always.
-        said = {"no hash": "hash", "a file more": "DO NOT MATCH|Hash mismatch"}.get(fault, name)
-        assert result.returncode == 2, (fault, name)
-        assert re.search(said, result.stderr), (fault, name, result.stderr)
-        assert installed(checkout)[name] == "1.0", (fault, name)
-        assert not list(checkout.glob(".venv/lib/*/site-packages/stowaway.py")), name
-        assert not (checkout / ".venv/requirements.lock").exists(), (fault, name)
-    return 2
-
-
-ROWS = [
-    Row(tampered, fast=4, long=40),
-]

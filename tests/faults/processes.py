@@ -315,21 +315,46 @@ def owner(folder: Path) -> int | None:
     return None
 
 
-# --- Order, and other machines --------------------------------------------------------------------
+# --- Kills, damage, other machines ----------------------------------------------------------------
 
 
-def change_order(rng: Random, folder: Path) -> int:
-    """the grid in another order, other JOBS: equal hashes."""
-    out = folder / "out"
-    words = ["--jobs", str(rng.randint(1, 5))]
-    if rng.random() < 0.5:
-        command = begin(out, *words, order=rng.getrandbits(32))
+def kill(rng: Random, folder: Path) -> int:
+    """SIGKILL at random moments, then the grid in another order, other JOBS: equal hashes."""
+    out, kills = folder / "out", rng.randint(1, 2)
+    for _ in range(kills):
+        command = begin(out, "--jobs", str(rng.randint(1, 5)), *PAIR, order=rng.getrandbits(32))
         until(lambda: list(out.glob("*/*/*/epochs/[0-9]*")), "an epoch")
+        time.sleep(rng.uniform(0, 0.3))
         os.kill(command.pid, signal.SIGKILL)
         command.wait()
-        until(lambda: not in_session(command.pid), "the end of its workers", 10)
-    finish(out, "--jobs", str(rng.randint(1, 5)), order=rng.getrandbits(32))
-    check(out / STUDY)
+        until(lambda pid=command.pid: not in_session(pid), "the end of its workers", 10)
+    finish(out, "--jobs", str(rng.randint(1, 5)), *PAIR, order=rng.getrandbits(32))
+    check(out / STUDY, in_pair)
+    return kills
+
+
+def damage(rng: Random, folder: Path) -> int:
+    """bit flips, truncation, missing files: found, named or made again; the same bytes then."""
+    study = copy_of_twin(folder / "out")
+    names = (rundir.RECORD, rundir.TIMING, rundir.SAMPLES, rundir.SUMS, "run.json")
+    files = sorted(path for path in study.glob("*/seed=*/**/*") if path.name in names)
+    path = rng.choice(files)
+    content = bytearray(path.read_bytes())
+    match rng.choice(["flip", "cut", "remove"]):
+        case "flip":
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
+        case "cut":
+            path.write_bytes(content[: rng.randrange(len(content))])
+        case _:
+            path.unlink()
+    if path.name == "run.json":
+        command = begin(study.parent)
+        assert command.wait() == 2
+        assert f"{path.parent}: run.json is " in command.err
+        shutil.rmtree(path.parent)
+    finish(study.parent)
+    check(study)
     return 1
 
 
@@ -485,11 +510,12 @@ def victims(kind: str, study: Path) -> list[int]:
 
 
 ROWS = [
-    Row(stop, fast=1, long=40),
-    Row(stop_imports, fast=1, long=10),
-    Row(lose_worker, fast=1, long=12),
-    Row(change_order, fast=1, long=12),
-    Row(change_machine, fast=1, long=18),
-    Row(race, fast=1, long=100),
-    Row(break_wandb, fast=1, long=15),
+    Row(stop, fast=1, long=20),
+    Row(stop_imports, fast=1, long=4),
+    Row(lose_worker, fast=1, long=6),
+    Row(kill, fast=1, long=12),
+    Row(damage, fast=1, long=12),
+    Row(change_machine, fast=1, long=12),
+    Row(race, fast=1, long=24),
+    Row(break_wandb, fast=1, long=8),
 ]
