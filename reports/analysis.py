@@ -25,6 +25,7 @@ CHOICES = ("last", "best", "random", *FIRST_LOSSES)  # of an epoch after burn-in
 RELAPSE = (10, 20, 30)  # the epochs of which the blog post's author compares the images
 WORSE = math.log(1.05)  # by which one of them has to be worse than another
 THRESHOLDS = (50, 40, 30)  # of the primary metric, to which the time is measured
+LN2 = math.log(2)  # the loss of chance
 LEARNT = 0.8  # of the untrained generator's primary metric; what is not below has learnt nothing
 UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
 FLUCTUATION = (
@@ -200,7 +201,7 @@ class Analysis(Study):
             for loss in FIRST_LOSSES:
                 row |= _mean_and_sd(loss, runs[loss].dropna().to_numpy())
             row["lowest"] = self.of_arm(self.frame, arm)["d_loss_min"].min()
-            rows.append(row | {"bound": math.log(2) if bounded else math.nan})
+            rows.append(row | {"bound": LN2 if bounded else math.nan})
         return pd.DataFrame(rows)
 
     @cached_property

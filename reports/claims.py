@@ -39,7 +39,6 @@ rejected: the interval lies outside of +-m. A bound (`measure: bound`) has no p 
 the family: one step below it, of any run, refutes it, however few the seeds.
 """
 
-import hashlib
 import itertools
 import math
 import re
@@ -65,17 +64,11 @@ from pydantic import (
 
 from dcgan.cli import BadInput
 from reports import records, statistics
-from reports.analysis import LEARNT, Analysis, analyse
+from reports.analysis import LEARNT, LN2, Analysis, analyse
 from reports.records import PRIMARY, Study
 from reports.statistics import Estimate
-from reports.tables import DASH, LN2, Column, Table, count, interval, join, p_value, span
 
 LEDGER = Path(__file__).with_name("claims.yaml")
-PILOT_RUNS = (  # with their numbers at the top of claims.yaml
-    "runs at width 32 on all 50,000 images of CIFAR-10, two without output BatchNorm "
-    "(convolutional head, batch 128 and 512, 40 epochs, the first two of them at this scale's own "
-    "settings), two with it (batch 128, either head, 9 epochs), and one microbenchmark of the heads"
-)
 ALPHA = 0.05
 NONE, ABOVE, BELOW = range(3)  # the tests, in the order of their p values
 PILOT = 0  # the seed whose runs were looked at before the claims were written
@@ -188,7 +181,7 @@ class Claim(BaseModel):
         for key in OPTIONS:
             if (getattr(self, key) is not None) != (key in measure.options):
                 owners = [name for name, x in MEASURES.items() if key in x.options]
-                raise ValueError(f"{key}: belongs to {join(owners)}")
+                raise ValueError(f"{key}: belongs to {', '.join(owners)}")
         result = "versus" in measure.options
         if not re.fullmatch(RESULT, self.metric) if result else self.metric not in METRICS:
             raise ValueError(f"metric: {self.metric!r} is not in the records")
@@ -231,6 +224,12 @@ class Verdict:
     def tested(self) -> bool:
         """Whether it is the outcome of a test: with as many seeds as the claim asks for."""
         return self.n >= self.claim.seeds and self.verdict != "not testable"
+
+    @property
+    def decisive_p(self) -> float:
+        """The p that the verdict stands on; NaN where it stands on none."""
+        p = self.p if self.claim.status == "exploratory" else self.p_holm
+        return p if self.tested else math.nan
 
 
 def load(path: Path = LEDGER) -> list[Claim]:
@@ -297,96 +296,6 @@ def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tu
     return sum(same), len(same)
 
 
-def table(verdicts: list[Verdict]) -> pd.DataFrame:
-    """One row for each claim in full precision, with the folders of its runs."""
-    rows = []
-    for one in verdicts:
-        estimate = one.estimate or Estimate(*[math.nan] * 5, 0)
-        rows.append(
-            {
-                "id": one.claim.id,
-                "status": one.claim.status,
-                "verdict": one.verdict,
-                "why": one.why,
-                "estimate": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "unit": one.unit,
-                "p": one.p,
-                "p_holm": one.p_holm,
-                "p_flip": estimate.p_flip,
-                "n": one.n,
-                "expect": one.claim.expect,
-                "smallest": one.claim.smallest,
-                "metric": one.claim.metric,
-                "network_sha256": (one.identity or {}).get("network_sha256"),
-                "runs": " ".join(one.runs),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def ledger_table(study: Study, verdicts: list[Verdict]) -> Table:
-    """The ledger as a reader sees it."""
-    rows = {verdict.claim.id: verdict for verdict in verdicts}
-
-    def column(heading: str, text: Callable[[Verdict], str], kind: str = "number") -> Column:
-        return Column(heading, lambda row: text(rows[row["id"]]), kind)
-
-    columns = [
-        column("id", lambda x: x.claim.id, "word"),
-        column("claim", lambda x: x.claim.claim, "prose"),
-        column("hypothesis", lambda x: x.claim.hypothesis, "prose"),
-        column("estimate (95 % interval)", _estimate),
-        column("p", lambda x: p_value(_decisive_p(x))),
-        column("n", lambda x: str(x.n) if x.n else DASH),
-        column("verdict", lambda x: f"{x.verdict}: {x.why}", "prose"),
-    ]
-    notes = [
-        "Every verdict is computed from the records. Estimate: the mean over seeds with its 95 % t "
-        "interval; n: seeds with every cell; p: of the test that the verdict stands on, after Holm "
-        "over all tests of the confirmatory claims that this study has tested, those of "
-        "equivalence among them.",
-        "Supported: the interval excludes no effect, and the estimate reaches the smallest effect "
-        "of interest, which claims.yaml gives with its reason. Equivalent: smaller than that. "
-        "Inconclusive: neither shown nor ruled out. Not testable: what is compared has not learnt "
-        f"({PRIMARY} is not below {LEARNT} times that of the untrained generator), or D has "
-        "seen too few images.",
-        *_history(study, verdicts),
-    ]
-    exploratory = [
-        one.claim.id
-        for one in verdicts
-        if one.claim.status == "exploratory" and not math.isnan(_decisive_p(one))
-    ]
-    if exploratory:
-        notes.append(f"Exploratory, their p not adjusted: {', '.join(exploratory)}.")
-    metrics = dict.fromkeys(one.claim.metric for one in verdicts if one.identity)
-    title = "The claims and their verdicts"
-    return Table("ledger", title, table(verdicts), columns, notes, list(metrics))
-
-
-def _history(study: Study, verdicts: list[Verdict]) -> list[str]:
-    """What was known when the claims were written, and whether they are still those."""
-    same, rows = same_without(study, verdicts)
-    again = f" Without seed {PILOT} the verdict is the same in {same} of {rows} rows."
-    pilot = (
-        f"Looked at before the claims were written: {PILOT_RUNS}, all of seed {PILOT}."
-        + again * (rows > 0)
-    )
-    frozen = study.info.get("claims")
-    if not frozen:
-        return [pilot, "study.json names no commit of the claims."]
-    digest = hashlib.sha256(LEDGER.read_bytes()).hexdigest()
-    kept = "that file" if digest == frozen["sha256"] else "another file than that"
-    return [
-        pilot,
-        f"The claims that the study started with are those of commit {frozen['commit']} of "
-        f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
-        f"{kept}.",
-    ]
-
-
 def _evidence(study: Analysis, claim: Claim) -> Verdict:
     """The numbers of all seeds that have all their cells; "inconclusive" until they are tested."""
     measure, cells = MEASURES[claim.measure], _cells(study, claim)
@@ -429,8 +338,8 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
     lost = cells.loc[cells["value"].isna(), "run"]
     gap = f"; {lost.iloc[0]} has no number" if len(lost) else ""
     if gap and claim.measure == "reach":
-        runs = count(len(lost), "run")
-        gap = f"; {claim.metric} has not come down to {claim.threshold:g} in {runs}"
+        gap = f"; {claim.metric} has not come down to {claim.threshold:g} in {len(lost)} run"
+        gap += "s" * (len(lost) > 1)
     why = untestable or f"{len(values)} of {claim.seeds} seeds{gap}"
     return replace(verdict, why=why, values=values, estimate=estimate, runs=list(used["run"]))
 
@@ -516,7 +425,7 @@ def _absent(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFr
         if lacking := [x for x in (claim.arms, claim.against) if not _where(study, x).any()]:
             side = lacking[0]
             missing = [key for key in side if not _where(study, {key: side[key]}).any()]
-            why = f"no run with {join([f'{key}={side[key]}' for key in missing or side])}"
+            why = f"no run with {' and '.join(f'{key}={side[key]}' for key in missing or side)}"
         return f"{why}; needs {claim.needs}"
     if frame.empty:
         return "no epoch of its runs has been committed"
@@ -631,18 +540,3 @@ def _decide(one: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
     if p[NONE] < ALPHA:
         return "inconclusive", f"{claim.expect}, but the estimate is below the {edge}", NONE
     return "inconclusive", f"neither shown nor ruled out: the {edge}", NONE
-
-
-def _estimate(one: Verdict) -> str:
-    """`1.280 (1.100 to 1.490) times`; a dash where there is no estimate."""
-    if one.estimate is None:
-        return DASH
-    estimate, decimals = one.estimate, MEASURES[one.claim.measure].scale.decimals
-    if one.claim.measure == "bound":
-        return f"{span(estimate.low, estimate.high, decimals)}, {one.unit}"
-    return f"{interval(estimate.value, estimate.low, estimate.high, decimals)} {one.unit}"
-
-
-def _decisive_p(one: Verdict) -> float:
-    """The p that the verdict stands on; NaN where it stands on none."""
-    return (one.p if one.claim.status == "exploratory" else one.p_holm) if one.tested else math.nan

@@ -4,6 +4,7 @@ A table is a frame in full precision, columns that say how a row of it is shown,
 written as CSV, Markdown and LaTeX, and shown on the page.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from reports import claims
 from reports.analysis import (
+    LEARNT,
+    LN2,
     RELAPSE,
     THRESHOLDS,
     Analysis,
@@ -22,8 +26,9 @@ from reports.analysis import (
     effect_numbers,
     no_verdict,
 )
+from reports.claims import Verdict
 from reports.records import OWN_CLASSES, PRIMARY, Study, calibrated
-from reports.statistics import AXES, VERDICT_SEEDS, burn_in
+from reports.statistics import AXES, VERDICT_SEEDS, Estimate, burn_in
 
 INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 FID_METRICS = ["fid", "is", "kid", "fd_cifar", "cs_cifar", "kd_cifar"]
@@ -62,7 +67,6 @@ PROSE = {  # levels as a reader knows them; `key` alone stands for every level o
     "batch": "batch {}",
     "arm": "{}",
 }
-LN2 = math.log(2)
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SPREAD = "Mean ± standard deviation over seeds."
 INTERVALS = "Means over seeds with 95 % t intervals."
@@ -101,7 +105,7 @@ class Table:
         return [[column.cell(row) for column in self.columns] for row in rows]
 
 
-def report(study: Analysis, ledger: Table) -> list[Table]:
+def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
     """Every table in reading order; those that have nothing to say are not there."""
     tables = [
         *_named_arms(study),
@@ -110,7 +114,7 @@ def report(study: Analysis, ledger: Table) -> list[Table]:
         *_scores(study),
         _losses(study),
         _throughput(study),
-        ledger,
+        ledger(study, verdicts),
         *_by_epochs(study),
         _shares(study),
         _reach(study),
@@ -686,6 +690,109 @@ def _throughput(study: Analysis) -> Table:
     ]
     notes = [f"By the wall clock; of each run the median over epochs. {INTERVALS}"]
     return Table("throughput", "Speed", frame, columns, notes)
+
+
+PILOT_RUNS = (  # with their numbers at the top of claims.yaml
+    "runs at width 32 on all 50,000 images of CIFAR-10, two without output BatchNorm "
+    "(convolutional head, batch 128 and 512, 40 epochs, the first two of them at this scale's own "
+    "settings), two with it (batch 128, either head, 9 epochs), and one microbenchmark of the heads"
+)
+
+
+def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
+    """Every claim with its verdict."""
+    by_id = {verdict.claim.id: verdict for verdict in verdicts}
+
+    def column(heading: str, text: Callable[[Verdict], str], kind: str = "number") -> Column:
+        return Column(heading, lambda row: text(by_id[row["id"]]), kind)
+
+    columns = [
+        column("id", lambda x: x.claim.id, "word"),
+        column("claim", lambda x: x.claim.claim, "prose"),
+        column("hypothesis", lambda x: x.claim.hypothesis, "prose"),
+        column("estimate (95 % interval)", _claim_estimate),
+        column("p", lambda x: p_value(x.decisive_p)),
+        column("n", lambda x: str(x.n) if x.n else DASH),
+        column("verdict", lambda x: f"{x.verdict}: {x.why}", "prose"),
+    ]
+    notes = [
+        "Every verdict is computed from the records. Estimate: the mean over seeds with its 95 % t "
+        "interval; n: seeds with every cell; p: of the test that the verdict stands on, after Holm "
+        "over all tests of the confirmatory claims that this study has tested, those of "
+        "equivalence among them.",
+        "Supported: the interval excludes no effect, and the estimate reaches the smallest effect "
+        "of interest, which claims.yaml gives with its reason. Equivalent: smaller than that. "
+        "Inconclusive: neither shown nor ruled out. Not testable: what is compared has not learnt "
+        f"({PRIMARY} is not below {LEARNT} times that of the untrained generator), or D has "
+        "seen too few images.",
+        *_claims_history(study, verdicts),
+    ]
+    exploratory = [
+        x.claim.id
+        for x in verdicts
+        if x.claim.status == "exploratory" and not math.isnan(x.decisive_p)
+    ]
+    if exploratory:
+        notes.append(f"Exploratory, their p not adjusted: {', '.join(exploratory)}.")
+    metrics = dict.fromkeys(x.claim.metric for x in verdicts if x.identity)
+    frame = pd.DataFrame([_ledger_row(x) for x in verdicts])
+    return Table("ledger", "The claims and their verdicts", frame, columns, notes, list(metrics))
+
+
+def _ledger_row(verdict: Verdict) -> dict[str, object]:
+    """One claim in full precision, with the folders of its runs."""
+    estimate = verdict.estimate or Estimate(*[math.nan] * 5, 0)
+    return {
+        "id": verdict.claim.id,
+        "status": verdict.claim.status,
+        "verdict": verdict.verdict,
+        "why": verdict.why,
+        "estimate": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "unit": verdict.unit,
+        "p": verdict.p,
+        "p_holm": verdict.p_holm,
+        "p_flip": estimate.p_flip,
+        "n": verdict.n,
+        "expect": verdict.claim.expect,
+        "smallest": verdict.claim.smallest,
+        "metric": verdict.claim.metric,
+        "network_sha256": (verdict.identity or {}).get("network_sha256"),
+        "runs": " ".join(verdict.runs),
+    }
+
+
+def _claim_estimate(verdict: Verdict) -> str:
+    """`1.280 (1.100 to 1.490) times`; a dash where there is no estimate."""
+    estimate = verdict.estimate
+    if estimate is None:
+        return DASH
+    decimals = claims.MEASURES[verdict.claim.measure].scale.decimals
+    if verdict.claim.measure == "bound":
+        return f"{span(estimate.low, estimate.high, decimals)}, {verdict.unit}"
+    return f"{interval(estimate.value, estimate.low, estimate.high, decimals)} {verdict.unit}"
+
+
+def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
+    """What was known when the claims were written, and whether they are still those."""
+    same, rows = claims.same_without(study, verdicts)
+    again = f" Without seed {claims.PILOT} the verdict is the same in {same} of {rows} rows."
+    pilot = (
+        f"Looked at before the claims were written: {PILOT_RUNS}, all of seed {claims.PILOT}."
+        + again * (rows > 0)
+    )
+    frozen = study.info.get("claims")
+    if not frozen:
+        return [pilot, "study.json names no commit of the claims."]
+    digest = hashlib.sha256(claims.LEDGER.read_bytes()).hexdigest()
+    kept = "that file" if digest == frozen["sha256"] else "another file than that"
+    return [
+        pilot,
+        f"The claims that the study started with are those of commit {frozen['commit']} of "
+        f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
+        f"{kept}.",
+    ]
 
 
 def _by_epochs(study: Analysis) -> list[Table]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -304,8 +303,7 @@ def with_values(study, column, values):
 
 def tables_of(study: Analysis) -> dict[str, tables.Table]:
     """The tables of a study by their names, without the ledger."""
-    none = tables.Table("ledger", "", pd.DataFrame(), [], [])
-    return {table.name: table for table in tables.report(study, none)}
+    return {table.name: table for table in tables.report(study, [])}
 
 
 def sample_grid(rng: np.random.Generator, resolution: int, quality: float) -> bytes:

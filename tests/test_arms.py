@@ -148,7 +148,7 @@ def test_other_factors_are_reported_like_those_of_the_ablation(
     looks = {figures.look_of(study, arm) for arm in study.arms}
     assert len(looks) == (2 if len(study.arms) == 5 else len(study.arms))
 
-    shown = tables.report(study, claims.ledger_table(study, judged))
+    shown = tables.report(study, judged)
     last = next(table for table in shown if table.name == "last")
     assert last.headings[: len(factors)] == list(factors)
     assert len(last.rows) == len(study.arms)

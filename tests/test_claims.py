@@ -198,7 +198,7 @@ def test_a_claim_is_read_as_it_stands(tmp_path):
             "seeds: 8\n  verdict: supported",
             "B1: verdict: Extra inputs are not permitted",
         ),
-        ("measure: last", "measure: correlation", "loss: belongs to correlation, strength and"),
+        ("measure: last", "measure: correlation", "loss: belongs to correlation, strength, choice"),
         ("measure: last", "measure: at", "epoch: belongs to at"),
         ("measure: last", "measure: reach", "threshold: belongs to reach"),
         ("seeds: 8", "seeds: 8\n  epoch: 3", "epoch: belongs to at"),
@@ -759,7 +759,7 @@ def test_the_better_arm_of_every_cell_has_to_have_learnt(better, verdict):
             "generator"
         )
         assert found.estimate.value == pytest.approx(math.exp(0.5), rel=1e-9)
-        assert claims.ledger_table(study, [found]).rows[0][4] == "–"
+        assert tables.ledger(study, [found]).rows[0][4] == "–"
 
 
 def test_it_counts_at_the_epoch_that_the_claim_is_about():
@@ -828,7 +828,7 @@ def test_in_how_many_rows_the_verdict_is_the_same_without_a_seed():
     for study, same in ((steady, 2), (moved, 1)):
         verdicts = claims.judge(study, chosen)
         assert claims.same_without(study, verdicts) == (same, 2)
-        assert f"in {same} of 2 rows" in " ".join(claims.ledger_table(study, verdicts).notes)
+        assert f"in {same} of 2 rows" in " ".join(tables.ledger(study, verdicts).notes)
     assert claims.same_without(moved, claims.judge(moved, chosen), seed=1) == (2, 2)
     assert claims.same_without(moved, claims.judge(moved, chosen), seed=9) == (0, 0)
 
@@ -884,11 +884,11 @@ def test_the_ledger_says_when_its_claims_were_written(tmp_path, monkeypatch):
         info = study.info | {"claims": frozen | {"sha256": given}}
         (note,) = (
             x
-            for x in claims.ledger_table(dataclasses.replace(study, info=info), []).notes
+            for x in tables.ledger(dataclasses.replace(study, info=info), []).notes
             if "1e72eec of 2026-11-25" in x
         )
         assert note.endswith(words)
-    notes = claims.ledger_table(study, []).notes
+    notes = tables.ledger(study, []).notes
     assert "study.json names no commit of the claims." in notes
     assert any("all of seed 0" in note and "40 epochs" in note for note in notes)
 
@@ -976,7 +976,7 @@ def test_a_run_that_diverged_has_no_number():
 def test_the_sheet_says_all_of_it():
     study = simulate(GRID, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
     verdicts = claims.judge(study)
-    sheet = claims.ledger_table(study, verdicts)
+    sheet = tables.ledger(study, verdicts)
     rows = {row[0]: row for row in sheet.rows}
 
     assert sheet.headings == [
@@ -998,7 +998,7 @@ def test_the_sheet_says_all_of_it():
 
 def test_the_p_that_is_shown_is_the_one_that_decides(family):
     shown = {
-        status: claims.ledger_table(family, three(family, status)).rows
+        status: tables.ledger(family, three(family, status)).rows
         for status in ("confirmatory", "exploratory")
     }
     assert [row[4] for row in shown["confirmatory"]] == ["0.090", "0.030", "0.0030"]
@@ -1008,7 +1008,7 @@ def test_the_p_that_is_shown_is_the_one_that_decides(family):
 @pytest.mark.parametrize("status", ["confirmatory", "exploratory"])
 def test_no_p_is_shown_where_no_verdict_stands_on_it(status):
     study = simulate(PAIR, seeds=7, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
-    sheet = claims.ledger_table(study, [judge(study, "B1", status=status)])
+    sheet = tables.ledger(study, [judge(study, "B1", status=status)])
     assert sheet.rows[0][4:] == ["–", "7", "inconclusive: 7 of 8 seeds"]
     assert not any("Exploratory" in note for note in sheet.notes)
 
@@ -1016,7 +1016,7 @@ def test_no_p_is_shown_where_no_verdict_stands_on_it(status):
 def test_the_table_keeps_full_precision_and_the_runs():
     study = simulate(GRID, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
     verdicts = claims.judge(study)
-    table = claims.table(verdicts).set_index("id")
+    table = tables.ledger(study, verdicts).frame.set_index("id")
 
     assert list(table.index) == list(LEDGER)
     assert table.loc["B1-128", "estimate"] == verdicts[0].estimate.value
@@ -1031,7 +1031,7 @@ def test_from_a_study_on_disk(make_study, tmp_path):
     study = records.load(make_study(tmp_path, factors=PAIR, **small))
     first, second = (claims.judge(study) for _ in range(2))
 
-    assert claims.table(first).equals(claims.table(second))
+    assert tables.ledger(study, first).frame.equals(tables.ledger(study, second).frame)
     found = {x.claim.id: x for x in first}
     assert {x.verdict for x in first} == {"inconclusive", "not testable", "not yet run"}
     short = "D is shown 30,000 images, and the claim asks for 1,500,000"

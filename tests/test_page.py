@@ -100,7 +100,7 @@ def build(*words: object) -> None:
 def rendered(study: Analysis) -> str:
     """The page without figures and downloads."""
     verdicts = claims.judge(study)
-    shown = tables.report(study, claims.ledger_table(study, verdicts))
+    shown = tables.report(study, verdicts)
     return page.render(study, verdicts, findings.findings(study), shown, {}, {})
 
 
@@ -165,7 +165,7 @@ def test_page_loads_nothing(html: str) -> None:
 def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: Path) -> None:
     study = analyse(records.load(study_folder))
     shown = Outline(html).tables
-    for table in tables.report(study, claims.ledger_table(study, claims.judge(study))):
+    for table in tables.report(study, claims.judge(study)):
         written = [table.headings, *table.rows, *table.below]
         assert shown[f"table-{table.name}"] == written
 

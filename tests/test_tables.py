@@ -231,7 +231,7 @@ def test_four_significant_digits(cell, text):
 
 
 def test_every_table_is_written_and_the_same_twice(measured, tmp_path):
-    shown = tables.report(measured, claims.ledger_table(measured, claims.judge(measured)))
+    shown = tables.report(measured, claims.judge(measured))
     first, second = (tables.write(measured, shown, tmp_path / name) for name in ("a", "b"))
     names = ["tables.md", "tables.tex", *(f"{table.name}.csv" for table in shown)]
     assert [path.name for path in first] == names
