@@ -737,7 +737,7 @@ def workspace(study: str | None, out: Path) -> Result:
 
     folder = _study(study, out)
     to = tracking.destination(tracking.ask())
-    os.environ |= tracking.environment(folder.absolute()) | to.environ | {"WANDB_SILENT": "true"}
+    os.environ |= tracking.environment(folder) | to.environ | {"WANDB_SILENT": "true"}
     try:
         from experiments.workspace import make  # only now W&B, which reads its folders once
     except ImportError as error:

@@ -87,7 +87,7 @@ def make_plan(
     }
     jobs = [Job(config=run.config, folder=folder / run.folder, **common) for run in runs]
     missing = [
-        done < job.config.epochs or not _is_mirrored(study, job, done)
+        done < job.config.epochs or not _is_mirrored(job, done)
         for job, done in zip(jobs, committed, strict=True)
     ]
     seconds = _run_seconds(jobs, committed) / max_parallel
@@ -196,16 +196,14 @@ def _check_states(folder: Path, runs: list[Run], committed: list[int]) -> None:
     )
 
 
-def _is_mirrored(study: Study, job: Job, epoch: int) -> bool:
+def _is_mirrored(job: Job, epoch: int) -> bool:
     """Whether W&B has all of a run up to this epoch, its last one, as far as it is wanted.
 
     A run that was imported is mirrored where it was made.
     """
     if rundir.has_records_only(job.folder) or job.wandb_mode == "disabled":
         return True
-    info = {"study": study.name, "scale": study.scale}
-    config = rundir.unseal(job.folder / "run.json")["config"]
-    return tracking.is_mirrored(job.study, info, config, epoch)
+    return tracking.is_mirrored(job.folder, epoch)
 
 
 def _has_inception(cache: Path) -> bool:

@@ -65,7 +65,7 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
     with rundir.owned(job.folder):
         # A finished run, which another machine may have made, can only lack its mirror.
         if len(rundir.committed(job.folder)) >= config.epochs:
-            _close(_open_mirror(job), notify)
+            _close(tracking.start(job.folder, job.wandb_mode), notify)
             return
 
         # The images to train on, and the real features to be scored against.
@@ -78,7 +78,7 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
         state = load_state(found[1], config, job.device) if found else start(config, job.device)
         rundir.describe(job.folder, describe(job, each_epoch, at_milestones))
         rundir.rewind(job.folder, state.epoch)
-        mirror = _open_mirror(job)
+        mirror = tracking.start(job.folder, job.wandb_mode)
 
         while state.epoch < config.epochs:
             # Train.
@@ -106,12 +106,6 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
             mirror.log(state.epoch)
             notify({"record": record, "timing": timing})
         _close(mirror, notify)
-
-
-def _open_mirror(job: Job) -> tracking.Mirror:
-    info = rundir.unseal(job.study / "study.json")
-    config = rundir.unseal(job.folder / "run.json")["config"]  # with its longest length
-    return tracking.start(job.study, job.folder, info, config, job.wandb_mode)
 
 
 def _close(mirror: tracking.Mirror, notify: Callable[[dict[str, Any]], None]) -> None:

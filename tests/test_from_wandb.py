@@ -42,11 +42,8 @@ def study(
         points=4,
     )
     calibrate_study(folder)
-    info = rundir.unseal(folder / "study.json")
-    started = []
-    for path in sorted(folder.glob("*/*/run.json")):
-        config = rundir.unseal(path)["config"]
-        started.append(tracking.start(folder, path.parent, info, config, "offline"))
+    paths = sorted(folder.glob("*/*/run.json"))
+    started = [tracking.start(path.parent, "offline") for path in paths]
     assert [mirror.finish() for mirror in started] == [""] * 3
     return folder
 

@@ -11,7 +11,6 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces.reports.v2 import internal as report_internal
 from wandb_workspaces.workspaces import internal as workspace_internal
 
-from dcgan import rundir
 from experiments import tracking, workspace
 
 ARM = {"norm": ["none"], "head": ["conv"], "batch": [128]}
@@ -24,9 +23,7 @@ def study(make_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     """One run with every score, mirrored offline."""
     folder = tmp_path_factory.mktemp("panels")
     study = make_study(folder, factors=ARM, epochs=1, inception="milestone", points=2)
-    info = rundir.unseal(study / "study.json")
-    config = rundir.unseal(study / RUN / "run.json")["config"]
-    assert tracking.start(study, study / RUN, info, config, "offline").finish() == ""
+    assert tracking.start(study / RUN, "offline").finish() == ""
     return study
 
 
