@@ -207,7 +207,7 @@ def start(run: Path, mode: str) -> Mirror:
 def start_report(study: Path, mode: str) -> Mirror:
     """Begin to mirror the report of a study, unless W&B has this very report; see `start`."""
     page = study / "report" / "index.html"
-    if not page.exists():
+    if mode == "disabled" or not page.exists():
         return Mirror("report", None)
     info, key = rundir.unseal(study / "study.json"), hashlib.sha256(page.read_bytes()).hexdigest()
     name = _digest([info["study"], info["scale"], info["data"]["sha256"], "report"])
