@@ -23,7 +23,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import time
@@ -43,7 +42,7 @@ EVAL_SETS, EVAL_SCORES = "banks", "scores.json"
 CALIBRATION = "calibration.json"  # beside study.json, see eval.calibration
 PRUNABLE = (STATE, GENERATOR)  # may be missing from a whole epoch
 STATES_KEPT = 2
-OWNER = re.compile(r"process (\d+) on (\S+)")  # the name in a lock
+ATTEMPTS = 25  # to own a folder, in half a second
 SEAL = ',\n "sha256": "{}"\n}}\n'  # the end of a sealed file
 
 
@@ -320,75 +319,49 @@ def owned(folder: Path) -> Iterator[None]:
     _make_folder(folder)
     path = folder / "lock"
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as lock:
-        # An owner that has the lock and not yet put its name there has a moment for it.
-        for _ in range(100):
+        # A new owner has a moment to write its name, and `owner_of` may have the lock for one.
+        for _ in range(ATTEMPTS):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read().decode(errors="replace").strip()
-            if _may_live(owner):
-                raise Busy(f"{folder} is in use by {owner}")
-            time.sleep(0.02)
+                time.sleep(0.02)
         else:
-            raise Busy(f"{folder} is in use by another process")
+            raise Busy(f"{folder} is in use by {_last_owner(folder)}")
 
         # One write, over the whole of an earlier name.
         with _named(path):
-            lock.seek(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}".ljust(300).encode())
         yield
 
 
 def owner_of(folder: Path) -> str | None:
-    """The process of this machine that owns a folder, by name; creates and locks nothing.
+    """The process that owns a folder, by name; creates nothing.
 
-    Asking with flock would hold the lock for a moment, in which a run that begins takes the
-    earlier owner's name for a live one; the kernel's list of locks disturbs nobody. Where there is
-    no list, the name counts if its process lives.
+    Not seen is one of another machine, where file systems do not tell each other of their locks.
     """
-    name, inode = _last_owner(folder)
-    owner = OWNER.fullmatch(name)
-    if not owner or owner[2] != socket.gethostname() or not _may_live(name):
-        return None
     try:
-        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        with open(folder / "lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _last_owner(folder)
     except OSError:
-        return name
-    locked = [[lock[4], lock[5].rpartition(":")[2]] for lock in locks if lock[1] == "FLOCK"]
-    return name if [owner[1], str(inode)] in locked else None
+        pass
+    return None
 
 
 def owner_elsewhere(folder: Path) -> str | None:
     """The last owner of a folder if another machine had it, which alone knows whether it lives."""
-    name, _ = _last_owner(folder)
-    owner = OWNER.fullmatch(name)
-    return name if owner and owner[2] != socket.gethostname() else None
+    name = _last_owner(folder)
+    return name if name and name.rpartition(" on ")[2] != socket.gethostname() else None
 
 
-def _last_owner(folder: Path) -> tuple[str, int]:
-    """The name in a folder's lock, and the lock's inode; "" where there is none."""
+def _last_owner(folder: Path) -> str:
+    """The name in a folder's lock; "" where there is none."""
     try:
-        with open(folder / "lock", "rb") as lock:
-            name = lock.read(300).decode(errors="replace").strip()
-            return name, os.fstat(lock.fileno()).st_ino
+        return (folder / "lock").read_text(errors="replace").strip()
     except OSError:
-        return "", 0
-
-
-def _may_live(owner: str) -> bool:
-    """Whether a name in a lock may be that of a process at work: one of this machine is asked."""
-    named = OWNER.fullmatch(owner)
-    if not named or named[2] != socket.gethostname():
-        return bool(named)
-    try:
-        os.kill(int(named[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+        return ""
 
 
 def _read(path: Path) -> bytes:

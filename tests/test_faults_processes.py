@@ -1,10 +1,8 @@
 """Processes are stopped, killed, doubled, moved to other machines: see faults.processes."""
 
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,54 +66,6 @@ def test_seeds_of_two_machines_are_marked(tmp_path: Path) -> None:
     assert len(keys) == 2
     assert keys[0] ^ keys[1] == {"arithmetic"}
     assert any("arithmetic" in line for line in tables.caption(loaded))
-
-
-# --- The owner's name -----------------------------------------------------------------------------
-
-
-def lock_unnamed(folder: Path) -> subprocess.Popen:
-    """A process that has the lock of a folder, and has not written its name there yet."""
-    code = (
-        "import fcntl, os, sys\n"
-        "lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
-        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
-        "print(flush=True)\n"
-        "for line in sys.stdin: os.write(lock, line.strip().ljust(300).encode())\n"
-    )
-    words = [sys.executable, "-c", code, str(folder / "lock")]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1)
-    assert process.stdout
-    assert process.stdout.readline() == "\n"
-    return process
-
-
-@pytest.mark.parametrize("left", ["", "process {gone} on {here}", "process 1"])
-def test_a_name_that_is_being_written_is_waited_for(
-    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    here = socket.gethostname()
-    (tmp_path / "lock").write_text(left.format(gone=gone.pid, here=here))
-    holder = lock_unnamed(tmp_path)
-    assert holder.stdin
-    name = f"process {holder.pid} on {here}"
-    waits = []
-
-    def wait(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 3:
-            holder.stdin.write(f"{name}\n")
-            while name not in (tmp_path / "lock").read_text():
-                os.sched_yield()
-
-    monkeypatch.setattr(rundir.time, "sleep", wait)
-    with pytest.raises(rundir.Busy, match=f"{re.escape(name)}$"), rundir.owned(tmp_path):
-        pass
-    assert len(waits) == 3
-    holder.kill()
-    holder.wait()
 
 
 # --- The parts ------------------------------------------------------------------------------------

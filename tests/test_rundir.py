@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import fcntl
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -294,11 +296,13 @@ def test_an_owner_is_seen_without_a_lock_of_ones_own(tmp_path):
         assert owner_of(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
 
 
-@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel keeps no such list")
-def test_a_name_without_its_lock_is_no_owner(tmp_path):
+def test_a_name_without_its_lock_is_no_owner_and_whoever_asks_is_waited_for(tmp_path):
     with owned(tmp_path):
         pass
     assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
     assert owner_of(tmp_path) is None
-    with owned(tmp_path / "other"):
-        assert owner_of(tmp_path) is None
+    with open(tmp_path / "lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        Timer(0.1, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
+        with owned(tmp_path):
+            assert owner_of(tmp_path)
