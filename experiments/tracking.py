@@ -322,7 +322,10 @@ def _mirror_report(study: Path, name: str, key: str) -> None:
         shown = {f"records/{arm}": wandb.Table(dataframe=rows) for arm, rows in by_arm}
         for title, table in shown.items():
             table.bind_to_run(wandb_run, title, 0)  # else it is an artifact too, with folder names
-        for path in sorted(report.glob("figures/*.png")):
+        for path in sorted(report.glob("figures/*.svg")):
+            svg = path.read_text(encoding="utf-8")
+            shown[f"figures/{path.stem}"] = wandb.Html(svg, inject=False)
+        for path in sorted(report.glob("figures/*.png")):  # samples, and what an analysis drew
             shown[f"figures/{path.stem}"] = wandb.Image(str(path))
         wandb_run.log({**shown, "page": wandb.Html(str(report / "index.html"), inject=False)})
     rundir.replace(study / MIRRORS / name / RECEIPT, f"{key}\n".encode())

@@ -10,7 +10,7 @@ each time:
 
     index.html    the page: one file, which loads nothing
     tables/       every table as Markdown, LaTeX (booktabs) and CSV
-    figures/      every figure as SVG, PNG and PDF, pictures as PNG
+    figures/      every figure as SVG, with --pdf as PDF too, pictures as PNG
     records.csv   every epoch of every run in full precision; records.parquet
     eval_sets.csv scores of further evaluation sets, where there are any
 
@@ -40,7 +40,10 @@ SOURCE = "a study's folder, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
 @click.argument("more", metavar="", nargs=-1)
 @click.option("--to", metavar="FOLDER", type=PATH, help="of the report; default: STUDY/report")
 @click.option("--study", metavar="NAME", help="of W&B's studies; default: the only one")
-def report(kind: str, more: tuple[str, ...], to: Path | None, study: str | None) -> Result:
+@click.option("--pdf", is_flag=True, help="every figure as PDF too, for LaTeX")
+def report(
+    kind: str, more: tuple[str, ...], to: Path | None, study: str | None, pdf: bool
+) -> Result:
     """Read a study, write all files of its report, say what was found."""
     source = [kind, *more]
     out = to or Path(kind) / "report"
@@ -68,7 +71,7 @@ def report(kind: str, more: tuple[str, ...], to: Path | None, study: str | None)
             texts = [path for path in files if path.suffix in (".csv", ".tex")]
             offered = {path.name: path.read_bytes() for path in texts}
             offered["study.bib"] = page.bibtex(found).encode()
-            inline = figures.save(drawn, out / "figures")
+            inline = figures.save(drawn, out / "figures", pdf=pdf)
             html = page.render(found, verdicts, said, shown, inline, offered)
             (out / "index.html").write_text(html, encoding="utf-8")
         except OSError as error:

@@ -2,11 +2,11 @@
 
 import io
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.colors
 import matplotlib.style
 import numpy as np
@@ -15,22 +15,32 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    Locator,
     LogLocator,
     MaxNLocator,
     NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
 )
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dcgan import rundir
-from reports.analysis import Analysis, arm_name, effect_name
+from reports.analysis import Analysis, Effect, arm_name
 from reports.records import ANALYSES, LOWER_IS_BETTER, PRIMARY, Study, calibrated
 from reports.tables import ANALYSES as TITLES
-from reports.tables import LN2, LOSSES, count, digits, label, percent_sd, prose, short_identity
+from reports.tables import (
+    LN2,
+    LOSSES,
+    count,
+    digits,
+    effect_text,
+    interval,
+    label,
+    percent_sd,
+    prose,
+    short_identity,
+    table_of,
+)
 
 # First factor = hue, second = line style and marker, third = lightness (the first level darkest),
 # third and later ones = panel. The lightnesses of the first two hues interleave, so that four arms
@@ -45,29 +55,15 @@ LINES = ["-", (0, (2.4, 1.2)), (0, (1, 1)), (0, (4, 1, 1, 1))]
 MARKERS = ["o", "^", "s", "D"]
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
-WIDTH = 7.0  # inches
-DPI = 160  # of pictures
-WIDTH_PIXELS = round(WIDTH * DPI)
-CURVE_POINTS = 32  # of one run's loss curve, at most; each the mean of its neighbours
+WIDTH, PANEL = 7.0, 2.4  # of a figure and, about, the height of a panel: inches
+PIXELS, GAP, TITLE = 1120, 64, 40  # width of a picture, between its columns, height of a title
+MARKED = 16  # epochs; beyond these a marker on each would hide the line
 CALIBRATION = {  # what is written at the lines of images that no training made
     "held-out": "held-out",
     "gaussian": "Gaussian",
     "8x8": "8×8",
     "flat": "flat colour",
     "untrained": "untrained",
-}
-MARKED = 16  # epochs; beyond these a marker on each would hide the line
-CHANGES = [  # the ticks where no change is by a larger factor than the first number
-    (1.1, [0.92, 0.95, 0.98, 1, 1.02, 1.05, 1.08]),
-    (1.6, [0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.4]),
-    (5, [0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4]),
-    (math.inf, [0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100]),
-]
-SHARES = {  # an axis of the variance: face, hatch, ink; no hue, for that is norm's
-    "arm": ("#4d4d4d", "", "#ffffff"),
-    "seed": ("#8f8f8f", "//", "#000000"),
-    "epoch": ("#c4c4c4", "", "#000000"),
-    "evaluation": ("#f2f2f2", "..", "#000000"),
 }
 DASHED = (
     "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
@@ -82,30 +78,21 @@ PICTURES = {  # what stands where in the picture of an analysis
     "filters": "Images, and under each the guided gradient of the unit that responds most to it: "
     "first of the trained D, then of the untrained one.",
 }
-KINDS = {  # how each kind of file is written: no dates, no versions
+KINDS = {  # how a file of each kind is written: no dates
     "svg": {"metadata": {"Date": None, "Creator": None}},
-    "pdf": {"metadata": {"CreationDate": None}, "facecolor": "white"},
-    "png": {"metadata": {"Software": None}, "facecolor": "white", "dpi": DPI},
-}
-LEGEND = {
-    "loc": "upper left",
-    "ncols": 4,
-    "frameon": False,
-    "handlelength": 1.8,
-    "handletextpad": 0.5,
-    "columnspacing": 0.9,
-    "borderpad": 0.1,
+    "pdf": {"metadata": {"CreationDate": None}},
 }
 STYLE = {
+    "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "font.size": 11,
     "axes.titlesize": 11,
+    "axes.titlelocation": "left",
     "axes.labelsize": 11,
     "xtick.labelsize": 10,
     "ytick.labelsize": 10,
-    "legend.fontsize": 9,
     "text.color": GREY,
     "axes.labelcolor": GREY,
     "axes.edgecolor": GREY,
@@ -114,83 +101,238 @@ STYLE = {
     "ytick.color": GREY,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.linewidth": 0.8,
     "grid.color": GREY,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.columnspacing": 0.9,
     "lines.solid_capstyle": "round",
     "svg.fonttype": "path",
     "svg.hashsalt": "dcgan-ablation",
 }
 
+Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture, and its caption
 
-def draw(study: Analysis) -> dict[str, tuple[Figure, str]]:
-    """Every figure that the records allow, with its caption, in reading order."""
+
+def draw(study: Analysis) -> Drawn:
+    """Every figure that the records allow, in reading order."""
+    drawn: Drawn = {}
     if study.frame.empty:
-        return {}
+        return drawn
+    moving = [x for x in study.measured if study.measured[x] > 1 and table_of(x) == "last"]
     with style():
-        moving = [x for x in ("fid", PRIMARY, "cs_cifar") if study.measured.get(x, 0) > 1]
-        figures = {}
-        if effects := study.last_effects.get(PRIMARY):
-            figures["effects"] = effect_sizes(study, effects)
-        figures |= {metric: metric_by_epoch(study, metric) for metric in moving}
+        drawn |= {metric: metric_by_epoch(study, metric) for metric in moving}
         if any(study.folder.glob(f"*/*/epochs/*/{rundir.SAMPLES}")):
-            figures["samples"] = samples(study)
+            drawn["samples"] = samples(study)
+        if effects := study.last_effects.get(PRIMARY):
+            drawn["effects"] = effect_sizes(study, effects)
         if PRIMARY in moving:
-            figures["fluctuation"] = fluctuation(study)
-        if len(study.shares):
-            figures["shares"] = variance_shares(study)
-        figures["losses"] = losses(study)
-        for analysis in study.analyses:
-            if path := picture_of(study, analysis):
-                figures[analysis] = _whole_picture(path), picture_caption(study, analysis, path)
-    return figures
+            drawn["fluctuation"] = fluctuation(study)
+        drawn["losses"] = losses(study)
+    return drawn | {x: analysis_picture(study, x) for x in study.analyses if picture_of(study, x)}
 
 
-def save(figures: dict[str, tuple[Figure, str]], out: Path) -> dict[str, tuple[str, str]]:
-    """Write each figure as SVG, PDF and PNG, or as PNG alone where it is made of pictures.
+def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes, str]]:
+    """Write each figure as SVG, on demand as PDF too, and each picture as PNG.
 
-    Returns the text of each as SVG, and its caption. The same study gives the same bytes.
+    Returns the bytes of the SVG or PNG and the caption of each. The same study gives the same
+    bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
-    texts = {}
-    for name, (figure, text) in figures.items():
-        files = {kind: _render(figure, kind) for kind in KINDS}
-        texts[name] = files["svg"].decode(), text
-        if any(axis.images for axis in figure.axes):
-            files = {"png": files["png"]}
-        for kind, data in files.items():
-            (out / f"{name}.{kind}").write_bytes(data)
-    return texts
+    saved = {}
+    for name, (figure, caption) in drawn.items():
+        if isinstance(figure, Image.Image):
+            data, kind = _encoded(figure.save, "png"), "png"
+        else:
+            data, kind = render(figure, "svg"), "svg"
+            if pdf:
+                (out / f"{name}.pdf").write_bytes(render(figure, "pdf"))
+        (out / f"{name}.{kind}").write_bytes(data)
+        saved[name] = data, caption
+    return saved
 
 
-def effect_sizes(study: Analysis, effects: list) -> tuple[Figure, str]:
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as "svg" or "pdf"."""
+    with style():
+        return _encoded(figure.savefig, kind, **KINDS[kind])
+
+
+def style() -> AbstractContextManager[None]:
+    """The defaults of matplotlib, whatever the user's own are, and ours on top."""
+    return matplotlib.style.context(["default", STYLE])
+
+
+def _encoded(save: Any, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    save(file, format=kind, **options)
+    return file.getvalue()
+
+
+# Lines against the epoch.
+
+
+def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
+    """A metric after each epoch, with the images that no training made."""
+    known = calibrated(study, metric)
+    figure, axes = _by_epoch(study, {metric: ""})
+    axes[0, 0].set_ylabel(label(metric))
+    values = pd.concat([study.frame[metric], known.filter(["untrained"])])
+    if LOWER_IS_BETTER[metric] and 0 < 4 * values.min() < values.max():
+        axes[0, 0].set_yscale("log")
+        _plain(axes[0, 0].yaxis, values)
+    _calibrate(axes, known)
+    better = "lower" if LOWER_IS_BETTER[metric] else "higher"
+    diverged = f"A cross marks the last finite {label(metric)} of a run that diverged."
+    sentences = [
+        f"{label(metric)} after each epoch; {better} is better.",
+        _seeds(study),
+        short_identity(study, metric),
+        _channels(study),
+        diverged if (study.frame["status"] == "diverged").any() else "",
+        DASHED if len(known) else "",
+    ]
+    return figure, " ".join(filter(None, sentences))
+
+
+def losses(study: Analysis) -> tuple[Figure, str]:
+    """The losses of both networks, and ln 2 where D's cannot fall below it."""
+    figure, axes = _by_epoch(study, LOSSES)
+    bounded = "batch" in set(study.frame["norm"])
+    for axis in axes[:, 0] if bounded else []:
+        axis.axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
+        look = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "top"}
+        axis.text(1, LN2, "ln 2", **look, fontsize=10)
+    bound = "Dotted: ln 2, below which D's loss cannot fall with output BatchNorm. " * bounded
+    text = f"The losses of both networks, means over the steps of each epoch. {bound}"
+    return figure, f"{text}{_seeds(study)} {_channels(study)}"
+
+
+def _by_epoch(study: Analysis, columns: dict[str, str]) -> tuple[Figure, np.ndarray]:
+    """Columns of the records against the epoch, a panel for each part of `_panels_of`.
+
+    `columns`: name -> title. One column has its panels side by side, several have a row each.
+    """
+    panels = _panels_of(study)
+    cells = [(part, column) for part in panels for column in columns]
+    width = len(columns) if len(columns) > 1 else min(2, len(cells))
+    height = math.ceil(len(cells) / width)
+    figure = Figure(figsize=(WIDTH, 0.8 + height * (PANEL if height < 3 else 0.75 * PANEL)))
+    sharey = "col" if len(columns) > 1 else True
+    axes = figure.subplots(height, width, sharex=True, sharey=sharey, squeeze=False)
+    for axis, (part, column) in zip(axes.flat, cells, strict=False):
+        _lines(study, axis, panels[part], column)
+        axis.set_title(", ".join(filter(None, [columns[column], part])))
+        axis.grid(axis="y")
+        axis.yaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    for axis in axes.flat[len(cells) :]:
+        axis.set_axis_off()
+    for column, axis in enumerate(axes[-1]):
+        lowest = axis if axis.axison else axes[-2, column]
+        lowest.set_xlabel("epoch")
+        lowest.tick_params(labelbottom=True)
+    _legend(study, figure)
+    return figure, axes
+
+
+def _lines(study: Analysis, axis: Axes, table: pd.DataFrame, column: str) -> None:
+    """Every seed thin, and over them the mean of each arm, as far as all of its seeds go.
+
+    The only seed of an arm is its mean, and is drawn once.
+    """
+    lost = set(table.loc[table["status"] == "diverged", "run"])
+    for arm in study.arms:
+        runs = study.of_arm(table, arm).pivot(index="epoch", columns="run", values=column)
+        colour, line, marker = look_of(study, arm)
+        look = {"color": colour, "linestyle": line}
+        if runs.shape[1] > 1:
+            axis.plot(runs.index, runs, linewidth=0.8, alpha=0.45, **look)
+        for run in lost & set(runs):
+            end = runs[run].dropna().tail(1)
+            axis.plot(end.index, end, marker="x", markersize=9, markeredgewidth=2.5, **look)
+        mean = runs.mean(axis=1)[runs.notna().all(axis=1)]
+        marks = {"marker": marker if len(mean) <= MARKED else "", "markersize": 5}
+        if runs.shape[1]:
+            axis.plot(mean.index, mean, linewidth=2, **look, **marks)
+
+
+def _panels_of(study: Analysis) -> dict[str, pd.DataFrame]:
+    """The rows of each panel: by the third and later factors, or a level beside the first one."""
+    frame = study.frame
+    if _against_first(study):
+        factor = study.factors[0]
+        first, *others = [x for x in study.levels[factor] if x in set(frame[factor])]
+        return {prose(factor, x): frame[frame[factor].isin([first, x])] for x in others or [first]}
+    apart = study.factors[2:]
+    if not apart:
+        return {"": frame}
+    return {
+        ", ".join(prose(factor, level) for factor, level in zip(apart, key, strict=True)): rows
+        for key, rows in frame.groupby(apart)
+    }
+
+
+def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
+    """Faint lines at the scores of images that no training made, named right of the last column.
+
+    `known`: set -> score. One beyond the axis has no line: its name has its score.
+    """
+    first, gap = axes[0, 0], 10 / (72 * PANEL)  # a line of text, in heights of a panel
+    low, high = first.get_ylim()
+    names, heights = [], []
+    for name, value in known.sort_values(kind="stable").items():
+        beyond = "↓" if value < low else "↑" if value > high else ""
+        names.append(CALIBRATION[name] + (f" {digits(value)} {beyond}" if beyond else ""))
+        height = (first.transScale + first.transLimits).transform((0, value))[1]
+        heights.append(max([min(max(height, 0), 1), *[x + gap for x in heights[-1:]]]))
+        for axis in axes.flat if not beyond else []:
+            look = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (5, 4)), "alpha": 0.7}
+            axis.axhline(value, zorder=1, **look)
+    for i in reversed(range(len(heights))):
+        heights[i] = min([heights[i], *([heights[i + 1] - gap] if heights[i + 1 :] else [1])])
+    for axis in axes[:, -1]:
+        for name, height in zip(names, heights, strict=True):
+            axis.text(1.02, height, name, transform=axis.transAxes, va="center", fontsize=8.5)
+
+
+def _plain(axis: Axis, values: pd.Series | np.ndarray) -> None:
+    """Plain numbers at a few round ticks of a logarithmic axis."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    steps = [1, 2, 5] if high > 10 * low else [1, 1.5, 2, 3, 5, 7]
+    axis.set_major_locator(LogLocator(10, steps) if high > 2 * low else MaxNLocator(5))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+# Rows of dots and intervals.
+
+
+def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     """Every effect of the grid as a ratio with its interval, and batch at equal updates."""
-    rows = [(effect_name(effect), effect) for effect in effects]
-    rows += [
-        (f"{effect_name(effect)},\nat equal updates", effect)
+    rows = {effect_text(effect): effect for effect in effects} | {
+        f"{effect_text(effect)},\nat equal updates": effect
         for effect in study.partial_effects["updates", "all"]
         if effect.factors == ["batch"]
-    ]
-    figure, axis = _rows([name for name, _ in rows], 0.42, right=1.7)
+    }
+    figure, axis = _rows(list(rows), 0.42)
     axis.axvline(1, color=GREY, linewidth=0.8)
-    for y, (_, effect) in enumerate(rows):
-        seeds, ratio, main = effect.seeds, effect.contrast.ratio, len(effect.factors) == 1
-        axis.plot(seeds, [y] * len(seeds), "o", color=GREY, markersize=4, alpha=0.5, mew=0)
-        said = f"{effect.ratio:.2f}"
-        if ratio.n > 1:
-            axis.plot((ratio.low, ratio.high), (y, y), color=GREY, linewidth=2.4 if main else 1.2)
-            said += f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    for y, effect in enumerate(rows.values()):
+        ratio, main = effect.contrast.ratio, len(effect.factors) == 1
+        axis.plot(effect.seeds, [y] * len(effect.seeds), "o", color=GREY, ms=4, alpha=0.5, mew=0)
+        axis.plot((ratio.low, ratio.high), (y, y), color=GREY, linewidth=2.4 if main else 1.2)
         face = GREY if main else "none"
         axis.plot(effect.ratio, y, "D", color=GREY, markerfacecolor=face, markersize=7, mew=1.4)
-        place = (1.01, y), axis.get_yaxis_transform()
-        axis.annotate(said, place[0], xycoords=place[1], va="center", fontsize=10)
+        said = interval(effect.ratio, ratio.low, ratio.high, 2)
+        axis.text(1.02, y, said, transform=axis.get_yaxis_transform(), va="center", fontsize=10)
 
     axis.set_xlabel(f"{label(PRIMARY)}, ratio; above 1 is worse")
     axis.set_xscale("log")
-    ends = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in axis.lines])
-    _plain(axis.xaxis, _ratios(max(ends.max(), 1 / ends.min())))
-    seeds = len(rows[0][1].seeds)
+    _plain(axis.xaxis, np.concatenate([line.get_xdata() for line in axis.lines]))
+    seeds = len(effects[0].seeds)
     bars = "Bars: 95 % t intervals over seeds. " if seeds > 1 else "One seed has no interval. "
     return figure, (
         f"The effect of each factor on {label(PRIMARY)} at the last epoch, as the ratio of the "
@@ -204,18 +346,19 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     """The fluctuation between epochs of every run, and the mean of each arm with its interval."""
     known = study.fluctuation["variance"].notna().any()
     column = "variance" if known else "with_noise"
-    means = study.by_arm(study.fluctuation, [column])
-    figure, axis = _rows([arm_name(study, arm) for arm in study.arms], 0.36, top=0.35)
+    rows = study.by_arm(study.fluctuation, [column]).to_dict("records")
+    means = {tuple(row[x] for x in study.factors): row for row in rows}
+    figure, axis = _rows([arm_name(study, arm) for arm in study.arms], 0.36)
     for y, arm in enumerate(study.arms):
         runs = study.of_arm(study.fluctuation, arm)
+        colour, _, marker = look_of(study, arm)
+        dots = {"color": colour, "marker": marker, "linestyle": ""}
         values = runs[column].dropna().map(percent_sd)
-        mean = means[(means[study.factors] == list(arm)).all(axis=1)]
-        ends = [mean[name].map(percent_sd) for name in (f"{column}_low", f"{column}_high")]
-        shade, _, marker = look_of(study, arm)
-        look = {"color": shade, "marker": marker, "linestyle": ""}
-        axis.plot(values, [y] * len(values), markersize=4.5, alpha=0.5, mew=0, **look)
-        axis.plot(mean[column].map(percent_sd), [y] * len(mean), markersize=8.5, **look)
-        axis.plot(ends, [[y] * len(mean)] * 2, linewidth=2, color=shade)
+        axis.plot(values, [y] * len(values), markersize=4.5, alpha=0.5, mew=0, **dots)
+        if len(runs):
+            mean, *ends = (percent_sd(means[arm][column + x]) for x in ("", "_low", "_high"))
+            axis.plot(mean, y, markersize=8.5, **dots)
+            axis.plot(ends, [y, y], linewidth=2, color=colour)
         noise = runs["noise"].dropna().head(1).map(percent_sd)
         axis.plot(noise, [y] * len(noise), "|", color=GREY, markersize=13, markeredgewidth=1.6)
 
@@ -223,152 +366,86 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     axis.set_xlabel(f"SD of log {label(PRIMARY)} between epochs, %")
     _legend(study, figure)
     seeds = study.fluctuation["seed"].nunique()
-    band = (
-        f"n = {seeds} seeds, small; large: the mean over them, bar: its 95 % t interval."
-        if seeds > 1
-        else "n = 1 seed; no band is drawn."
-    )
     noise = (
         "with the measurement noise taken out; the stroke is the noise of one evaluation"
         if known
         else "measurement noise and all, for no generator was scored on further evaluation sets"
     )
+    mean = "small; large: the mean over them, bar: its 95 % t interval."
     return figure, (
         f"How far {label(PRIMARY)} goes up and down from epoch to epoch after burn-in, {noise}. "
-        f"{band} {short_identity(study, PRIMARY)} {_channels(study)}"
+        + (f"n = {seeds} seeds, {mean} " if seeds > 1 else "n = 1 seed; no band is drawn. ")
+        + f"{short_identity(study, PRIMARY)} {_channels(study)}"
     )
 
 
-def variance_shares(study: Analysis) -> tuple[Figure, str]:
-    """The shares of the variance, a bar for all arms and one for each."""
-    table = study.shares
-    figure, axis = _rows(list(table["where"]), 0.36, top=0.35)
-    left = np.zeros(len(table))
-    for name, (face, hatch, ink) in SHARES.items():
-        share = 100 * table[f"{name}_share"].fillna(0.0)
-        look = {"color": face, "edgecolor": GREY, "hatch": hatch, "linewidth": 0.6}
-        axis.barh(range(len(table)), share, left=left, height=0.72, label=name, **look)
-        for y, (start, size) in enumerate(zip(left, share, strict=True)):
-            if size >= 7:
-                look = {"ha": "center", "va": "center", "fontsize": 10, "color": ink}
-                box = {"facecolor": face, "edgecolor": "none", "pad": 1.2}
-                axis.text(start + size / 2, y, f"{size:.0f}", bbox=box, **look)
-        left = left + share
-
-    axis.set_xlim(0, 100)
-    axis.grid(visible=False)
-    axis.set_xlabel(f"share of the variance of log {label(PRIMARY)}, %")
-    figure.legend(**LEGEND)
-    row = table.iloc[0]
-    return figure, (
-        f"Where the variance of {label(PRIMARY)} after burn-in lies: between arms, between seeds "
-        "of an arm, between epochs of a run, between evaluations of an epoch. "
-        f"n = {row['seeds']} seeds, {row['epochs']} epochs, {row['eval_sets']} evaluations of "
-        f"each; no band is drawn. {short_identity(study, PRIMARY)}"
-    )
+def _rows(names: list[str], height: float) -> tuple[Figure, Axes]:
+    """A figure of named rows, the first on top; `height` of a row in inches."""
+    figure = Figure(figsize=(WIDTH, 0.9 + height * len(names)))
+    axis = figure.add_subplot()
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x")
+    return figure, axis
 
 
-def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
-    """A metric against the epoch: panels by `_panels_of`, a line for each run."""
-    panels, known = _panels_of(study, study.frame), calibrated(study, metric)
-    rows, columns = math.ceil(len(panels) / 2), min(2, len(panels))
-    height = 1.7 if rows > 2 else 2.7
-    figure, axes = _grid(len(panels), columns, height, right=1.2 if len(known) else 0.1)
-    for axis, (name, table) in zip(axes, panels.items(), strict=True):
-        _lines(study, axis, table, "epoch", metric)
-        axis.set_title(name, loc="left")
-        axis.xaxis.set_major_locator(_whole_numbers(5))
-    for axis in axes[-columns:]:
-        axis.set_xlabel("epoch")
-    axes[0].set_ylabel(label(metric))
-    _scale(axes[0], pd.concat([study.frame[metric], known.filter(["untrained"])]), metric)
-    _calibrate(axes, columns, known)
-    _legend(study, figure)
-    better = "lower" if LOWER_IS_BETTER[metric] else "higher"
-    diverged = f" A cross marks the last finite {label(metric)} of a run that diverged."
-    return figure, (
-        f"{label(metric)} after each epoch; {better} is better. {_seeds(study)} "
-        f"{short_identity(study, metric)} {_channels(study)}"
-        + (diverged if (study.frame["status"] == "diverged").any() else "")
-        + (f" {DASHED}" if len(known) else "")
-    )
+# Pictures.
 
 
-def losses(study: Analysis) -> tuple[Figure, str]:
-    """D's loss, G's loss and the metric on one clock, a row for each arm but for its line style."""
-    apart = [*study.factors[:1], *study.factors[2:]]
-    kinds = study.frame[apart].drop_duplicates().sort_values(
-        apart, key=lambda column: column.map(study.levels[column.name].index)
-    ).to_dict("records")  # fmt: skip
-    scored = PRIMARY in study.measured
-    columns = LOSSES | ({PRIMARY: label(PRIMARY)} if scored else {})
-    figure, axes = _grid(
-        len(kinds) * len(columns), len(columns), 1.3, sharey="col", left=0.9, bottom=0.6
-    )
-    tables = dict.fromkeys(LOSSES, _thinned(study.curves)) | {PRIMARY: study.frame}
-    tables = {x: frame.assign(thousands=frame["images"] / 1000) for x, frame in tables.items()}
-
-    for i, kind in enumerate(kinds):
-        row = axes[i * len(columns) :][: len(columns)]
-        for axis, column in zip(row, columns, strict=True):
-            rows = tables[column]
-            rows = rows[(rows[list(kind)] == list(kind.values())).all(axis=1)]
-            _lines(study, axis, rows, "thousands", column, marked=column == PRIMARY)
-        names = [prose(factor, level) for factor, level in kind.items()]
-        row[0].set_ylabel("\n".join(names), fontsize=9)
-        if (rows["norm"] == "batch").all():
-            row[0].axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
-            place = (1, LN2), (0, -2), row[0].get_yaxis_transform(), "offset points"
-            row[0].annotate("ln 2", *place, ha="right", va="top", fontsize=10)
-
-    # Titles on top, the clock below.
-    for axis, (column, name) in zip(axes, columns.items(), strict=False):
-        axis.set_title(name, loc="left")
-        axis.yaxis.set_major_locator(MaxNLocator(4))
-        if column == PRIMARY:
-            _scale(axis, study.frame[PRIMARY], PRIMARY)
-        axis.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
-    text = "real images shown to D, thousands"
-    figure.supxlabel(text, fontsize=11, color=GREY, y=0.1 / figure.get_figheight())
-    _legend(study, figure)
-    bounded = "batch" in set(study.frame["norm"])
-    bound = " Dotted: ln 2, below which D's loss cannot fall with output BatchNorm." * bounded
-    return figure, (
-        "The losses of both networks, averaged over neighbouring steps, beside "
-        f"{label(PRIMARY)}.{bound} {_seeds(study)} "
-        + (f"{short_identity(study, PRIMARY)} " if scored else "")
-        + _channels(study)
-    )
-
-
-def samples(study: Analysis) -> tuple[Figure, str]:
+def samples(study: Analysis) -> tuple[Image.Image, str]:
     """Real images above the last samples of every arm at the lowest seed."""
     rows = study.frame[[has_picture(study, row.run, row.epoch) for row in study.frame.itertuples()]]
-    rows = rows.sort_values("epoch").groupby("run", sort=False).tail(1)
-    rows = rows.sort_values("seed").drop_duplicates(study.factors)
-    shown = {tuple(row[x] for x in study.factors): row for row in rows.to_dict("records")}
+    rows = rows.sort_values("epoch").groupby("run", sort=False).tail(1).sort_values("seed")
+    shown = {tuple(row[x] for x in study.factors): row for row in rows[::-1].to_dict("records")}
 
-    # The 4x8 real images in two rows over the full width, so that all images are of one size.
-    real = None
-    if (study.folder / "real.png").is_file():
-        real = _pixels(study.folder / "real.png")
-        real = np.hstack([real[: len(real) // 2], real[len(real) // 2 :]])
-
-    # An arm that has not begun keeps its panel.
-    last, panels = set(zip(study.last["run"], study.last["epoch"], strict=True)), []
+    # An arm that has not begun keeps its place.
+    last, panels = set(zip(study.last["run"], study.last["epoch"], strict=True)), {}
     for arm in study.arms:
         title, row = arm_name(study, arm), shown.get(arm)
-        if row is not None and (row["run"], row["epoch"]) not in last:
-            title += f" (epoch {row['epoch']})"
-        path = row and rundir.epoch_folder(study.folder / row["run"], row["epoch"])
-        panels.append((title, _pixels(path / rundir.SAMPLES) if path else None))
-    seeds = sorted({row["seed"] for row in shown.values()})
-    return _in_two_columns(real, panels), (
-        ("S" if real is None else "Real images, then s")
-        + "amples of every arm after its last epoch, not selected: n = 1 run of each arm, seed "
-        + ", ".join(map(str, seeds))
-        + ", the same noise for every arm; no metric, no band."
+        if row is None:
+            panels[f"{title}: not yet"] = None
+            continue
+        late = (row["run"], row["epoch"]) in last
+        path = rundir.epoch_folder(study.folder / row["run"], row["epoch"]) / rundir.SAMPLES
+        panels[title if late else f"{title} (epoch {row['epoch']})"] = _read(path)
+    path = study.folder / "real.png"
+    real = _read(path) if path.is_file() else None
+    seeds = ", ".join(str(x) for x in sorted({row["seed"] for row in shown.values()}))
+    return _contact_sheet(real, panels), (
+        ("Samples" if real is None else "Real images, then samples")
+        + f" of every arm after its last epoch, not selected: n = 1 run of each arm, seed {seeds}, "
+        "the same noise for every arm; no metric, no band."
     )
+
+
+def _contact_sheet(real: Image.Image | None, panels: dict[str, Image.Image | None]) -> Image.Image:
+    """Real images over the full width, if any; below them titled pictures in two columns.
+
+    A pixel of an image is a whole number of pixels: sharp, and small when packed.
+    """
+    boxes, top, column = [], 0, (PIXELS - GAP) // 2
+    if real is not None:  # its rows, half of them beside the others: images of one size
+        wide = Image.new("RGB", (2 * real.width, real.height // 2))
+        wide.paste(real)
+        wide.paste(real, (real.width, -(real.height // 2)))
+        wide = ImageOps.scale(wide, max(1, PIXELS // wide.width), Image.Resampling.NEAREST)
+        boxes, top = [("real", wide, 0, 0)], TITLE + wide.height
+    some = next(image for image in panels.values() if image)
+    scale = max(1, column // some.width)
+    height = TITLE + scale * some.height
+    for i, (title, image) in enumerate(panels.items()):
+        large = image and ImageOps.scale(image, scale, Image.Resampling.NEAREST)
+        boxes.append((title, large, i % 2 * (column + GAP), top + i // 2 * height))
+
+    sheet = Image.new("RGBA", (PIXELS, top + math.ceil(len(panels) / 2) * height))
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 21)
+    for title, image, x, y in boxes:
+        pen.text((x, y + TITLE - 6), title, GREY, font, anchor="ld")
+        if image:
+            sheet.paste(image, (x, y + TITLE))
+    return sheet
 
 
 def has_picture(study: Study, run: str, epoch: int) -> bool:
@@ -383,62 +460,23 @@ def picture_of(study: Study, analysis: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def picture_caption(study: Study, analysis: str, path: Path) -> str:
-    """What stands under the picture of an analysis."""
+def analysis_picture(study: Analysis, analysis: str) -> tuple[Image.Image, str]:
+    """The picture that an analysis left, and what is to be seen in it."""
+    path = picture_of(study, analysis)
     run = path.parent.parent.relative_to(study.folder).as_posix()
     row = study.plan.set_index("run").loc[run]
     epoch = study.analyses[analysis][run]["epoch"]
     arm = arm_name(study, tuple(row[x] for x in study.factors))
     text = f"{TITLES.get(analysis, analysis)}. {PICTURES.get(analysis, '')} {arm}, seed "
-    return f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
+    return _read(path), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
 
 
-def _pixels(path: Path) -> np.ndarray:
+def _read(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        return image.convert("RGB")
 
 
-def _whole_picture(path: Path) -> Figure:
-    """A picture as wide as whole multiples of its pixels can be."""
-    pixels = _pixels(path)
-    size = np.array(pixels.shape[1::-1]) * max(1, WIDTH_PIXELS // pixels.shape[1])
-    figure = Figure(figsize=tuple(size / DPI))
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.imshow(pixels, interpolation="none")
-    axis.set_axis_off()
-    return figure
-
-
-def _in_two_columns(real: np.ndarray | None, panels: list[tuple[str, np.ndarray | None]]) -> Figure:
-    """Real images over the full width, if any; under them titled pictures, all of one size.
-
-    A pixel of a picture is a whole number of pixels of a PNG file: sharp, and small when packed.
-    """
-    gap, title = 64, 40
-    column = (WIDTH_PIXELS - gap) // 2
-    shape = next(pixels.shape for _, pixels in panels if pixels is not None)
-    height, width = np.array(shape[:2]) * max(1, column // shape[1])
-    top = 0
-    boxes: list[tuple] = []
-    if real is not None:
-        size = np.array(real.shape[:2]) * max(1, WIDTH_PIXELS // real.shape[1])
-        boxes, top = [("real", real, 0, title, *size)], title + size[0]
-    for i, (name, pixels) in enumerate(panels):
-        below = top + i // 2 * (title + height) + title
-        boxes.append((name, pixels, i % 2 * (column + gap), below, height, width))
-    total = top + math.ceil(len(panels) / 2) * (title + height)
-
-    figure = Figure(figsize=(WIDTH, total / DPI))
-    for name, pixels, left, above, height, width in boxes:
-        corner = left / WIDTH_PIXELS, 1 - (above + height) / total
-        axis = figure.add_axes((*corner, width / WIDTH_PIXELS, height / total))
-        axis.set_axis_off()
-        axis.set_title(name, loc="left", fontsize=10)
-        if pixels is None:
-            axis.text(0.5, 0.5, "not yet", ha="center", va="center", transform=axis.transAxes)
-        else:
-            axis.imshow(pixels, interpolation="none", aspect="auto")
-    return figure
+# What a colour, a line and a marker mean.
 
 
 def look_of(study: Analysis, arm: tuple) -> tuple[str, Any, str]:
@@ -450,187 +488,14 @@ def look_of(study: Analysis, arm: tuple) -> tuple[str, Any, str]:
     hue, line, shade = [*(x.index(y) for x, y in zip(known, arm, strict=False)), 0, 0][:3]
     hue = min(hue, 1) if _against_first(study) else hue % len(HUES)
     share = shade / max(1, len(known[2]) - 1) if len(known) > 2 else 0.0
-    dark, light = (matplotlib.colors.to_rgb(end) for end in HUES[hue])
-    mixed = [(1 - share) * a + share * b for a, b in zip(dark, light, strict=True)]
-    style = line % len(LINES)
-    return matplotlib.colors.to_hex(mixed), LINES[style], MARKERS[style]
+    dark, light = (np.array(matplotlib.colors.to_rgb(end)) for end in HUES[hue])
+    colour = matplotlib.colors.to_hex((1 - share) * dark + share * light)
+    return colour, LINES[line % len(LINES)], MARKERS[line % len(MARKERS)]
 
 
 def _against_first(study: Analysis) -> bool:
     """Whether each level is drawn against the first one: named arms, and more than have a hue."""
     return study.factors == ["arm"] or len(study.levels[study.factors[0]]) > len(HUES)
-
-
-def _panels_of(study: Analysis, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each panel: by the third and later factors, or a level beside the first one."""
-    if _against_first(study):
-        factor = study.factors[0]
-        first, *others = study.levels[factor]
-        panels = {x: frame[frame[factor].isin([first, x])] for x in others or [first]}
-        begun = set(frame[factor])
-        return {prose(factor, x): rows for x, rows in panels.items() if x in begun} or {"": frame}
-    apart = study.factors[2:]
-    if not apart:
-        return {"": frame}
-    return {
-        ", ".join(prose(factor, level) for factor, level in zip(apart, key, strict=True)): rows
-        for key, rows in frame.groupby(apart)
-    }
-
-
-def _lines(
-    study: Analysis,
-    axis: Axes,
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    marked: bool = True,
-) -> None:
-    """Every seed thin, and over them the mean of each arm, as far as all of its seeds go.
-
-    The only seed of an arm is its mean, and is drawn once.
-    """
-    for arm in study.arms:
-        shade, line, marker = look_of(study, arm)
-        look = {"color": shade, "linestyle": line}
-        rows = study.of_arm(table, arm)
-        runs = [run for _, run in rows.groupby("run", sort=False)]
-        for run in runs if len(runs) > 1 else []:
-            axis.plot(run[x], run[y], linewidth=0.8 if marked else 0.6, alpha=0.45, **look)
-        for run in runs:
-            if "status" in run and (run["status"] == "diverged").any():
-                end = run.dropna(subset=[y]).tail(1)
-                axis.plot(end[x], end[y], marker="x", markersize=9, markeredgewidth=2.5, **look)
-
-        values = rows[y].groupby(rows[x])
-        mean = values.mean()[values.count() == len(runs)]
-        look |= {"marker": marker if marked and len(mean) <= MARKED else "", "markersize": 5}
-        thick = {"linewidth": 2 if marked else 1.4}
-        if len(runs):
-            axis.plot(mean.index, mean, **look | thick)
-
-
-def _thinned(curves: pd.DataFrame) -> pd.DataFrame:
-    """At most CURVE_POINTS points a run, each the mean of its neighbours."""
-    position = curves.groupby("run").cumcount()
-    length = curves.groupby("run")["images"].transform("size")
-    block = position // np.ceil(length / CURVE_POINTS).astype(int)
-    keys = [name for name in curves.columns if name not in ("images", *LOSSES)]
-    return curves.groupby([*keys, block.rename("block")], sort=False).mean().reset_index()
-
-
-def _scale(axis: Axes, values: pd.Series, metric: str) -> None:
-    """A logarithmic axis with plain numbers where a distance spans more than a factor of four."""
-    low, high = values.min(), values.max()
-    if not (LOWER_IS_BETTER[metric] and 0 < 4 * low < high):
-        axis.yaxis.set_major_locator(MaxNLocator(5))
-        return
-
-    # Three ticks a decade, or finer ones where there is less than a decade.
-    axis.set_yscale("log")
-    _plain(axis.yaxis, LogLocator(10, [1, 2, 5] if high > 10 * low else [1, 1.5, 2, 3, 5, 7]))
-
-
-def _calibrate(axes: list[Axes], columns: int, known: pd.Series) -> None:
-    """Faint lines at the scores of images that no training made, named right of the last column.
-
-    `known`: set -> score. One beyond the axis has no line: its name has its score.
-    """
-    low, high = axes[0].get_ylim()
-    shown = known[(known >= low) & (known <= high)]
-    for axis in axes:
-        for value in shown:
-            look = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (5, 4)), "alpha": 0.7}
-            axis.axhline(value, zorder=1, **look)
-
-    # The names, from the lowest to the highest, and apart.
-    gap = 10 / (72 * axes[0].get_window_extent().height / axes[0].figure.dpi)  # a line of text
-    ends = axes[0].transData.transform([(0, low), (0, high)])[:, 1]
-    texts, heights = [], []
-    for name, value in known.sort_values(kind="stable").items():
-        height = 0.0 if value < low else 1.0
-        arrow = f" {digits(value)} {'↓' if value < low else '↑'}"
-        if name in shown:
-            arrow = ""
-            height = (axes[0].transData.transform((0, value))[1] - ends[0]) / (ends[1] - ends[0])
-        texts.append(CALIBRATION[name] + arrow)
-        heights.append(max(height, heights[-1] + gap) if heights else height)
-    for i in reversed(range(len(heights))):
-        heights[i] = min(heights[i], heights[i + 1] - gap if i + 1 < len(heights) else 1.0)
-    for axis in axes[columns - 1 :: columns]:
-        for text, height in zip(texts, heights, strict=True):
-            axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=8.5)
-
-
-def _ratios(spread: float) -> Locator:
-    """The ticks of a logarithmic axis of ratios, none further from 1 than the factor `spread`."""
-    return FixedLocator(next(ticks for most, ticks in CHANGES if spread <= most))
-
-
-def _whole_numbers(ticks: int) -> Locator:
-    return MaxNLocator(ticks, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
-
-
-def _plain(axis: Axis, ticks: Locator) -> None:
-    """A logarithmic axis with plain numbers at these ticks and nothing between."""
-    axis.set_major_locator(ticks)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_minor_locator(FixedLocator([]))
-
-
-def _rows(
-    names: Sequence[str], height: float, *, right: float = 0.15, top: float = 0.1
-) -> tuple[Figure, Axes]:
-    """A figure of named rows, the first on top; `height` of a row and margins in inches."""
-    left = 0.2 + max(_width(line) for name in names for line in name.split("\n"))
-    total = top + 0.6 + height * len(names)
-    figure = Figure(figsize=(WIDTH, total))
-    size = (WIDTH - left - right) / WIDTH, height * len(names) / total
-    axis = figure.add_axes((left / WIDTH, 0.6 / total, *size))
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x")
-    return figure, axis
-
-
-def _grid(
-    number: int,
-    columns: int,
-    height: float,
-    *,
-    sharey: bool | str = True,
-    left: float = 0.75,
-    right: float = 0.1,
-    bottom: float = 0.55,
-    top: float = 0.35,
-) -> tuple[Figure, list[Axes]]:
-    """So many panels with common axes; `height` of a panel and margins in inches.
-
-    The lowest panel of each column names its ticks.
-    """
-    gap, rows = 0.35, max(1, math.ceil(number / columns))
-    total = top + bottom + rows * (height + gap)
-    figure = Figure(figsize=(WIDTH, total))
-    width = (WIDTH - left - right) / columns
-    edges = {"left": left / WIDTH, "right": 1 - right / WIDTH, "bottom": bottom / total}
-    edges |= {"top": 1 - (top + gap) / total, "hspace": gap / height}
-    edges |= {"wspace": 0.12 if sharey is True else 0.45 / (width - 0.45)}
-    shared = {"sharex": True, "sharey": sharey, "squeeze": False}
-    axes = list(figure.subplots(rows, columns, **shared, gridspec_kw=edges).flat)
-    for axis in axes[number:]:
-        axis.remove()
-    for axis in axes[max(0, number - columns) : number]:
-        axis.tick_params(labelbottom=True)
-    for axis in axes:
-        axis.grid(axis="y")
-    return figure, axes[:number]
-
-
-def _width(text: str) -> float:
-    """Of a label of an axis, in inches."""
-    return TextPath((0, 0), text, size=STYLE["ytick.labelsize"]).get_extents().width / 72
 
 
 def _legend(study: Analysis, figure: Figure) -> None:
@@ -649,7 +514,7 @@ def _legend(study: Analysis, figure: Figure) -> None:
             _, line, marker = look_of(study, (first[0], level, *first[2:]))
             look = {"color": GREY, "linestyle": line, "marker": marker}
             handles.append(Line2D([], [], label=prose(factor, level), **look))
-    figure.legend(handles=handles, **LEGEND)
+    figure.legend(handles=handles, loc="outside upper left", ncols=4)
 
 
 def _seeds(study: Study) -> str:
@@ -669,15 +534,3 @@ def _channels(study: Analysis) -> str:
     others = study.factors[3:]
     shared = f" Arms that differ only in {', '.join(others)} look alike." if others else ""
     return "; ".join(parts) + "." + shared
-
-
-def style() -> AbstractContextManager[None]:
-    """The defaults of matplotlib, whatever the user's own are, and ours on top."""
-    return matplotlib.style.context(["default", STYLE])
-
-
-def _render(figure: Figure, kind: str) -> bytes:
-    file = io.BytesIO()
-    with style():
-        figure.savefig(file, format=kind, **KINDS[kind])
-    return file.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from dcgan import rundir
@@ -25,16 +25,20 @@ from reports.tables import Table
 
 PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
 MOST_PICTURES = (24, 18, 12, 8, 6, 4)  # an arm; the first number whose pictures fit
-READOUT = {PRIMARY: PRIMARY, "FID": "fid", "D loss": "d_loss", "G loss": "g_loss"}
-SECTIONS = {  # of the page: its figures and its tables, in the order in which they are read
-    "effects": (["effects"], ["arms", "effects*", "batch", "last"]),
-    "scores": ([], ["best", "epochs-*", "fidelity"]),
+READOUT = {PRIMARY: PRIMARY, "fid": "FID"} | tables.LOSSES  # beside the film, where measured
+SECTIONS = {  # of the page: its figures and tables in order; all but the first of each are folded
+    "scores": (
+        ["fid", PRIMARY, "is", "kid", "*_*"],
+        ["last", "best", "epochs-*", "fidelity", "reestimated"],
+    ),
+    "samples": (["samples"], []),
+    "effects": (["effects"], ["arms", "effects*", "batch"]),
     "ledger": ([], ["ledger"]),
     "epochs": (
-        ["fid", "*_cifar", "fluctuation", "shares"],
+        ["fluctuation"],
         ["fluctuation", "shares", "selection", "ranks", "regret", "relapse", "reach"],
     ),
-    "runs": (["samples", "losses"], ["losses", "throughput"]),
+    "runs": (["losses"], ["losses", "throughput"]),
     "audit": ([], ["audit*"]),
 }
 DEMONSTRATIONS = ("smoke", "small")  # scales
@@ -50,35 +54,38 @@ TARGETS = {"kinds": "followups"}  # of make, where it is not the study's name
 def render(
     study: Analysis,
     verdicts: list[Verdict],
-    found: Findings,
+    said: Findings,
     shown: list[Table],
-    drawn: dict[str, tuple[str, str]],
+    drawn: dict[str, tuple[bytes, str]],
     files: dict[str, bytes],
 ) -> str:
-    """The page as text; `drawn`: name -> (SVG, caption), `files`: what it offers to download."""
-    pictures = {name: (inline_svg(svg, name), text) for name, (svg, text) in drawn.items()}
-    downloads = [(name, data_uri(data, "text/plain")) for name, data in files.items()]
+    """The page as text; `drawn`: name -> (SVG or PNG, caption), `files`: what it offers."""
+    pictures = {name: (inline(data, name), text) for name, (data, text) in drawn.items()}
+    downloads = {name: _data_uri(data, "text/plain") for name, data in files.items()}
     named = {table.name: table for table in shown}
     analyses = list(study.analyses)
     sections = {
-        section: {
-            "figures": [x for pattern in patterns for x in fnmatch.filter(pictures, pattern)],
-            "tables": [named[x] for pattern in names for x in fnmatch.filter(named, pattern)],
-        }
-        for section, (patterns, names) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
+        name: {"figures": _chosen(pictures, some), "tables": [named[x] for x in _chosen(named, x)]}
+        for name, (some, x) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
     }
     order = [name for section in sections.values() for name in section["figures"]]
-    spent = sum(len(text) for text, _ in pictures.values()) + sum(len(x) for _, x in downloads)
-    film = filmstrip(study, PAGE_BYTES - 300_000 - spent)
-
-    return template("page.html").render(
+    spent = sum(map(len, [*downloads.values(), *(text for text, _ in pictures.values())]))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # keys in their own order
+    return environment.get_template("page.html").render(
         title=title(study),
+        scale=scale(study),
         info=study.info,
         study=study,
         config=study.config,
         levels={key: list(dict.fromkeys(study.plan[key])) for key in ("norm", "batch")},
-        demonstration=demonstration(study),
-        findings=found,
+        findings=said,
         how_sure=findings.how_sure(study),
         tally=findings.tally(verdicts),
         primary=PRIMARY,
@@ -86,8 +93,7 @@ def render(
         notes=tables.caption(study),
         missing=tables.missing_lines(study),
         sections=sections,
-        film=film,
-        film_json=json.dumps(film).replace("<", "\\u003c"),
+        film=filmstrip(study, PAGE_BYTES - 300_000 - spent),
         figures=pictures,
         numbers={name: i for i, name in enumerate(order, start=1)},
         identities=identities(study),
@@ -96,16 +102,9 @@ def render(
     )
 
 
-def template(name: str) -> Template:
-    """A page's template, in which a name that is not given is an error."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
+def _chosen(names: dict[str, Any], patterns: list[str]) -> list[str]:
+    """The names that fit the patterns, in the order of these."""
+    return list(dict.fromkeys(x for y in patterns for x in fnmatch.filter(names, y)))
 
 
 def title(study: Study) -> str:
@@ -113,44 +112,41 @@ def title(study: Study) -> str:
     return TITLES.get(study.info["study"], f"DCGAN: {study.info['study']}")
 
 
-def demonstration(study: Analysis) -> str:
-    """What stands below the title of a study that is too small to say anything about DCGAN."""
-    if study.info["scale"] not in DEMONSTRATIONS:
-        return ""
-    shown = int(study.config.images * study.planned.max())
-    return (
-        f"A demonstration: D has seen {shown:,} images. The study is the scale cpu32, 30 epochs of "
-        "50,000."
+def scale(study: Analysis) -> str:
+    """The second line of the page: how much D has seen, and whether that can say anything."""
+    epochs = int(study.planned.max())
+    text = (
+        f"Scale {study.info['scale']}: D sees {study.config.images * epochs:,} images, "
+        f"{epochs} times {study.config.images:,}."
     )
+    if study.info["scale"] in DEMONSTRATIONS:
+        text += " A demonstration: the study is the scale cpu32, 30 times 50,000."
+    return text
 
 
 def command(study: Study) -> str:
     """The line that runs this study again; where the data lie is for the reader to say."""
-    info = study.info
-    data, settings = info["data"], info["settings"]
+    info, data = study.info, study.info["data"]
     usual = grid.define(info["study"], info["scale"])
     fields = Config.model_construct(**usual.settings).model_dump()
-    for key in "images", "reference_images":
-        fields[key] = min(fields[key], data["images"])
+    fields |= {key: min(fields[key], data["images"]) for key in ("images", "reference_images")}
 
     # What differs from the scale and the study as they come.
-    words = [
+    given = {key: x for key, x in info["settings"].items() if key not in ("data", "data_sha256")}
+    changed = [f"{key}={x}" for key, x in given.items() if x != fields.get(key)]
+    factors = [
         f"{factor}={','.join(map(str, levels))}"
         for factor, levels in info["factors"].items()
         if levels != usual.factors.get(factor)
     ]
-    words += [
-        f"{key}={value}"
-        for key, value in settings.items()
-        if key not in ("data", "data_sha256") and value != fields.get(key)
-    ]
-    seeds = f" SEEDS={len(info['seeds'])}"
+    seeds, some = f" SEEDS={len(info['seeds'])}", []
     if info["seeds"] != list(range(len(info["seeds"]))):
-        words, seeds = [*words, f"seed={','.join(map(str, info['seeds']))}"], ""
+        seeds, some = "", [f"seed={','.join(map(str, info['seeds']))}"]
     source = {"shapes": "shapes", "zip": f"{data['name']}.zip"}.get(data["kind"], data["name"])
     target = TARGETS.get(info["study"], info["study"])
     line = f"make {target} SCALE={info['scale']}{seeds} DATA={source}"
-    return line + (f' ARGS="{" ".join(words)}"' if words else "")
+    words = " ".join([*factors, *changed, *some])
+    return line + (f' ARGS="{words}"' if words else "")
 
 
 def bibtex(study: Study) -> str:
@@ -174,16 +170,16 @@ def bibtex(study: Study) -> str:
 """
 
 
-def identities(study: Study) -> dict[str, Any]:
+def identities(study: Study) -> dict[str, list]:
     """How the metrics were measured: one column for all that agree in every field."""
-    columns: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    columns: dict[str, list[str]] = {}
     for metric, identity in study.identities.items():
         if metric in study.frame:
             fields = {key: value for key, value in identity.items() if key != "metric"}
-            columns.setdefault(json.dumps(fields), (fields, []))[1].append(metric)
-    keys = dict.fromkeys(key for fields, _ in columns.values() for key in fields)
-    rows = [(key, [fields.get(key, "") for fields, _ in columns.values()]) for key in keys]
-    return {"heads": [", ".join(metrics) for _, metrics in columns.values()], "rows": rows}
+            columns.setdefault(json.dumps(fields), []).append(metric)
+    table = pd.DataFrame(map(json.loads, columns)).astype(object).fillna("")
+    heads = [", ".join(metrics) for metrics in columns.values()]
+    return {"heads": heads, "rows": [[key, *table[key]] for key in table]}
 
 
 def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
@@ -191,72 +187,62 @@ def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
 
     The chart is a unit square: x the epoch, y the logarithm of the primary metric, the best below.
     """
-    seed = int(study.frame["seed"].min())
+    seed, last = int(study.frame["seed"].min()), int(study.planned.max())
     frame = study.frame[study.frame["seed"] == seed]
-    last = int(study.plan["planned"].max())
     logs = frame[PRIMARY].where(frame[PRIMARY] > 0).map(math.log)
-    low, high = logs.min(), logs.max()
     x = ((frame["epoch"] - 1) / max(1, last - 1)).round(4)
-    y = ((high - logs) / ((high - low) or 1)).round(4)
-    texts = {name: _texts(frame, column) for name, column in READOUT.items()}
+    y = ((logs.max() - logs) / ((logs.max() - logs.min()) or 1)).round(4)
+    texts = {text: _texts(frame, name) for name, text in READOUT.items() if name in frame}
+    texts = pd.DataFrame(texts)
 
     # What each arm says at each epoch.
     arms: dict[str, dict[str, Any]] = {}
     for run, rows in frame.groupby("run", sort=False):
-        there = logs[rows.index].dropna()
-        epochs = rows["epoch"].astype(int)
-        shade, line, _ = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
+        known, epochs = logs[rows.index].dropna(), rows["epoch"]
+        colour, line, _ = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
         arms[run.rpartition("/")[0]] = {
-            "colour": shade,
+            "colour": colour,
             "dashed": line != "-",
             "last": int(epochs.max()),
-            "best": int(epochs[there.idxmin()]) if len(there) else None,
-            "worst": int(epochs[there.idxmax()]) if len(there) else None,
-            "points": {int(epochs[i]): [float(x[i]), float(y[i])] for i in there.index},
-            "scores": {
-                int(epochs[i]): {name: text[i] for name, text in texts.items()} for i in rows.index
-            },
+            "best": int(epochs[known.idxmin()]) if len(known) else None,
+            "worst": int(epochs[known.idxmax()]) if len(known) else None,
+            "points": {int(epochs[i]): [float(x[i]), float(y[i])] for i in known.index},
+            "scores": texts.loc[rows.index].set_axis(epochs).to_dict("index"),
         }
+    most = _add_pictures(study, arms, seed, budget)
 
-    # As many pictures as the budget allows.
+    # The arm with the best epoch of all comes first.
+    first = max(arms, key=lambda name: max([p[1] for p in arms[name]["points"].values()] or [0]))
+    whole = all(arm["frames"].keys() == arm["scores"].keys() for arm in arms.values())
+    return {
+        "shown": any(arm["frames"] for arm in arms.values()),
+        "arm": first,
+        "factors": {x: [str(level) for level in study.levels[x]] for x in study.factors},
+        "chosen": dict(word.split("=") for word in first.split(",")),
+        "seed": seed,
+        "last": last,
+        "metric": PRIMARY,
+        "most": None if whole else most,
+        "arms": arms,
+    }
+
+
+def _add_pictures(study: Study, arms: dict[str, dict], seed: int, budget: int) -> int:
+    """Give each arm its `frames`, epoch -> picture, within the budget; returns the most of one."""
     pictures: dict[tuple[str, int], str] = {}
     for most in MOST_PICTURES:
         for name, arm in arms.items():
-            arm["frames"] = {}
             run = f"{name}/seed={seed}"
-            there = [e for e in arm["scores"] if figures.has_picture(study, run, e)]
-            for epoch in chosen_epochs(there, {arm["best"], arm["worst"]}, most):
+            epochs = [epoch for epoch in arm["scores"] if figures.has_picture(study, run, epoch)]
+            arm["frames"] = {}
+            for epoch in chosen_epochs(epochs, {arm["best"], arm["worst"]}, most):
                 if (name, epoch) not in pictures:
                     data = rundir.read(study.folder / run, epoch, rundir.SAMPLES)
                     pictures[name, epoch] = _webp_uri(data)
                 arm["frames"][epoch] = pictures[name, epoch]
         if sum(len(uri) for arm in arms.values() for uri in arm["frames"].values()) <= budget:
             break
-
-    # The arm with the best epoch of all comes first.
-    first = min(arms, key=lambda name: -max([p[1] for p in arms[name]["points"].values()] or [0]))
-    cells = {name: dict(word.split("=") for word in name.split(",")) for name in arms}
-    return {
-        "shown": any(arm["frames"] for arm in arms.values()),
-        "arm": first,
-        "factors": {
-            factor: list(dict.fromkeys(cell[factor] for cell in cells.values()))
-            for factor in cells[first]
-        },
-        "chosen": cells[first],
-        "seed": seed,
-        "last": last,
-        "metric": PRIMARY,
-        "most": None
-        if all(arm["frames"].keys() == arm["scores"].keys() for arm in arms.values())
-        else most,
-        "levels": [
-            {"text": f"{level:g}", "y": round((high - math.log(level)) / (high - low), 4)}
-            for level in (m * 10**k for k in range(-4, 7) for m in (1, 2, 5))
-            if low < math.log(level) < high
-        ],
-        "arms": arms,
-    }
+    return most
 
 
 def chosen_epochs(epochs: list[int], wanted: set[int | None], most: int) -> list[int]:
@@ -268,23 +254,20 @@ def chosen_epochs(epochs: list[int], wanted: set[int | None], most: int) -> list
     return [epoch for epoch in epochs if epoch in evenly | wanted]
 
 
-def inline_svg(svg: str, name: str) -> str:
-    """A figure as a part of the page, its ids apart from others', its text in the page's colour.
+def inline(data: bytes, name: str) -> str:
+    """A figure as a part of the page: its ids apart from others', its text in the page's colour.
 
-    Pictures in it are recompressed as those of the film are; the files beside the page keep them.
+    A picture is recompressed; the file beside the page keeps its pixels.
     """
+    if data.startswith(b"\x89PNG"):
+        return f'<img src="{_webp_uri(data)}" alt="">'
+    svg = data.decode()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(
-        r"data:image/png;base64,([\w+/=\s]+)",
-        lambda found: _webp_uri(base64.b64decode(found[1])),
-        svg,
-    )
-    svg = re.sub(r' id="image\w+"', "", svg)  # equal pictures have equal ones
     svg = svg.replace(figures.GREY, "currentColor")
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
-def data_uri(data: bytes, kind: str) -> str:
+def _data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -292,13 +275,11 @@ def _webp_uri(png: bytes) -> str:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
         image.save(buffer, "WEBP", quality=85, method=4)
-    return data_uri(buffer.getvalue(), "image/webp")
+    return _data_uri(buffer.getvalue(), "image/webp")
 
 
 def _texts(frame: pd.DataFrame, column: str) -> pd.Series:
     """A number of every row as the tables round it, or why there is none."""
-    if column not in frame:
-        return pd.Series("not measured", frame.index)
     decimals = tables.decimals_of(column, frame[column])
     absent = frame["status"].map({"ok": "not measured", "diverged": "diverged"})
     shown = frame[column].map(lambda value: tables.rounded(value, decimals))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from eval.metrics import NEIGHBOUR_METRICS
 from reports import claims
 from reports.analysis import (
     LEARNT,
@@ -22,6 +23,7 @@ from reports.analysis import (
     RELAPSE,
     THRESHOLDS,
     Analysis,
+    Effect,
     arm_name,
     effect_numbers,
     no_verdict,
@@ -93,6 +95,7 @@ class Table:
     notes: list[str]
     metrics: Sequence[str] = ()  # whose identities belong under it
     below: Sequence[list[str]] = ()  # rows of no arm: a name, then the last cells of the row
+    folded: Sequence[Column] = ()  # what the page alone has, for those who open a row
 
     @property
     def headings(self) -> list[str]:
@@ -103,6 +106,13 @@ class Table:
         """Every cell as a reader sees it; those of `below` are not among them."""
         rows = self.frame.to_dict("records")
         return [[column.cell(row) for column in self.columns] for row in rows]
+
+    @cached_property
+    def details(self) -> list[list[tuple[str, str]]]:
+        """For each row the folded columns: heading and text, where there is any."""
+        rows = self.frame.to_dict("records") if self.folded else []
+        cells = [[(column.heading, column.cell(row)) for column in self.folded] for row in rows]
+        return [[(name, text) for name, text in row if text not in ("", DASH)] for row in cells]
 
 
 def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
@@ -309,6 +319,22 @@ def prose(factor: str, level: object) -> str:
     """A level as a reader knows it, `factor=level` where nobody has named it."""
     text = PROSE.get(f"{factor}={level}") or PROSE.get(factor) or f"{factor}={level}"
     return text.format(level)
+
+
+def table_of(metric: str) -> str:
+    """The table of scores that a metric stands in."""
+    if metric.endswith("_reestimated"):
+        return "reestimated"
+    return "fidelity" if metric.partition("_")[0] in NEIGHBOUR_METRICS else "last"
+
+
+def effect_text(effect: Effect) -> str:
+    """`output BatchNorm`, `batch 512 against 128`, `norm × batch`."""
+    if len(effect.factors) > 1:
+        return effect.contrast.name
+    ((factor, (low, high)),) = effect.contrast.effect.items()
+    text = prose(factor, high)
+    return text if f"{factor}={high}" in PROSE else f"{text} against {low}"
 
 
 def label(metric: str) -> str:

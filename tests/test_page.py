@@ -70,8 +70,8 @@ class Outline(HTMLParser):
             self.wrong.append(f"</{tag}> at {self.getpos()}")
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("td", "th"):
-            self.table[-1][-1] += data
+        if {"td", "th"} & {*self.open} and "p" not in self.open:  # what is folded is no cell's
+            self.table[-1][-1] += data.replace("\xa0", " ")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_report_is_complete(built: Path) -> None:
     assert names == {"index.html", "records.csv", "records.parquet", "eval_sets.csv"} | {
         f"figures/{name}.{kind}"
         for name in figures
-        for kind in (["png"] if name == "samples" else ["svg", "pdf", "png"])
+        for kind in (["png"] if name == "samples" else ["svg"])
     } | {name for name in names if re.fullmatch(r"tables/[a-z_-]+\.(md|tex|csv)", name)}
     assert {"tables/tables.md", "tables/tables.tex", "tables/last.csv"} <= names
     assert {"tables/effects.csv", "tables/batch.csv", "tables/ledger.csv"} <= names
@@ -166,8 +166,8 @@ def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: P
     study = analyse(records.load(study_folder))
     shown = Outline(html).tables
     for table in tables.report(study, claims.judge(study)):
-        written = [table.headings, *table.rows, *table.below]
-        assert shown[f"table-{table.name}"] == written
+        cells = [[x.strip() for x in row] for row in shown[f"table-{table.name}"]]
+        assert cells == [table.headings, *table.rows, *table.below]
 
     # Every sentence and every figure stands on the page.
     said = " ".join(unescape(html).split())
@@ -184,7 +184,7 @@ def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: P
         for name, column in (("fd_cifar", "fd_cifar"), ("D loss", "d_loss"), ("G loss", "g_loss")):
             unit = 10.0 ** -len(scores[name].partition(".")[2])
             assert abs(float(scores[name]) - row[column]) <= 0.5001 * unit
-        assert scores["FID"] == "not measured"
+        assert "FID" not in scores
 
 
 def test_filmstrip_has_every_arm_and_epoch(html: str, study_folder: Path) -> None:
@@ -233,8 +233,7 @@ def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path:
     real = rendered(analyse(records.load(make_study(tmp_path, epochs=2, data="cifar10"))))
     notice = "They are\n  not CIFAR-10"
     assert (notice in html, notice in real) == (True, False)
-    shown = "A demonstration: D has seen 80,000 images."
-    assert shown in html
+    assert "Scale small: D sees 80,000 images, 8 times 10,000. A demonstration" in html
     assert ("DATA=shapes" in html, "DATA=cifar10.zip" in real) == (True, True)
 
 
@@ -401,9 +400,11 @@ def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
         ask("play(); clearInterval(timer)")
         assert ask("document.getElementById('play').textContent") == "pause"
 
-        # Every section open, still nothing is wider than the window.
+        # Every section open, no table is wider than the window or scrolls.
         ask("document.querySelectorAll('details').forEach(d => d.open = true)")
         assert ask("document.documentElement.scrollWidth") <= width
+        wide = "[...document.querySelectorAll('table')].filter(x => x.scrollWidth > x.clientWidth)"
+        assert ask(f"{wide}.length") == 0
 
         # Without scripts: the last epoch, and no control that does nothing.
         call("Emulation.setScriptExecutionDisabled", value=True)

@@ -321,7 +321,8 @@ def test_the_service_dies_or_hangs(launch, tmp_path, number, patience, reason):
 def test_the_report_is_one_run(made, tmp_path):
     study = tmp_path / "study"
     picture = (made / ARM / SEED / "epochs/0001/samples.png").read_bytes()
-    files = {"index.html": b"<html>the page</html>", "figures/fd_cifar.png": picture}
+    files = {"index.html": b"<html>the page</html>", "figures/samples.png": picture}
+    files["figures/fd_cifar.svg"] = b"<svg></svg>"
     rows = f'"{ARM}/seed=0",1,2.5\n"{ARM}/seed=1",1,\nb/seed=0,1,3\n'
     files["records.csv"] = f"run,epoch,fd\n{rows}".encode()
     for name, data in files.items():
@@ -332,10 +333,10 @@ def test_the_report_is_one_run(made, tmp_path):
     assert tracking.start_report(study, "offline").process is None  # W&B has this very report
     tables = run_folder.glob("files/media/table/records/*")
     assert {path.name.split("_")[0] for path in tables} == {ARM, "b"}
-    (figure,) = run_folder.glob("files/media/images/figures/*.png")
-    assert figure.read_bytes() == picture
-    (sent,) = run_folder.glob("files/media/html/*.html")
-    assert sent.read_bytes() == files["index.html"]
+    (sent,) = run_folder.glob("files/media/images/figures/*.png")
+    assert sent.read_bytes() == picture
+    sent = {path.read_bytes() for path in run_folder.glob("files/media/html/**/*.html")}
+    assert sent == {files["index.html"], files["figures/fd_cifar.svg"]}
 
 
 # --- Where runs go, and their ids ----------------------------------------------------------------
