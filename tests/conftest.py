@@ -127,7 +127,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest = [
         "test_study.py",
         "test_reproduce.py",
-        "test_bench.py",
         "test_faults_processes.py",
         "test_resample.py",
         "test_faults_inputs.py",
