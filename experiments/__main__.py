@@ -220,7 +220,7 @@ def train_study(
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
     _check_same(out / study.folder, images, data)
     with waiting("Measuring how long an epoch takes"):
-        max_parallel, execute, where = _engine(device, threads, out, **engine)
+        max_parallel, execute, where = _engine(device, threads, **engine)
         plan = make_plan(study, images, out, device, max_parallel, threads, to.mode)
         job = plan.jobs[0]
         held = None
@@ -323,7 +323,6 @@ def _check_same(folder: Path, images: "Images", source: str | None) -> None:
 def _engine(
     device: str,
     threads: int,
-    out: Path,
     jobs: int | None,
     engine: str,
     ray_address: str | None,
@@ -343,7 +342,7 @@ def _engine(
     if device not in ("cpu", "cuda"):
         raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
     where = {"address": ray_address, "gpus_per_run": gpus_per_run}
-    max_parallel = ray_engine.max_parallel(device, threads, out, **where)
+    max_parallel = ray_engine.max_parallel(device, threads, **where)
     text = f" on Ray, {ray_address or 'started here'}"
     return jobs or max_parallel, partial(ray_engine.execute, **where), text
 
@@ -552,7 +551,7 @@ def resample_runs(
 @click.argument("parts", metavar="[PART]...", nargs=-1)
 @click.option("--only", metavar="PART", help="this part, and those that follow; default: all")
 @click.option("--quick", is_flag=True, help="everything tiny: do the parts work?")
-@click.option("--data", help="the images of `epoch`; default: shapes")
+@click.option("--data", default="shapes", help="the images of `epoch` and `commands`")
 @DEVICE
 @threads_option("of this process")
 @out_option("the record goes to OUT/bench")
@@ -560,7 +559,7 @@ def bench_machine(
     parts: tuple[str, ...],
     only: str | None,
     quick: bool,
-    data: str | None,
+    data: str,
     device: str | None,
     threads: int,
     out: Path,
@@ -591,7 +590,7 @@ def bench_machine(
     if unknown := [part for part in asked if part not in PARTS]:
         raise BadInput(f"--only {unknown[0]}: not one of {', '.join(PARTS)}")
     chosen = [name for name in PARTS if name in asked]
-    path = write(Bench(device, threads, out, data, quick), chosen, Console(highlight=False))
+    path = write(Bench(device, threads, out, data, quick), chosen)
     print(f"\nwrote {path}")
     return 0, {"file": path, **rundir.unseal(path)}
 

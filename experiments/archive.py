@@ -7,18 +7,13 @@ study.json, calibration.json, audit.json    those of them that the study has
 <run>/epochs/0007/      record.json, timing.json, SHA256SUMS, and samples.png for the lowest seed
                         of an arm, or for all
 <run>/banks/            scores.json, SHA256SUMS: scores on further evaluation sets
-<run>/eval/             results of python -m eval, and pictures as above where they show no image
-                        of the data set
+<run>/eval/             results of python -m eval, and pictures that show no image of the data set
 generators.sha256       of the last generator of each finished run, as coreutils has it
 SHA256SUMS              of all of the above
 
-States, generators and whatever shows an image of the data set stay where they were made. So an
-imported run is read like any other, but cannot be continued: `make ablation` skips it where it is
-finished, and refuses it where it is not.
-
-An archive is refused, before anything is written, if it is damaged, has other files than these, or
-if a run of it is another one than here. What was measured of a study or a run (audit, calibration,
-evaluation sets, analyses) is added where there is none; a longer run brings its own.
+States, generators and whatever shows an image of the data set stay where they were made: an
+imported run is read like any other, and cannot be continued. An archive that is damaged, has other
+files than these or contradicts what is here is refused before anything is written.
 """
 
 import hashlib
@@ -90,29 +85,24 @@ def files(
     generators: dict[str, str] = {}
     pictured: set[str] = set()
     for run in _runs(study):
-        arm = run.parent.name
+        epochs, arm = rundir.committed(run, MAY_LACK), run.parent.name
         shown = samples == "all" or (samples == "lowest" and arm not in pictured)
-        if rundir.epoch_folder(run, 1).exists():
-            pictured.add(arm)
+        pictured |= {arm} if epochs else set()
         if seeds is None or _seed(run) in seeds:
-            epochs = rundir.committed(run, MAY_LACK)
             chosen = epochs if sample_epochs is None else {*epochs} & {*sample_epochs}
             paths += _files_of(run, epochs, chosen if shown else ())
             generators |= _last_generator(study, run, epochs)
 
-    named = {path.relative_to(study).as_posix(): path for path in paths if path.exists()}
-    sums = {}
-    for name, path in sorted(named.items()):
-        data = _read(path)
-        if name == "study.json" and seeds is not None:
-            data = rundir.seal(rundir.unseal(path) | {"seeds": sorted(seeds)})
-        sums[name] = hashlib.sha256(data).hexdigest()
-        yield name, data
+    content = {path.relative_to(study).as_posix(): _read(path) for path in paths if path.exists()}
+    if seeds is not None:
+        info = rundir.unseal(study / "study.json") | {"seeds": sorted(seeds)}
+        content["study.json"] = rundir.seal(info)
     if generators:
-        data = rundir.to_lines(dict(sorted(generators.items())))
-        sums[GENERATORS] = hashlib.sha256(data).hexdigest()
-        yield GENERATORS, data
-    yield SUMS, rundir.to_lines(dict(sorted(sums.items())))
+        content[GENERATORS] = rundir.to_lines(dict(sorted(generators.items())))
+    content = dict(sorted(content.items()))
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    yield from content.items()
+    yield SUMS, rundir.to_lines(sums)
 
 
 def pack(
@@ -202,14 +192,13 @@ def _read(path: Path) -> bytes:
 
 
 def _check_finished(study: Path, seeds: list[int]) -> None:
-    """Whether every run of these seeds that the study planned is finished."""
+    """Whether every run of these seeds that the study planned is finished; raises BadInput."""
     planned = [run for run in grid.runs(_study(study)) if run.config.seed in seeds]
     if absent := {*seeds} - {run.config.seed for run in planned}:
         raise BadInput(f"{study}: has no seed={min(absent)}")
-    for run in planned:
-        folder = study / run.folder
-        due = rundir.read_config(folder).epochs if (folder / "run.json").exists() else 1
-        if (done := len(rundir.committed(folder, MAY_LACK))) < due:
+    for folder in (study / run.folder for run in planned):
+        done = len(rundir.committed(folder, MAY_LACK))
+        if not done or done < rundir.read_config(folder).epochs:
             raise BadInput(f"{folder}: {done} of its epochs are done; only whole seeds are packed")
 
 
@@ -233,9 +222,8 @@ def _unpack(path: Path, folder: Path) -> None:
         for file in folder.rglob("*")
         if file.is_file() and file != folder / SUMS
     }
-    for name in sorted(unpacked | listed):
-        if unpacked.get(name) != listed.get(name):
-            raise Damaged(f"{folder / name}: is not the file that {SUMS} lists")
+    if different := dict(unpacked.items() ^ listed.items()):
+        raise Damaged(f"{folder / min(different)}: is not the file that {SUMS} lists")
 
 
 def _check_runs(folder: Path) -> grid.Study:
@@ -258,14 +246,11 @@ def _study(folder: Path) -> grid.Study:
     path = folder / "study.json"
     info = rundir.unseal(path)
     try:
-        known = grid.define(info["study"], info["scale"])
-        factors, seeds, settings = info["factors"], info["seeds"], info["settings"]
-        if factors.keys() != known.factors.keys() or info.get("arms", {}) != known.arms:
-            raise Damaged(f"{path}: its factors or arms are not those of {known.name} here")
-        for key, levels in known.factors.items():
-            if unknown := [level for level in factors[key] if level not in levels]:
-                raise Damaged(f"{path}: {key}={unknown[0]!r} is no level of {known.name} here")
-        study = replace(known, factors=factors, seeds=seeds, settings=settings)
+        known, factors = grid.define(info["study"], info["scale"]), info["factors"]
+        same = factors.keys() == known.factors.keys() and info.get("arms", {}) == known.arms
+        if not same or any({*factors[key]} - {*levels} for key, levels in known.factors.items()):
+            raise Damaged(f"{path}: its factors, levels or arms are not those of {known.name} here")
+        study = replace(known, factors=factors, seeds=info["seeds"], settings=info["settings"])
         grid.runs(study)  # every value is one of Config's
         return study
     except (LookupError, TypeError, AttributeError) as error:
@@ -287,8 +272,15 @@ def _check_against(folder: Path, target: Path) -> None:
         for epoch in stored[: len(added)]:
             both = (rundir.read_json(each, epoch, RECORD) for each in (here, run))
             _check_equal(f"{here}: epoch {epoch}", *both)
+
+        # Records alone lengthen a run that has no state to go on from.
         if len(added) > len(stored):
-            _check_end(here, len(stored), len(added))
+            if (later := rundir.epoch_folder(here, len(stored) + 1)).exists():
+                raise Damaged(f"{later}: is not as it was committed; remove the run to import it")
+            if stored and not rundir.has_records_only(here):
+                more = f"epochs={len(stored)} are stored, with the state to go on from, "
+                more += f"epochs={len(added)} are in the archive"
+                raise Differs(f"{here}: {more}; finish the run here, or remove it to import it")
 
 
 def _shared(study: Path) -> dict[str, Any]:
@@ -306,17 +298,6 @@ def _check_equal(what: Any, stored: Any, added: Any) -> None:
             raise Differs(f"{what}: {key}={here} is stored, {key}={there} is in the archive")
 
 
-def _check_end(run: Path, stored: int, added: int) -> None:
-    """Whether a run that is here can be lengthened by records alone."""
-    if (later := rundir.epoch_folder(run, stored + 1)).exists():
-        raise Damaged(f"{later}: is not as it was committed; remove the run to import it")
-    if stored and not rundir.has_records_only(run):
-        raise Differs(
-            f"{run}: epochs={stored} are stored, with the state to go on from, epochs={added} are "
-            "in the archive; finish the run here, or remove it to import it"
-        )
-
-
 # --- Adding to it ---------------------------------------------------------------------------------
 
 
@@ -325,7 +306,7 @@ def _add(folder: Path, target: Path) -> Merged:
     # The sums of a published study are no longer those of its files: publishing writes them anew.
     (target / SUMS).unlink(missing_ok=True)
     if (target / "study.json").exists():
-        stored, added = (rundir.unseal(each / "study.json") for each in (target, folder))
+        stored, added = (rundir.unseal(study / "study.json") for study in (target, folder))
         if (merged := stored | grid.merge(stored, added)) != stored:
             rundir.replace(target / "study.json", rundir.seal(merged))
     for name in OF_STUDY:
@@ -348,9 +329,10 @@ def _add_run(run: Path, here: Path) -> int:
         for name in results:
             (here / name).unlink(missing_ok=True)
     new = added[len(stored) :]
-    for epoch in new:
-        _copy_folder(*(rundir.epoch_folder(each, epoch) for each in (run, here)))
-    _copy_folder(run / EVAL_SETS, here / EVAL_SETS)
+    for name in [*(rundir.epoch_folder(Path(), epoch) for epoch in new), Path(EVAL_SETS)]:
+        if (run / name).exists() and not (here / name).exists():
+            files = {path.name: path.read_bytes() for path in sorted((run / name).iterdir())}
+            rundir.place(here / name, files)
     for name in results:
         _copy(run / name, here / name)
     return len(new)
@@ -360,9 +342,3 @@ def _copy(path: Path, target: Path) -> None:
     """Write a file that is not there yet, if there is one to write."""
     if path.exists() and not target.exists():
         rundir.replace(target, path.read_bytes())
-
-
-def _copy_folder(folder: Path, target: Path) -> None:
-    """Commit a folder that is not there yet, with its SHA256SUMS, if there is one to commit."""
-    if folder.exists() and not target.exists():
-        rundir.place(target, {path.name: path.read_bytes() for path in sorted(folder.iterdir())})

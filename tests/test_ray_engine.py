@@ -1,7 +1,6 @@
 """The parts of the Ray engine that need no Ray; whole studies are in test_ray.py."""
 
 import json
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,26 +39,11 @@ def test_epochs_are_shown_once_and_only_if_they_are_whole(make_study, tmp_path):
     assert list(ray_engine._committed_after(4, job)) == []
 
 
-def test_a_study_that_a_node_does_not_see_differs_from_the_one_here(make_study, tmp_path):
-    path = make_study(tmp_path / "here", factors={"norm": ["none"]}) / "study.json"
-    seen, unseen = ray_engine._look(path), ray_engine._look(tmp_path / "there" / "study.json")
-    assert len(seen[str(path)]) == 12
-    assert str(path) not in unseen
-    assert unseen[str(tmp_path)] == f"inode {tmp_path.stat().st_ino}"
-
-
-@pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:1", ":6379", "127.0.0.1:x"])
-def test_an_address_that_is_none_is_refused(address):
-    with pytest.raises(BadInput, match="is neither auto nor HOST:PORT"):
-        ray_engine._reach(address)
-
-
-def test_an_address_where_nobody_listens_is_refused():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        ray_engine._reach(f"127.0.0.1:{port}")
-    with pytest.raises(BadInput, match=f"^--ray-address 127.0.0.1:{port}: nobody answers there"):
-        ray_engine._reach(f"127.0.0.1:{port}")
+@pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:1", "127.0.0.1:x", "127.0.0.1:1"])
+def test_an_address_where_no_cluster_answers_is_refused(address):
+    pytest.importorskip("ray")
+    with pytest.raises(BadInput, match=f"^--ray-address {address}: no Ray answers there"):
+        ray_engine.max_parallel("cpu", 1, address, 1.0)
 
 
 def test_the_table_of_costs_is_that_of_the_published_study():
