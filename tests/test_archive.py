@@ -54,7 +54,7 @@ def summed(files):
 
 @pytest.fixture(scope="session")
 def made(make_study, calibrate_study, tmp_path_factory):
-    """Two arms, seeds 2 and 10, with evaluation sets, generators, calibration and audit. Read only."""
+    """Two arms, seeds 2 and 10, all that can travel beside records, and states. Read only."""
     study = make_study(tmp_path_factory.mktemp("made"), seeds=(2, 10), eval_sets=3, **GIVEN)
     calibrate_study(study)
     audit = {"run": NONE, "epoch": 3, "images": 100, "answers": [], "tables": []}
