@@ -15,10 +15,9 @@ the reference images' pixels; the held-out images reduced to 8x8 and enlarged ag
 colour; images of the untrained generator.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -32,7 +31,7 @@ from dcgan.data import Images, of_classes, resize
 from dcgan.models import build, channels_last, seed_of
 from dcgan.pictures import BadData
 from dcgan.train import draw_latent
-from eval.score import Reference, generate, identities, names, score
+from eval.score import Reference, generate, identities, score
 
 ROWS = ("held-out", "gaussian", "8x8", "flat", "untrained")
 TEST, HALF = "test split", "second half"
@@ -59,28 +58,26 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
     none: of another size, without these classes, or all of it among the images of the runs.
     """
     own = of_classes(images, config.classes)
-    used = own.pixels[: max(config.images, config.reference_images)]
-    seen = set(map(_digest, used))
-    if test is None:
-        source, start, chosen = HALF, len(own.pixels) // 2, own
-    elif test.pixels.shape[1:] == images.pixels.shape[1:]:
-        source, start, chosen = TEST, 0, of_classes(test, config.classes)
-    else:
-        sides = " and ".join(f"{x.pixels.shape[1]}x{x.pixels.shape[1]}" for x in (test, images))
-        raise BadData(f"{test.name} is no test split of {images.name}: they are {sides}")
+    seen = {_digest(image) for image in own.pixels[: max(config.images, config.reference_images)]}
+    source, chosen, start = HALF, own, len(own.pixels) // 2
+    if test is not None:
+        source, chosen, start = TEST, of_classes(test, config.classes), 0
+        refused = f"{test.name} is no test split of {images.name}"
+        sides = [f"{x.pixels.shape[1]}x{x.pixels.shape[1]}" for x in (test, images)]
+        if sides[0] != sides[1]:
+            raise BadData(f"{refused}: they are {' and '.join(sides)}")
 
     every = range(start, len(chosen.pixels))
     new = (row for row in every if _digest(chosen.pixels[row]) not in seen)
     rows = [*islice(new, config.score_images)]
-    if len(rows) < LEAST and source == TEST:
-        few = f"{len(rows)} of its images are not among those of the runs"
-        raise BadData(f"{test.name} is no test split of {images.name}: {few}, {LEAST} are needed")
     if len(rows) < LEAST:
+        if source == TEST:
+            few = f"{len(rows)} of its images are not among those of the runs"
+            raise BadData(f"{refused}: {few}, {LEAST} are needed")
         rows = [*every[: config.score_images]]
-    pixels = np.ascontiguousarray(chosen.pixels[rows])
-    repeated = sum(_digest(image) in seen for image in pixels)
-    at_side = resize(dataclasses.replace(chosen, pixels=pixels, labels=chosen.labels[rows]), side)
-    return HeldOut(at_side.pixels, source, repeated, chosen.sha256)
+    picked = replace(chosen, pixels=np.asarray(chosen.pixels[rows]), labels=chosen.labels[rows])
+    repeated = sum(_digest(image) in seen for image in picked.pixels)
+    return HeldOut(resize(picked, side).pixels, source, repeated, chosen.sha256)
 
 
 def calibrate(
@@ -91,16 +88,17 @@ def calibrate(
     `real`: the reference images (N, H, W, 3) uint8; `config`: of the study's first arm.
     """
     config, device = config.model_copy(update={"seed": 0}), references[0].extractor.device
-    measured: dict[str, Any] = {}
-    for reference in references:
-        measured |= identities(reference, config.score_images, real.shape[1])
     return {
         "held_out": held.source,
         "held_out_images": len(held.pixels),
         "held_out_seen": held.seen,
         "held_out_sha256": held.sha256,
         "images": config.score_images,
-        "identities": measured,
+        "identities": {
+            name: identity
+            for reference in references
+            for name, identity in identities(reference, config.score_images, real.shape[1]).items()
+        },
         "rows": {
             name: score(images, references) for name, images in sets(real, held, config, device)
         },
@@ -109,7 +107,7 @@ def calibrate(
 
 def is_current(stored: dict[str, Any], references: list[Reference], source: str) -> bool:
     """Whether a stored calibration has these metrics, and held-out images that are as good."""
-    wanted = {name for reference in references for name in names(reference.extractor)}
+    wanted = {name for reference in references for name in reference.extractor.metrics}
     rows = stored.get("rows", {})
     same = tuple(rows) == ROWS and all(row.keys() == wanted for row in rows.values())
     return same and stored.get("held_out") in (TEST, source)

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import platform
-import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,23 +68,20 @@ class Classifier(nn.Module):
 
 
 def folded(net: Classifier) -> Classifier:
-    """The same network for inference: each BatchNorm in the convolution right before it."""
-    net.stem, net.stem_norm = fuse_conv_bn_eval(net.stem, net.stem_norm), nn.Identity()
+    """The network for inference: each BatchNorm in the convolution right before it."""
+    convolutions = [(net, "stem")]
     for block in net.blocks:
-        for name in ("enter", "first", "second"):
-            if name == "enter" and not isinstance(block.pool, nn.Identity):
-                continue  # a maximum lies between the two
-            conv, norm = getattr(block, name), getattr(block, f"{name}_norm")
-            setattr(block, name, fuse_conv_bn_eval(conv, norm))
-            setattr(block, f"{name}_norm", nn.Identity())
+        pooled = isinstance(block.pool, nn.MaxPool2d)  # between the first convolution and its norm
+        convolutions += [(block, name) for name in ("enter", "first", "second")[pooled:]]
+    for module, name in convolutions:
+        conv, norm = getattr(module, name), getattr(module, f"{name}_norm")
+        setattr(module, name, fuse_conv_bn_eval(conv, norm))
+        setattr(module, f"{name}_norm", nn.Identity())
     return net
 
 
-def train_classifier(
-    train: Images, test: Images, seed: int, report: Callable[[str], None] = print
-) -> tuple[Classifier, float]:
+def train_classifier(train: Images, test: Images, seed: int) -> tuple[Classifier, float]:
     """Train on flipped and shifted images; return the network and its accuracy on `test`."""
-
     # The weights and the augmentation each have their own stream.
     torch.manual_seed(seed)
     net = Classifier().to(memory_format=torch.channels_last)
@@ -118,7 +113,7 @@ def train_classifier(
             schedule.step()
         accuracy = measure_accuracy(net, test)
         seconds = time.perf_counter() - start
-        report(f"epoch {epoch}/{EPOCHS}  test accuracy {accuracy:.4f}  {seconds:.0f} s")
+        print(f"epoch {epoch}/{EPOCHS}  test accuracy {accuracy:.4f}  {seconds:.0f} s")
     return net, accuracy
 
 
@@ -126,12 +121,9 @@ def measure_accuracy(net: Classifier, images: Images) -> float:
     """The share of images whose most probable class is their label."""
     net.eval()
     with torch.no_grad():
-        right = [
-            net(torch.from_numpy(images.pixels[i : i + 500]).permute(0, 3, 1, 2))[1].argmax(1)
-            == torch.from_numpy(images.labels[i : i + 500])
-            for i in range(0, len(images.pixels), 500)
-        ]
-    return torch.cat(right).double().mean().item()
+        parts = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).split(500)
+        named = torch.cat([net(part)[1].argmax(1) for part in parts])
+    return (named == torch.from_numpy(images.labels)).double().mean().item()
 
 
 def train_and_write(
@@ -144,17 +136,12 @@ def train_and_write(
         if images.pixels.shape[1:] != (32, 32, 3) or {*images.labels.tolist()} != {*range(10)}:
             raise BadInput(f"{images.name}: not 32x32 images with labels from 0 to 9")
     torch.set_num_threads(threads or torch.get_num_threads())
-    threads = torch.get_num_threads()
-
     net, accuracy = train_classifier(*sets, seed)
-    command = ["python", "-m", "eval", "train-extractor", "--train", Path(train).name]
-    command += ["--test", Path(test).name, "--seed", str(seed), "--threads", str(threads)]
     about = {
         "accuracy": accuracy,
         "test_images": len(sets[1].pixels),
-        "command": shlex.join(command),
         "seed": seed,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "train_sha256": sets[0].sha256,
         "test_sha256": sets[1].sha256,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -180,10 +167,9 @@ def write_card(folder: Path, net: Classifier, about: dict[str, Any]) -> Path:
 
 def _augment(padded: np.ndarray, batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cut a window at a random place out of each padded image, and mirror every other one."""
-    side = padded.shape[1] - 2 * PADDING
+    window = np.arange(padded.shape[1] - 2 * PADDING)
     top, left = rng.integers(0, 2 * PADDING + 1, (2, len(batch), 1))
-    rows = top + np.arange(side)  # (n, side)
-    columns = left + np.arange(side)
+    rows, columns = top + window, left + window  # (n, side)
     mirrored = rng.random(len(batch)) < 0.5
     columns[mirrored] = columns[mirrored, ::-1]
     return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]

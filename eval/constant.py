@@ -2,27 +2,20 @@
 
 The paper reports that with long training some filters collapse (Radford et al., 2015, Section 7).
 Here a feature is a channel of what a layer of G gives after its ReLU: of the stem, and of each
-block that doubles the side. The layer that makes the image is left out. In the plain GAN a feature
-is a unit of a hidden layer after its ReLU.
+block that doubles the side; in the plain GAN a unit of a hidden layer. The layer that makes the
+image is left out.
 
 G makes SAMPLES images in eval mode, of the same z in every epoch. A channel's spread is the root of
-its variance over samples, which is taken at each position and averaged over positions: a pattern
-that is the same in every image has none. A channel is nearly constant if its spread is at most
-THRESHOLD of the layer's, the root mean square of its channels' spreads. A dead channel has spread
-0, and where all are dead all are nearly constant. Other layers and epochs do not enter, so that a
-layer whose channels all vary less and less, and alike, has no constant one.
+its variance over samples, taken at each position and averaged over positions: a pattern that is the
+same in every image has none. A channel is nearly constant if its spread is at most THRESHOLD of the
+root mean square of its layer's spreads; where all are 0, all are nearly constant.
 
-This is exploratory: neither the definition nor the threshold comes from the paper. Only generators
-that epochs kept are seen; a filter that oscillates between them is not told from one that stands.
+This is exploratory: neither the definition nor the threshold comes from the paper.
 """
-
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcgan.config import Config
 from dcgan.models import Generator
 from dcgan.rundir import GENERATOR
 from dcgan.train import draw_latent, matmul_precision
@@ -44,36 +37,25 @@ NOTES = [
 
 
 def analyse(run: FinishedRun) -> Result:
-    """Shares of nearly constant features after each milestone that kept its generator."""
-    epochs = run.milestones()
-    generators = ((epoch, run.generator(epoch)) for epoch in epochs)
-    result = constant(generators, run.config, run.device)
-    result.about["generator_sha256"] = {str(e): run.sha256(GENERATOR, e) for e in epochs}
-    return result
+    """Shares of nearly constant features after each milestone that kept its generator.
 
-
-def constant(generators: Iterable[tuple[int, nn.Module]], config: Config, device: str) -> Result:
-    """Shares of nearly constant features after each epoch, given with its generator, in order.
-
-    None for epochs whose features are not finite; a note names them. Equal arguments give equal
-    numbers. ValueError where there is no generator.
+    None for epochs whose features are not finite; a note names them.
     """
-    z = draw_latent(config, "constant", 0, SAMPLES).to(device)
+    z = draw_latent(run.config, "constant", 0, SAMPLES).to(run.device)
     shares: dict[int, dict[str, float | None]] = {}
     counts: dict[str, int] = {}
     notes = list(NOTES)
-    for epoch, G in generators:
+    for epoch in run.milestones():
+        G = run.generator(epoch)
         try:
-            still = {name: nearly_constant(x) for name, x in spreads(G.to(device), z).items()}
+            still = {name: nearly_constant(x) for name, x in spreads(G, z).items()}
         except FloatingPointError as error:
-            notes.append(f"Not measured in epoch {epoch} of seed {config.seed}: {error}.")
+            notes.append(f"Not measured in epoch {epoch} of seed {run.config.seed}: {error}.")
             shares[epoch] = dict.fromkeys(["all", *layers(G)])
             continue
         counts = {name: len(x) for name, x in still.items()}
         still = {"all": torch.cat(list(still.values()))} | still
         shares[epoch] = {name: x.double().mean().item() for name, x in still.items()}
-    if not shares:
-        raise ValueError("no epoch kept its generator")
 
     first, last = min(shares), max(shares)
     values = {"share_first": shares[first]["all"], "share_last": shares[last]["all"]}
@@ -82,8 +64,9 @@ def constant(generators: Iterable[tuple[int, nn.Module]], config: Config, device
         for epoch in shares:
             values[f"share_{name}_{epoch}"] = shares[epoch][name]
             titles[f"share_{name}_{epoch}"] = f"{name}, epoch {epoch}"
-    about: dict[str, Any] = {"samples": SAMPLES, "threshold": THRESHOLD, "features": counts}
-    return Result("constant", last, values, titles, about, notes)
+    about = {"samples": SAMPLES, "threshold": THRESHOLD, "features": counts}
+    about["generator_sha256"] = {str(epoch): run.sha256(GENERATOR, epoch) for epoch in shares}
+    return Result(values, titles, about, notes)
 
 
 def layers(G: nn.Module) -> dict[str, nn.Module]:
@@ -94,18 +77,20 @@ def layers(G: nn.Module) -> dict[str, nn.Module]:
     return {f"hidden{i}": layer for i, layer in enumerate(hidden)}
 
 
+@torch.no_grad()
+@matmul_precision("fp32")
 def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
     """How much each feature varies over z (N, latent_size): layer -> (features,) float64, the CPU.
 
-    The root of the variance over samples, averaged over positions. G, which is on z's device, is
-    left in eval mode. FloatingPointError where a feature is not finite.
+    The root of the variance over samples, averaged over positions. G, in eval mode, is on z's
+    device. FloatingPointError where a feature is not finite.
     """
     origins: dict[str, Tensor] = {}  # each layer's output for the first z, (features, positions)
     sums: dict[str, Tensor] = {}  # over samples, of the differences from it
     squares: dict[str, Tensor] = {}
 
     def record(name: str, output: Tensor) -> None:
-        maps = output.double().flatten(2) if output.dim() > 2 else output.double()[..., None]
+        maps = output.double().unflatten(1, (-1, 1)).flatten(2)
         away = maps - origins.setdefault(name, maps[0].clone())  # so a constant has no variance
         sums[name] = sums.get(name, 0) + away.sum(dim=0)
         squares[name] = squares.get(name, 0) + away.square().sum(dim=0)
@@ -114,14 +99,10 @@ def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
         layer.register_forward_hook(lambda _, __, output, name=name: record(name, output))
         for name, layer in layers(G).items()
     ]
-    try:
-        with torch.no_grad(), matmul_precision("fp32"):
-            G.eval()
-            for part in z.split(BATCH):
-                G(part)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for part in z.split(BATCH):
+        G(part)
+    for hook in hooks:
+        hook.remove()
 
     roots = {}
     for name in sums:

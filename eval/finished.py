@@ -3,33 +3,38 @@
 Finding and checking runs knows no torch, so that wrong input is refused at once.
 """
 
+import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from dcgan import rundir
-from dcgan.cli import BadInput, choose_device
-from dcgan.cli import Result as Done
+from dcgan import cli, rundir
+from dcgan.cli import BadInput
 from dcgan.config import Config, is_milestone
-from dcgan.pictures import SIDES, BadData
+from dcgan.pictures import BadData
 from dcgan.rundir import GENERATOR, STATE
 from eval import results
 from eval.results import Result
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dcgan.data import Images
     from dcgan.train import State
+    from eval.extractors import Extractor
+
+Needs = Literal["generator", "state", "config"]
+FILES = {"generator": GENERATOR, "state": STATE}
 
 
 @dataclass
-class RealImages:
-    """The images that the runs of a study were trained on, and others of their kind."""
+class Shared:
+    """What the runs of a study share: their images, others of that kind, and what is made once."""
 
-    native: int  # pixels a side, as the study has them
+    native: int  # pixels a side of the images, as the study has them
     cache: Path  # of decoded images and their features
     train: "Images | None" = None  # None: what the cache has of them
     test: "Images | None" = None
@@ -43,7 +48,7 @@ class FinishedRun:
     folder: Path
     config: Config
     epoch: int
-    images: RealImages
+    shared: Shared
     device: str = "cpu"
 
     def generator(self, epoch: int | None = None) -> "nn.Module":
@@ -58,19 +63,6 @@ class FinishedRun:
         except ValueError as error:
             raise BadInput(error) from error
 
-    def milestones(self) -> list[int]:
-        """The milestones that kept their generator, and the last epoch that did."""
-        kept = rundir.kept(self.folder, GENERATOR)
-        return [epoch for epoch in kept if is_milestone(epoch) or epoch == kept[-1]]
-
-    def sha256(self, name: str, epoch: int | None = None) -> str:
-        """The hash that a file of an epoch was committed with."""
-        folder = rundir.epoch_folder(self.folder, epoch or self.epoch)
-        try:
-            return rundir.read_sums(folder)[name]
-        except KeyError:
-            raise rundir.Damaged(f"{folder / rundir.SUMS}: names no {name}") from None
-
     def state(self) -> "State":
         """Both networks and their optimisers, once their hash is the committed one."""
         from safetensors import SafetensorError
@@ -84,22 +76,36 @@ class FinishedRun:
             path = rundir.epoch_folder(self.folder, self.epoch) / STATE
             raise BadInput(f"{path}: {' '.join(str(error).split())}") from error
 
+    def milestones(self) -> list[int]:
+        """The milestones that kept their generator, and the last epoch that did."""
+        kept = rundir.kept(self.folder, GENERATOR)
+        return [epoch for epoch in kept if is_milestone(epoch) or epoch == kept[-1]]
+
+    def sha256(self, name: str, epoch: int) -> str:
+        """The hash that a file of an epoch was committed with."""
+        return rundir.read_sums(rundir.epoch_folder(self.folder, epoch))[name]
+
+    @property
+    def threads(self) -> int:
+        """How many PyTorch had when the run was trained."""
+        return rundir.unseal(self.folder / "run.json").get("fingerprint", {}).get("threads", 1)
+
     @property
     def side(self) -> int:
         """Pixels a side at which its images are scored."""
-        return min(self.images.native, self.config.resolution)
+        return min(self.shared.native, self.config.resolution)
 
     def train(self, side: int) -> "Images":
         """The real images of its classes that it could be trained on, in the canonical order."""
         from dcgan.data import load_cached, of_classes, resize
 
-        images, sha256, classes = self.images, self.config.data_sha256, self.config.classes
+        shared, sha256, classes = self.shared, self.config.data_sha256, self.config.classes
 
         def make() -> "Images":
-            if images.train:
-                return resize(of_classes(images.train, classes), side)
+            if shared.train:
+                return resize(of_classes(shared.train, classes), side)
             try:
-                return of_classes(load_cached(images.cache, sha256, side), classes)
+                return of_classes(load_cached(shared.cache, sha256, side), classes)
             except BadData as error:
                 raise BadInput(f"{error}, with --data SOURCE") from error
 
@@ -109,20 +115,26 @@ class FinishedRun:
         """Held-out images of its classes; BadInput where there are none."""
         from dcgan.data import of_classes, resize
 
-        images, classes = self.images.test, self.config.classes
-        try:
-            return self.once(
-                ("test", classes, side), lambda: resize(of_classes(images, classes), side)
-            )
-        except BadData as error:
-            raise BadInput(f"--test {error}") from error
+        images, classes = self.shared.test, self.config.classes
+        return self.once(("test", classes, side), lambda: resize(of_classes(images, classes), side))
+
+    def noise(self, stream: str, count: int) -> "Tensor":
+        """z (count, latent_size) of a stream of its own, for this epoch's G, on the device."""
+        from dcgan.train import draw_latent
+
+        return draw_latent(self.config, stream, self.epoch, count).to(self.device)
+
+    def classifier(self) -> "Extractor":
+        """The bundled classifier on the device."""
+        from eval.extractors import classifier
+
+        return self.once("classifier", lambda: classifier(self.device))
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for all runs that are analysed together."""
-        made = self.images.made
-        if key not in made:
-            made[key] = make()
-        return made[key]
+        if key not in self.shared.made:
+            self.shared.made[key] = make()
+        return self.shared.made[key]
 
 
 # --- Finding runs ---------------------------------------------------------------------------------
@@ -130,15 +142,14 @@ class FinishedRun:
 
 def open_runs(
     where: Path,
+    needs: Needs,
     *,
-    needs: Literal["generator", "state", "config"],
     epoch: int | str = "last",
     convolutional: bool = False,
     data: str | None = None,
     test: str | None = None,
     cache: Path | None = None,
     device: str | None = None,
-    threads: int | None = None,
 ) -> list[FinishedRun]:
     """The run itself, or all runs below, that have what an analysis needs; raises BadInput.
 
@@ -147,25 +158,24 @@ def open_runs(
     """
     # Whatever can be refused without PyTorch.
     study = find_study(where)
-    images = RealImages(_native(study), cache or study.parent / "cache")
+    native = rundir.unseal(study / "study.json")["data"]["resolution"]
     folders = sorted(path.parent for path in where.rglob("run.json"))
     if not folders:
         raise BadInput(f"{where}: no run in this folder")
     if needs != "generator":
         folders = _finished(where, folders)
-    file = {"generator": GENERATOR, "state": STATE}.get(needs)
-    chosen = _kept(where, folders, epoch, file) if file else dict.fromkeys(folders, 0)
+    chosen = dict.fromkeys(folders, 0) if needs == "config" else _kept(where, folders, epoch, needs)
     configs = {folder: rundir.read_config(folder) for folder in chosen}
     for folder, config in configs.items():
         if convolutional and config.model != "dcgan":
             raise BadInput(f"{folder}: model={config.model} has no convolutions")
 
-    import torch
+    from torch.cuda import device_count
 
-    torch.set_num_threads(threads or torch.get_num_threads())
-    device = choose_device(device, torch.cuda.device_count())
-    _load(images, data, test, {config.data_sha256 for config in configs.values()})
-    return [FinishedRun(run, configs[run], chosen[run], images, device) for run in chosen]
+    device = cli.choose_device(device, device_count())
+    shared = Shared(native, cache or study.parent / "cache")
+    _load(shared, data, test, {config.data_sha256 for config in configs.values()})
+    return [FinishedRun(run, configs[run], chosen[run], shared, device) for run in chosen]
 
 
 def find_study(where: Path) -> Path:
@@ -175,15 +185,6 @@ def find_study(where: Path) -> Path:
         if (folder / "study.json").is_file():
             return folder
     raise BadInput(f"{where}: {'no study here or above' if where.is_dir() else 'no such folder'}")
-
-
-def _native(study: Path) -> int:
-    """The side of the real images in pixels, as study.json has it."""
-    path = study / "study.json"
-    side = rundir.unseal(path).get("data", {}).get("resolution")
-    if type(side) is not int or side not in SIDES:
-        raise BadInput(f"{path}: resolution={side!r} is no side of an image")
-    return side
 
 
 def _finished(where: Path, folders: list[Path]) -> list[Path]:
@@ -200,52 +201,91 @@ def _finished(where: Path, folders: list[Path]) -> list[Path]:
     return finished
 
 
-def _kept(where: Path, folders: list[Path], epoch: int | str, file: str) -> dict[Path, int]:
+def _kept(where: Path, folders: list[Path], epoch: int | str, needs: Needs) -> dict[Path, int]:
     """The epoch asked for of each run that kept such a file; a generator's hash is checked."""
-    chosen, name = {}, file.partition(".")[0]
+    chosen = {}
     for folder in folders:
-        if not (epochs := rundir.kept(folder, file)):
+        if not (epochs := rundir.kept(folder, FILES[needs])):
             continue
         if epoch not in ("last", *epochs):
             known = ", ".join(map(str, epochs))
-            raise BadInput(f"{folder}: epoch {epoch} kept no {name}, only {known} did")
+            raise BadInput(f"{folder}: epoch {epoch} kept no {needs}, only {known} did")
         chosen[folder] = epochs[-1] if epoch == "last" else int(epoch)
-        if file == GENERATOR:
-            rundir.read(folder, chosen[folder], file)
+        if needs == "generator":
+            rundir.read(folder, chosen[folder], GENERATOR)
     if not chosen:
-        raise BadInput(f"{where}: no epoch here kept its {name}")
+        raise BadInput(f"{where}: no epoch here kept its {needs}")
     return chosen
 
 
-def _load(images: RealImages, data: str | None, test: str | None, wanted: set[str]) -> None:
+def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) -> None:
     """Read the images with the SHA-256s that the runs name, and others of the same side."""
     from dcgan.data import load
 
-    images.train = load(data, images.cache) if data else None
-    images.test = load(test, images.cache) if test else None
-    if images.train and (other := wanted - {images.train.sha256}):
-        here, of_run = images.train.sha256[:12], min(other)[:12]
-        raise BadInput(f"--data {data}: its SHA-256 is {here}..., that of the run's is {of_run}...")
-    if images.test and (side := images.test.pixels.shape[1]) != images.native:
-        raise BadInput(f"--test {test}: {side} pixels a side, not {images.native}")
-    if images.test and images.train and images.test.sha256 == images.train.sha256:
-        raise BadInput(f"--test {test}: these are the images of --data, none is held out")
+    if data:
+        shared.train = load(data, shared.cache)
+        if other := wanted - {shared.train.sha256}:
+            here, its = shared.train.sha256[:12], min(other)[:12]
+            raise BadInput(
+                f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}..."
+            )
+    if test:
+        shared.test = load(test, shared.cache)
+        if (side := shared.test.pixels.shape[1]) != shared.native:
+            raise BadInput(f"--test {test}: {side} pixels a side, not {shared.native}")
+        if shared.test.sha256 in wanted:
+            raise BadInput(f"--test {test}: these are the images of --data, none is held out")
 
 
 # --- The loop -------------------------------------------------------------------------------------
 
 
-def analyse(
-    tool: str, runs: list[FinishedRun], again: bool, measure: Callable[[FinishedRun], Result]
-) -> Done:
-    """Put an analysis's result into each run that has none of its epoch; print those of all."""
-    kept: dict[str, Result] = {}
+def measure(
+    name: str,
+    needs: Needs,
+    settings: dict[str, Any],
+    *,
+    where: Path,
+    again: bool = False,
+    threads: int | None = None,
+    **chosen: Any,
+) -> cli.Result:
+    """Let eval.<name> analyse each run that has no result of its epoch; print the results of all.
+
+    `settings`: for the analysis; `chosen`: for `open_runs`; `threads`: of PyTorch, None: as many as
+    each run had.
+    """
+    runs, kept = open_runs(where, needs, **chosen), {}
+
+    import torch
+
+    analysis = importlib.import_module(f"eval.{name}")
     for number, run in enumerate(runs, 1):
-        result, done = results.stored(run.folder, tool), "kept"
-        if again or result is None or result.epoch != run.epoch:
-            result, done = results.keep(run.folder, measure(run)), "measured"
+        result, done = results.stored(run.folder, name, run.epoch), "kept"
+        if again or result is None:
+            torch.set_num_threads(threads or run.threads)
+            measured, done = _analyse(run, analysis, needs, settings), "measured"
+            result = results.write(run.folder, name, run.epoch, measured)
         kept[str(run.folder)] = result
         line = f"{done} {number} of {len(runs)}: {run.folder}, epoch {run.epoch}"
         print(line, file=sys.stderr)
     print(results.to_text(kept))
-    return 0, {"runs": [{"run": run} | results.as_dict(result) for run, result in kept.items()]}
+    return 0, {"runs": [{"run": run} | result for run, result in kept.items()]}
+
+
+def _analyse(
+    run: FinishedRun, analysis: ModuleType, needs: Needs, settings: dict[str, Any]
+) -> Result:
+    """What an analysis measures in a run, with its settings and the hashes of what it was given."""
+    about, shared = dict(settings), run.shared
+    if needs in FILES:
+        about[f"{needs}_sha256"] = run.sha256(FILES[needs], run.epoch)
+    for part, images in (("data", shared.train), ("test", shared.test)):
+        if images:
+            about[f"{part}_sha256"] = images.sha256
+    try:
+        result = analysis.analyse(run, **settings)
+    except FloatingPointError as error:
+        titles = vars(analysis).get("TITLES", {})
+        result = Result(dict.fromkeys(titles), titles, {}, [f"Not measured: {error}."])
+    return replace(result, about=about | result.about)

@@ -1,21 +1,13 @@
 """How much work a step of training is with either head of D, and how fast it is done.
 
-The networks of a run are built twice, with head=conv and with head=avgpool, and are otherwise the
-same. Neither images nor trained weights are needed: how much is to be computed depends on neither.
-
-Operations are multiply-adds of one training step for each real image: everything that
-dcgan.train.train_epoch computes forward and backward in convolutions and matrix products, of G and
-of D, as PyTorch's counter finds it. It counts products with the zeros of a padding too.
-
-Speed is measured in one process, in pairs: each pair times both heads on the same images, the
-convolutional head first in one pair and second in the next (A B B A A B ...). So what slows the
-machine for a while slows both. Every sample starts from the initial weights and shows D the same
-random pixels once, so all samples of a head do the same work. Times are those of one machine at one
-moment: unlike every other result of a run, these are no function of its config.
+The networks of a run are built with head=conv and with head=avgpool, and are otherwise the same.
+Operations are everything that dcgan.train.train_epoch computes forward and backward in convolutions
+and matrix products, as PyTorch's counter has it. Speed is measured in one process, in pairs: both
+heads on the same random pixels, the convolutional head first in one pair and second in the next, so
+that what slows the machine for a while slows both. Every sample starts from the initial weights.
 """
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from dcgan.cli import processor
 from dcgan.config import Config
 from dcgan.models import seed_of
-from dcgan.rundir import unseal
 from dcgan.train import start, train_epoch
 from eval.finished import FinishedRun
 from eval.results import Result
@@ -47,19 +38,13 @@ OPERATIONS = (
 )
 
 
-def analyse(run: FinishedRun, pairs: int, threads: int | None) -> Result:
-    """Operations and speed of a run's networks, by default on as many threads as it had."""
-    stored = unseal(run.folder / "run.json").get("fingerprint", {})
-    torch.set_num_threads(threads or stored.get("threads", 1))
-    return heads(run.config, run.device, pairs)
-
-
-def heads(config: Config, device: str, pairs: int) -> Result:
-    """Operations and speed of convolutional networks with both heads, on the current threads.
+def analyse(run: FinishedRun, pairs: int) -> Result:
+    """Operations and speed of a run's networks with both heads, on the current threads.
 
     Equal arguments give equal operations; the speeds are those of this moment.
     """
-    configs = {head: config.model_copy(update={"head": head}) for head in HEADS}
+    device, threads = run.device, torch.get_num_threads()
+    configs = {head: run.config.model_copy(update={"head": head}) for head in HEADS}
     values = {f"operations_{head}": operations(config) for head, config in configs.items()}
 
     speeds, images = step_speeds(configs, device, pairs)
@@ -67,20 +52,15 @@ def heads(config: Config, device: str, pairs: int) -> Result:
     low, middle, high = np.quantile(speeds["avgpool"] / speeds["conv"], [0.25, 0.5, 0.75])
     values |= {"ratio": float(middle), "ratio_low": float(low), "ratio_high": float(high)}
 
-    about: dict[str, Any] = {
-        "processor": torch.cuda.get_device_name(device) if device != "cpu" else processor(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "pairs": pairs,
-        "images": images,
-    }
-    where = f"{about['processor']}, threads={about['threads']}, PyTorch {about['torch']}"
+    chip = torch.cuda.get_device_name(device) if device != "cpu" else processor()
+    about = {"processor": chip, "device": device, "threads": threads}
+    about |= {"torch": torch.__version__, "images": images}
     timed = (
         f"Speeds: medians of {pairs} pairs of samples of {SECONDS} s or more, one of either head "
-        f"in turn, on {where}; speed ratio: its median over pairs. At another moment they differ."
+        f"in turn, on {chip}, threads={threads}, PyTorch {torch.__version__}; speed ratio: its "
+        "median over pairs. At another moment they differ."
     )
-    return Result("heads", 0, values, TITLES, about, [OPERATIONS, timed])
+    return Result(values, TITLES, about, [OPERATIONS, timed])
 
 
 def operations(config: Config) -> float:

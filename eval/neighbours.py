@@ -1,4 +1,4 @@
-"""Does the generator repeat its training images? Distances to the nearest one of them.
+"""Does the generator repeat its training images? Distances to the nearest of them.
 
 Generated images are compared with held-out ones, which are as new to the training images as an
 image of that kind can be: a generator that memorised comes nearer. Near is meant in the features of
@@ -15,19 +15,17 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from dcgan.cli import BadInput
-from dcgan.rundir import GENERATOR
-from dcgan.train import draw_latent
-from eval import metrics
-from eval.extractors import Extractor, resize
+from eval.extractors import resize
 from eval.finished import FinishedRun
-from eval.results import Result, picture
+from eval.metrics import frechet_distance, moments
+from eval.results import Result, draw
 from eval.score import Reference, at_side, generate, reference
 
 BLOCK = 1024  # rows of which exact distances are in memory at a time
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious
 NEAR = 8.0  # grey levels of 255, RMS: images that are no further apart are near duplicates
-SKETCH = 8  # squares a side, whose means say which images may be near duplicates
-SHOWN = 8  # generated images of the figure
+COARSE = 8  # squares a side, whose means say which images may be near duplicates
+SHOWN = 8  # generated images of the picture
 ENLARGED = 3  # times
 
 TITLES = {
@@ -66,53 +64,34 @@ class Seen:
     pixels: np.ndarray  # uint8 (N, S, S, 3)
 
 
-def check(run: FinishedRun, count: int) -> None:
-    """Raise BadInput unless there are as many held-out images as are generated."""
-    held_out = len(run.test(run.side).pixels)
-    if held_out < count:
-        line = f"{held_out} images of classes={run.config.classes}, --n is {count}"
-        raise BadInput(f"--test {run.images.test.name}: {line}")
+def analyse(run: FinishedRun, n: int) -> Result:
+    """What is measured of `n` generated images of a run; the picture has the nearest ones.
 
+    BadInput on fewer held-out images, FloatingPointError where an image is not finite.
+    """
+    config, side, network, cache = run.config, run.side, run.classifier(), run.shared.cache
+    train, test = run.train(side), run.test(side)
+    if len(test.pixels) < n:
+        line = f"{len(test.pixels)} images of classes={config.classes}, --n is {n}"
+        raise BadInput(f"--test {run.shared.test.name}: {line}")
 
-def analyse(run: FinishedRun, extractor: Extractor, count: int) -> Result:
-    """What is measured of `count` generated images of a run; the figure has the nearest ones."""
+    pixels = train.pixels[: config.images]
     real, held_out, copies = run.once(
-        ("neighbours", run.config.classes, run.config.images, run.side),
-        lambda: _compared(run, extractor),
+        ("neighbours", config.classes, config.images, side),
+        lambda: (
+            reference(network, pixels, train.sha256, cache),
+            reference(network, test.pixels, test.sha256, cache, "test"),
+            duplicates(pixels),
+        ),
     )
-    about = {
-        "generated": count,
-        "held_out": count,
-        "training": real.count,
-        "side": real.resolution,
-        "network": extractor.name,
-        "network_sha256": extractor.sha256,
-        "generator_sha256": run.sha256(GENERATOR),
-        "data_sha256": real.sha256,
-        "test_sha256": held_out.sha256,
-    }
-    train = Seen(real.features, run.train(run.side).pixels[: real.count])
-    test = Seen(held_out.features, run.test(run.side).pixels)
-    z = draw_latent(run.config, "neighbours", run.epoch, count).to(run.device)
-    try:
-        values, figure = examine(see(generate(run.generator(), z), real), train, test)
-    except FloatingPointError:
-        values, figure = dict.fromkeys(TITLES), None
+    made = see(generate(run.generator(), run.noise("neighbours", n)), real)
+    values, picture = examine(
+        made, Seen(real.features, pixels), Seen(held_out.features, test.pixels)
+    )
     values |= {"duplicates_exact": copies[0], "duplicates_near": copies[1]}
-    return Result("neighbours", run.epoch, values, TITLES, about, NOTES, figure)
-
-
-def _compared(
-    run: FinishedRun, extractor: Extractor
-) -> tuple[Reference, Reference, tuple[int, int]]:
-    """The features of training and of held-out images, and the training images' duplicates."""
-    train, test, cache = run.train(run.side), run.test(run.side), run.images.cache
-    pixels = train.pixels[: run.config.images]
-    return (
-        reference(extractor, pixels, train.sha256, cache),
-        reference(extractor, test.pixels, test.sha256, cache, "test"),
-        duplicates(pixels),
-    )
+    about = {"training": real.count, "side": side, "data_sha256": real.sha256}
+    about |= {"network": network.name, "network_sha256": network.sha256}
+    return Result(values, TITLES, about, NOTES, picture)
 
 
 def see(images: Tensor, real: Reference) -> Seen:
@@ -123,33 +102,29 @@ def see(images: Tensor, real: Reference) -> Seen:
 
 
 def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], bytes]:
-    """What memorisation would change in generated images, and the figure.
+    """What memorisation would change in generated images, and the picture.
 
     The held-out ones are as many test images as there are generated ones; the Fréchet distances
     take equally many training and test images.
     """
-    count = len(made.pixels)
     values: dict[str, float] = {}
     apart, index = {}, {}  # of each generated image and its nearest training image, by space
     for space in ("features", "pixels"):
         rows, real, known = (as_rows(getattr(images, space)) for images in (made, test, train))
         apart[space], index[space] = nearest(rows, known)
-        compared = compare(apart[space], nearest(real[:count], known)[0])
+        compared = compare(apart[space], nearest(real[: len(rows)], known)[0])
         values |= {f"{name}_{space}": value for name, value in compared.items()}
 
     # How far the distribution is from images that trained the generator, and from others.
-    moments, equal = metrics.moments(made.features), min(len(train.pixels), len(test.pixels))
-    train_fd, test_fd = (
-        metrics.frechet_distance(moments, metrics.moments(real.features[:equal]))
-        for real in (train, test)
-    )
-    values |= {"fd_cifar_train": train_fd, "fd_cifar_test": test_fd}
-    values["fd_cifar_gap"] = test_fd - train_fd
+    equal, generated = min(len(train.pixels), len(test.pixels)), moments(made.features)
+    for name, real in (("train", train), ("test", test)):
+        values[f"fd_cifar_{name}"] = frechet_distance(generated, moments(real.features[:equal]))
+    values["fd_cifar_gap"] = values["fd_cifar_test"] - values["fd_cifar_train"]
 
     # The most suspicious images, above their neighbours in features and in pixels.
     shown = np.argsort(apart["features"], kind="stable")[:SHOWN]
     rows = [made.pixels[shown], *(train.pixels[index[space][shown]] for space in index)]
-    return values, picture([row.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2) for row in rows])
+    return values, draw([row.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2) for row in rows])
 
 
 def nearest(queries: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,17 +161,18 @@ def compare(generated: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
 def duplicates(pixels: np.ndarray) -> tuple[int, int]:
     """How many images of a set, uint8 (N, S, S, 3), repeat an earlier one: exactly, and nearly.
 
-    Nearly: at most NEAR from an earlier one, and equal to none. Only pairs are looked at whose
-    means over squares are near: those are never further apart than the pixels themselves.
+    Nearly: at most NEAR from an earlier one, and equal to none. Only pairs are compared whose means
+    over squares are near: times a square's side, they are no further apart than the pixels.
     """
-    first: dict[bytes, int] = {}
-    for i, image in enumerate(pixels):
-        first.setdefault(image.tobytes(), i)
-    kept = pixels[list(first.values())]
-    limit = NEAR * np.sqrt(kept[0].size) * (1 + 1e-6)
-    sketches = NearestNeighbors(radius=limit, algorithm="brute").fit(_sketched(kept))
+    _, first = np.unique(as_rows(pixels), axis=0, return_index=True)
+    kept = pixels[np.sort(first)]
+    square = kept.shape[1] // COARSE
+    whole = kept[:, : COARSE * square, : COARSE * square]
+    means = as_rows(whole.reshape(-1, COARSE, square, COARSE, square, 3).mean(axis=(2, 4)))
+    radius = NEAR * np.sqrt(kept[0].size) / square * (1 + 1e-6)
+    candidates = NearestNeighbors(radius=radius, algorithm="brute").fit(means)
     near = 0
-    for later, others in enumerate(sketches.radius_neighbors(return_distance=False)):
+    for later, others in enumerate(candidates.radius_neighbors(return_distance=False)):
         near += any(rms(kept[later], kept[other]) <= NEAR for other in others if other < later)
     return len(pixels) - len(kept), near
 
@@ -209,15 +185,3 @@ def rms(x: np.ndarray, y: np.ndarray) -> float:
 def as_rows(array: np.ndarray) -> np.ndarray:
     """Images (N, H, W, 3), or rows already, as rows (N, D)."""
     return array.reshape(len(array), -1)
-
-
-def _sketched(pixels: np.ndarray) -> np.ndarray:
-    """Images (N, S, S, 3) as rows of means over SKETCH x SKETCH squares, times a square's side.
-
-    Two such rows are no further apart than the images (Cauchy and Schwarz, square by square).
-    """
-    count, side = pixels.shape[:2]
-    square = side // SKETCH
-    whole = pixels[:, : SKETCH * square, : SKETCH * square]
-    cut = whole.reshape(count, SKETCH, square, SKETCH, square, 3)
-    return as_rows(cut.mean(axis=(2, 4))) * square

@@ -9,11 +9,11 @@ gets, divided by the root of the number of features, so that one C suits all kin
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import sklearn
 import torch
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
@@ -22,9 +22,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from dcgan.cli import BadInput
 from dcgan.data import Images, resize, to_signed
 from dcgan.models import MAP
-from dcgan.rundir import STATE
 from dcgan.train import start
-from eval.extractors import Extractor
 from eval.finished import FinishedRun
 from eval.results import Result
 
@@ -55,66 +53,69 @@ class Accuracy:
     """What linear SVMs make of one kind of features."""
 
     rates: np.ndarray  # (draws,), the share of test images that are named rightly
-    cost: float | None  # C
-    size: int | None  # features
+    cost: float  # C
+    size: int  # features
 
 
-@dataclass(frozen=True)
-class Span:
-    """Labelled images in the space that their features span, and the way there."""
+def analyse(run: FinishedRun, labels: int, draws: int, full: int | str | None) -> Result:
+    """The accuracies of SVMs on the features of a run's D and of the controls.
 
-    scaler: StandardScaler
-    basis: np.ndarray  # (D, R) with orthonormal columns, R the smaller one of N and D
-    rows: np.ndarray  # (N, R)
-
-
-def choose_sets(train: Images, test: Images, count: int, draws: int, full: str | None) -> Sets:
-    """The labelled images of every SVM; BadInput where the images do not give them.
-
-    `full`: a number of labels, or `all`; see `label_sets`.
+    `full`: a number of labels of one more SVM, or `all`. FloatingPointError where a feature is not
+    finite, BadInput where the images do not give such draws.
     """
-    for option, images in (("--data", train), ("--test", test)):
-        if unknown := int((images.labels < 0).sum()):
-            raise BadInput(f"{option} {images.name}: {unknown} of its images have no label")
-    if {*test.labels.tolist()} != {*train.labels.tolist()}:
-        raise BadInput(f"--test {test.name}: its classes are not those of --data")
-    most = len(train.labels) if full == "all" else full and int(full)
-    try:
-        return label_sets(train.labels, count, draws, most)
-    except ValueError as error:
-        raise BadInput(f"--data {train.name}: {error}") from error
-
-
-def analyse(run: FinishedRun, extractor: Extractor, sets: Sets) -> Result:
-    """The accuracies of SVMs on the features of a run's D and of the controls."""
-    train, test, side = run.images.train, run.images.test, run.config.resolution
+    train, test, side = run.shared.train, run.shared.test, run.config.resolution
+    sets = run.once("sets", lambda: choose_sets(train, test, labels, draws, full))
     sized = run.once(("probe", side), lambda: (resize(train, side), resize(test, side)))
+    network = run.classifier()
 
     def classifier_features(pixels: np.ndarray) -> np.ndarray:
-        return extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
+        return network.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
 
     kinds = {"pixels": pixel_features, "classifier": classifier_features}
     controls = run.once(
         "controls", lambda: {kind: solve(f, train, test, sets) for kind, f in kinds.items()}
     )
-
-    untrained = start(run.config, run.device).D
+    networks = {"trained": run.state().D, "untrained": start(run.config, run.device).D}
     measured = controls | {
         kind: solve(discriminator_features(D, run.device), *sized, sets)
-        for kind, D in (("trained", run.state().D), ("untrained", untrained))
+        for kind, D in networks.items()
     }
-    (count, draws), *full = sets.items()
-    about = {
-        "labels": count,
-        "draws": len(draws),
-        "full": full[0][0] if full else None,
-        "data_sha256": train.sha256,
-        "test_sha256": test.sha256,
-        "test_images": len(test.labels),
-        "classifier_sha256": extractor.sha256,
-        "state_sha256": run.sha256(STATE),
-    }
-    return to_result(run.epoch, measured, about)
+    result = to_result(measured)
+    result.about.update(test_images=len(test.labels), classifier_sha256=network.sha256)
+    return result
+
+
+def choose_sets(
+    train: Images, test: Images, count: int, draws: int, full: int | str | None
+) -> Sets:
+    """`draws` seeded choices of `count` labels, equally many of each class, and one of `full`.
+
+    In a balanced draw the classes take turns, so that its last fifth is about as balanced as it
+    is. BadInput where that many labels cannot be chosen.
+    """
+    for option, images in (("--data", train), ("--test", test)):
+        if unknown := int((images.labels < 0).sum()):
+            raise BadInput(f"{option} {images.name}: {unknown} of its images have no label")
+    labels = train.labels
+    classes, sizes = np.unique(labels, return_counts=True)
+    if {*test.labels.tolist()} != {*classes.tolist()}:
+        raise BadInput(f"--test {test.name}: its classes are not those of --data")
+    of_class, rest = divmod(count, len(classes))
+    if rest or not 2 <= of_class <= sizes.min():
+        equally = f"equally many of each of {len(classes)} classes, from 2 to {sizes.min()}"
+        raise BadInput(f"--labels {count}: not {equally}")
+    most = len(labels) if full == "all" else full
+    if most and not count < most <= len(labels):
+        raise BadInput(f"--full {most}: not more than {count} and at most {len(labels)}")
+
+    sets: Sets = {count: []}
+    for draw in range(draws):
+        rng = np.random.default_rng(draw)
+        chosen = [rng.permutation(np.flatnonzero(labels == c))[:of_class] for c in classes]
+        sets[count].append(np.stack(chosen, axis=1).ravel())
+    if most:
+        sets[most] = [np.random.default_rng(draws).permutation(len(labels))[:most]]
+    return sets
 
 
 def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
@@ -146,103 +147,65 @@ def pixel_features(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(len(pixels), -1).astype(np.float32)
 
 
-def label_sets(labels: np.ndarray, count: int, draws: int, full: int | None) -> Sets:
-    """`draws` seeded choices of `count` labels, equally many of each class, and one of `full`.
-
-    In a balanced draw the classes take turns, so that its last fifth is about as balanced as it
-    is. ValueError where that many labels cannot be chosen.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    of_class, rest = divmod(count, len(classes))
-    if rest or of_class < 2:
-        raise ValueError(f"{count} labels are not equally many, and two, of {len(classes)} classes")
-    if of_class > sizes.min():
-        few = f"one has {sizes.min()} images"
-        raise ValueError(f"{count} labels are {of_class} of a class, and {few}")
-    if full is not None and not count < full <= len(labels):
-        raise ValueError(f"all labels are to be more than {count} and at most {len(labels)}")
-    sets: Sets = {count: []}
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        chosen = [rng.permutation(np.flatnonzero(labels == c))[:of_class] for c in classes]
-        sets[count].append(np.stack(chosen, axis=1).ravel())
-    if full is not None:
-        sets[full] = [np.random.default_rng(draws).permutation(len(labels))[:full]]
-    return sets
-
-
 def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[int, Accuracy]:
-    """How well SVMs do on one kind of features, by the number of labels.
-
-    NaN where a feature is not finite.
-    """
-    try:
-        return {count: _solve(features, train, test, draws) for count, draws in sets.items()}
-    except FloatingPointError:
-        nothing = {count: np.full(len(draws), np.nan) for count, draws in sets.items()}
-        return {count: Accuracy(rates, None, None) for count, rates in nothing.items()}
-
-
-def _solve(features: Features, train: Images, test: Images, draws: list[np.ndarray]) -> Accuracy:
-    """One SVM for each draw.
+    """How well SVMs do on one kind of features, by the number of labels: one SVM for each draw.
 
     C is the smallest one of COSTS with the best accuracy on the last fifths of all draws, by SVMs
     that saw only the rest. The test images choose nothing.
     """
-    labels = [train.labels[draw] for draw in draws]
-    spans = [span(features(train.pixels[draw])) for draw in draws]
-    right = dict.fromkeys(COSTS, 0.0)
-    for rows, y in zip((spanned.rows for spanned in spans), labels, strict=True):
-        seen = len(y) - len(y) // HELD_OUT
-        for cost in COSTS:
-            right[cost] += fit(rows[:seen], y[:seen], cost).score(rows[seen:], y[seen:])
-    cost = max(COSTS, key=right.get)
+    found = {}
+    for count, draws in sets.items():
+        labels = [train.labels[draw] for draw in draws]
+        spans = [span(features(train.pixels[draw])) for draw in draws]
+        right = dict.fromkeys(COSTS, 0.0)
+        seen = count - count // HELD_OUT
+        for (_, _, rows), y in zip(spans, labels, strict=True):
+            for cost in COSTS:
+                right[cost] += fit(rows[:seen], y[:seen], cost).score(rows[seen:], y[seen:])
+        cost = max(COSTS, key=right.get)
 
-    # All test images go by once, a few at a time, for all draws.
-    machines = [fit(spanned.rows, y, cost) for spanned, y in zip(spans, labels, strict=True)]
-    hits = np.zeros(len(draws))
-    for i in range(0, len(test.pixels), BATCH):
-        x, y = features(test.pixels[i : i + BATCH]), test.labels[i : i + BATCH]
-        hits += [
-            (predict(machine, spanned, x) == y).sum()
-            for machine, spanned in zip(machines, spans, strict=True)
-        ]
-    return Accuracy(hits / len(test.pixels), cost, x.shape[1])
+        # All test images go by once, a few at a time, for all draws.
+        machines = [machine(*spanned, y, cost) for spanned, y in zip(spans, labels, strict=True)]
+        hits = np.zeros(len(draws))
+        for i in range(0, len(test.pixels), BATCH):
+            x, y = features(test.pixels[i : i + BATCH]), test.labels[i : i + BATCH]
+            hits += [(svm.predict(x) == y).sum() for svm in machines]
+        found[count] = Accuracy(hits / len(test.pixels), cost, x.shape[1])
+    return found
 
 
-def span(x: np.ndarray) -> Span:
-    """Rows of features (N, D), standardised and divided by the root of D.
+def span(x: np.ndarray) -> tuple[StandardScaler, np.ndarray, np.ndarray]:
+    """Features (N, D), standardised and divided by the root of D, in the space that they span.
 
-    A linear SVM depends on their inner products alone, so that it is fitted in the space that they
-    span: only its time changes, by D / N.
+    The scaler, an orthonormal basis (D, R) with R the smaller one of N and D, and the rows (N, R).
+    A linear SVM depends on inner products alone: only its time changes, by D / N.
     """
     scaler = StandardScaler().fit(x)
     basis, rows = np.linalg.qr(scaler.transform(x).T / np.float32(np.sqrt(x.shape[1])))
-    return Span(scaler, basis, rows.T)
+    return scaler, basis, rows.T
 
 
 def fit(rows: np.ndarray, labels: np.ndarray, cost: float) -> LinearSVC:
     """A linear L2-SVM, one class against the rest."""
-    machine = LinearSVC(C=cost, dual="auto", max_iter=STEPS, random_state=0)
-    return machine.fit(rows, labels)
+    svm = LinearSVC(C=cost, dual="auto", max_iter=STEPS, random_state=0)
+    return svm.fit(rows, labels)
 
 
-def predict(machine: LinearSVC, spanned: Span, x: np.ndarray) -> np.ndarray:
-    """The classes that a machine, fitted on the rows of a span, gives to features (N, D)."""
-    weights = spanned.basis @ machine.coef_.T / np.sqrt(x.shape[1])
-    scores = spanned.scaler.transform(x) @ weights + machine.intercept_
-    if scores.shape[1] == 1:  # of the second of two classes
-        scores = np.hstack([-scores, scores])
-    return machine.classes_[scores.argmax(axis=1)]
+def machine(
+    scaler: StandardScaler, basis: np.ndarray, rows: np.ndarray, labels: np.ndarray, cost: float
+) -> Pipeline:
+    """What predicts the classes of features (N, D), fitted to the rows of a span."""
+    svm = fit(rows, labels, cost)
+    svm.coef_ = (basis @ svm.coef_.T / np.sqrt(len(basis))).T
+    svm.n_features_in_ = len(basis)
+    return make_pipeline(scaler, svm)
 
 
-def to_result(
-    epoch: int, measured: dict[str, dict[int, Accuracy]], about: dict[str, Any]
-) -> Result:
+def to_result(measured: dict[str, dict[int, Accuracy]]) -> Result:
     """The result of a run from what was measured for each of KINDS."""
     values: dict[str, float | None] = {}
     titles: dict[str, str] = {}
-    svm: dict[str, dict[str, float | None]] = {}
+    svm: dict[str, dict[str, float]] = {}
     for count in measured["trained"]:
         rates = {kind: measured[kind][count].rates for kind in KINDS}
         rates["gain"] = rates["trained"] - rates["untrained"]
@@ -255,5 +218,5 @@ def to_result(
         for kind in KINDS:
             accuracy = measured[kind][count]
             svm[f"{kind}_{count}"] = {"C": accuracy.cost, "features": accuracy.size}
-    about = about | {"scikit_learn": sklearn.__version__, "costs": list(COSTS), "svm": svm}
-    return Result("probe", epoch, values, titles, about, NOTES)
+    about = {"scikit_learn": sklearn.__version__, "costs": list(COSTS), "svm": svm}
+    return Result(values, titles, about, NOTES)

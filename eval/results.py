@@ -1,4 +1,4 @@
-"""What an analysis measures in one run: <run>/eval/<tool>.json, maybe a PNG beside it. No torch.
+"""What an analysis measured in one run: <run>/eval/<name>.json, maybe a PNG beside it. No torch.
 
 tool, epoch   which analysis, after which epoch of the run
 values        {flat name: a number in full precision; null where it is not finite or unknown}
@@ -7,7 +7,6 @@ about         settings, counts, the SHA-256 of networks and data
 notes         sentences
 """
 
-import dataclasses
 import json
 import math
 import shutil
@@ -18,70 +17,57 @@ from typing import Any
 
 import numpy as np
 
+from dcgan import rundir
 from dcgan.pictures import png_grid
-from dcgan.sources import write_file
 
 GAP = 2  # pixels between the images of a picture
 
 
 @dataclass(frozen=True)
 class Result:
-    """See the top of this file."""
+    """What an analysis gives; see the top of this file."""
 
-    tool: str
-    epoch: int
     values: dict[str, float | None]
     titles: dict[str, str]
     about: dict[str, Any]
     notes: list[str]
-    figure: bytes | None = field(default=None, repr=False)  # a PNG, in a file of its own
+    picture: bytes | None = field(default=None, repr=False)  # a PNG, in a file of its own
 
 
-def as_dict(result: Result) -> dict[str, Any]:
-    """A result without its figure."""
-    return {name: value for name, value in vars(result).items() if name != "figure"}
-
-
-def keep(run: Path, result: Result) -> Result:
-    """Write the figure, if any, and then the numbers; returns what was written.
-
-    A value that is not finite becomes null.
-    """
-    folder = run / "eval"
-    values = {
-        name: value if value is not None and math.isfinite(value) else None
-        for name, value in result.values.items()
+def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:
+    """Write the picture, if any, and then the numbers; returns the content of the JSON file."""
+    content: dict[str, Any] = {"tool": name, "epoch": epoch, **vars(result)}
+    picture = content.pop("picture")
+    content["values"] = {
+        key: value if value is not None and math.isfinite(value) else None
+        for key, value in result.values.items()
     }
-    result = dataclasses.replace(result, values=values)
-    if result.figure:
-        write_file(folder / f"{result.tool}.png", lambda file: file.write(result.figure))
-    text = json.dumps(as_dict(result), indent=1, allow_nan=False) + "\n"
-    write_file(folder / f"{result.tool}.json", lambda file: file.write(text.encode()))
-    return result
+    path = run / "eval" / f"{name}.json"
+    if picture:
+        rundir.replace(path.with_suffix(".png"), picture)
+    rundir.replace(path, rundir.to_json(content))
+    return content
 
 
-def stored(run: Path, tool: str) -> Result | None:
-    """What `keep` wrote; None where it is missing or damaged."""
+def stored(run: Path, name: str, epoch: int) -> dict[str, Any] | None:
+    """What `write` wrote after this epoch; None where it is missing or damaged."""
     try:
-        content = json.loads((run / "eval" / f"{tool}.json").read_bytes())
-        whole = {type(content[name]) for name in ("values", "titles", "about")} == {dict}
-        return Result(**content) if whole else None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        content = json.loads((run / "eval" / f"{name}.json").read_bytes())
+        return content if content["epoch"] == epoch else None
+    except (OSError, ValueError, TypeError, LookupError):
         return None
 
 
-def to_text(results: dict[str, Result]) -> str:
-    """The results of runs for a terminal: a row for each number, then the notes."""
-    titles: dict[str, str] = {}
-    for result in results.values():
-        titles |= result.titles
-    runs = {f"{run}, epoch {result.epoch}": result.values for run, result in results.items()}
-    notes = dict.fromkeys(note for result in results.values() for note in result.notes)
+def to_text(results: dict[str, dict[str, Any]]) -> str:
+    """The results of runs, as `write` returns them, for a terminal: a table, then the notes."""
+    titles = {key: t for result in results.values() for key, t in result["titles"].items()}
+    runs = {f"{run}, epoch {result['epoch']}": result["values"] for run, result in results.items()}
+    notes = dict.fromkeys(note for result in results.values() for note in result["notes"])
     return "\n".join([by_run(runs, titles), "", *map(filled, notes)]).rstrip()
 
 
 def by_run(runs: dict[str, dict[str, float | None]], titles: dict[str, str]) -> str:
-    """The runs, numbered, and below them a table with a column for each run: run -> name -> value.
+    """The runs, numbered, and a table with a column for each: run -> name -> value.
 
     `titles`: name -> what the row is called.
     """
@@ -108,18 +94,18 @@ def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
     return "\n\n".join("\n".join("  ".join(row).rstrip() for row in table) for table in tables)
 
 
-def picture(rows: list[np.ndarray]) -> bytes:
+def filled(note: str) -> str:
+    """A sentence in lines that fit the terminal."""
+    return textwrap.fill(note, shutil.get_terminal_size().columns)
+
+
+def draw(rows: list[np.ndarray]) -> bytes:
     """Rows of uint8 images (K, H, W, 3) of any length, on white -> one PNG."""
     columns, shape = max(map(len, rows)), rows[0].shape[1:]
     cells = np.full((len(rows), columns, *shape), 255, np.uint8)
     for cell, row in zip(cells, rows, strict=True):
         cell[: len(row)] = row
     return png_grid(cells.reshape(-1, *shape), columns, GAP)
-
-
-def filled(note: str) -> str:
-    """A sentence in lines that fit the terminal."""
-    return textwrap.fill(note, shutil.get_terminal_size().columns)
 
 
 def _cell(cell: Any, digits: int) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
@@ -21,11 +20,10 @@ from dcgan.train import draw_latent, matmul_precision
 from eval import metrics
 from eval.extractors import Extractor, resize
 from eval.finished import FinishedRun
-from eval.metrics import METRICS, Metric, Moments, Sample
+from eval.metrics import Moments, Sample
 from eval.results import by_run, filled
 
 BATCH = 500  # images that the generator makes at a time
-SPLITS = 10  # of the Inception score, by convention
 REESTIMATED = "_reestimated"  # end of a score's name whose images G made so, see `reestimated`
 BATCHNORM = {  # where the statistics of G's BatchNorm come from when it makes images
     "running": "averages that training kept, which lag behind the weights",
@@ -94,22 +92,25 @@ def reference(
     """The features of real images (N, H, W, 3) uint8, computed once and kept in `cache`.
 
     The cached file is named after all that its content depends on: the images themselves, the
-    network, and the machine's arithmetic. A damaged file is made again.
+    network, and the machine's arithmetic. It begins with its own hash; a damaged one is made again.
     """
     count, resolution = pixels.shape[:2]
     content = hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
     key = [extractor.sha256, content, count, resolution, metrics.IMPLEMENTATION]
     key += _arithmetic(extractor)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    path = cache / f"{extractor.name}-{digest[:32]}.safetensors"
+    path = cache / f"{extractor.name}-{digest[:32]}.features"
 
-    arrays = _load(path)
-    if arrays is None:
+    data = path.read_bytes() if path.is_file() else b""
+    whole = hashlib.sha256(data[32:]).digest() == data[:32]
+    if whole:
+        arrays = load(data[32:])
+    else:
         features = extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
         moments = metrics.moments(features)
         arrays = {"features": features, "mean": moments.mean, "factor": moments.factor}
-        data = save(arrays, {"sha256": _digest(arrays)})
-        write_file(path, lambda file: file.write(data))
+        data = save(arrays)
+        write_file(path, lambda file: file.write(hashlib.sha256(data).digest() + data))
     moments = Moments(arrays["mean"], arrays["factor"])
     return Reference(extractor, arrays["features"], moments, count, resolution, data_sha256, split)
 
@@ -127,8 +128,9 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
     """
     scores: dict[str, float] = {}
     for reference in references:
-        sample = see(images[: reference.extractor.most], reference)
-        scores |= {name: m.measure(sample) for name, m in measured(reference.extractor).items()}
+        network = reference.extractor
+        sample = see(images[: network.most], reference)
+        scores |= {name: metric.measure(sample) for name, metric in network.metrics.items()}
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
@@ -136,19 +138,7 @@ def see(images: Tensor, reference: Reference) -> Sample:
     """Generated images, uint8 (N, 3, H, W), beside the real ones, as the network sees them."""
     network = reference.extractor
     features, logits = (x.numpy() for x in network.extract(at_side(images, reference)))
-    return Sample(features, logits, reference.features, reference.moments, splits_of(network))
-
-
-def names(network: Extractor) -> list[str]:
-    """The metrics that a network gives."""
-    return list(measured(network))
-
-
-def measured(network: Extractor) -> dict[str, Metric]:
-    """Name -> metric; *FID*, *IS* and *KID* are reserved to Inception's published weights."""
-    if not network.suffix:
-        return {metric.inception: metric for metric in METRICS if metric.inception}
-    return {m.stem + network.suffix: m for m in METRICS if m.stem in network.stems}
+    return Sample(features, logits, reference.features, reference.moments, network.splits)
 
 
 def identities(
@@ -162,8 +152,8 @@ def identities(
     generated = min(generated, network.most or generated)
     real = {"all": reference.count, "as many": min(generated, reference.count), "none": 0}
     described = {}
-    for name, metric in measured(network).items():
-        count, detail = real[metric.real], metric.detail.format(splits=splits_of(network))
+    for name, metric in network.metrics.items():
+        count, detail = real[metric.real], metric.detail.format(splits=network.splits)
         name += "" if batchnorm == "running" else REESTIMATED
         described[name] = {
             "metric": name,
@@ -182,14 +172,9 @@ def identities(
     return described
 
 
-def splits_of(extractor: Extractor) -> int:
-    """Of the score: ten with Inception, by convention."""
-    return 1 if extractor.suffix else SPLITS
-
-
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
-    config, cache, G = run.config, run.images.cache, run.generator()
+    config, cache, G = run.config, run.shared.cache, run.generator()
     real = run.train(run.side)
     against = run.once(
         ("reference", config.classes, run.side),
@@ -197,11 +182,11 @@ def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     )
 
     # The noise is a stream of its own, by which no epoch was chosen.
-    z = draw_latent(config, "rescore", run.epoch, count).to(run.device)
+    z = run.noise("rescore", count)
     try:
         scores = score(generate(G, z), [against])
     except FloatingPointError:
-        scores = dict.fromkeys(names(network))
+        scores = dict.fromkeys(network.metrics)
     about = identities(against, count, config.resolution)
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
 
@@ -217,9 +202,8 @@ def to_text(rows: list[dict[str, Any]]) -> str:
     lines += [f"{key:20}{known_as[0][key]}" for key in shared]
     for identity in known_as:
         own = [f"{key} {identity[key]}" for key in identity if key not in ("metric", *shared)]
-        if (line := filled(f"{identity['metric']}: {', '.join(own)}")) not in lines:
-            lines.append(line)
-    return "\n".join(lines)
+        lines.append(filled(f"{identity['metric']}: {', '.join(own)}"))
+    return "\n".join(dict.fromkeys(lines))
 
 
 def at_side(images: Tensor, reference: Reference) -> Tensor:
@@ -257,22 +241,3 @@ def _arithmetic(extractor: Extractor) -> list[str | int]:
     if device.startswith("cuda"):
         device = torch.cuda.get_device_name(device)
     return [torch.__version__, device, capability, torch.get_num_threads()]
-
-
-def _load(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a cached file, if it is there and whole."""
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-            whole = (file.metadata() or {}).get("sha256") == _digest(arrays)
-    except (OSError, safetensors.SafetensorError):
-        return None
-    return arrays if whole else None
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]))
-    return digest.hexdigest()

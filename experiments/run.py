@@ -27,7 +27,6 @@ from eval.score import (
     Reference,
     generate,
     identities,
-    names,
     reestimated,
     reference,
     score,
@@ -164,7 +163,7 @@ def measure(
     except FloatingPointError:
         collapsed = True
     if collapsed:
-        return {name: None for each in references for name in names(each.extractor)}
+        return {name: None for each in references for name in each.extractor.metrics}
     return score(images, references)
 
 

@@ -61,6 +61,36 @@ def pair(make_study, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def colours():
+    """A feature network that one can follow by hand: mean and SD of each channel; 1 % as logits."""
+    from eval.extractors import Extractor
+
+    def extract(images):
+        channels = images.float().flatten(2)
+        features = torch.cat([channels.mean(dim=2), channels.std(dim=2)], dim=1)
+        return features, features / 100
+
+    import torch
+
+    resizer = "antialiased bilinear"
+    return Extractor("colours", "5" * 64, 6, 32, resizer, "_cifar", "cpu", extract)
+
+
+@pytest.fixture(scope="session")
+def finished_run():
+    """A finished run in memory: (config, epoch, network) and, by name, what its methods return."""
+    from eval.finished import FinishedRun, Shared
+
+    def make(config, epoch=1, network=None, **returned):
+        run = FinishedRun(Path("run"), config, epoch, Shared(32, Path("cache")))
+        run.shared.made["classifier"] = network
+        vars(run).update({name: lambda *_, x=x: x for name, x in returned.items()})
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def wandb_command() -> Callable[..., str]:
     """W&B's own command line on a study's folder; its output."""
     return run_wandb

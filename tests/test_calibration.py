@@ -16,8 +16,9 @@ from dcgan.train import draw_latent
 from eval import calibration
 from eval.calibration import HALF, ROWS, TEST, calibrate, coarse, flat, gaussian, held_out
 from eval.extractors import classifier
-from eval.score import generate, names, reference
+from eval.score import generate, reference
 from experiments import __main__ as command
+from experiments import launch
 from reports import records
 
 CONFIG = Config(resolution=16, width=4, images=600, score_images=200, reference_images=400)
@@ -81,8 +82,7 @@ def test_a_test_split_gives_what_the_runs_do_not_see(drawn):
     assert rows_of(found.pixels) < rows_of(mixed.pixels)
     assert found.sha256 == mixed.sha256
     few = held_out(drawn, mixed, CONFIG.model_copy(update={"score_images": 2000}), 16)
-    assert few.pixels.shape[1:] == (16, 16, 3)
-    assert len(few.pixels) == 300
+    assert few.pixels.shape == (300, 16, 16, 3)
 
 
 def test_no_test_split_is_refused_by_its_name(drawn):
@@ -91,9 +91,6 @@ def test_no_test_split_is_refused_by_its_name(drawn):
     small = dataclasses.replace(calibration.resize(drawn, 16), name="small")
     with pytest.raises(BadData, match="small is no test split of shapes: they are 16x16 and 32x32"):
         held_out(drawn, small, CONFIG, 16)
-    one = canonical("one", drawn.pixels[700:], np.zeros(700, int))
-    with pytest.raises(BadData, match="one: has no images of classes=3"):
-        held_out(drawn, one, CONFIG.model_copy(update={"classes": "3", "images": 60}), 32)
 
 
 def test_a_class_is_calibrated_by_its_own_images(drawn):
@@ -119,12 +116,6 @@ def test_the_gaussian_has_the_mean_and_the_covariance_of_the_pixels():
     assert np.abs((np.cov(flat_rows, rowvar=False) - wanted) / spread).max() < 0.05
     assert np.abs(np.corrcoef(flat_rows, rowvar=False) - np.eye(12)).max() > 0.3  # of which some
 
-    # Equal images have no spread; what lies outside of uint8 is clipped.
-    same = np.full((50, 2, 2, 3), 7, np.uint8)
-    assert (gaussian(same, 30) == 7).all()
-    ends = np.repeat(np.array([0, 255], np.uint8), 25).reshape(50, 1, 1, 1) * np.ones(3, np.uint8)
-    assert {0, 255} <= set(gaussian(ends, 200).ravel().tolist())
-
 
 def test_coarse_images_keep_the_means_of_areas_alone():
     rng = np.random.default_rng(0)
@@ -137,8 +128,6 @@ def test_coarse_images_keep_the_means_of_areas_alone():
     assert torch.equal(found, coarse(plain))
     assert not torch.equal(found, plain)  # enlarged bilinearly, not by squares
     assert torch.equal(coarse(means), means)
-    even = means[:, :, :1, :1].expand(4, 3, 32, 32)
-    assert torch.equal(coarse(even), even)
 
 
 def test_flat_images_have_one_colour_each_and_all_colours_among_them():
@@ -168,27 +157,13 @@ def test_the_metrics_put_the_sets_in_order(made, compared):
     found = made
     assert tuple(found["rows"]) == ROWS
     for row in found["rows"].values():
-        assert list(row) == names(compared[0].extractor) == list(found["identities"])
+        assert list(row) == list(compared[0].extractor.metrics) == list(found["identities"])
     distance = {name: row["fd_cifar"] for name, row in found["rows"].items()}
     assert 3 * distance["held-out"] < min(distance["gaussian"], distance["8x8"])
     assert 10 * distance["held-out"] < distance["flat"] < distance["untrained"]
     assert found["rows"]["held-out"]["recall_cifar"] > 0.8 > found["rows"]["flat"]["recall_cifar"]
     assert (found["images"], found["held_out_images"]) == (200, 200)
     assert found["identities"]["fd_cifar"]["generated"] == 200
-
-
-def test_what_is_not_finite_is_null(real, held, tmp_path):
-    network = classifier()
-
-    def broken(images):
-        features, logits = network.extract(images)
-        return torch.where(features > features.median(), torch.inf, features), logits
-
-    whole = reference(network, real, "a" * 64, tmp_path)
-    compared = [dataclasses.replace(whole, extractor=dataclasses.replace(network, extract=broken))]
-    rows = calibrate(compared, real, held, CONFIG)["rows"]
-    assert {row["fd_cifar"] for row in rows.values()} == {None}
-    assert all(row["cs_cifar"] >= 1 for row in rows.values())
 
 
 def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, compared):
@@ -205,8 +180,9 @@ def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, com
 # --- The command line -----------------------------------------------------------------------------
 
 
-def test_a_study_is_calibrated_once_and_its_report_shows_it(tmp_path, monkeypatch, capsys):
+def test_a_study_is_calibrated_once(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(command, "_report", lambda study: 0)
     words = ["ablation", "head=conv", "batch=512", "norm=none", "images=512", "epochs=1"]
     words += ["--scale", "smoke", "--data", "shapes", "--out", str(tmp_path)]
     assert command.main(words) == 0
@@ -217,20 +193,12 @@ def test_a_study_is_calibrated_once_and_its_report_shows_it(tmp_path, monkeypatc
     assert tuple(study.calibration.index) == ROWS
     assert study.calibration.notna().all(axis=None)
     assert study.calibration.attrs["held_out"] == HALF
-    start, first = study.calibration.loc["untrained", "fd_cifar"], study.frame["fd_cifar"].iloc[0]
-    assert 0.8 < first / start < 1.25  # of a run that has hardly begun
-    assert "real held-out images" in (folder / "report" / "tables" / "tables.md").read_text()
 
-    # Finished, nothing is made again; with more to do, what is there stays.
-    monkeypatch.setattr(command, "_report", lambda study: 0)
-    path.write_bytes(whole + b" ")
+    # With more to do, what is there stays.
     with monkeypatch.context() as patched:
-        patched.setattr(calibration, "calibrate", lambda *given: pytest.fail("made again"))
-        command.main(words)
-        assert path.read_bytes() == whole + b" "
-        path.write_bytes(whole)
+        patched.setattr(launch, "calibrate", lambda *given: pytest.fail("made again"))
         assert command.main([word.replace("norm=none", "norm=batch") for word in words]) == 0
-        assert path.read_bytes() == whole
+    assert path.read_bytes() == whole
 
     # A test split that is named later takes the place of the second half.
     place = tmp_path / "new"
@@ -243,11 +211,6 @@ def test_a_study_is_calibrated_once_and_its_report_shows_it(tmp_path, monkeypatc
     assert (stored["held_out"], stored["held_out_images"], stored["images"]) == (TEST, 40, 200)
     for name in ("gaussian", "flat", "untrained"):
         assert stored["rows"][name]["fd_cifar"] == study.calibration.loc[name, "fd_cifar"]
-
-    # What is none is refused before anything is made.
-    capsys.readouterr()
-    assert command.main([*words, "--test", str(tmp_path / "gone.zip")]) == 2
-    assert "gone.zip: no such file" in capsys.readouterr().err
 
 
 def test_records_take_the_metrics_that_were_measured_alike(make_study, tmp_path):

@@ -16,7 +16,7 @@ from dcgan.train import dump_state, start, train_epoch
 from eval import walks
 from eval.__main__ import main
 
-CONFIG = Config(resolution=16, width=4, latent_size=8, images=100, batch=20, epochs=2)
+CONFIG = Config(resolution=16, width=2, latent_size=8, images=100, batch=20, epochs=2)
 WORDS = {  # of each analysis that leaves a result in a run, to be quick
     "probe": ("--data", "train", "--test", "test", "--labels", 20, "--draws", 2, "--full", 60),
     "neighbours": ("--data", "train", "--test", "test", "--n", 110),
@@ -25,6 +25,7 @@ WORDS = {  # of each analysis that leaves a result in a run, to be quick
     "constant": (),
     "heads": ("--pairs", 2),
 }
+PROBE = WORDS["probe"][:4]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,8 @@ def trained(sources, tmp_path_factory):
     return config, epochs
 
 
-@pytest.fixture
-def study(tmp_path, trained):
+def write_study(folder, config, epochs):
     """A study of a finished run, and of one that has not begun."""
-    config, epochs = trained
-    folder = tmp_path / "study"
     rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 32}}))
     for seed in (0, 1):
         run = folder / "norm=none" / f"seed={seed}"
@@ -66,6 +64,17 @@ def study(tmp_path, trained):
     for epoch, files in enumerate(epochs, 1):
         rundir.commit(folder / "norm=none" / "seed=0", epoch, files)
     return folder
+
+
+@pytest.fixture
+def study(tmp_path, trained):
+    return write_study(tmp_path / "study", *trained)
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory, trained):
+    """A study that no test may change."""
+    return write_study(tmp_path_factory.mktemp("unchanged") / "study", *trained)
 
 
 @pytest.fixture
@@ -103,13 +112,13 @@ def test_a_result_is_kept_once_and_printed_in_80_columns(name, study, run_eval):
     found = json.loads(written[run / "eval" / f"{name}.json"])
     assert (found["tool"], found["epoch"]) == (name, epoch)
     assert found["values"].keys() == found["titles"].keys()
+    assert "data" not in WORDS[name] or found["about"]["data_sha256"]
     for key in {"generator_sha256", "state_sha256"} & found["about"].keys():
         data = before[run / "epochs" / "0002" / f"{key[:-7]}.safetensors"]
-        expected = hashlib.sha256(data).hexdigest()
         named = found["about"][key]
-        assert (named["2"] if name == "constant" else named) == expected
+        assert (named["2"] if name == "constant" else named) == hashlib.sha256(data).hexdigest()
 
-    # Every number and note is shown; only the path of the run may need more room.
+    # Every number and note is shown; only the path of the run may be wider.
     number, title = next(
         (x, found["titles"][k]) for k, x in found["values"].items() if x is not None
     )
@@ -126,13 +135,36 @@ def test_a_result_is_kept_once_and_printed_in_80_columns(name, study, run_eval):
         progress = run_eval(name, run, *WORDS[name], "--again")[2]
         assert progress == f"measured 1 of 1: {run}, epoch 2\n"
         assert files(study) == before | written
-    if name not in ("heads", "constant"):
-        progress = run_eval(name, run, *WORDS[name], "--epoch", 1)[2]
-        assert progress == f"measured 1 of 1: {run}, epoch 1\n"
-        assert json.loads((run / "eval" / f"{name}.json").read_bytes())["epoch"] == 1
 
 
-PROBE = WORDS["probe"][:4]
+def test_an_earlier_epoch_takes_the_place_of_a_later_one(study, run_eval):
+    run = study / "norm=none" / "seed=0"
+    run_eval("walks", run, *WORDS["walks"])
+    progress = run_eval("walks", run, *WORDS["walks"], "--epoch", 1)[2]
+    assert progress == f"measured 1 of 1: {run}, epoch 1\n"
+    assert json.loads((run / "eval" / "walks.json").read_bytes())["epoch"] == 1
+
+
+@pytest.mark.parametrize("name", ["walks", "neighbours", "filters", "probe"])
+def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
+    state = start(trained[0])
+    for net in (state.G, state.D):
+        torch.nn.init.constant_(next(net.parameters()), torch.nan)
+    generator = dump_generator(state.G, trained[0])
+    run = study / "norm=none" / "seed=0"
+    state.epoch = 3
+    rundir.commit(run, 3, {rundir.STATE: dump_state(state), rundir.GENERATOR: generator})
+    longer = trained[0].model_copy(update={"epochs": 3}).model_dump()
+    rundir.replace(run / "run.json", rundir.seal({"config": longer}))
+    code, shown, _ = run_eval(name, run, *WORDS[name])
+    assert code == 0
+    found = json.loads((run / "eval" / f"{name}.json").read_bytes())
+    assert set(found["values"].values()) <= {None}
+    assert found["values"].keys() == found["titles"].keys()
+    (note,) = found["notes"]
+    assert note.startswith("Not measured: the ")
+    assert note.endswith(" are not finite.")
+    assert note in shown
 
 
 @pytest.mark.parametrize(
@@ -148,34 +180,31 @@ PROBE = WORDS["probe"][:4]
         (("heads", "STUDY", "--device", "tpu"), "--device tpu: there is only cpu"),
         (("filters", "STUDY"), "--data"),
         (("filters", "STUDY", "--data", "none"), "none: no such file or folder"),
-        (
-            ("filters", "STUDY", "--data", "train", "--epoch", 3),
-            "epoch 3 kept no state, only 1, 2 did",
-        ),
+        (("probe", "STUDY", *PROBE, "--epoch", 3), "epoch 3 kept no state, only 1, 2 did"),
         (("probe", "STUDY", *PROBE[:3], "train"), "these are the images of --data"),
         (("probe", "STUDY", "--data", "test", "--test", "train"), "test: its SHA-256 is"),
         (("probe", "STUDY", *PROBE[:3], "plain"), "110 of its images have no label"),
-        (("probe", "STUDY", *PROBE, "--labels", 25), "25 labels are not equally many"),
-        (("probe", "STUDY", *PROBE, "--labels", 500), "500 labels are 50 of a class"),
+        (("probe", "STUDY", *PROBE, "--labels", 25), "--labels 25: not equally many of each of 10"),
+        (("probe", "STUDY", *PROBE, "--labels", 500), "classes, from 2 to "),
         (("probe", "STUDY", *PROBE, "--labels", 20, "--full", 20), "more than 20 and at most 120"),
-        (("probe", "STUDY", *PROBE, "--full", "few"), "--full few: not a number"),
-        (("neighbours", "STUDY", *PROBE, "--n", 99), "--n 99: 100 images are needed"),
+        (("probe", "STUDY", *PROBE, "--full", "few"), "'few' is neither `all` nor a number"),
+        (("neighbours", "STUDY", *PROBE, "--n", 99), "99 is not in the range x>=100"),
         (("neighbours", "STUDY", *PROBE, "--n", 111), "110 images of classes=all, --n is 111"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(words, reason, study, run_eval):
-    before = files(study)
-    name, where, *rest = (str(word).replace("STUDY", str(study)) for word in words)
+def test_bad_input_is_one_line_and_writes_nothing(words, reason, unchanged, run_eval):
+    before = files(unchanged)
+    name, where, *rest = (str(word).replace("STUDY", str(unchanged)) for word in words)
     code, shown, complaint = run_eval(name, where, *rest)
     assert (code, shown) == (2, "")
     assert reason in complaint.splitlines()[-1]
-    assert files(study) == before
+    assert files(unchanged) == before
 
 
-@pytest.mark.parametrize("name", ["walks", "neighbours", "constant", "filters", "probe"])
+@pytest.mark.parametrize("name", ["walks", "filters"])
 def test_a_network_with_another_hash_is_not_used(name, study, run_eval):
-    state = name in ("filters", "probe")
-    path = study / "norm=none/seed=0/epochs/0002" / (rundir.STATE if state else rundir.GENERATOR)
+    file = rundir.GENERATOR if name == "walks" else rundir.STATE
+    path = study / "norm=none/seed=0/epochs/0002" / file
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     code, shown, complaint = run_eval(name, study, *WORDS[name])
     assert (code, shown) == (2, "")

@@ -69,23 +69,13 @@ def test_classifier_gives_the_networks_own_features(folder: Path, network: Class
 
 
 def test_other_sides_are_resized_without_rounding(folder: Path, network: Classifier) -> None:
-    extract = classifier(folder=folder).extract
-    small = pictures(4, 32)
-
-    # An image of twice the side whose 2x2 blocks are one colour each.
-    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    extract, large = classifier(folder=folder).extract, pictures(4, 64)
     expected = torch.nn.functional.interpolate(
         large.float(), (32, 32), mode="bilinear", antialias=True
     )
     assert not torch.equal(expected, expected.round())
     with torch.no_grad():
         torch.testing.assert_close(extract(large)[0], network(expected)[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        extract(torch.full((1, 3, 64, 64), 77, dtype=torch.uint8))[0],
-        extract(torch.full((1, 3, 32, 32), 77, dtype=torch.uint8))[0],
-        rtol=1e-4,
-        atol=1e-4,
-    )
 
 
 def test_classifier_refuses_weights_that_are_not_the_cards(folder: Path, tmp_path: Path) -> None:
@@ -111,9 +101,6 @@ def test_committed_weights_are_those_of_their_card() -> None:
     assert card["parameters"] == sum(p.numel() for p in Classifier().parameters())
     assert 0.91 <= card["accuracy"] < 1
     assert card["test_images"] == 10_000
-    assert (extractors.WEIGHTS / f"{NAME}.safetensors").stat().st_size < 5_000_000
-    logits = extractor.extract(pictures(3, 32))[1]
-    assert logits.isfinite().all()
 
 
 # --- Inception ------------------------------------------------------------------------------------
@@ -164,13 +151,7 @@ def test_inception_gives_what_torch_fidelity_gives(weights: Path) -> None:
     torch.testing.assert_close(features, expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits, expected[1], rtol=1e-5, atol=1e-5)
     assert features.std(dim=0).mean() > 0.001  # they tell images apart
-
-
-def test_only_published_weights_may_name_their_metrics_fid(weights: Path) -> None:
-    extractor = inception(weights, sha256=sha256_of(weights))
-    assert (extractor.suffix, extractor.sha256) == ("_unpublished", sha256_of(weights))
-    assert extractor.name == "inception-2015-12-05"
-    assert INCEPTION_SHA256[:8] in INCEPTION_FILES[0]  # as torch-fidelity's file name has it
+    assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "_unpublished")
 
 
 def test_weights_are_hashed_before_anything_is_unpickled(tmp_path: Path) -> None:
@@ -278,11 +259,8 @@ def test_download_is_checked_and_kept(served: dict[str, bytes], tmp_path: Path) 
 @pytest.fixture(scope="module")
 def photographs() -> torch.Tensor:
     """Pieces (120, 3, 64, 64) of scikit-learn's two photographs; neighbours lie in both halves."""
-    pieces = []
-    for image in load_sample_images().images:
-        rows = torch.tensor(image).unfold(0, 64, 64).unfold(1, 64, 64)  # (6, 10, 3, 64, 64)
-        pieces.append(rows.flatten(0, 1))
-    pieces = torch.cat(pieces)
+    images = [torch.tensor(image).unfold(0, 64, 64) for image in load_sample_images().images]
+    pieces = torch.cat([rows.unfold(1, 64, 64).flatten(0, 1) for rows in images])
     return torch.cat([pieces[::2], pieces[1::2]])
 
 
@@ -290,21 +268,11 @@ def test_lite0_has_the_published_weights_and_draws_nothing() -> None:
     before = torch.get_rng_state()
     network = lite0()
     assert torch.equal(before, torch.get_rng_state())
-    assert (network.name, network.suffix, network.stems) == (
-        "efficientnet-lite0",
-        "_imagenet",
-        ("kd",),
-    )
+    assert (network.name, [*network.metrics]) == ("efficientnet-lite0", ["kd_imagenet"])
     features, logits = network.extract(pictures(3, 32))
     assert (features.shape, logits.shape) == ((3, 1280), (3, 1000))
     assert features.dtype == torch.float32
     assert bool(features.isfinite().all())
-
-
-def test_lite0_refuses_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extractors, "LITE0_SHA256", "0" * 64)
-    with pytest.raises(NoWeights, match="SHA-256"):
-        lite0()
 
 
 def test_lite0_orders_what_is_done_to_photographs(photographs: torch.Tensor) -> None:

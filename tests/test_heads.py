@@ -6,7 +6,7 @@ import pytest
 from dcgan.config import Config
 from dcgan.models import MAP, channels
 from eval import heads as work
-from eval.heads import HEADS, TITLES, heads, operations, step_speeds
+from eval.heads import HEADS, TITLES, analyse, operations, step_speeds
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
 
@@ -30,8 +30,7 @@ def of_a_step(config):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("stem", ["conv", "linear"])
-@pytest.mark.parametrize("resolution", [16, 64])
+@pytest.mark.parametrize(("resolution", "stem"), [(16, "conv"), (16, "linear"), (64, "conv")])
 def test_operations_are_those_of_the_layers(resolution, stem, head):
     config = Config(resolution=resolution, width=4, stem=stem, head=head)
     assert operations(config) == sum(of_a_step(config))
@@ -72,33 +71,15 @@ def test_pairs_alternate_and_every_sample_is_of_the_same_images(monkeypatch):
     speeds, images = step_speeds(configs, "cpu", 4)
     assert images == 120
     order, seen = zip(*shown[-8:], strict=True)
-    assert list(order) == [
-        "conv",
-        "avgpool",
-        "avgpool",
-        "conv",
-        "conv",
-        "avgpool",
-        "avgpool",
-        "conv",
-    ]
+    assert list(order) == 2 * ["conv", "avgpool", "avgpool", "conv"]
     assert len(set(seen)) == 1
-    assert {name: each.tolist() for name, each in speeds.items()} == {
-        "conv": [100] * 4,
-        "avgpool": [200] * 4,
-    }
+    assert (speeds["conv"].tolist(), speeds["avgpool"].tolist()) == ([100] * 4, [200] * 4)
 
 
-def test_values_are_medians_over_pairs(monkeypatch):
-    speeds = {
-        "conv": np.array([10.0, 20, 40, 50, 100]),
-        "avgpool": np.array([10.0, 10, 60, 50, 400]),
-    }
+def test_values_are_medians_over_pairs(monkeypatch, finished_run):
+    speeds = {"conv": np.array([10, 20, 40, 50, 100]), "avgpool": np.array([10, 10, 60, 50, 400])}
     monkeypatch.setattr(work, "step_speeds", lambda *_: (speeds, 40))
-    values = heads(CONFIG, "cpu", 5).values
+    values = analyse(finished_run(CONFIG), 5).values
     assert list(values) == list(TITLES)
     assert (values["step_speed_conv"], values["step_speed_avgpool"]) == (40, 50)
     assert (values["ratio_low"], values["ratio"], values["ratio_high"]) == (1, 1, 1.5)
-
-
-# --- The command line -----------------------------------------------------------------------------

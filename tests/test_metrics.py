@@ -192,9 +192,6 @@ def test_neighbours_in_blocks_agree_with_plain_loops() -> None:
     }
 
 
-# --- The same images and the same network, through torch-fidelity and torchmetrics ----------------
-
-
 # --- What has no number ---------------------------------------------------------------------------
 
 

@@ -1,23 +1,23 @@
-"""The linear probe: on features whose worth is known, and from the command line."""
+"""The linear probe, on features whose worth is known."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import leaky_relu, max_pool2d
 
+from dcgan.cli import BadInput
 from dcgan.config import Config
-from dcgan.data import canonical, shapes, to_signed
+from dcgan.data import Images, canonical, shapes, to_signed
 from dcgan.models import build
-from eval import probe
 from eval.probe import (
     COSTS,
     KINDS,
     Accuracy,
+    choose_sets,
     discriminator_features,
     fit,
-    label_sets,
+    machine,
     pixel_features,
-    predict,
     solve,
     span,
     to_result,
@@ -77,7 +77,7 @@ def test_a_discriminator_that_sees_dots_beats_the_pixels():
         for channel in range(2):
             D.from_rgb[0].weight[channel, channel] = 1
     train, test = dots(400, 1), dots(200, 2)
-    sets = label_sets(train.labels, 100, 2, None)
+    sets = choose_sets(train, test, 100, 2, None)
     seen = solve(discriminator_features(D), train, test, sets)[100]
     raw = solve(pixel_features, train, test, sets)[100]
     assert seen.rates.min() > 0.95
@@ -88,9 +88,13 @@ def test_a_discriminator_that_sees_dots_beats_the_pixels():
 # --- The SVMs -------------------------------------------------------------------------------------
 
 
+def labelled(labels):
+    return Images("set", "array", np.zeros((len(labels), 1, 1, 3), np.uint8), labels, "")
+
+
 def test_draws_are_balanced_seeded_and_in_turns():
-    labels = np.random.default_rng(0).permutation(np.repeat([0, 3, 7], [10, 20, 30]))
-    sets = label_sets(labels, 30, 4, 50)
+    images = labelled(np.random.default_rng(0).permutation(np.repeat([0, 3, 7], [10, 20, 30])))
+    labels, sets = images.labels, choose_sets(images, images, 30, 4, 50)
     assert list(sets) == [30, 50]
     assert [len(draws) for draws in sets.values()] == [4, 1]
     for draw in sets[30]:
@@ -98,31 +102,33 @@ def test_draws_are_balanced_seeded_and_in_turns():
         assert len(set(draw.tolist())) == 30
     assert len({draw.tobytes() for draw in sets[30]}) == 4
     assert len(set(sets[50][0].tolist())) == 50
-    assert set(labels[sets[50][0]]) == {0, 3, 7}
-
-    again = label_sets(labels, 30, 4, 50)
-    for count in sets:
-        np.testing.assert_array_equal(again[count], sets[count])
+    again = choose_sets(images, images, 30, 4, "all")
+    assert list(again) == [30, 60]
+    np.testing.assert_array_equal(again[30], sets[30])
 
 
 @pytest.mark.parametrize(
     ("count", "full", "reason"),
     [
-        (20, None, "20 labels are not equally many, and two, of 3 classes"),
-        (3, None, "3 labels are not equally many"),
-        (33, None, "33 labels are 11 of a class, and one has 10 images"),
-        (30, 30, "more than 30 and at most 60"),
-        (30, 61, "more than 30 and at most 60"),
+        (20, None, "--labels 20: not equally many of each of 3 classes, from 2 to 10"),
+        (3, None, "--labels 3: not equally many"),
+        (33, None, "--labels 33: not equally many"),
+        (30, 30, "--full 30: not more than 30 and at most 60"),
+        (30, 61, "--full 61: not more than 30 and at most 60"),
     ],
 )
 def test_labels_that_cannot_be_chosen_are_refused(count, full, reason):
-    with pytest.raises(ValueError, match=reason):
-        label_sets(np.repeat([0, 1, 2], [10, 20, 30]), count, 1, full)
+    images = labelled(np.repeat([0, 1, 2], [10, 20, 30]))
+    with pytest.raises(BadInput, match=reason):
+        choose_sets(images, images, count, 1, full)
+    two = labelled(np.repeat([0, 1], 30))
+    with pytest.raises(BadInput, match="--test set: its classes are not those of --data"):
+        choose_sets(images, two, 30, 1, None)
 
 
 def test_classes_that_are_apart_are_told_apart_and_others_by_chance():
     train, test = (striped(count, 4, 4, seed) for count, seed in ((200, 1), (400, 2)))
-    sets = label_sets(train.labels, 80, 3, 160)
+    sets = choose_sets(train, test, 80, 3, 160)
     apart = solve(pixel_features, train, test, sets)
     assert [found.rates.shape for found in apart.values()] == [(3,), (1,)]
     assert apart[80].rates.min() > 0.9
@@ -139,7 +145,7 @@ def test_other_images_get_the_class_that_the_svm_of_all_features_gives_them(clas
     kept = (train.labels == 0) | (np.arange(60) % 4 == 0)  # so that the intercepts matter
     x, labels = pixel_features(train.pixels[kept]), train.labels[kept]
     other = pixel_features(test.pixels)
-    found = predict(fit(span(x).rows, labels, 2.0), span(x), other)
+    found = machine(*span(x), labels, 2.0).predict(other)
     scale = x.std(axis=0) * np.sqrt(192)
     svm = fit((x - x.mean(axis=0)) / scale, labels, 2.0)
     np.testing.assert_array_equal(found, svm.predict((other - x.mean(axis=0)) / scale))
@@ -148,7 +154,7 @@ def test_other_images_get_the_class_that_the_svm_of_all_features_gives_them(clas
 
 def test_test_images_and_undrawn_labels_choose_nothing():
     train, test = (striped(count, 4, 0.5, seed) for count, seed in ((200, 1), (300, 9)))
-    sets = label_sets(train.labels, 40, 2, None)
+    sets = choose_sets(train, test, 40, 2, None)
     found = solve(pixel_features, train, test, sets)[40]
     assert found.cost in COSTS
 
@@ -161,19 +167,10 @@ def test_test_images_and_undrawn_labels_choose_nothing():
     again = solve(pixel_features, poisoned, test, sets)[40]
     assert (again.cost, again.rates.tolist()) == (found.cost, found.rates.tolist())
 
-    shifted = probe.Images("", "", test.pixels, (test.labels + 1) % 4, "")
+    shifted = Images("", "", test.pixels, (test.labels + 1) % 4, "")
     wrong = solve(pixel_features, train, shifted, sets)[40]
     assert wrong.cost == found.cost
     assert wrong.rates.max() < 0.25 < found.rates.min()
-
-
-def test_what_is_not_finite_has_no_accuracy():
-    D = build(CONFIG)[1]
-    with torch.no_grad():
-        D.down[0][0].weight[0, 0, 0, 0] = float("nan")
-    train = dots(40, 1)
-    found = solve(discriminator_features(D), train, train, label_sets(train.labels, 20, 2, 30))
-    assert [np.isnan(one.rates).tolist() for one in found.values()] == [[True, True], [True]]
 
 
 def test_the_result_has_means_spreads_and_paired_gains():
@@ -183,34 +180,18 @@ def test_the_result_has_means_spreads_and_paired_gains():
         "pixels": [0.2, 0.2],
         "classifier": [0.9, 0.8],
     }
-    found = {kind: {20: Accuracy(np.array(r), 1.0, 6)} for kind, r in rates.items()}
-    for kind, each in found.items():
-        each[40] = Accuracy(np.array(rates[kind][:1]), 0.1, 6)
-    result = to_result(7, found, {"labels": 20})
-    assert (result.tool, result.epoch) == ("probe", 7)
-    assert result.values == pytest.approx(
-        {
-            "accuracy_trained_20": 0.6,
-            "sd_trained_20": 0.02**0.5,
-            "accuracy_untrained_20": 0.35,
-            "sd_untrained_20": 0.005**0.5,
-            "accuracy_pixels_20": 0.2,
-            "sd_pixels_20": 0.0,
-            "accuracy_classifier_20": 0.85,
-            "sd_classifier_20": 0.005**0.5,
-            "accuracy_gain_20": 0.25,
-            "sd_gain_20": 0.005**0.5,
-            "accuracy_trained_40": 0.5,
-            "accuracy_untrained_40": 0.3,
-            "accuracy_pixels_40": 0.2,
-            "accuracy_classifier_40": 0.9,
-            "accuracy_gain_40": 0.2,
-        }
-    )
-    assert result.titles.keys() == result.values.keys()
-    assert result.about["labels"] == 20
+    found = {
+        kind: {20: Accuracy(np.array(r), 1.0, 6), 40: Accuracy(np.array(r[:1]), 0.1, 6)}
+        for kind, r in rates.items()
+    }
+    result = to_result(found)
+    values = result.values
+    means = {kind: values[f"accuracy_{kind}_20"] for kind in (*KINDS, "gain")}
+    expected = {"trained": 0.6, "untrained": 0.35, "pixels": 0.2, "classifier": 0.85, "gain": 0.25}
+    assert means == pytest.approx(expected)
+    spreads = [values["sd_trained_20"], values["sd_pixels_20"], values["sd_gain_20"]]
+    assert spreads == pytest.approx([0.02**0.5, 0, 0.005**0.5])
+    assert values["accuracy_gain_40"] == pytest.approx(0.2)
+    assert len(values) == 10 + 5  # of one draw there is no spread
+    assert result.titles.keys() == values.keys()
     assert result.about["svm"]["pixels_40"] == {"C": 0.1, "features": 6}
-    assert len(result.about["svm"]) == 2 * len(KINDS)
-
-
-# --- The command line -----------------------------------------------------------------------------

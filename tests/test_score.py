@@ -22,11 +22,10 @@ from eval import metrics
 from eval.__main__ import main
 from eval.classifier import Classifier, write_card
 from eval.extractors import INCEPTION, INCEPTION_SHA256, Extractor, classifier
-from eval.score import BATCH, Reference, generate, identities, names, reference, score
+from eval.score import BATCH, Reference, generate, identities, reference, score
 
-FD_NAMES = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
-CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, epochs=2)
-ROOT = Path(__file__).parent.parent
+STEMS = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
+CONFIG = Config(resolution=16, width=2, latent_size=8, images=40, batch=20, epochs=2)
 
 
 def pictures(count: int, side: int, seed: int) -> np.ndarray:
@@ -40,18 +39,15 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def mean_colours(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features one can compute by hand: the mean and the SD of each channel; twice as logits."""
-    channels = images.float().flatten(2)
-    features = torch.cat([channels.mean(dim=2), channels.std(dim=2)], dim=1)
-    return features, features / 100
+def counting(network: Extractor) -> tuple[Extractor, list[Tensor]]:
+    """The network, and a list of all images that it is shown from now on."""
+    seen: list[Tensor] = []
 
+    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(images)
+        return network.extract(images)
 
-@pytest.fixture
-def colours() -> Extractor:
-    return Extractor(
-        "colours", "5" * 64, 6, 32, "antialiased bilinear", "_cifar", "cpu", mean_colours
-    )
+    return replace(network, extract=extract), seen
 
 
 # --- Generating -----------------------------------------------------------------------------------
@@ -119,33 +115,29 @@ def test_images_that_are_not_finite_are_refused(generator: nn.Module) -> None:
 
 
 def test_reference_is_computed_once_for_one_content(colours: Extractor, tmp_path: Path) -> None:
-    passes = []
-
-    def counted(images: Tensor) -> tuple[Tensor, Tensor]:
-        passes.append(len(images))
-        return mean_colours(images)
-
-    counting, pixels = replace(colours, extract=counted), pictures(30, 32, 0)
-    first = reference(counting, pixels, "a" * 64, tmp_path)
-    again = reference(counting, pixels.copy(), "a" * 64, tmp_path)
-    assert passes == [30]
+    (network, seen), pixels = counting(colours), pictures(30, 32, 0)
+    first = reference(network, pixels, "a" * 64, tmp_path)
+    again = reference(network, pixels.copy(), "b" * 64, tmp_path)  # the content decides
+    assert (len(seen), again.sha256) == (1, "b" * 64)
     assert np.array_equal(first.features, again.features)
     assert np.array_equal(first.moments.factor, again.moments.factor)
-    score_of = [score(as_tensor(pictures(20, 32, 1)), [each]) for each in (first, again)]
-    assert score_of[0] == score_of[1]
-    passes.clear()
 
-    # The content decides, not the name that the caller has for it.
-    assert reference(counting, pixels, "b" * 64, tmp_path).sha256 == "b" * 64
-    assert passes == []
+    # A damaged file is made again.
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], whole[:40] + b"?" + whole[41:], b""):
+        file.write_bytes(damaged)
+        reference(network, pixels, "a" * 64, tmp_path)
+        assert file.read_bytes() == whole
+    seen.clear()
 
     # Anything else is another file: fewer images, one changed pixel, another side or network.
     changed = pixels.copy()
     changed[7, 0, 0, 0] ^= 1
     for other in (pixels[:20], changed, pixels[:, :16, :16]):
-        reference(counting, other, "a" * 64, tmp_path)
-    reference(replace(counting, sha256="6" * 64), pixels, "a" * 64, tmp_path)
-    assert passes == [20, 30, 30, 30]
+        reference(network, other, "a" * 64, tmp_path)
+    reference(replace(network, sha256="6" * 64), pixels, "a" * 64, tmp_path)
+    assert [len(images) for images in seen] == [20, 30, 30, 30]
     assert len(list(tmp_path.iterdir())) == 5
 
 
@@ -155,12 +147,10 @@ def test_reference_is_computed_once_for_one_content(colours: Extractor, tmp_path
 def test_scores_are_the_metrics_of_the_features(colours: Extractor, tmp_path: Path) -> None:
     real, fake = pictures(50, 32, 0), as_tensor(pictures(20, 32, 1) // 2)
     against = reference(colours, real, "a" * 64, tmp_path)
-    features, logits = (x.numpy() for x in mean_colours(fake))
-    near = against.features[:20]
+    features, logits = (x.numpy() for x in colours.extract(fake))
+    near, made = against.features[:20], metrics.moments(features)
+    distance = metrics.frechet_distance(made, metrics.moments(against.features))
     neighbours = metrics.prdc(near, features, 5)
-    distance = metrics.frechet_distance(
-        metrics.moments(features), metrics.moments(against.features)
-    )
     assert score(fake, [against]) == {
         "fd_cifar": pytest.approx(distance, rel=1e-12),
         "cs_cifar": metrics.score(logits, splits=1),
@@ -175,34 +165,26 @@ def test_fid_is_the_name_for_published_weights_only(colours: Extractor, tmp_path
     published = replace(colours, name=INCEPTION, sha256=INCEPTION_SHA256, suffix="")
     made_up = replace(published, sha256="7" * 64, suffix="_unpublished")
     real, fake = pictures(50, 32, 0), as_tensor(pictures(40, 32, 1))
-    passes = []
-
-    def counted(images: Tensor) -> tuple[Tensor, Tensor]:
-        passes.append(len(images))
-        return mean_colours(images)
-
-    networks = [replace(each, extract=counted) for each in (colours, published, made_up)]
-    references = [reference(each, real, "a" * 64, tmp_path) for each in networks]
-    passes.clear()
+    networks = [counting(each) for each in (colours, published, made_up)]
+    references = [reference(each, real, "a" * 64, tmp_path) for each, _ in networks]
     scores = score(fake, references)
-    assert passes == [40, 40, 40]  # one pass a network
+    assert [len(seen) for _, seen in networks] == [2, 2, 2]  # the real ones, and once the others
     assert list(scores) == [
-        *(f"{name}_cifar" for name in FD_NAMES),
+        *(f"{name}_cifar" for name in STEMS),
         *("fid", "is", "kid"),
-        *(f"{name}_unpublished" for name in FD_NAMES),
+        *(f"{name}_unpublished" for name in STEMS),
     ]
-    assert [name for each in networks for name in names(each)] == list(scores)
 
     # The same features give the same distance; the Inception score is a mean of ten splits.
     assert scores["fid"] == scores["fd_cifar"]
     assert scores["kid"] == scores["kd_cifar"]
-    assert scores["is"] == metrics.score(mean_colours(fake)[1].numpy(), splits=10)
+    assert scores["is"] == metrics.score(colours.extract(fake)[1].numpy(), splits=10)
     assert scores["is"] != scores["cs_cifar"]
 
 
 def test_what_is_not_finite_is_none(colours: Extractor, tmp_path: Path) -> None:
     def broken(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = mean_colours(images)
+        features, logits = colours.extract(images)
         features[0, 0] = float("nan")
         return features, logits
 
@@ -210,21 +192,15 @@ def test_what_is_not_finite_is_none(colours: Extractor, tmp_path: Path) -> None:
     against = replace(against, extractor=replace(colours, extract=broken))
     scores = score(as_tensor(pictures(20, 32, 1)), [against])
     assert {name for name, value in scores.items() if value is not None} == {"cs_cifar"}
-    assert list(scores) == names(colours)
+    assert list(scores) == list(colours.metrics)
 
 
 def test_real_images_are_never_enlarged_for_larger_generated_ones(
     colours: Extractor, tmp_path: Path
 ) -> None:
     """A network that would enlarge small real images sees generated ones reduced to their side."""
-    seen = []
-
-    def noted(images: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(images)
-        return mean_colours(images)
-
     real, fake = pictures(30, 32, 0), as_tensor(pictures(20, 64, 1))
-    inception = replace(colours, resolution=299, extract=noted)
+    inception, seen = counting(replace(colours, resolution=299))
     score(fake, [reference(inception, real, "a" * 64, tmp_path)])
     expected = torch.nn.functional.interpolate(
         fake.float(), (32, 32), mode="bilinear", antialias=True
@@ -234,8 +210,8 @@ def test_real_images_are_never_enlarged_for_larger_generated_ones(
     assert (seen[1].float() - expected).abs().max() <= 0.5 + 1e-3
 
     # The classifier takes them as they are, and resizes once, without rounding.
-    seen.clear()
-    score(fake, [reference(replace(colours, extract=noted), real, "a" * 64, tmp_path)])
+    network, seen = counting(colours)
+    score(fake, [reference(network, real, "a" * 64, tmp_path)])
     assert torch.equal(seen[-1], fake)
 
 
@@ -249,7 +225,6 @@ def at(extractor: Extractor, side: int, count: int = 10_000) -> Reference:
 
 def test_identity_has_every_field(colours: Extractor) -> None:
     found = identities(at(colours, 32), 2000, 32)
-    assert list(found) == names(colours)
     assert found["fd_cifar"] == {
         "metric": "fd_cifar",
         "network": "colours",
@@ -264,15 +239,10 @@ def test_identity_has_every_field(colours: Extractor) -> None:
         "batchnorm": "running",
         "implementation": "eval.metrics 2",
     }
-    assert all(each.keys() == found["fd_cifar"].keys() for each in found.values())
-    assert (
-        {name: each["reference"] for name, each in found.items()}
-        == {
-            "fd_cifar": 10_000,
-            "cs_cifar": 0,  # a score needs no real images
-            **{f"{name}_cifar": 2000 for name in FD_NAMES[2:]},
-        }
-    )
+    real = [10_000, 0, 2000, 2000, 2000, 2000, 2000]  # a score needs no real images
+    assert {name: each["reference"] for name, each in found.items()} == {
+        f"{stem}_cifar": count for stem, count in zip(STEMS, real, strict=True)
+    }
     assert (found["cs_cifar"]["split"], found["cs_cifar"]["reference_sha256"]) == ("none", "")
     assert identities(at(colours, 16), 20, 16)["cs_cifar"]["resizer"].endswith("16 -> 32")
     assert found["cs_cifar"]["implementation"] == "eval.metrics 2, splits = 1"
@@ -337,23 +307,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load_config(study: Path) -> Config:
-    """What both runs of the study were trained on."""
-    (run, *_) = sorted(study.rglob("run.json"))
-    return Config(**json.loads(run.read_text())["config"])
-
-
 @pytest.fixture
 def run_eval(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The command line in this process: words -> exit code, stdout, stderr."""
 
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
+        return main([str(word) for word in words]), *capsys.readouterr()
 
     return run
 
@@ -374,7 +334,7 @@ def test_rescoring_gives_the_same_numbers_as_scoring(
     assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
 
     # By hand, from the first run's generator.
-    config = load_config(study)
+    config = rundir.read_config(Path(rows[0]["run"]))
     G = build(config.model_copy(update={"seed": 2}))[0]
     pixels = load(str(study.parent / "real.zip"), study.parent / "cache").pixels
     extractor = classifier(folder=weights)
@@ -391,7 +351,7 @@ def test_rescoring_gives_the_same_numbers_as_scoring(
     assert code == 0
     first, _, head, *rest = shown.splitlines()
     assert (first, head.split()) == (f"1  {run}, epoch 1", ["run", "1"])
-    assert [line.split()[0] for line in rest[:7]] == names(extractor)
+    assert [line.split()[0] for line in rest[:7]] == list(extractor.metrics)
     assert f"{'network_sha256':20}{extractor.sha256}" in rest
     distance = next(line for line in rest if line.startswith("fd_cifar:"))
     assert "reference 40, split train" in distance
@@ -401,27 +361,15 @@ def test_rescoring_gives_the_same_numbers_as_scoring(
 def test_bad_input_is_one_line_and_exit_code_2(
     study: Path, tmp_path: Path, run_eval: Callable
 ) -> None:
-    damaged = study.parent / "damaged" / "seed=0"
-    rundir.replace(damaged / "study.json", (study / "study.json").read_bytes())
-    rundir.replace(damaged / "run.json", rundir.seal({"config": CONFIG.model_dump()}))
-    rundir.commit(damaged, 1, {rundir.GENERATOR: b"whole"})
-    (damaged / "epochs" / "0001" / rundir.GENERATOR).write_bytes(b"other")
     good = ("--weights", study.parent / "weights", "--device", "cpu", "--n", 20)
-
+    training = ("--train", tmp_path / "a.zip", "--test", "b.zip")
     refused = {
         ("score",): "RUN_OR_STUDY",
-        ("score", study, "--n", 3): "--n 3: every metric needs 10 images at least",
+        ("score", study, "--n", 3): "3 is not in the range x>=10",
         ("score", study, "--extractor", "vgg"): "'vgg'",
         ("score", study, "--weights", tmp_path): "cifar10-resnet.json: No such file",
-        ("score", damaged): "generator.safetensors: its SHA-256 is not the committed one",
         ("score", study, *good, "--cache", tmp_path / "empty"): "--data SOURCE",
-        (
-            "train-extractor",
-            "--train",
-            tmp_path / "a.zip",
-            "--test",
-            "b.zip",
-        ): "a.zip: no such file",
+        ("train-extractor", *training): "a.zip: no such file",
     }
     for words, reason in refused.items():
         code, shown, complaint = run_eval(*words)

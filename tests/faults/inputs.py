@@ -360,7 +360,7 @@ def refusals(folder: Path) -> list[Refusal]:
         score("w: No such file", *inception, "--weights", str(folder / "w")),
         score("epoch 2 kept no generator, only 1 did", "--epoch", "2"),
         score("not a generator of this study", "--device", "cpu", torch=True),
-        score("--n 9: every metric needs 10", "--n", "9"),
+        score("9 is not in the range x>=10", "--n", "9"),
         Refusal(["eval", "score", str(folder / "few")], "no study here or above"),
     ]
 
