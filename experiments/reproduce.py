@@ -10,8 +10,6 @@ from dcgan import rundir
 from dcgan.cli import BadInput
 from experiments import grid, tracking
 
-SHOWN = 5  # epochs that differ, of which each has a line
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -42,14 +40,12 @@ class Comparison:
             return f"The same bytes in all {self.epochs} epochs."
         why = "not bit for bit" if self.fingerprint else "NOT bit for bit, and it should be"
         lines = [f"{self.same} of {self.epochs} epochs have the same bytes: {why}."]
-        for epoch in self.differences[:SHOWN]:
+        for epoch in self.differences:
             more = f", and {epoch['more']} more columns" if epoch["more"] else ""
             values = f"was {epoch['was']}, is {epoch['now']}"
             lines.append(f"  epoch {epoch['epoch']}: {epoch['column']} {values}{more}")
-        if len(self.differences) > SHOWN:
-            lines.append(f"  and {len(self.differences) - SHOWN} more epochs")
         lines.append(f"The largest relative difference of a score is {self.largest:.3g}.")
-        changed = {f"Bits depend on {key}, which": each for key, each in self.fingerprint.items()}
+        changed = {f"Bits depend on {key}, which": both for key, both in self.fingerprint.items()}
         changed |= self.made_with
         lines += [f"{what} was {was} and is {now}." for what, (was, now) in changed.items()]
         return "\n".join(lines)
@@ -62,25 +58,18 @@ def find(name: str, folders: list[Path]) -> Path:
     """
     if (Path(name) / "run.json").is_file():
         return Path(name)
-    matching = []
-    for path in sorted(path for each in folders for path in each.glob("*/*/seed=*/run.json")):
-        run, info = path.parent, rundir.unseal(path.parents[2] / "study.json")
-        names = [f"{run.parent.name}{between}{run.name}" for between in ("/", " ")]
-        if name in (*names, tracking.run_id(info, rundir.unseal(path)["config"])):
-            matching.append(run)
-    if len(matching) > 1:
-        runs = ", ".join(map(str, matching))
-        raise BadInput(f"{name}: is the name of {len(matching)} runs: {runs}")
-    if not matching:
-        where = " or ".join(map(str, folders))
-        raise BadInput(f"{name}: no folder of a run, and no run in {where} has this name or id")
-    return matching[0]
+    runs = [path.parent for folder in folders for path in folder.glob("*/*/seed=*/run.json")]
+    matching = sorted(str(run) for run in runs if name in _names(run))
+    if len(matching) == 1:
+        return Path(matching[0])
+    where = " or ".join(map(str, folders))
+    several = f"{len(matching)} runs in {where} have" if matching else f"no run in {where} has"
+    raise BadInput(f"{name}: no folder of a run, and {several} this name or id {matching or ''}")
 
 
 def recipe(run: Path) -> Recipe:
     """How a run was made, as its folder says; raises BadInput."""
-    info = _study_of(run)
-    fingerprint = rundir.unseal(run / "run.json")["fingerprint"]
+    info, fingerprint = _study_of(run), rundir.unseal(run / "run.json")["fingerprint"]
     try:
         config = rundir.read_config(run)
         overrides = [*run.resolve().parts[-2].split(","), f"seed={config.seed}"]
@@ -91,22 +80,15 @@ def recipe(run: Path) -> Recipe:
             if value != getattr(usual.config, key):
                 overrides.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
         study, planned = _plan(info, overrides)
-        if planned.config != config:
-            raise BadInput(f"{run}: this version makes another run of {' '.join(overrides)}")
-        device = "cpu" if fingerprint["device"] == "cpu" else "cuda"
-        options = ["--scale", info["scale"], "--device", device]
-        options += ["--threads", str(fingerprint["threads"])]
-        return Recipe(
-            run,
-            [info["study"], *options, *overrides],
-            f"{study.folder}/{planned.folder}",
-            info["data"],
-            info["commit"],
-            info["versions"],
-            fingerprint,
-        )
     except (grid.BadStudy, rundir.Damaged, LookupError, TypeError, ValueError) as error:
         raise BadInput(f"{run}: this version cannot make it: {error}") from error
+    if planned.config != config:
+        raise BadInput(f"{run}: this version makes another run of {' '.join(overrides)}")
+    device = "cpu" if fingerprint["device"] == "cpu" else "cuda"
+    words = [info["study"], "--scale", info["scale"], "--device", device]
+    words += ["--threads", str(fingerprint["threads"]), *overrides]
+    folder = f"{study.folder}/{planned.folder}"
+    return Recipe(run, words, folder, info["data"], info["commit"], info["versions"], fingerprint)
 
 
 def epochs_of(run: Path) -> int:
@@ -118,23 +100,23 @@ def compare(old: Path, new: Path) -> Comparison:
     """Whether a run that was made again has the bytes of the old one; raises rundir.Damaged."""
     if (made := epochs_of(new)) < (epochs := epochs_of(old)):
         raise rundir.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
-    differences, largest = [], 0.0
+    differences, relative = [], [0.0]
     for epoch in range(1, epochs + 1):
-        was, now = (dict(_columns(run, epoch)) for run in (old, new))
-        columns = [key for key in was | now if was.get(key) != now.get(key)]
-        if columns:
-            first = columns[0]
-            values = {"column": first, "was": was.get(first), "now": now.get(first)}
-            differences.append({"epoch": epoch, **values, "more": len(columns) - 1})
-        largest = max([largest, *(_relative(was, now, key) for key in columns)])
-    infos = [_study_of(run) for run in (old, new)]
+        changed = _changes(*(dict(_columns(run, epoch)) for run in (old, new)))
+        for column, (was, now) in list(changed.items())[:1]:
+            values = {"column": column, "was": was, "now": now}
+            differences.append({"epoch": epoch, **values, "more": len(changed) - 1})
+        scores = [both for key, both in changed.items() if key.startswith("scores.")]
+        relative += [abs(now / was - 1) for was, now in scores if was and now is not None]
+    fingerprints = (rundir.unseal(run / "run.json")["fingerprint"] for run in (old, new))
+    infos = map(_study_of, (old, new))
     return Comparison(
         epochs,
         epochs - len(differences),
         differences,
-        largest,
-        _changes(*(rundir.unseal(run / "run.json")["fingerprint"] for run in (old, new))),
-        _changes(*(each["versions"] | {"commit": each["commit"]} for each in infos)),
+        max(relative),
+        _changes(*fingerprints, "unknown"),
+        _changes(*(info["versions"] | {"commit": info["commit"]} for info in infos), "unknown"),
     )
 
 
@@ -146,18 +128,10 @@ def _columns(run: Path, epoch: int) -> Iterator[tuple[str, Any]]:
             yield f"SHA-256 of {name}", digest
 
 
-def _relative(was: dict[str, Any], now: dict[str, Any], key: str) -> float:
-    """The relative difference of a score that both have; of anything else 0."""
-    old, new = was.get(key), now.get(key)
-    if not key.startswith("scores.") or not old or new is None:
-        return 0.0
-    return abs(new - old) / abs(old)
-
-
-def _changes(was: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
-    """What is not the same; what was not recorded is "unknown"."""
-    both = {key: [each.get(key, "unknown") for each in (was, now)] for key in was | now}
-    return {key: each for key, each in both.items() if each[0] != each[1]}
+def _changes(was: dict[str, Any], now: dict[str, Any], absent: Any = None) -> dict[str, list[Any]]:
+    """What is not the same, with both values; `absent` is that of a key which one lacks."""
+    both = {key: [values.get(key, absent) for values in (was, now)] for key in was | now}
+    return {key: pair for key, pair in both.items() if pair[0] != pair[1]}
 
 
 def _plan(info: dict[str, Any], overrides: list[str]) -> tuple[grid.Study, grid.Run]:
@@ -166,6 +140,13 @@ def _plan(info: dict[str, Any], overrides: list[str]) -> tuple[grid.Study, grid.
     study = grid.fit(study, data["name"], data["sha256"], data["images"])
     (run,) = grid.runs(study)
     return study, run
+
+
+def _names(run: Path) -> tuple[str, ...]:
+    """What a run is called: by its folder, on the page, by W&B's id."""
+    arm, seed = run.parts[-2:]
+    stored = rundir.unseal(run / "run.json")["config"]
+    return f"{arm}/{seed}", f"{arm} {seed}", tracking.run_id(_study_of(run), stored)
 
 
 def _study_of(run: Path) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 How much of a score is the noise that it was taken on shows where one generator has several. Set 0
 is the run's own scoring and stays in its records. Every set k >= 1 draws new noise at each epoch,
-which the arms of a seed share as they share set 0; images, reference, networks and the machine's
-arithmetic are the run's own, and only what the run scored at every epoch is scored here.
+which the arms of a seed share as they share set 0; all else is the run's own.
 
 <run>/banks/scores.json     {"banks": 3, "epochs": {"1": [{"fd_cifar": 61.2, ...}, {...}], ...}}
                             how many sets there are, the run's own among them; for each kept
@@ -17,7 +16,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from torch import nn
@@ -25,7 +23,6 @@ from torch import nn
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from dcgan.models import channels_last, load_generator
-from eval.score import Reference, identities
 from experiments import progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
 
@@ -60,7 +57,6 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> Plan:
     Raises rundir.Differs where this machine is not the one that a run was scored on, and
     rundir.Damaged where a run.json cannot be read.
     """
-    native = rundir.unseal(study / "study.json")["data"]["resolution"]
     tasks: dict[str, Task] = {}
     done = unfinished = without = 0
     seconds: list[float] = []
@@ -77,8 +73,8 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> Plan:
             wanted = {"fingerprint": fingerprint(config, device, threads)}
             if differences := rundir.compare(folder, wanted):
                 raise rundir.Differs(f"{folder}: {'; '.join(differences)}")
-            job = _job(folder, config, min(native, config.resolution), device, threads)
-            tasks[folder.relative_to(study).as_posix()] = Task(job, sets, epochs)
+            task = Task(_job(folder, config, device, threads), sets, epochs)
+            tasks[folder.relative_to(study).as_posix()] = task
             timings = (rundir.read_json(folder, epoch, rundir.TIMING) for epoch in epochs)
             seconds += [timing["score_seconds"] for timing in timings]
 
@@ -108,7 +104,7 @@ def execute(plan: Plan, max_parallel: int, console: Console) -> dict[str, str]:
             left = progress.duration((time.monotonic() - began) / scored * (total - scored))
             if error := future.exception():
                 failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-            event = f"failed: {failed[name]}" if name in failed else _summary(plan.tasks[name])
+            event = f"failed: {failed[name]}" if name in failed else "scored"
             line = f"{name}  {event}  [{ended}/{len(futures)} runs, {left} left]"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     return failed
@@ -124,8 +120,12 @@ def score_run(task: Task) -> None:
     prepare(job.device, job.threads)
     with rundir.owned(job.folder):
         # What is measured here is what the run measured at every epoch, bit for bit.
-        compared, _ = references(job)
-        _check(task, compared)
+        compared, last = references(job)[0], task.epochs[-1]
+        record = rundir.read_json(job.folder, last, rundir.RECORD)["scores"]
+        for name, here in measure(load_kept(job, last), config, last, compared).items():
+            if here != (there := record.get(name)):
+                values = f"is {there} in its record, {here} on this machine"
+                raise rundir.Differs(f"{job.folder}: {name} at epoch {last} {values}")
 
         # Score each epoch on noise of its own; the streams keep the name of earlier versions.
         epochs: dict[str, list[dict[str, float | None]]] = {}
@@ -154,57 +154,19 @@ def load_kept(job: Job, epoch: int) -> nn.Module:
     return channels_last(load_generator(str(path))[0], job.device)
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """The scores on further sets of a run; raises rundir.Damaged where they are not whole."""
-    return json.loads(rundir.read_from(folder / rundir.EVAL_SETS, rundir.EVAL_SCORES))
-
-
 def _has(folder: Path, sets: int, epochs: list[int]) -> bool:
     """Whether a run has so many evaluation sets, its own included, of these epochs."""
     try:
-        stored = load(folder)
+        stored = json.loads(rundir.read_from(folder / rundir.EVAL_SETS, rundir.EVAL_SCORES))
     except rundir.Damaged:
         return sets <= 1
     return stored["banks"] >= sets and set(map(str, epochs)) <= stored["epochs"].keys()
 
 
-def _job(folder: Path, config: Config, side: int, device: str, threads: int) -> Job:
+def _job(folder: Path, config: Config, device: str, threads: int) -> Job:
     """What a worker needs to score a run that is finished."""
-    study = folder.parents[1]
-    inception = config.inception == "epoch" and "fid" in _identities(folder)
-    return Job(
-        config, study, folder, study.parent / "cache", side, device, threads, inception, "disabled"
-    )
-
-
-def _identities(folder: Path) -> dict[str, dict[str, Any]]:
-    return rundir.unseal(folder / "run.json")["identities"]
-
-
-def _check(task: Task, compared: list[Reference]) -> None:
-    """Compare the metrics' identities, and the scores of the last kept epoch on the run's noise."""
-    job, config, epoch = task.job, task.job.config, task.epochs[-1]
-    stored = _identities(job.folder)
-    for each in compared:
-        for name, here in identities(each, config.score_images, config.resolution).items():
-            there = stored.get(name, {})
-            if keys := [key for key in here if here[key] != there.get(key)]:
-                old, new = there.get(keys[0]), here[keys[0]]
-                raise rundir.Differs(
-                    f"{job.folder}: {name} with {keys[0]}={old} is stored, {keys[0]}={new} is here"
-                )
-    record = rundir.read_json(job.folder, epoch, rundir.RECORD)["scores"]
-    for name, here in measure(load_kept(job, epoch), config, epoch, compared).items():
-        if here != record[name]:
-            raise rundir.Differs(
-                f"{job.folder}: {name} at epoch {epoch} is {record[name]} in its record, "
-                f"{here} on this machine"
-            )
-
-
-def _summary(task: Task) -> str:
-    """The first metric at the last kept epoch, on every new set."""
-    last = load(task.job.folder)["epochs"][str(task.epochs[-1])]
-    name = next(iter(last[0]))
-    values = ["not finite" if s[name] is None else f"{s[name]:.4g}" for s in last]
-    return f"epoch {task.epochs[-1]}: {name} {', '.join(values)}"
+    study, stored = folder.parents[1], rundir.unseal(folder / "run.json")["identities"]
+    native = rundir.unseal(study / "study.json")["data"]["resolution"]
+    side, inception = min(native, config.resolution), config.inception == "epoch"
+    given = (config, study, folder, study.parent / "cache", side, device, threads)
+    return Job(*given, inception and "fid" in stored, "disabled")

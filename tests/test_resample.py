@@ -3,9 +3,6 @@
 import hashlib
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, shapes
 from dcgan.models import build, dump_generator
+from experiments import __main__ as command
 from experiments.resample import load_kept, make_plan, score_run
 from experiments.run import Job, measure, references, run
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNS = ("norm=none,head=conv,batch=20/seed=0", "norm=batch,head=conv,batch=20/seed=0")
 
 
@@ -31,18 +28,10 @@ def made(tmp_path_factory):
     keep(images, out / "cache", 16)
     study = out / "tiny"
     rundir.replace(study / "study.json", rundir.seal({"data": {"resolution": 32}}))
+    sizes = {"batch": 20, "images": 60, "resolution": 16, "width": 4, "epochs": 2}
+    scoring = {"score_images": 40, "reference_images": 60, "data_sha256": images.sha256}
     for name, norm in zip(RUNS, ("none", "batch"), strict=True):
-        config = Config(
-            norm=norm,
-            batch=20,
-            data_sha256=images.sha256,
-            images=60,
-            resolution=16,
-            width=4,
-            epochs=2,
-            score_images=40,
-            reference_images=60,
-        )
+        config = Config(norm=norm, **sizes, **scoring)
         made = Job(config, study, study / name, out / "cache", 16, "cpu", 1, False, "disabled")
         run(made, lambda message: None)
     return study
@@ -61,15 +50,6 @@ def plan(study, count=3):
 
 def stored(study, name=RUNS[0]):
     return json.loads((study / name / "banks" / "scores.json").read_bytes())
-
-
-def rewrite(run_folder, part, key, value):
-    """Say something else in a run.json; returns what it said."""
-    path = run_folder / "run.json"
-    stored = rundir.unseal(path)
-    old, stored[part][key] = stored[part][key], value
-    rundir.replace(path, rundir.seal(stored))
-    return old
 
 
 def recommit(job, epoch, data):
@@ -94,13 +74,11 @@ def kept_bytes(job, epoch):
     return (rundir.epoch_folder(job.folder, epoch) / rundir.GENERATOR).read_bytes()
 
 
-def test_a_kept_generator_scores_on_the_runs_own_noise_what_the_run_recorded(made):
-    for task in plan(made).tasks.values():
-        for epoch in (1, 2):
-            again = own_scores(task.job, epoch)
-            record = rundir.read_json(task.job.folder, epoch, rundir.RECORD)
-            assert again == {name: record["scores"][name] for name in again}
-            assert None not in again.values()
+def damage(path):
+    """Flip a bit in the last byte of a file; returns what it was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    return whole
 
 
 def test_every_set_and_every_epoch_has_noise_of_its_own(study):
@@ -108,11 +86,11 @@ def test_every_set_and_every_epoch_has_noise_of_its_own(study):
     task = plan(study).tasks[RUNS[0]]
     recommit(task.job, 1, kept_bytes(task.job, 2))
     score_run(replace(task, sets=4))
-    found = stored(study)
-    assert found["banks"] == 4
-    assert list(found["epochs"]) == ["1", "2"]
+    scored = stored(study)
+    assert scored["banks"] == 4
+    assert list(scored["epochs"]) == ["1", "2"]
     own = [own_scores(task.job, epoch) for epoch in (1, 2)]
-    values = [scores["fd_cifar"] for epoch in found["epochs"].values() for scores in epoch]
+    values = [scores["fd_cifar"] for epoch in scored["epochs"].values() for scores in epoch]
     values += [scores["fd_cifar"] for scores in own]
     assert len(values) == len(set(values)) == 8
     middle = sorted(values)[4]
@@ -139,47 +117,37 @@ def test_arms_of_a_seed_share_the_noise_of_every_set(study):
     assert 0.3 * values[0] < values[1] < 3 * values[0]
 
 
-def test_scores_are_committed_with_their_sum_and_leave_the_epochs_alone(study):
-    before = {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")}
-    score_run(plan(study).tasks[RUNS[0]])
-    folder = study / RUNS[0] / "banks"
-    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "scores.json"]
-    digest = hashlib.sha256((folder / "scores.json").read_bytes()).hexdigest()
-    assert (folder / "SHA256SUMS").read_text() == f"{digest}  scores.json\n"
-    assert {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")} == before
-    record = rundir.read_json(study / RUNS[0], 1, rundir.RECORD)["scores"]
-    assert all(scores.keys() < record.keys() for scores in stored(study)["epochs"]["1"])
-
-
-def test_a_run_that_was_cut_off_is_scored_again_with_the_same_bytes(study, monkeypatch):
+def test_scores_are_committed_with_their_sum_again_where_they_were_cut_off(study, monkeypatch):
     def cut_off(*arguments):
         raise KeyboardInterrupt
 
-    task = plan(study).tasks[RUNS[0]]
+    before = {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")}
+    task, folder = plan(study).tasks[RUNS[0]], study / RUNS[0] / "banks"
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", cut_off)
         with pytest.raises(KeyboardInterrupt):
             score_run(task)
-    assert not (study / RUNS[0] / "banks").exists()
-    assert list(plan(study).tasks) == sorted(RUNS)
+    assert not folder.exists()
     score_run(task)
-    first = (study / RUNS[0] / "banks" / "scores.json").read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "scores.json"]
+    first = (folder / "scores.json").read_bytes()
+    digest = hashlib.sha256(first).hexdigest()
+    assert (folder / "SHA256SUMS").read_text() == f"{digest}  scores.json\n"
+    assert {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")} == before
     left = plan(study)
     assert (list(left.tasks), left.done) == ([RUNS[1]], 1)
 
-    # Damage is found, too.
-    (study / RUNS[0] / "banks" / "scores.json").write_bytes(first[:-9] + b"7" + first[-8:])
+    # Damage is seen, and mended with the same bytes.
+    damage(folder / "scores.json")
     assert plan(study).done == 0
     score_run(task)
-    assert (study / RUNS[0] / "banks" / "scores.json").read_bytes() == first
+    assert (folder / "scores.json").read_bytes() == first
 
 
 def test_more_sets_are_the_same_ones_and_more(study):
-    task = plan(study).tasks[RUNS[0]]
-    score_run(task)
-    few = stored(study)
+    score_run(plan(study).tasks[RUNS[0]])
+    few, more = stored(study), plan(study, 4)
     assert plan(study, 2).done == 1
-    more = plan(study, 4)
     assert more.done == 0
     assert more.tasks[RUNS[0]].scorings == 6
     score_run(more.tasks[RUNS[0]])
@@ -194,34 +162,20 @@ def test_a_generator_that_broke_has_null_scores(study):
     G.to_rgb.weight.data.fill_(torch.nan)
     recommit(task.job, 2, dump_generator(G, task.job.config))
     score_run(task)
-    found = stored(study)["epochs"]
-    assert {value for scores in found["2"] for value in scores.values()} == {None}
-    assert None not in {value for scores in found["1"] for value in scores.values()}
+    epochs = stored(study)["epochs"]
+    assert {value for scores in epochs["2"] for value in scores.values()} == {None}
+    assert None not in {value for scores in epochs["1"] for value in scores.values()}
 
 
 def test_runs_that_cannot_be_scored_are_left_out_and_counted(study):
     shutil.rmtree(rundir.epoch_folder(study / RUNS[0], 2))
     for path in (study / RUNS[1]).glob("epochs/*/generator.safetensors"):
         path.unlink()
-    found = plan(study)
-    assert (found.tasks, found.done, found.unfinished, found.without) == ({}, 0, 1, 1)
+    left = plan(study)
+    assert (left.tasks, left.done, left.unfinished, left.without) == ({}, 0, 1, 1)
 
 
-def test_another_machine_is_refused_by_key(study):
-    with pytest.raises(rundir.Differs, match="threads=1 is stored, threads=2 is asked for"):
-        make_plan(study, 3, "cpu", 2)
-    here = rewrite(study / RUNS[0], "fingerprint", "instructions", "OLD")
-    with pytest.raises(rundir.Differs, match=f"instructions=OLD is stored, instructions={here}"):
-        plan(study)
-    rewrite(study / RUNS[0], "fingerprint", "instructions", here)
-
-    # A run that has its sets needs no machine any more.
-    for task in plan(study).tasks.values():
-        score_run(task)
-    assert make_plan(study, 3, "cpu", 2).done == 2
-
-
-def test_scores_that_do_not_come_again_are_refused(study):
+def test_a_machine_that_does_not_give_the_recorded_scores_is_refused(study):
     task = plan(study).tasks[RUNS[0]]
     folder = rundir.epoch_folder(study / RUNS[0], 2)
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -235,79 +189,43 @@ def test_scores_that_do_not_come_again_are_refused(study):
     assert not (study / RUNS[0] / "banks").exists()
 
 
-def test_another_network_and_another_generator_are_refused(study):
-    task = plan(study).tasks[RUNS[0]]
-    identity = rundir.unseal(study / RUNS[0] / "run.json")["identities"]["cs_cifar"]
-    changed = {**identity, "network_sha256": "0" * 64}
-    rewrite(study / RUNS[0], "identities", "cs_cifar", changed)
-    with pytest.raises(rundir.Differs, match="cs_cifar with network_sha256=00000"):
-        score_run(task)
-    rewrite(study / RUNS[0], "identities", "cs_cifar", identity)
-    path = rundir.epoch_folder(study / RUNS[0], 1) / rundir.GENERATOR
-    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
-    with pytest.raises(rundir.Damaged, match="SHA-256"):
-        score_run(task)
-    assert not (study / RUNS[0] / "banks").exists()
-
-
-def command(study, *words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments", "resample", str(study), *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(process):
-    stdout, stderr = process.communicate(timeout=300)
-    return process.returncode, stdout, stderr
-
-
-def test_the_command_scores_what_is_missing_and_names_what_failed(study):
+def test_the_command_scores_what_is_missing_and_names_what_failed(study, capfd):
     path = rundir.epoch_folder(study / RUNS[1], 1) / rundir.GENERATOR
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    code, stdout, stderr = finish(command(study, "--jobs", "2", "--device", "cpu"))
-    assert (code, stderr) == (1, ""), stderr
-    assert "2 runs are to be scored, 8 times in all" in stdout
-    assert "generator.safetensors: its SHA-256 is not the committed one" in stdout
+    whole = damage(path)
+    words = ["resample", str(study), "--device", "cpu", "--jobs"]
+    assert command.main([*words, "2"]) == 1
+    shown = capfd.readouterr().out
+    assert "2 runs are to be scored, 8 times in all" in shown
+    assert "generator.safetensors: its SHA-256 is not the committed one" in shown
     assert not (study / RUNS[1] / "banks").exists()
     before = (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns
 
     # The same command, once the file is back; the other run is left as it is.
     path.write_bytes(whole)
-    code, stdout, stderr = finish(command(study, "--jobs", "1", "--device", "cpu"))
-    assert (code, stderr) == (0, ""), stderr
-    assert "1 runs are to be scored, 4 times in all" in stdout
-    assert "[1/1 runs, 0 s left]" in stdout
+    assert command.main([*words, "1"]) == 0
+    shown = capfd.readouterr().out
+    assert "1 runs are to be scored, 4 times in all" in shown
+    assert "[1/1 runs, 0 s left]" in shown
     assert (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns == before
-    assert stored(study, RUNS[1])["banks"] == 3
+
+    # Runs that have their sets need no machine any more.
+    assert make_plan(study, 3, "cpu", 2).done == 2
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--sets", "1"], "'--sets': 1 is not in the range x>=2"),
-        (["--threads", "2"], "threads=1 is stored, threads=2 is asked for"),
+        (["resample", ".", "--sets", "1"], "'--sets': 1 is not in the range x>=2"),
+        (["resample", ".", "--threads", "2"], "threads=1 is stored, threads=2 is asked for"),
+        (
+            ["banks", "--banks", "5"],
+            "banks: this command is called resample, and its option --sets",
+        ),
     ],
 )
-def test_bad_input_is_one_line(made, words, line):
-    code, stdout, stderr = finish(command(made, "--device", "cpu", *words))
-    assert (code, stdout) == (2, "")
-    assert line in stderr
-    assert len(stderr.splitlines()) == 1
-    assert not list(made.glob("*/*/banks"))
-
-
-def test_the_command_is_refused_by_its_earlier_name_with_the_new_one():
-    words = [sys.executable, "-m", "experiments", "banks", "--banks", "5"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == "experiments: banks: this command is called resample, and its option --sets\n"
-    )
+def test_bad_input_is_one_line(made, capsys, monkeypatch, words, line):
+    monkeypatch.chdir(made)
+    assert command.main([*words, "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert line in err
