@@ -9,21 +9,31 @@ import pytest
 from dcgan import rundir
 from dcgan.cli import BadInput
 from experiments import __main__ as experiments
-from experiments import grid, reproduce, tracking
+from experiments import grid, reproduce, signals, tracking
 from experiments.publish import PUBLISHED
 
 SET = ("norm=batch", "head=conv", "batch=512", "epochs=3", "lr_g=1e-4", "seed=1")
 ONE = {"factors": {"norm": ["none"], "head": ["conv"], "batch": [128]}, "epochs": 8}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process():
+    """Commands run here, without a report, which no run needs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("WANDB_MODE", "disabled")
+        patched.setattr(experiments, "_report", lambda study: 0)
+        patched.setattr(signals, "call", lambda words, stdout: experiments.main(words[3:]))
+        yield
+
+
 @pytest.fixture(scope="module")
-def study(run_study, tmp_path_factory):
+def study(tmp_path_factory):
     """One real run of a seed that is not the first, with settings of its own."""
     out = tmp_path_factory.mktemp("out")
-    done = run_study(out, *SET, WANDB_MODE="disabled")
-    assert done.returncode == 0, done.stderr
-    (found,) = out.glob("ablation-smoke*")
-    return found
+    words = ["--scale", "smoke", "--data", "shapes", "--device", "cpu", "--out", str(out)]
+    assert experiments.main(["ablation", *words, *SET]) == 0
+    (study,) = out.glob("ablation-smoke*")
+    return study
 
 
 @pytest.fixture
