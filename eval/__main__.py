@@ -36,9 +36,8 @@ def main(words: list[str] | None = None) -> int:
 
 def count(name: str, default: int | None, text: str, least: int = 1) -> Callable:
     """An option that is a whole number."""
-    return click.option(
-        name, metavar="N", type=click.IntRange(min=least), default=default, help=text
-    )
+    kind = click.IntRange(min=least)
+    return click.option(name, metavar="N", type=kind, default=default, help=text)
 
 
 def number_or(word: str) -> Callable:
@@ -55,23 +54,15 @@ def number_or(word: str) -> Callable:
 
 
 THREADS = count("--threads", 1, "of PyTorch, on which results depend")
-EPOCH = click.option(
-    "--epoch",
-    metavar="N",
-    default="last",
-    callback=number_or("last"),
-    help="a number, or `last`, the last one that has what is needed",
-)
+LAST = {"default": "last", "callback": number_or("last")}
+EPOCH = click.option("--epoch", metavar="N", **LAST, help="`last`: that has what is needed")
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
 TEST = click.option("--test", metavar="TEST", required=True, help="images of that kind it was not")
-CACHE = click.option(
-    "--cache", type=PATH, help="folder of decoded images; default: `cache` beside the study"
-)
+CACHE = click.option("--cache", type=PATH, help="of images; default: `cache` beside the study")
 DEVICE = click.option(
-    "--device",
-    metavar="NAME",
-    help="cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none",
+    "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: a GPU, if any"
 )
+NETWORKS = click.Choice(["cifar", "inception"])
 of_run = options(click.argument("where", metavar="RUN_OR_STUDY", type=PATH), DEVICE)
 again = click.option("--again", is_flag=True, help="measure runs anew that have the result")
 of_epoch = options(of_run, again, EPOCH, THREADS)
@@ -84,29 +75,18 @@ of_both_sets = options(of_epoch, DATA, TEST, CACHE)
 @eval_group.command()
 @of_run
 @EPOCH
-@click.option(
-    "--extractor",
-    type=click.Choice(["cifar", "inception"]),
-    default="cifar",
-    help="the network that sees the images",
-)
+@click.option("--extractor", type=NETWORKS, default="cifar", help="what sees the images")
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
 @click.option("--data", metavar="SOURCE", help="the data set; default: what the cache has of it")
-@click.option(
-    "--weights",
-    type=PATH,
-    help="Inception's file, or a folder that train-extractor wrote; default: as said above",
-)
+@click.option("--weights", type=PATH, help="Inception's file, or a folder of train-extractor")
 @CACHE
 def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result:
     """Score the generators that finished epochs have kept, on new images.
 
     Images from noise that served nothing else are compared with all real images that the run was
-    trained on; every number is printed with its identity, and nothing in the runs is changed.
-
-    `inception` gives FID, IS and KID. Its weights are the file that --weights or INCEPTION_WEIGHTS
-    names, or are looked for in the cache and in torch hub's folder, or are downloaded into the
-    cache. An image takes 0.2 s on a CPU core, with `cifar` about a millisecond.
+    trained on. `inception` gives FID, IS and KID; its weights are the file that --weights or
+    INCEPTION_WEIGHTS names, or are looked for in the cache and in torch hub's folder, or are
+    downloaded into the cache. An image takes 0.2 s on a CPU core, with `cifar` a millisecond.
     """
     if extractor == "inception":
         find_inception(weights, chosen["cache"] or find_study(chosen["where"]).parent / "cache")
@@ -184,25 +164,22 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
 def probe(labels: int, draws: int, full: str | int | None, **chosen: Any) -> Result:
     """Find out what D's features are good for: linear SVMs on them name classes.
 
-    The features are all of D's convolutional activations, each max-pooled to 4x4, as in Section 5.1
-    of the paper. The same draws of labelled training images serve the controls: D with its initial
-    weights, the pixels, the bundled classifier. A run at `small` takes about a minute on a CPU
-    core.
+    As in Section 5.1 of the paper; the same draws of labelled training images serve the controls: D
+    with its initial weights, the pixels, the bundled classifier. A run at `small` takes a minute.
     """
     settings = {"labels": labels, "draws": draws, "full": full}
-    return measure("probe", "state", settings, convolutional=True, **chosen)
+    return measure("probe", "state", settings, **chosen)
 
 
 @eval_group.command()
 @of_both_sets
 @count("--n", 2_000, "images of each side", least=100)
 def neighbours(n: int, **chosen: Any) -> Result:
-    """Find out whether G repeats its training images: how near is the nearest one?
+    """Find out whether G repeats its training images: how near is the nearest of them?
 
-    --n generated images, and as many held-out ones, are compared with the images that the run was
-    trained on, in the features of the bundled classifier and in pixels. A generator that memorised
-    comes nearer than new real images do. The picture: the generated images that come nearest, above
-    their neighbours. A run at `small` takes about a minute on a CPU core.
+    A generator that memorised comes nearer than new real images do, in the features of the bundled
+    classifier and in pixels. The picture: the generated images that come nearest, above their
+    neighbours. A run at `small` takes a minute.
     """
     return measure("neighbours", "generator", {"n": n}, **chosen)
 
@@ -214,10 +191,9 @@ def neighbours(n: int, **chosen: Any) -> Result:
 def walks(pairs: int, steps: int, **chosen: Any) -> Result:
     """Find out whether the latent space is smooth, and whether one can calculate in it.
 
-    How even are walks from z to z, in the features of the bundled classifier, beside a blend of the
-    same two images in pixels? And is bright A - dark A + dark B a bright B, for classes that the
-    classifier is sure of? eval/walks.py says what a hit is. The picture: walks, each above its
-    blend, and the arithmetic. A run at `small` takes about twenty seconds on a CPU core.
+    How even are walks from z to z, beside a blend of the same two images in pixels? And is bright A
+    - dark A + dark B a bright B, for two classes? eval/walks.py says what a hit is. The picture:
+    walks, each above its blend, and the arithmetic. A run at `small` takes twenty seconds.
     """
     return measure("walks", "generator", {"pairs": pairs, "steps": steps}, **chosen)
 
@@ -230,11 +206,10 @@ def walks(pairs: int, steps: int, **chosen: Any) -> Result:
 def filters(images: int, **chosen: Any) -> Result:
     """Find out what D's last convolutional features respond to, trained and untrained.
 
-    Guided backpropagation of the strongest units: which share of a response's energy lies in 5 % of
-    the pixels, and how unequal (Gini) is it? The picture: images of the strongest features above
-    what they respond to, trained and untrained.
+    Guided backpropagation of the strongest units: how much of a response lies in few pixels? The
+    picture: images of the strongest features above what they respond to, trained and untrained.
     """
-    return measure("filters", "state", {"images": images}, convolutional=True, **chosen)
+    return measure("filters", "state", {"images": images}, **chosen)
 
 
 @eval_group.command()
@@ -245,12 +220,11 @@ def filters(images: int, **chosen: Any) -> Result:
 def heads(pairs: int, **chosen: Any) -> Result:
     """Find out whether the average-pool head trains faster: count, and time in pairs.
 
-    The networks of each finished run are built with either head of D, all else as the run has it,
-    and steps of training are timed in one process, both heads in turn. The speeds are those of this
-    machine at this moment: run it where nothing else runs. The result is called that of epoch 0. A
-    run at `small` takes half a minute on a CPU core.
+    The networks of each finished run are built with either head of D, and steps of training are
+    timed, both heads in turn. The speeds are those of this machine at this moment: run it where
+    nothing else runs. The result is called that of epoch 0. A run at `small` takes half a minute.
     """
-    return measure("heads", "config", {"pairs": pairs}, convolutional=True, **chosen)
+    return measure("heads", "config", {"pairs": pairs}, **chosen)
 
 
 @eval_group.command()
@@ -260,9 +234,8 @@ def heads(pairs: int, **chosen: Any) -> Result:
 def constant(**chosen: Any) -> Result:
     """Find out whether G's features collapse: how many are nearly constant, by epoch?
 
-    1,000 images of the generator of every milestone (epochs 1, 2, 5, 10, 15, ...) and of the last
-    epoch: which share of each layer's channels is nearly the same in all of them? eval/constant.py
-    says what that means; it is exploratory. A run at `small` takes a few seconds on a CPU core.
+    Of every milestone (epochs 1, 2, 5, 10, 15, ...) and of the last epoch: which share of each
+    layer's channels is nearly the same in 1,000 images? Exploratory. A run takes a few seconds.
     """
     return measure("constant", "generator", {}, **chosen)
 

@@ -1,16 +1,10 @@
 """How many of G's features are nearly constant, epoch by epoch: have filters collapsed?
 
 The paper reports that with long training some filters collapse (Radford et al., 2015, Section 7).
-Here a feature is a channel of what a layer of G gives after its ReLU: of the stem, and of each
-block that doubles the side; in the plain GAN a unit of a hidden layer. The layer that makes the
-image is left out.
-
-G makes SAMPLES images in eval mode, of the same z in every epoch. A channel's spread is the root of
-its variance over samples, taken at each position and averaged over positions: a pattern that is the
-same in every image has none. A channel is nearly constant if its spread is at most THRESHOLD of the
-root mean square of its layer's spreads; where all are 0, all are nearly constant.
-
-This is exploratory: neither the definition nor the threshold comes from the paper.
+Here a feature is a channel of what a layer of G gives after its ReLU, or a unit of the plain GAN. A
+channel's spread is the root of its variance over SAMPLES images of the same z in every epoch, taken
+at each position and averaged over positions: a pattern that is the same in every image has none. It
+is nearly constant if its spread is at most THRESHOLD of its layer's root mean square spread.
 """
 
 import torch

@@ -2,19 +2,14 @@
 
 From one unit of the last feature map back to the image (Springenberg et al., 2015, arXiv
 1412.6806): at every activation the gradient is its slope times the positive part of the gradient
-that comes. With a slope of 0 below zero, as ReLU has, that is their rule.
-
-Each feature of the map is followed back, at the place where it is strongest, from the TOP images
-that it responds to most. A response is concentrated where few pixels have most of its energy, the
-squared gradient summed over channels: the share in the most energetic pixels, and Gini's
-coefficient over all of them. Both networks are in eval mode, and see the same images; the untrained
-one has the run's own initial weights.
+that comes. Each feature of the map is followed back, at the place where it is strongest, from the
+TOP images that it responds to most. The energy of a response is its squared gradient, summed over
+channels. Both networks see the same images; the untrained one has the run's own initial weights.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,15 +40,6 @@ NOTES = [
 ]
 
 
-@dataclass(frozen=True)
-class Responses:
-    """Guided gradients of single units, the strongest unit first."""
-
-    feature: Tensor  # (N,): its channel in the last map
-    image: Tensor  # (N,): which one it responds to
-    gradients: Tensor  # (N, 3, H, W), on the CPU like all of them
-
-
 def analyse(run: FinishedRun, images: int) -> Result:
     """How concentrated the responses of a run's D are to the first images it was trained on.
 
@@ -66,11 +52,11 @@ def analyse(run: FinishedRun, images: int) -> Result:
     values: dict[str, float] = {}
     about, rows = {"images": len(pixels), "top": TOP}, []
     for name, net in networks.items():
-        responses = respond(net, to_signed(pixels))
-        rows += _rows(pixels, responses)
+        feature, image, gradients = respond(net, to_signed(pixels))
+        rows += _rows(feature, pixels[image], gradients)
 
         # A unit that nothing leads back from has no shape: it is counted, and left out.
-        energy = responses.gradients.double().square().sum(dim=1).flatten(1).numpy()
+        energy = gradients.double().square().sum(dim=1).flatten(1).numpy()
         active = energy[energy.sum(axis=1) > 0]
         about |= {f"units_{name}": len(energy), f"silent_{name}": len(energy) - len(active)}
         values[f"energy_{name}"] = _mean(concentration(active))
@@ -98,11 +84,12 @@ def guided(net: nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-def respond(D: nn.Module, images: Tensor, top: int = TOP) -> Responses:
+def respond(D: nn.Module, images: Tensor, top: int = TOP) -> tuple[Tensor, Tensor, Tensor]:
     """Follow every feature of D's last map back from the `top` images that it responds to most.
 
-    `images`: (N, 3, H, W) in [-1, 1]. D is left in eval mode. FloatingPointError where a response
-    is not finite.
+    `images`: (N, 3, H, W) in [-1, 1]. The channel of each unit in the map (U,), which image it
+    responds to (U,), and its guided gradients (U, 3, H, W), the strongest first. D is left in eval
+    mode. FloatingPointError where a response is not finite.
     """
     D, device = D.eval().requires_grad_(False), next(D.parameters()).device
 
@@ -126,7 +113,7 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> Responses:
             chosen = last_map(shown)[torch.arange(len(units)), feature[units], position[units]]
             (gradient,) = torch.autograd.grad(chosen.sum(), shown)
         gradients.append(gradient.cpu())
-    return Responses(feature, image, torch.cat(gradients))
+    return feature, image, torch.cat(gradients)
 
 
 def concentration(energy: np.ndarray, share: float = SHARE) -> np.ndarray:
@@ -148,13 +135,12 @@ def gini(energy: np.ndarray) -> np.ndarray:
     return (rising @ weights) / (count * rising.sum(axis=1))
 
 
-def _rows(pixels: Tensor, responses: Responses) -> list[Tensor]:
+def _rows(feature: Tensor, shown: Tensor, gradients: Tensor) -> list[Tensor]:
     """Images of the strongest features and, below, their gradients; grey is 0, both uint8."""
-    features = responses.feature.tolist()
-    first = [features.index(feature) for feature in dict.fromkeys(features)][:COLUMNS]
-    gradients = responses.gradients[first]
-    largest = gradients.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-    return [pixels[responses.image[first]], to_uint8(gradients / largest)]
+    features = feature.tolist()
+    first = [features.index(number) for number in dict.fromkeys(features)][:COLUMNS]
+    largest = gradients[first].abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+    return [shown[first], to_uint8(gradients[first] / largest)]
 
 
 def _mean(values: np.ndarray) -> float:

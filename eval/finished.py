@@ -55,9 +55,8 @@ class FinishedRun:
         """G after an epoch, in eval mode on the device, once its hash is the committed one."""
         from dcgan.models import load_generator
 
-        epoch = epoch or self.epoch
-        rundir.read(self.folder, epoch, GENERATOR)
-        path = rundir.epoch_folder(self.folder, epoch) / GENERATOR
+        path = rundir.epoch_folder(self.folder, epoch or self.epoch) / GENERATOR
+        rundir.read_from(path.parent, GENERATOR)
         try:
             return load_generator(str(path))[0].to(self.device)
         except ValueError as error:
@@ -69,11 +68,10 @@ class FinishedRun:
 
         from dcgan.train import load_state
 
-        data = rundir.read(self.folder, self.epoch, STATE)
+        path = rundir.epoch_folder(self.folder, self.epoch) / STATE
         try:
-            return load_state(data, self.config, self.device)
+            return load_state(rundir.read_from(path.parent, STATE), self.config, self.device)
         except (SafetensorError, ValueError, LookupError) as error:
-            path = rundir.epoch_folder(self.folder, self.epoch) / STATE
             raise BadInput(f"{path}: {' '.join(str(error).split())}") from error
 
     def milestones(self) -> list[int]:
@@ -145,7 +143,6 @@ def open_runs(
     needs: Needs,
     *,
     epoch: int | str = "last",
-    convolutional: bool = False,
     data: str | None = None,
     test: str | None = None,
     cache: Path | None = None,
@@ -153,10 +150,9 @@ def open_runs(
 ) -> list[FinishedRun]:
     """The run itself, or all runs below, that have what an analysis needs; raises BadInput.
 
-    Runs that kept a generator, or finished runs, of which the others are named on stderr. An
-    analysis that needs the config alone is one of epoch 0. `epoch`: a number, or `last`.
+    Runs that kept a generator; or finished runs with convolutions, of which the others are named on
+    stderr. An analysis that needs the config alone is one of epoch 0. `epoch`: a number, or `last`.
     """
-    # Whatever can be refused without PyTorch.
     study = find_study(where)
     native = rundir.unseal(study / "study.json")["data"]["resolution"]
     folders = sorted(path.parent for path in where.rglob("run.json"))
@@ -167,7 +163,7 @@ def open_runs(
     chosen = dict.fromkeys(folders, 0) if needs == "config" else _kept(where, folders, epoch, needs)
     configs = {folder: rundir.read_config(folder) for folder in chosen}
     for folder, config in configs.items():
-        if convolutional and config.model != "dcgan":
+        if needs != "generator" and config.model != "dcgan":
             raise BadInput(f"{folder}: model={config.model} has no convolutions")
 
     from torch.cuda import device_count

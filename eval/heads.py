@@ -1,10 +1,9 @@
 """How much work a step of training is with either head of D, and how fast it is done.
 
-The networks of a run are built with head=conv and with head=avgpool, and are otherwise the same.
-Operations are everything that dcgan.train.train_epoch computes forward and backward in convolutions
-and matrix products, as PyTorch's counter has it. Speed is measured in one process, in pairs: both
-heads on the same random pixels, the convolutional head first in one pair and second in the next, so
-that what slows the machine for a while slows both. Every sample starts from the initial weights.
+Operations are everything that dcgan.train.train_epoch computes in convolutions and matrix products,
+as PyTorch's counter has it. Speed is measured in pairs: both heads on the same random pixels, from
+the initial weights, the convolutional head first in one pair and second in the next, so that what
+slows the machine for a while slows both.
 """
 
 import time

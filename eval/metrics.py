@@ -1,4 +1,4 @@
-"""Scores as pure functions of feature arrays, in float64, and the table of them. Knows no torch."""
+"""Scores as pure functions of finite feature arrays, in float64, and their table. No torch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,18 +23,15 @@ class Moments:
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Mean and factored covariance (with N - 1) of features (N, D); NaN where one is not finite.
+    """Mean and factored covariance (with N - 1) of features (N, D); ValueError on fewer than two.
 
     The factor is the R of a QR decomposition of the centred rows over sqrt(N - 1), taken block by
-    block, so that a covariance is never formed and its rank may be below D. Two rows are enough
-    for a number, not for a meaning: the distance is biased upwards by about 1 / N. ValueError on
-    fewer.
+    block, so that a covariance is never formed and its rank may be below D. The distance is biased
+    upwards by about 1 / N.
     """
     count, size = features.shape
     if count < 2:
         raise ValueError(f"a covariance needs two rows of features at least, not {count}")
-    if not np.isfinite(features).all():
-        return Moments(np.full(size, np.nan), np.full((1, size), np.nan))
     mean = features.mean(axis=0, dtype=np.float64)
     factor = np.empty((0, size))
     step = max(4 * size, BLOCK)
@@ -49,12 +46,9 @@ def frechet_distance(x: Moments, y: Moments) -> float:
 
     With C = A'A and D = B'B the trace of the root is the sum of the singular values of A B', which
     needs no matrix root and is exact for covariances of any rank. Rounding below zero is cut off
-    at 0. NaN where one of the moments is. Dowson and Landau, 1982; as a score of images: Heusel et
-    al., 2017, arXiv 1706.08500.
+    at 0. Dowson and Landau, 1982; as a score of images: Heusel et al., 2017, arXiv 1706.08500.
     """
     offset = x.mean - y.mean
-    if not np.isfinite(offset).all():
-        return float("nan")
     root = np.linalg.svd(x.factor @ y.factor.T, compute_uv=False).sum()
     spread = np.square(x.factor).sum() + np.square(y.factor).sum()
     return max(0.0, float(offset @ offset + spread - 2 * root))
@@ -64,14 +58,12 @@ def score(logits: np.ndarray, splits: int = 1) -> float:
     """exp of the mean KL(p(y|x) || p(y)) over logits (N, K), averaged over the splits.
 
     From 1 (every image alike) to K (certain and balanced). The rows are split in their order into
-    parts of N / splits; p(y) is each part's own. NaN where a logit is not finite; ValueError on
-    more splits than rows. Salimans et al., 2016, arXiv 1606.03498.
+    parts of N / splits; p(y) is each part's own. ValueError on more splits than rows. Salimans et
+    al., 2016, arXiv 1606.03498.
     """
     count = len(logits)
     if not 1 <= splits <= count:
         raise ValueError(f"{count} rows cannot be split into {splits} parts")
-    if not np.isfinite(logits).all():
-        return float("nan")
     p = np.exp(log_softmax(logits.astype(np.float64), axis=1))
     parts = [p[i * count // splits : (i + 1) * count // splits] for i in range(splits)]
 
@@ -85,13 +77,8 @@ def score(logits: np.ndarray, splits: int = 1) -> float:
 def kid(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased squared MMD of features (N, D) and (M, D) with the kernel (x.y / D + 1)^3.
 
-    Unbiased, so it may fall below zero. NaN where a feature is not finite; ValueError on fewer
-    than two rows. Binkowski et al., 2018, arXiv 1801.01401, equations 3 and 4.
+    It may fall below zero. Binkowski et al., 2018, arXiv 1801.01401, equations 3 and 4.
     """
-    if min(len(x), len(y)) < 2:
-        raise ValueError("the unbiased MMD needs two rows of features on each side at least")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return float("nan")
     x, y = x.astype(np.float64), y.astype(np.float64)
     n, m = len(x), len(y)
     within_x = (_kernel_sum(x, x) - _cubed(np.square(x).sum(axis=1), x).sum()) / (n * (n - 1))
@@ -104,14 +91,12 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
 
     A ball around each point reaches to its k-th nearest neighbour on its own side, rim included.
     Precision: the share of fakes in a real ball; recall: of reals in a fake ball; density: real
-    balls that a fake lies in, over k; coverage: the share of real balls with a fake in them. NaN
-    where a feature is not finite; ValueError where a side has not more than k rows. Kynkäänniemi
-    et al., 2019, arXiv 1904.06991; Naeem et al., 2020, arXiv 2002.09797.
+    balls that a fake lies in, over k; coverage: the share of real balls with a fake in them.
+    ValueError where a side has not more than k rows. Kynkäänniemi et al., 2019, arXiv 1904.06991;
+    Naeem et al., 2020, arXiv 2002.09797.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"neighbour {k} needs more rows than {min(len(real), len(fake))}")
-    if not (np.isfinite(real).all() and np.isfinite(fake).all()):
-        return dict.fromkeys(NEIGHBOUR_METRICS, float("nan"))
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
 
@@ -198,10 +183,12 @@ def _by_neighbours(name: str) -> Metric:
     return Metric(name, None, False, "as many", lambda x: x.neighbours[name], f", k = {NEIGHBOUR}")
 
 
+def _frechet(x: Sample) -> float:
+    return frechet_distance(moments(x.features), x.real_moments)
+
+
 METRICS = (
-    Metric(
-        "fd", "fid", True, "all", lambda x: frechet_distance(moments(x.features), x.real_moments)
-    ),
+    Metric("fd", "fid", True, "all", _frechet),
     Metric("cs", "is", False, "none", lambda x: score(x.logits, x.splits), ", splits = {splits}"),
     Metric("kd", "kid", True, "as many", lambda x: kid(x.features, x.as_many)),
     *map(_by_neighbours, NEIGHBOUR_METRICS),

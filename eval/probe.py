@@ -1,10 +1,10 @@
 """Do D's features carry over to a task that it was not trained for? A linear probe.
 
 As Radford et al. (2015, arXiv 1511.06434, Section 5.1) do it: the activations of all of D's
-convolutional layers, each max-pooled to 4x4, flattened and concatenated, under a linear L2-SVM
-(squared hinge, one class against the rest). D works with BatchNorm's running statistics. The paper
-says nothing of scale; here every feature has mean 0 and variance 1 over the images that the SVM
-gets, divided by the root of the number of features, so that one C suits all kinds of features.
+convolutional layers, each max-pooled to 4x4, under a linear L2-SVM (squared hinge, one class
+against the rest). The paper says nothing of scale; here every feature has mean 0 and variance 1
+over the images that the SVM gets, divided by the root of the number of features, so that one C
+suits all kinds of features.
 """
 
 from collections.abc import Callable

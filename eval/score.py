@@ -128,9 +128,12 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
     """
     scores: dict[str, float] = {}
     for reference in references:
-        network = reference.extractor
-        sample = see(images[: network.most], reference)
-        scores |= {name: metric.measure(sample) for name, metric in network.metrics.items()}
+        known = reference.extractor.metrics
+        sample = see(images[: reference.extractor.most], reference)
+        if np.isfinite(sample.features).all() and np.isfinite(sample.logits).all():
+            scores |= {name: metric.measure(sample) for name, metric in known.items()}
+        else:
+            scores |= dict.fromkeys(known, math.nan)
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 

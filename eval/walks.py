@@ -1,18 +1,12 @@
 """Walks and arithmetic in the latent space of one generator (Radford et al., 2015, Section 6).
 
-Walks go from one z to another: spherical for normal z, straight for uniform z. The control is a
-blend in pixels between the same two end images. A step is the Euclidean distance of the
-classifier's features from one image to the next, relative to the distance of the two ends. Small
-circles around a z are measured likewise, relative to the distance of opposite images.
-
 Arithmetic: bright A - dark A + dark B = bright B, for two classes A and B. An image is of a class
 where the classifier gives that class a probability of CONFIDENT or more; it is bright in the
 brightest third of all images, by the mean over its pixels and channels, and dark in the darkest. A
 hit is an image that is bright and of class B by these same rules. The operands are the means of
 three exemplars' z, or the first z of each three; single z add up to one that is longer by the
-square root of 3, so they are tried once more with their sum made shorter by this factor. Two
-controls: a placebo, other dark A in place of the bright ones; and chance, the share of hits among
-unedited z of class B, bright or not, one for each trial.
+square root of 3, so they are tried once more with their sum made shorter by this factor. The NOTES
+say what else is measured.
 """
 
 import math

@@ -1,20 +1,18 @@
 """The audit of the scorer: each of its questions on data whose answer is known."""
 
-import io
 import json
-import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import Images, canonical, load, resize, shapes
 from dcgan.models import build, dump_generator, load_generator
+from dcgan.prepare import encode, write_zip
 from dcgan.train import draw_latent
 from eval import audit, metrics
 from eval.__main__ import main
@@ -272,14 +270,9 @@ def test_a_blind_network_is_found_out_and_unlabelled_images_miss_no_class(drawn,
 # --- The command ----------------------------------------------------------------------------------
 
 
-def write_zip(path, images):
-    with zipfile.ZipFile(path, "w") as archive:
-        for i, image in enumerate(images.pixels):
-            png = io.BytesIO()
-            Image.fromarray(image).save(png, "PNG")
-            archive.writestr(f"{i}.png", png.getvalue())
-        labels = [[f"{i}.png", int(label)] for i, label in enumerate(images.labels)]
-        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+def store(path, images):
+    with open(path, "wb") as file:
+        write_zip(file, map(encode, images.pixels), images.labels.tolist())
     return path
 
 
@@ -287,7 +280,7 @@ def write_zip(path, images):
 def study(tmp_path, drawn, G):
     """A study of one run, trained on 120 drawings, and 110 others."""
     train, _ = (
-        load(str(write_zip(tmp_path / name, audit.first(images, count))), tmp_path / "cache")
+        load(str(store(tmp_path / name, audit.first(images, count))), tmp_path / "cache")
         for name, images, count in (("train.zip", drawn[0], 120), ("test.zip", drawn[1], 110))
     )
     folder = tmp_path / "study"
@@ -360,7 +353,7 @@ def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path, mo
 def test_bad_input_is_one_line(study, run_audit, drawn):
     twin = study / "norm=batch" / "seed=0"
     rundir.replace(twin / "run.json", b"{}\n")
-    write_zip(study.parent / "few.zip", audit.first(drawn[1], 20))
+    store(study.parent / "few.zip", audit.first(drawn[1], 20))
     refused = [
         (run_audit("--n", 99), "99 is not in the range x>=100"),
         (run_audit(where=study), "holds 2 runs; name one of them"),

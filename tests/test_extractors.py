@@ -6,13 +6,11 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
-from torch import nn
 
 from eval import extractors, fetch, metrics
 from eval.classifier import NAME, Classifier, write_card
@@ -20,12 +18,12 @@ from eval.extractors import classifier, inception, lite0
 from eval.fetch import INCEPTION_FILES, INCEPTION_SHA256, NoWeights
 
 
-def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
+def pictures(count, side, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
-def made_up(net: nn.Module) -> nn.Module:
+def made_up(net):
     """Random weights under which a signal lives on, and random running statistics."""
     for name, value in net.state_dict().items():
         if name.endswith("running_var"):
@@ -41,19 +39,19 @@ def made_up(net: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def network() -> Classifier:
+def network():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return made_up(Classifier())
 
 
 @pytest.fixture
-def folder(tmp_path: Path, network: Classifier) -> Path:
+def folder(tmp_path, network):
     write_card(tmp_path, network, {})
     return tmp_path
 
 
-def test_classifier_gives_the_networks_own_features(folder: Path, network: Classifier) -> None:
+def test_classifier_gives_the_networks_own_features(folder, network):
     images = pictures(extractors.BATCH + 7, 32)
     extractor = classifier(folder=folder)
     features, logits = extractor.extract(images)
@@ -68,7 +66,7 @@ def test_classifier_gives_the_networks_own_features(folder: Path, network: Class
     assert (extractor.name, extractor.resolution, extractor.suffix) == (NAME, 32, "_cifar")
 
 
-def test_other_sides_are_resized_without_rounding(folder: Path, network: Classifier) -> None:
+def test_other_sides_are_resized_without_rounding(folder, network):
     extract, large = classifier(folder=folder).extract, pictures(4, 64)
     expected = torch.nn.functional.interpolate(
         large.float(), (32, 32), mode="bilinear", antialias=True
@@ -78,7 +76,7 @@ def test_other_sides_are_resized_without_rounding(folder: Path, network: Classif
         torch.testing.assert_close(extract(large)[0], network(expected)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_classifier_refuses_weights_that_are_not_the_cards(folder: Path, tmp_path: Path) -> None:
+def test_classifier_refuses_weights_that_are_not_the_cards(folder, tmp_path):
     path = folder / f"{NAME}.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -94,7 +92,7 @@ def test_classifier_refuses_weights_that_are_not_the_cards(folder: Path, tmp_pat
         classifier(folder=tmp_path / "nowhere")
 
 
-def test_committed_weights_are_those_of_their_card() -> None:
+def test_committed_weights_are_those_of_their_card():
     card = json.loads((extractors.WEIGHTS / f"{NAME}.json").read_text())
     extractor = classifier()
     assert extractor.sha256 == card["sha256"]
@@ -107,12 +105,12 @@ def test_committed_weights_are_those_of_their_card() -> None:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory):
     """The real architecture with made-up weights, as a state dict that torch saved."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Unloaded(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state: object, *args: object) -> None:
+        def load_state_dict(self, state, *args):
             """Keep what the constructor drew."""
 
     nothing = io.BytesIO()
@@ -127,16 +125,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_weights_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_weights_elsewhere(monkeypatch, tmp_path):
     monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_inception_gives_what_torch_fidelity_gives(weights: Path) -> None:
+def test_inception_gives_what_torch_fidelity_gives(weights):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     before = torch.get_rng_state()
@@ -154,11 +152,11 @@ def test_inception_gives_what_torch_fidelity_gives(weights: Path) -> None:
     assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "_unpublished")
 
 
-def test_weights_are_hashed_before_anything_is_unpickled(tmp_path: Path) -> None:
+def test_weights_are_hashed_before_anything_is_unpickled(tmp_path):
     """A pickle that writes a file when it is opened: it stays shut, whatever its name."""
 
     class Trap:
-        def __reduce__(self) -> tuple[object, ...]:
+        def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     path = tmp_path / INCEPTION_FILES[0]
@@ -175,13 +173,11 @@ def test_weights_are_hashed_before_anything_is_unpickled(tmp_path: Path) -> None
     assert (tmp_path / "sprung").exists()  # the trap works
 
 
-def test_where_weights_are_looked_for(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
     data, expected = weights.read_bytes(), sha256_of(weights)
     hub, cache = tmp_path / "hub" / "checkpoints", tmp_path / "cache"
 
-    def find(**options: Path) -> bytes:
+    def find(**options):
         return fetch.find_inception(options.get("path"), options.get("cache"), expected)
 
     # The hub's folder is torch's own.
@@ -212,19 +208,19 @@ def test_where_weights_are_looked_for(
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+def served(monkeypatch):
     """A server of this machine in the place of torch-fidelity's; the test sets what it answers."""
     from torch_fidelity import feature_extractor_inceptionv3
 
     content: dict[str, bytes] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             self.send_response(200 if "data" in content else 404)
             self.end_headers()
             self.wfile.write(content.get("data", b""))
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, *args):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -235,7 +231,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
         server.shutdown()
 
 
-def test_download_is_checked_and_kept(served: dict[str, bytes], tmp_path: Path) -> None:
+def test_download_is_checked_and_kept(served, tmp_path):
     cache, data = tmp_path / "cache", b"not really weights"
     expected = hashlib.sha256(data).hexdigest()
 
@@ -257,14 +253,14 @@ def test_download_is_checked_and_kept(served: dict[str, bytes], tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def photographs() -> torch.Tensor:
+def photographs():
     """Pieces (120, 3, 64, 64) of scikit-learn's two photographs; neighbours lie in both halves."""
     images = [torch.tensor(image).unfold(0, 64, 64) for image in load_sample_images().images]
     pieces = torch.cat([rows.unfold(1, 64, 64).flatten(0, 1) for rows in images])
     return torch.cat([pieces[::2], pieces[1::2]])
 
 
-def test_lite0_has_the_published_weights_and_draws_nothing() -> None:
+def test_lite0_has_the_published_weights_and_draws_nothing():
     before = torch.get_rng_state()
     network = lite0()
     assert torch.equal(before, torch.get_rng_state())
@@ -275,14 +271,14 @@ def test_lite0_has_the_published_weights_and_draws_nothing() -> None:
     assert bool(features.isfinite().all())
 
 
-def test_lite0_orders_what_is_done_to_photographs(photographs: torch.Tensor) -> None:
+def test_lite0_orders_what_is_done_to_photographs(photographs):
     """Half the photographs against the other half: as they are, at 16x16, at 8x8, all grey."""
     half = len(photographs) // 2
     real, held_out = photographs[:half], photographs[half:]
     network = lite0()
     features = network.extract(real)[0].numpy()
 
-    def reduced(side: int) -> torch.Tensor:
+    def reduced(side):
         small = torch.nn.functional.adaptive_avg_pool2d(held_out.float(), side)
         large = torch.nn.functional.interpolate(small, held_out.shape[-2:], mode="bilinear")
         return large.round().to(torch.uint8)

@@ -63,13 +63,13 @@ def test_each_feature_is_followed_from_the_images_and_places_where_it_is_stronge
     images[3, 0, 1, 2], images[BATCH + 1, 0, 0, 3] = 0.9, 0.8
     images[1, 1, 3, 0], images[2, 1, 2, 2] = 0.7, 0.3
     images[:, 2] = 1
-    found = respond(D, images, top=2)
-    assert found.feature.tolist() == [1, 0, 0, 1]  # by their strength: 1.4, 0.9, 0.8, 0.6
-    assert found.image.tolist() == [1, 3, BATCH + 1, 2]
+    feature, image, gradients = respond(D, images, top=2)
+    assert feature.tolist() == [1, 0, 0, 1]  # by their strength: 1.4, 0.9, 0.8, 0.6
+    assert image.tolist() == [1, 3, BATCH + 1, 2]
     expected = torch.zeros(4, 3, 4, 4)
     expected[0, 1, 3, 0] = expected[3, 1, 2, 2] = 2
     expected[1, 0, 1, 2] = expected[2, 0, 0, 3] = 1
-    assert torch.equal(found.gradients, expected)
+    assert torch.equal(gradients, expected)
 
 
 # --- How concentrated -----------------------------------------------------------------------------

@@ -10,17 +10,15 @@ import scipy.linalg
 from eval import metrics
 from eval.metrics import BLOCK, Moments, frechet_distance, kid, moments, prdc, score
 
-NAN = float("nan")
 
-
-def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Moments:
+def gaussian(mean, covariance):
     return Moments(mean, scipy.linalg.sqrtm(covariance).real)
 
 
 # --- Fréchet distance -----------------------------------------------------------------------------
 
 
-def test_moments_are_mean_and_covariance() -> None:
+def test_moments_are_mean_and_covariance():
     rng = np.random.default_rng(0)
     for count in (3, 40, 2 * BLOCK + 1):  # fewer rows than columns, more, more than one block
         x = rng.normal(size=(count, 7)) @ rng.normal(size=(7, 7)) + 5
@@ -32,7 +30,7 @@ def test_moments_are_mean_and_covariance() -> None:
         assert found.factor.shape == (min(count, 7), 7)
 
 
-def test_diagonal_covariances_have_a_closed_form() -> None:
+def test_diagonal_covariances_have_a_closed_form():
     rng = np.random.default_rng(1)
     m, n = rng.normal(size=(2, 9))
     a, b = rng.uniform(0, 4, size=(2, 9))
@@ -41,14 +39,14 @@ def test_diagonal_covariances_have_a_closed_form() -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_set_is_at_zero_from_itself_and_never_below() -> None:
+def test_a_set_is_at_zero_from_itself_and_never_below():
     rng = np.random.default_rng(4)
     for count, size in itertools.product((2, 5, 200), (1, 8, 64)):
         x = moments(rng.normal(size=(count, size)) + 10)
         assert 0 <= frechet_distance(x, x) < 1e-11
 
 
-def test_distance_ignores_rotation_and_order_and_is_symmetric() -> None:
+def test_distance_ignores_rotation_and_order_and_is_symmetric():
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(50, 16)) * rng.uniform(0, 2, 16), rng.normal(size=(9, 16)) + 1
     rotation = np.linalg.qr(rng.normal(size=(16, 16)))[0]
@@ -60,18 +58,18 @@ def test_distance_ignores_rotation_and_order_and_is_symmetric() -> None:
     )
 
 
-def test_fewer_rows_than_columns_agree_with_fifty_digits() -> None:
+def test_fewer_rows_than_columns_agree_with_fifty_digits():
     """Three rows a side in five columns: the root's trace from the 2x2 problem, in decimals."""
     getcontext().prec = 50
     rng = np.random.default_rng(6)
     x, y = rng.integers(-9, 10, size=(2, 3, 5))
 
-    def centred(rows: np.ndarray) -> list[list[Decimal]]:
+    def centred(rows):
         table = [[Decimal(int(value)) for value in row] for row in rows]
         means = [sum(column) / 3 for column in zip(*table, strict=True)]
         return [[v - m for v, m in zip(row, means, strict=True)] for row in table]
 
-    def dot(a: list[Decimal], b: list[Decimal]) -> Decimal:
+    def dot(a, b):
         return sum((p * q for p, q in zip(a, b, strict=True)), Decimal(0))
 
     # Singular values s, t of the 3x3 cross product, whose rank is 2: with G = C C',
@@ -90,13 +88,13 @@ def test_fewer_rows_than_columns_agree_with_fifty_digits() -> None:
 # --- Score ----------------------------------------------------------------------------------------
 
 
-def test_equal_predictions_score_one() -> None:
+def test_equal_predictions_score_one():
     logits = np.tile(np.random.default_rng(0).normal(size=10), (30, 1))
     assert score(np.zeros((30, 10))) == pytest.approx(1, abs=1e-14)
     assert score(logits, splits=3) == pytest.approx(1, abs=1e-14)
 
 
-def test_certain_and_balanced_predictions_score_the_number_of_classes() -> None:
+def test_certain_and_balanced_predictions_score_the_number_of_classes():
     for sure in (50.0, 1e4):  # probabilities that underflow must do no harm
         logits = sure * np.tile(np.eye(7), (4, 1))
         assert score(logits) == pytest.approx(7, rel=1e-12)
@@ -104,7 +102,7 @@ def test_certain_and_balanced_predictions_score_the_number_of_classes() -> None:
         assert score(logits[::7]) == pytest.approx(1, rel=1e-12)  # one class only
 
 
-def test_splits_are_taken_in_order() -> None:
+def test_splits_are_taken_in_order():
     logits = np.random.default_rng(1).normal(size=(11, 5)) * 3
     parts = [score(logits[i * 11 // 3 : (i + 1) * 11 // 3]) for i in range(3)]
     assert score(logits, splits=3) == pytest.approx(np.mean(parts), rel=1e-14)
@@ -116,12 +114,12 @@ def test_splits_are_taken_in_order() -> None:
 # --- Kernel distance ------------------------------------------------------------------------------
 
 
-def test_kid_agrees_with_a_loop_over_pairs_of_unequal_sets(monkeypatch) -> None:
+def test_kid_agrees_with_a_loop_over_pairs_of_unequal_sets(monkeypatch):
     monkeypatch.setattr(metrics, "BLOCK", 4)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 4)), rng.normal(size=(9, 4))
 
-    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+    def kernel(a, b):
         return (a @ b / 4 + 1) ** 3
 
     within = [
@@ -132,7 +130,7 @@ def test_kid_agrees_with_a_loop_over_pairs_of_unequal_sets(monkeypatch) -> None:
     assert kid(x, y) == pytest.approx(sum(within) - 2 * between, rel=1e-12)
 
 
-def test_kid_of_one_distribution_is_zero_on_average() -> None:
+def test_kid_of_one_distribution_is_zero_on_average():
     rng = np.random.default_rng(2)
     same = np.array([kid(*rng.normal(size=(2, 40, 5))) for _ in range(400)])
     error = same.std(ddof=1) / np.sqrt(len(same))
@@ -150,7 +148,7 @@ def test_kid_of_one_distribution_is_zero_on_average() -> None:
 LINE = np.arange(4.0)[:, None] * 10  # 0, 10, 20, 30: with k = 1 every ball has radius 10
 
 
-def test_neighbours_of_hand_made_points() -> None:
+def test_neighbours_of_hand_made_points():
     """Fakes at 0, 1 and 2 have radius 1; reals at 0, 10, 20, 30 have radius 10."""
     fake = np.array([[0.0], [1.0], [2.0]])
     found = prdc(LINE, fake, k=1)
@@ -162,7 +160,7 @@ def test_neighbours_of_hand_made_points() -> None:
     }
 
 
-def test_neighbours_of_one_distribution() -> None:
+def test_neighbours_of_one_distribution():
     """Density and coverage have known expectations: 1, and 1 - (2N-1-k choose N) / (2N-1 choose N)
     for equally many points (Naeem et al., 2020, equations 7 and 9), about 1 - 2^-k."""
     rng = np.random.default_rng(2)
@@ -175,7 +173,7 @@ def test_neighbours_of_one_distribution() -> None:
     assert abs(coverage.mean() - expected) < 5 * coverage.std(ddof=1) / np.sqrt(20)
 
 
-def test_neighbours_in_blocks_agree_with_plain_loops() -> None:
+def test_neighbours_in_blocks_agree_with_plain_loops():
     rng = np.random.default_rng(3)
     real, fake = rng.normal(size=(BLOCK + 50, 2)), rng.normal(0.3, 0.8, (BLOCK + 9, 2))
     k = 4
@@ -195,25 +193,9 @@ def test_neighbours_in_blocks_agree_with_plain_loops() -> None:
 # --- What has no number ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [float("nan"), np.inf, -np.inf])
-def test_what_is_not_finite_has_no_number(bad: float) -> None:
-    x = np.random.default_rng(8).normal(size=(20, 4))
-    y = x.copy()
-    y[3, 1] = bad
-    assert np.isnan(frechet_distance(moments(x), moments(y)))
-    assert np.isnan(frechet_distance(moments(y), moments(x)))
-    assert np.isnan(score(y))
-    assert np.isnan([kid(x, y), kid(y, x)]).all()
-    for values in (prdc(x, y), prdc(y, x)):
-        assert list(values) == ["precision", "recall", "density", "coverage"]
-        assert np.isnan(list(values.values())).all()
-
-
-def test_too_few_rows_are_refused() -> None:
+def test_too_few_rows_are_refused():
     x = np.random.default_rng(7).normal(size=(5, 3))
     with pytest.raises(ValueError, match="two rows of features at least, not 1"):
         moments(x[:1])
-    with pytest.raises(ValueError, match="two rows of features on each side at least"):
-        kid(x, x[:1])
     with pytest.raises(ValueError, match="neighbour 5 needs more rows than 5"):
         prdc(x, x)

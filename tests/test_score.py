@@ -1,49 +1,46 @@
 """From a generator and real images to numbers with identities, and the command line."""
 
-import io
 import json
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, load
 from dcgan.models import build, dump_generator
+from dcgan.prepare import encode, write_zip
 from dcgan.train import draw_latent, matmul_precision
 from eval import metrics
 from eval.__main__ import main
 from eval.classifier import Classifier, write_card
-from eval.extractors import INCEPTION, INCEPTION_SHA256, Extractor, classifier
+from eval.extractors import INCEPTION, INCEPTION_SHA256, classifier, resize
 from eval.score import BATCH, Reference, generate, identities, reference, score
 
 STEMS = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
 CONFIG = Config(resolution=16, width=2, latent_size=8, images=40, batch=20, epochs=2)
 
 
-def pictures(count: int, side: int, seed: int) -> np.ndarray:
+def pictures(count, side, seed):
     """Real images (N, side, side, 3) uint8: a colour each, and noise."""
     rng = np.random.default_rng(seed)
     colour = rng.integers(0, 192, (count, 1, 1, 3))
     return (colour + rng.integers(0, 64, (count, side, side, 3))).astype(np.uint8)
 
 
-def as_tensor(pixels: np.ndarray) -> Tensor:
+def as_tensor(pixels):
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def counting(network: Extractor) -> tuple[Extractor, list[Tensor]]:
+def counting(network):
     """The network, and a list of all images that it is shown from now on."""
     seen: list[Tensor] = []
 
-    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
+    def extract(images):
         seen.append(images)
         return network.extract(images)
 
@@ -54,7 +51,7 @@ def counting(network: Extractor) -> tuple[Extractor, list[Tensor]]:
 
 
 @pytest.fixture
-def generator() -> nn.Module:
+def generator():
     G = build(CONFIG)[0].train()
     with torch.no_grad():
         for _ in range(3):  # so that the running statistics are not the initial ones
@@ -62,21 +59,18 @@ def generator() -> nn.Module:
     return G
 
 
-def test_images_are_what_the_generator_says_in_eval_mode(generator: nn.Module) -> None:
+def test_images_are_what_the_generator_says_in_eval_mode(generator):
     z = draw_latent(CONFIG, "test", 0, BATCH + 3)
     images = generate(generator, z)
     with torch.no_grad():
         signed = generator.eval()(z)
+        trained = ((generator.train()(z) + 1) * 127.5).round()
     assert (images.shape, images.dtype) == ((BATCH + 3, 3, 16, 16), torch.uint8)
     assert (images.float() - (signed + 1) * 127.5).abs().max() <= 0.5 + 1e-3  # nearest level
-    assert images.float().std() > 0.1
-
-    with torch.no_grad():
-        trained = ((generator.train()(z) + 1) * 127.5).round()
     assert (images.float() - trained).abs().max() >= 1  # BatchNorm's two modes differ
 
 
-def test_generating_leaves_no_trace(generator: nn.Module) -> None:
+def test_generating_leaves_no_trace(generator):
     generator.up[0].eval()  # a mixture of modes has to come back as it was
     modes = [module.training for module in generator.modules()]
     state = {name: value.clone() for name, value in generator.state_dict().items()}
@@ -84,13 +78,11 @@ def test_generating_leaves_no_trace(generator: nn.Module) -> None:
     generate(generator, draw_latent(CONFIG, "test", 0, 30))
     assert [module.training for module in generator.modules()] == modes
     assert {True, False} == set(modes)
-    for name, value in generator.state_dict().items():
-        assert torch.equal(value, state[name]), name
+    assert all(torch.equal(value, state[name]) for name, value in generator.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
-    assert not any(p.grad is not None for p in generator.parameters())
 
 
-def test_images_are_made_and_seen_in_float32(generator: nn.Module) -> None:
+def test_images_are_made_and_seen_in_float32(generator):
     kinds, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), {}
     network = classifier()
     hook = nn.modules.module.register_module_forward_hook(
@@ -103,7 +95,7 @@ def test_images_are_made_and_seen_in_float32(generator: nn.Module) -> None:
     assert set(map(tuple, seen.values())) == {("ieee", "ieee")}
 
 
-def test_images_that_are_not_finite_are_refused(generator: nn.Module) -> None:
+def test_images_that_are_not_finite_are_refused(generator):
     with torch.no_grad():
         generator.to_rgb.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="the generator's images are not finite"):
@@ -114,7 +106,7 @@ def test_images_that_are_not_finite_are_refused(generator: nn.Module) -> None:
 # --- References -----------------------------------------------------------------------------------
 
 
-def test_reference_is_computed_once_for_one_content(colours: Extractor, tmp_path: Path) -> None:
+def test_reference_is_computed_once_for_one_content(colours, tmp_path):
     (network, seen), pixels = counting(colours), pictures(30, 32, 0)
     first = reference(network, pixels, "a" * 64, tmp_path)
     again = reference(network, pixels.copy(), "b" * 64, tmp_path)  # the content decides
@@ -144,7 +136,7 @@ def test_reference_is_computed_once_for_one_content(colours: Extractor, tmp_path
 # --- Scores ---------------------------------------------------------------------------------------
 
 
-def test_scores_are_the_metrics_of_the_features(colours: Extractor, tmp_path: Path) -> None:
+def test_scores_are_the_metrics_of_the_features(colours, tmp_path):
     real, fake = pictures(50, 32, 0), as_tensor(pictures(20, 32, 1) // 2)
     against = reference(colours, real, "a" * 64, tmp_path)
     features, logits = (x.numpy() for x in colours.extract(fake))
@@ -161,7 +153,7 @@ def test_scores_are_the_metrics_of_the_features(colours: Extractor, tmp_path: Pa
     assert neighbours["recall"] < neighbours["precision"] or neighbours["coverage"] < 1
 
 
-def test_fid_is_the_name_for_published_weights_only(colours: Extractor, tmp_path: Path) -> None:
+def test_fid_is_the_name_for_published_weights_only(colours, tmp_path):
     published = replace(colours, name=INCEPTION, sha256=INCEPTION_SHA256, suffix="")
     made_up = replace(published, sha256="7" * 64, suffix="_unpublished")
     real, fake = pictures(50, 32, 0), as_tensor(pictures(40, 32, 1))
@@ -182,8 +174,8 @@ def test_fid_is_the_name_for_published_weights_only(colours: Extractor, tmp_path
     assert scores["is"] != scores["cs_cifar"]
 
 
-def test_what_is_not_finite_is_none(colours: Extractor, tmp_path: Path) -> None:
-    def broken(images: Tensor) -> tuple[Tensor, Tensor]:
+def test_what_is_not_finite_is_none(colours, tmp_path):
+    def broken(images):
         features, logits = colours.extract(images)
         features[0, 0] = float("nan")
         return features, logits
@@ -191,23 +183,17 @@ def test_what_is_not_finite_is_none(colours: Extractor, tmp_path: Path) -> None:
     against = reference(colours, pictures(30, 32, 0), "a" * 64, tmp_path)
     against = replace(against, extractor=replace(colours, extract=broken))
     scores = score(as_tensor(pictures(20, 32, 1)), [against])
-    assert {name for name, value in scores.items() if value is not None} == {"cs_cifar"}
-    assert list(scores) == list(colours.metrics)
+    assert scores == dict.fromkeys(colours.metrics)
 
 
-def test_real_images_are_never_enlarged_for_larger_generated_ones(
-    colours: Extractor, tmp_path: Path
-) -> None:
+def test_real_images_are_never_enlarged_for_larger_generated_ones(colours, tmp_path):
     """A network that would enlarge small real images sees generated ones reduced to their side."""
     real, fake = pictures(30, 32, 0), as_tensor(pictures(20, 64, 1))
     inception, seen = counting(replace(colours, resolution=299))
     score(fake, [reference(inception, real, "a" * 64, tmp_path)])
-    expected = torch.nn.functional.interpolate(
-        fake.float(), (32, 32), mode="bilinear", antialias=True
-    )
+    expected = resize(fake, 32).round()
     assert [images.shape[-1] for images in seen] == [32, 32]
-    assert seen[1].dtype == torch.uint8
-    assert (seen[1].float() - expected).abs().max() <= 0.5 + 1e-3
+    assert (seen[1].dtype, torch.equal(seen[1].float(), expected)) == (torch.uint8, True)
 
     # The classifier takes them as they are, and resizes once, without rounding.
     network, seen = counting(colours)
@@ -218,12 +204,12 @@ def test_real_images_are_never_enlarged_for_larger_generated_ones(
 # --- Identities -----------------------------------------------------------------------------------
 
 
-def at(extractor: Extractor, side: int, count: int = 10_000) -> Reference:
+def at(extractor, side, count=10_000):
     nothing = metrics.Moments(np.zeros(6), np.zeros((6, 6)))
     return Reference(extractor, np.zeros((0, 6)), nothing, count, side, "a" * 64, "train")
 
 
-def test_identity_has_every_field(colours: Extractor) -> None:
+def test_identity_has_every_field(colours):
     found = identities(at(colours, 32), 2000, 32)
     assert found["fd_cifar"] == {
         "metric": "fd_cifar",
@@ -244,15 +230,12 @@ def test_identity_has_every_field(colours: Extractor) -> None:
         f"{stem}_cifar": count for stem, count in zip(STEMS, real, strict=True)
     }
     assert (found["cs_cifar"]["split"], found["cs_cifar"]["reference_sha256"]) == ("none", "")
-    assert identities(at(colours, 16), 20, 16)["cs_cifar"]["resizer"].endswith("16 -> 32")
-    assert found["cs_cifar"]["implementation"] == "eval.metrics 2, splits = 1"
     assert found["recall_cifar"]["implementation"] == "eval.metrics 2, k = 5"
     inception = identities(at(replace(colours, suffix=""), 32), 2000, 32)
     assert inception["is"]["implementation"] == "eval.metrics 2, splits = 10"
-    assert inception["kid"]["implementation"] == "eval.metrics 2"
 
 
-def test_identity_says_how_pixels_got_to_the_network(colours: Extractor) -> None:
+def test_identity_says_how_pixels_got_to_the_network(colours):
     inception = replace(colours, resolution=299, resizer="TensorFlow 1 bilinear")
     resizers = {
         (network.resolution, real, generated): identities(at(network, real), 10, generated)[
@@ -278,16 +261,11 @@ def test_identity_says_how_pixels_got_to_the_network(colours: Extractor) -> None
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory):
     """A study of two runs over 40 images, whose epochs 1 and 2 have kept their generators."""
     out = tmp_path_factory.mktemp("out")
-    with zipfile.ZipFile(out / "real.zip", "w") as archive:
-        for i, image in enumerate(pictures(40, 16, 0)):
-            png = io.BytesIO()
-            Image.fromarray(image).save(png, "PNG")
-            archive.writestr(f"{i}.png", png.getvalue())
-        labels = [[f"{i}.png", i % 10] for i in range(40)]
-        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    with open(out / "real.zip", "wb") as file:
+        write_zip(file, map(encode, pictures(40, 16, 0)), [i % 10 for i in range(40)])
     images = load(str(out / "real.zip"), out / "cache")
     keep(images, out / "cache", 16)
 
@@ -308,19 +286,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_eval(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run_eval(capsys):
     """The command line in this process: words -> exit code, stdout, stderr."""
 
-    def run(*words: object) -> tuple[int, str, str]:
+    def run(*words):
         capsys.readouterr()
         return main([str(word) for word in words]), *capsys.readouterr()
 
     return run
 
 
-def test_rescoring_gives_the_same_numbers_as_scoring(
-    study: Path, run_eval: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rescoring_gives_the_same_numbers_as_scoring(study, run_eval, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
     weights = study.parent / "weights"
@@ -340,9 +316,8 @@ def test_rescoring_gives_the_same_numbers_as_scoring(
     extractor = classifier(folder=weights)
     against = reference(extractor, pixels, config.data_sha256, study.parent / "cache")
     expected = score(generate(G, draw_latent(config, "rescore", 2, 20)), [against])
-    assert rows[0]["scores"] == expected
+    assert rows[0]["scores"] == expected != rows[1]["scores"]
     assert rows[0]["identities"] == identities(against, 20, 16)
-    assert rows[0]["scores"] != rows[1]["scores"]
 
     # A single run at an earlier epoch, as a table, with the data named.
     run = study / "norm=none" / "seed=1"
@@ -358,9 +333,7 @@ def test_rescoring_gives_the_same_numbers_as_scoring(
     assert "resizer antialiased bilinear 16 -> 32, reference too" in distance
 
 
-def test_bad_input_is_one_line_and_exit_code_2(
-    study: Path, tmp_path: Path, run_eval: Callable
-) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(study, tmp_path, run_eval):
     good = ("--weights", study.parent / "weights", "--device", "cpu", "--n", 20)
     training = ("--train", tmp_path / "a.zip", "--test", "b.zip")
     refused = {
