@@ -1,10 +1,13 @@
 """The Chinese README keeps step with the English one: its commands, figures, names and links."""
 
+import importlib
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from dcgan import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
@@ -55,3 +58,19 @@ def test_each_links_to_the_other():
 @pytest.mark.parametrize("number", range(len(ENGLISH)))
 def test_both_say_the_same(what, number):
     assert what(CHINESE[number]) == what(ENGLISH[number])
+
+
+DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_what_a_document_names_is_there(path):
+    text = (ROOT / path).read_text()
+    for link in re.findall(r"\]\(([^):]+?)(?:#[^)]*)?\)", text):
+        assert (ROOT / path).parent.joinpath(link).exists(), link
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for package, command in set(re.findall(r"python -m (dcgan|eval|experiments) ([\w-]+)", text)):
+        module = importlib.import_module(f"{package}.__main__")
+        (group,) = (x for x in vars(module).values() if isinstance(x, cli.Group))
+        assert command in group.commands, f"python -m {package} {command}"
