@@ -4,7 +4,6 @@ They are built and checked here, without an account; an account is needed to sav
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from wandb_workspaces.workspaces import (
 )
 
 from dcgan import rundir
+from dcgan.cli import BadInput
 from eval.metrics import lower_is_better
 from experiments import tracking
 
@@ -27,8 +27,30 @@ COLUMNS, HEIGHT = 2, 8  # of the panels in a section
 WIDTH = 24 // COLUMNS  # a report is 24 wide
 BY_ARM = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
-
 Panels = tuple[str, str, list[Any]]  # a heading, a sentence under it, and the panels
+
+
+def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
+    """Build both, write them beside the study's runs, and save them if W&B is online.
+
+    Returns an exit code, and where both are. Raises rundir.Damaged, and BadInput where W&B fails.
+    """
+    project = to.environ.get("WANDB_PROJECT", tracking.PROJECT)
+    models = build(study, to.environ.get("WANDB_ENTITY", ""), project)
+    paths = [study / "wandb" / name for name in ("workspace.json", "report.json")]
+    for path, model in zip(paths, models, strict=True):
+        text = model._to_model().model_dump_json(by_alias=True, exclude_none=True)
+        rundir.replace(path, rundir.to_json(json.loads(text)))
+        print(f"wrote {path}")
+    if to.mode != "online":
+        print(f"W&B is {to.mode}: online, the same command saves them there. {to.why}".rstrip())
+        return 0, {"files": paths, "workspace": None, "report": None}
+    try:
+        workspace, report = (model.save().url for model in models)
+    except Exception as error:  # of W&B's service and of the network, which are of no common kind
+        raise BadInput(f"W&B: {' '.join(str(error).split())}") from error
+    print(f"workspace {workspace}\nreport    {report}")
+    return 0, {"files": paths, "workspace": workspace, "report": report}
 
 
 def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
@@ -40,13 +62,17 @@ def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
     filters = expr.And(*(expr.Config(key) == value for key, value in facts.items()))
     table = [f"summary:eval/{name}.{_best(name)}" for name in scores]
     sections = _sections(scores)
-    layout = SectionLayoutSettings(columns=COLUMNS, rows=2)
     workspace = Workspace(
         entity,
         project,
         name=study.name,
         sections=[
-            Section(title, panels=panels, is_open=True, layout_settings=layout)
+            Section(
+                title,
+                panels=panels,
+                is_open=True,
+                layout_settings=SectionLayoutSettings(columns=COLUMNS, rows=2),
+            )
             for title, _, panels in sections
         ],
         settings=WorkspaceSettings(x_axis="epoch", max_runs=100),
@@ -68,32 +94,6 @@ def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
         width="fluid",
     )
     return workspace, report
-
-
-def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
-    """Build both, write them beside the study's runs, and save them if W&B is online.
-
-    Returns an exit code, and where both are. Raises rundir.Damaged.
-    """
-    project = to.environ.get("WANDB_PROJECT", tracking.PROJECT)
-    workspace, report = build(study, to.environ.get("WANDB_ENTITY", ""), project)
-    paths = []
-    for name, model in {"workspace": workspace, "report": report}.items():
-        paths.append(study / "wandb" / f"{name}.json")
-        text = model._to_model().model_dump_json(by_alias=True, exclude_none=True)
-        rundir.replace(paths[-1], rundir.to_json(json.loads(text)))
-        print(f"wrote {paths[-1]}")
-    if to.mode != "online":
-        print(f"W&B is {to.mode}: online, the same command saves them there. {to.why}".rstrip())
-        return 0, {"files": paths, "workspace": None, "report": None}
-    try:
-        saved = {"workspace": workspace.save().url, "report": report.save().url}
-    except Exception as error:  # of W&B's service and of the network, which are of no common kind
-        print(f"W&B: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1, {}
-    for name, url in saved.items():
-        print(f"{name:<10}{url}")
-    return 0, {"files": paths, **saved}
 
 
 def _sections(scores: list[str]) -> list[Panels]:
@@ -119,14 +119,13 @@ def _sections(scores: list[str]) -> list[Panels]:
     samples = [reports.MediaBrowser(media_keys=["samples"], num_columns=2)]
     others = [_bands(f"eval/{name}", "epoch", name) for name in scores if name not in first]
     speed = _bands("time/images_per_second", "epoch", "Images a second")
-    runs = [reports.RunComparer(diff_only="split"), speed]
     return [
         ("Scores by arm", "Lower is better. The band is the range over the seeds.", by_arm),
         ("Fluctuation", "How far a run's score moves from epoch to epoch.", fluctuation),
         ("Losses", "Against the real images that D was shown.", losses),
         ("Samples", "The same noise through the generator at every epoch.", samples),
         ("Other scores", "Of the same images.", others),
-        ("Runs", "What the runs differ in, and how fast they were.", runs),
+        ("Runs", "Where they differ, and how fast they were.", [reports.RunComparer(), speed]),
     ]
 
 
@@ -140,8 +139,7 @@ def _blocks(title: str, text: str, panels: list[Any], runs: Any) -> list[Any]:
     for number, panel in enumerate(panels):
         row, column = divmod(number, COLUMNS)
         panel.layout = reports.Layout(x=column * WIDTH, y=row * HEIGHT, w=WIDTH, h=HEIGHT)
-    grid = reports.PanelGrid(runsets=[runs], panels=panels)
-    return [reports.H2(title), reports.P(text), grid]
+    return [reports.H2(title), reports.P(text), reports.PanelGrid(runsets=[runs], panels=panels)]
 
 
 def _best(score: str) -> str:

@@ -36,25 +36,22 @@ def offline(folder: Path) -> Iterator[Mirror]:
     """The offline runs in a folder, oldest first, by W&B's own reader; raises NoStudy, Damaged."""
     from wandb.util import get_core_path  # takes about a second
 
-    files = sorted(folder.glob("offline-run-*/run-*.wandb"))
-    if not files:
+    paths = sorted(folder.glob("offline-run-*/run-*.wandb"))
+    if not paths:
         raise NoStudy(f"{folder}: no offline runs of W&B here (offline-run-*)")
-    for path in files:
+    for path in paths:
         command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
         command += ["--run-file", str(path.absolute()), str(folder.absolute())]
         done = subprocess.run(command, capture_output=True)
         said = done.stderr.decode(errors="replace").strip()
         if done.returncode or (said and CUT_SHORT not in said):
             raise Damaged(f"{path}: {said.splitlines()[-1]}")
-        config, rows = {}, []
-        for entry in map(json.loads, done.stdout.splitlines()):
-            if entry["type"] == "history":
-                rows.append(entry["history"]["item"])
-            elif entry["type"] == "run":
-                config = config or entry["run"]["config"]["update"]
+        entries = [json.loads(line) for line in done.stdout.splitlines()]
+        rows = [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
+        runs = [entry["run"] for entry in entries if entry["type"] == "run"]
         saved = [path.parent / "files" / name for name in tracking.FILES]
         files = {file.name: file.read_text() for file in saved if file.exists()}
-        yield Mirror(str(path), config, rows, merge_texts(config, files))
+        yield _mirror(str(path), runs[0]["config"]["update"] if runs else {}, rows, files)
 
 
 def online(project: str) -> Iterator[Mirror]:
@@ -70,19 +67,20 @@ def online(project: str) -> Iterator[Mirror]:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["WANDB_CACHE_DIR"] = folder  # where W&B's service logs
             for run in wandb.Api().runs(project, order="+created_at", lazy=False):
-                there = [file for file in run.files() if file.name in tracking.FILES]
-                files = {x.name: x.download(folder, replace=True).read() for x in there}
+                saved = [file for file in run.files() if file.name in tracking.FILES]
+                files = {x.name: x.download(folder, replace=True).read() for x in saved}
                 rows = list(run.scan_history(use_cache=False))
-                files = merge_texts(run.config, files)
-                yield Mirror(f"{project}/{run.id}", run.config, rows, files)
+                yield _mirror(f"{project}/{run.id}", run.config, rows, files)
     except Exception as error:  # of W&B's service and of the network, which are of no common kind
         raise NoStudy(f"{project}: W&B: {' '.join(str(error).split())}") from error
 
 
-def merge_texts(config: dict[str, Any], files: dict[str, str]) -> dict[str, str]:
-    """The texts of a run's files, which earlier versions of the project had in its config."""
-    blobs = {name: config.get(name.replace(".", "_")) for name in tracking.FILES}
-    return {name: text for name, text in blobs.items() if text} | files
+def _mirror(
+    label: str, config: dict[str, Any], rows: list[dict[str, Any]], files: dict[str, str]
+) -> Mirror:
+    """A run, whose files earlier versions of the project had in its config."""
+    texts = {name: config.get(name.replace(".", "_")) for name in tracking.FILES}
+    return Mirror(label, config, rows, {k: text for k, text in texts.items() if text} | files)
 
 
 def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Study:
@@ -112,17 +110,16 @@ def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Stud
 def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[Mirror]:
     """The runs of the named study; without a name there may be no others."""
     mirrors = [mirror for mirror in mirrors if "report" not in mirror.config]
-    studies = {mirror.label: _study_name(mirror) for mirror in mirrors}
-    known = ", ".join(sorted(filter(None, set(studies.values()))))
+    names = [_study_name(mirror) for mirror in mirrors]
+    known = sorted({*names} - {None})
     if not known:
         raise NoStudy(f"{place}: no run of a study is here")
-    if name is None and "," in known:
-        raise NoStudy(f"{place}: more than one study is here, choose with --study: {known}")
-    if name is None and (other := next((x for x in studies if studies[x] is None), None)):
-        raise NoStudy(f"{other} is no run of a study; --study {known} passes over it")
-    if name is not None and name not in studies.values():
-        raise NoStudy(f"{place}: --study {name} is not here, but {known}")
-    return [mirror for mirror in mirrors if studies[mirror.label] == (name or known)]
+    if name is None and len({*names}) > 1:
+        more = f"more than the runs of one study, choose with --study: {', '.join(known)}"
+        raise NoStudy(f"{place}: {more}")
+    if name not in (None, *known):
+        raise NoStudy(f"{place}: --study {name} is not here, but {', '.join(known)}")
+    return [mirror for mirror, x in zip(mirrors, names, strict=True) if x == (name or known[0])]
 
 
 def _study_name(mirror: Mirror) -> str | None:
@@ -143,27 +140,23 @@ def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """
     epochs: dict[int, dict[str, Any]] = {}
     points: dict[int, dict[str, Any]] = {}
-    steps = set()
     try:
         for row in map(_finite, mirror.rows):
-            steps.add(row["_step"])
             table, key = (epochs, "epoch") if "epoch" in row else (points, "images")
             own = {name: row[name] for name in row if not name.startswith(("_", "samples"))}
             if table.setdefault(own[key], own) != own:
                 raise Damaged(f"{mirror.label}: {key} {own[key]} is there twice, and differs")
-        for number, expected in zip(sorted(steps), range(len(steps)), strict=True):
-            if number != expected:
-                raise Damaged(f"{mirror.label}: step {expected} of its history is missing")
+        steps = {row["_step"] for row in mirror.rows}
+        for what, numbers in {"step": steps, "epoch": {0, *epochs}}.items():
+            if gaps := {*range(max(numbers, default=0))} - numbers:
+                raise Damaged(f"{mirror.label}: {what} {min(gaps)} of its history is missing")
 
         made, shown = [], 0
-        for number, epoch in enumerate(sorted(epochs), start=1):
-            if epoch != number:
-                raise Damaged(f"{mirror.label}: epoch {number} is missing")
-            row = epochs[epoch]
-            inside = [x for x in sorted(points) if shown < x <= row["images"]]
+        for _, row in sorted(epochs.items()):
+            inside = [points[x] for x in sorted(points) if shown < x <= row["images"]]
             shown = row["images"]
             timing = {name: row[f"time/{name}"] for name in records.TIMES}
-            made.append((_record(row, [points[x] for x in inside]), timing))
+            made.append((_record(row, inside), timing))
     except KeyError as error:
         raise Damaged(f"{mirror.label}: a row of its history lacks {error}") from error
     return made
@@ -180,7 +173,5 @@ def _record(row: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, Any]
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a history without what is not in it, and null for NaN as in a record."""
-    there = {key: value for key, value in row.items() if value is not None}
-    return {
-        key: None if value == "NaN" or value != value else value for key, value in there.items()
-    }
+    values = {key: value for key, value in row.items() if value is not None}
+    return {key: None if x == "NaN" or x != x else x for key, x in values.items()}
