@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, get_args
 
 import yaml
 from pydantic import (
@@ -33,8 +33,6 @@ MOST_RUNS = 10_000
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})", re.ASCII)
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?(?<=[0-9])(e[+-]?[0-9]+)?", re.I | re.ASCII)
 ARM_NAME = r"^[a-z0-9][a-z0-9.-]{0,31}$"
-
-T = TypeVar("T", bound=BaseModel)
 
 
 class BadStudy(BadInput, ValueError):
@@ -146,7 +144,7 @@ def define(
     usual, settings = _scale(scale)
     if seeds is not None and seeds < 1:
         raise BadStudy(f"seeds={seeds} is not a positive number")
-    file = _read(f"studies/{name}.yaml", StudyFile)
+    file = read(HERE / f"studies/{name}.yaml", StudyFile, _Text)
     factors, arms = file.factors or {"arm": [*file.arms]}, file.arms
     keys = [word.partition("=")[0] for word in words]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
@@ -308,8 +306,8 @@ def _shown(text: str) -> str:
 # --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------
 
 
-class _Text(yaml.BaseLoader):
-    """YAML whose scalars stay text, for their fields to read, and in which no key stands twice."""
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key stands twice; the usual loader keeps the last one in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -318,10 +316,17 @@ class _Text(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(name: str, kind: type[T]) -> T:
-    """A YAML file of ours; raises BadStudy with its name and the key, or the line."""
+class _Text(_UniqueKeys):
+    """YAML whose scalars stay text, for their fields to read."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
+def read(path: Path, kind: Any, loader: type[_UniqueKeys] = _UniqueKeys) -> Any:
+    """A YAML file as a type of pydantic's; raises BadStudy with its name and the key, or line."""
+    name = "/".join(path.parts[-2:])
     try:
-        return kind.model_validate(yaml.load((HERE / name).read_text("utf-8"), _Text))
+        return TypeAdapter(kind).validate_python(yaml.load(path.read_text("utf-8"), loader))
     except ValidationError as error:
         first = error.errors()[0]
         keys = "".join(f"{part}: " for part in first["loc"])
@@ -334,7 +339,7 @@ def _scale(scale: str) -> tuple[int, dict[str, Any]]:
     """The seeds of a scale, and the fields of Config that it sets; raises BadStudy."""
     if scale not in scales():
         raise BadStudy(f"scale {scale!r} does not exist: choose from {', '.join(scales())}")
-    file = _read(f"scales/{scale}.yaml", ScaleFile)
+    file = read(HERE / f"scales/{scale}.yaml", ScaleFile, _Text)
     return file.seeds, file.config
 
 

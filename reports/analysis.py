@@ -6,10 +6,9 @@ score, set 0, on noise of its own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,46 +17,23 @@ from dcgan.config import Config
 from experiments import grid
 from reports import statistics
 from reports.records import LOWER_IS_BETTER, PRIMARY, TIMES, Study
-from reports.statistics import AXES, VERDICT_SEEDS, Contrast, burn_in, logarithm
+from reports.statistics import AXES, VERDICT_SEEDS, Effect, burn_in, logarithm
 
 FIRST_LOSSES = ("d_loss", "g_loss")
-CHOICES = ("last", "best", "random", *FIRST_LOSSES)  # of an epoch after burn-in
 RELAPSE = (10, 20, 30)  # the epochs of which the blog post's author compares the images
 WORSE = math.log(1.05)  # by which one of them has to be worse than another
 THRESHOLDS = (50, 40, 30)  # of the primary metric, to which the time is measured
 LN2 = math.log(2)  # the loss of chance
 LEARNT = 0.8  # of the untrained generator's primary metric; what is not below has learnt nothing
 UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
-FLUCTUATION = (
-    "changes",
-    "variance",
-    "with_noise",
-    "noise",
-    "drawdown",
-    "regret",
-    "autocorrelation",
-)
-SELECTION = ("epoch", "own", "other", "last", "optimism", "gain")
-
-
-class Effect(NamedTuple):
-    """A contrast, and its ratio for each seed."""
-
-    contrast: Contrast
-    seeds: np.ndarray
-
-    @property
-    def ratio(self) -> float:
-        return self.contrast.ratio.value
-
-    @property
-    def factors(self) -> list[str]:
-        return list(self.contrast.effect)
 
 
 @dataclass(frozen=True)
 class Analysis(Study):
-    """A study, and what follows from its records; `dataclasses.replace` starts afresh."""
+    """A study, and what follows from its records; `dataclasses.replace` starts afresh.
+
+    A table of runs has the columns `run`, the factors and `seed`, then those that are named.
+    """
 
     @cached_property
     def planned(self) -> pd.Series:
@@ -67,9 +43,10 @@ class Analysis(Study):
     @cached_property
     def runs_of(self) -> dict[tuple, list[str]]:
         """Arm -> its planned runs."""
-        names = self.plan.groupby(self.factors, sort=False, dropna=False)["run"]
-        runs = {_tuple(arm): list(group) for arm, group in names}
-        return {arm: runs.get(arm, []) for arm in self.arms}
+        runs: dict[tuple, list[str]] = {arm: [] for arm in self.arms}
+        for run, *arm in self.plan[["run", *self.factors]].itertuples(index=False):
+            runs[tuple(arm)].append(run)
+        return runs
 
     @cached_property
     def levels(self) -> dict[str, list]:
@@ -97,6 +74,13 @@ class Analysis(Study):
         own = grid.fields(cell, self.info.get("arms", {}))
         return Config.model_construct(**self.info["settings"] | own)
 
+    def subset(self, runs: Collection[str]) -> "Analysis":
+        """The study with these runs alone, and with the arms that have one of them."""
+        frames = {name: getattr(self, name) for name in ("plan", "frame", "curves", "eval_sets")}
+        kept = {name: frame[frame["run"].isin(runs)] for name, frame in frames.items()}
+        arms = [arm for arm in self.arms if {*runs} & {*self.runs_of[arm]}]
+        return replace(self, arms=arms, **kept)
+
     def of_arm(self, table: pd.DataFrame, arm: tuple) -> pd.DataFrame:
         return table[table["run"].isin(self.runs_of[arm])]
 
@@ -106,11 +90,15 @@ class Analysis(Study):
         return self.frame[self.frame["epoch"] == self.frame["run"].map(self.planned)]
 
     @cached_property
+    def ended(self) -> set[str]:
+        """The runs that have got to their last planned epoch."""
+        return set(self.last["run"])
+
+    @cached_property
     def best(self) -> pd.DataFrame:
         """For each run with a finite primary metric the row at which it is best."""
-        rows = self.frame.reindex(columns=[*self.frame.columns.union([PRIMARY], sort=False)])
-        best = rows.dropna(subset=[PRIMARY]).groupby("run", sort=False)[PRIMARY].idxmin()
-        return self.frame.loc[best]
+        rows = self.frame.dropna(subset=[PRIMARY]).groupby("run", sort=False)[PRIMARY]
+        return self.frame.loc[rows.idxmin()]
 
     @cached_property
     def equal_updates(self) -> pd.DataFrame:
@@ -181,9 +169,8 @@ class Analysis(Study):
         """The row of every run at its best epoch; one that diverged before it had one is there."""
         others = self.frame[~self.frame["run"].isin(self.best["run"])]
         lost = others.groupby("run", sort=False).tail(1).query("status == 'diverged'")
-        if not len(lost):
-            return self.best
-        return pd.concat([self.best, lost.assign(epoch=math.nan)]).sort_index()
+        lost = lost.assign(epoch=math.nan)
+        return pd.concat([self.best, lost]).sort_index() if len(lost) else self.best
 
     @cached_property
     def losses(self) -> pd.DataFrame:
@@ -206,22 +193,14 @@ class Analysis(Study):
 
     @cached_property
     def speeds(self) -> pd.DataFrame:
-        """One row per run: the medians over its epochs of what the wall clock says."""
+        """A table of runs: the medians over epochs of what the wall clock says."""
         keys = ["run", *self.factors, "seed"]
         return self.frame.groupby(keys, sort=False)[TIMES].median().reset_index()
 
     def effects(self, rows: pd.DataFrame, metric: str = PRIMARY) -> list[Effect]:
-        """All effects of the factors on `rows`, one of a run; Holm goes over the main effects.
-
-        Empty where no seed has a row for every cell.
-        """
-        rows = rows.assign(log=logarithm(rows[metric])) if metric in rows else rows[:0]
-        contrasts = statistics.contrasts(rows, self.factors, metric) if len(rows) else []
-        effects = [
-            Effect(x, np.exp(statistics.contrast(rows, x.effect, "log", factors=self.factors)))
-            for x in contrasts
-        ]
-        return [effect for effect in effects if len(effect.seeds)]
+        """All effects of the factors on `rows`, one of a run; Holm goes over the main effects."""
+        known = metric in rows and len(rows)
+        return statistics.effects(rows, self.factors, metric) if known else []
 
     @cached_property
     def last_effects(self) -> dict[str, list[Effect]]:
@@ -260,7 +239,7 @@ class Analysis(Study):
             for effect in self.partial_effects[at, where]:
                 if effect.factors == ["batch"]:
                     steps = rows.groupby("batch")["steps"].median()
-                    low, high = (steps[level] for level in effect.contrast.effect["batch"])
+                    low, high = (steps[level] for level in effect.levels["batch"])
                     names = {"at": at, "where": where, "updates_low": low, "updates_high": high}
                     table.append(names | effect_numbers(effect))
         return pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
@@ -271,15 +250,15 @@ class Analysis(Study):
         return self.effects(self.speeds, "images_per_second")
 
     @cached_property
-    def floor(self) -> float:
-        """The primary metric below which an arm has learnt; NaN without a calibration."""
-        return LEARNT * self.untrained
-
-    @cached_property
     def untrained(self) -> float:
         """The primary metric of the untrained generator; NaN where it was not measured."""
         known = PRIMARY in self.calibration and "untrained" in self.calibration.index
         return float(self.calibration.loc["untrained", PRIMARY]) if known else math.nan
+
+    @cached_property
+    def floor(self) -> float:
+        """The primary metric below which an arm has learnt; NaN without a calibration."""
+        return LEARNT * self.untrained
 
     @cached_property
     def learners(self) -> "Analysis":
@@ -290,51 +269,38 @@ class Analysis(Study):
         """
         logs = logarithm(self.last.set_index("run")[PRIMARY])
         level = math.log(self.floor) if self.floor > 0 else math.nan
-        kept = [arm for arm in self.arms if not logs.reindex(self.runs_of[arm]).mean() >= level]
-        if not kept or len(kept) == len(self.arms):
-            return self
-        runs = [run for arm in kept for run in self.runs_of[arm]]
-        frames = {name: getattr(self, name) for name in ("plan", "frame", "curves", "eval_sets")}
-        parts = {name: frame[frame["run"].isin(runs)] for name, frame in frames.items()}
-        return replace(self, arms=kept, **parts)
+        lost = [arm for arm in self.arms if logs.reindex(self.runs_of[arm]).mean() >= level]
+        kept = [run for arm in self.arms if arm not in lost for run in self.runs_of[arm]]
+        return self.subset(kept) if lost and kept else self
 
     @cached_property
-    def traces(self) -> dict[str, dict[str, np.ndarray]]:
-        """Run -> column -> its values at each epoch; `log` is that of the primary metric."""
-        names = ["epoch", "images", "steps", *FIRST_LOSSES]
-        columns = {name: self.frame[name].to_numpy(dtype=float) for name in names}
-        primary = self.frame.get(PRIMARY, pd.Series(math.nan, self.frame.index))
-        columns["log"] = logarithm(primary).to_numpy()
-        rows = self.frame.groupby("run", sort=False).indices
-        return {run: {x: y[here] for x, y in columns.items()} for run, here in rows.items()}
+    def traces(self) -> dict[str, pd.DataFrame]:
+        """Run -> its epochs, images, steps, losses, and `log` of the primary metric."""
+        table = self.frame[["run", "epoch", "images", "steps", *FIRST_LOSSES]]
+        table = table.assign(log=logarithm(self.frame[PRIMARY]))
+        return {run: rows.drop(columns="run") for run, rows in table.groupby("run", sort=False)}
 
     @cached_property
-    def settled(self) -> dict[str, dict[str, np.ndarray]]:
+    def settled(self) -> dict[str, pd.DataFrame]:
         """The traces after burn-in."""
         starts = self.planned.map(burn_in)
-        return {
-            run: {name: values[trace["epoch"] > starts[run]] for name, values in trace.items()}
-            for run, trace in self.traces.items()
-        }
+        return {run: rows[rows["epoch"] > starts[run]] for run, rows in self.traces.items()}
 
     @cached_property
     def fluctuation(self) -> pd.DataFrame:
-        """One row per run: how the logarithm of the primary metric goes up and down after burn-in.
+        """A table of runs: how the logarithm of the primary metric goes up and down after burn-in.
 
-        All of it is of the run's own scores, which draw fresh noise at every epoch. Columns: `run`,
-        the factors, `seed`, `changes` (between epochs, that were measured); `with_noise` (half the
-        variance of successive changes), `noise` (the measurement variance of one evaluation, from
-        the sets after burn-in, pooled over the arm), `variance` (of the fluctuation: `with_noise`
-        less `noise`; NaN without evaluation sets, and it may be negative); `drawdown`, `regret`,
-        `autocorrelation`.
+        All of it is of the run's own scores, which draw fresh noise at every epoch. Columns: those
+        of `statistics.fluctuation`; `noise` (the measurement variance of one evaluation of the
+        arm); `variance` (`with_noise` less `noise`; NaN without evaluation sets, and it may be
+        negative).
         """
         rows = {}
         for run, trace in self.traces.items():
             own = statistics.fluctuation(trace["log"], burn_in(int(self.planned[run])))
             noise = self.noise[run]
-            variances = (own.changes, own.variance - noise, own.variance, noise)
-            rows[run] = (*variances, own.drawdown, own.regret, own.autocorrelation)
-        return self._per_run(rows, FLUCTUATION)
+            rows[run] = own | {"noise": noise, "variance": own["with_noise"] - noise}
+        return self._per_run(rows)
 
     @cached_property
     def shares(self) -> pd.DataFrame:
@@ -345,82 +311,99 @@ class Analysis(Study):
         and `<axis>_share`, of the sum of those that are not. Empty where runs were not scored by
         at least two sets at the same epochs.
         """
-        cube, rows = self._crossed(), []
+        cube = self._crossed()
         names = [arm_name(self, arm) for arm in self.arms]
         parts = {"all arms": cube} if len(names) > 1 else {}
         parts |= {name: cube[[i]] for i, name in enumerate(names)} if cube.size else {}
-        for where, values in parts.items() if cube.size else []:
-            components = statistics.components(values)
-            finite = {axis: part for axis, part in components.items() if math.isfinite(part)}
-            shares = dict.fromkeys([f"{axis}_share" for axis in AXES], math.nan)
-            shares |= {f"{axis}_share": x for axis, x in statistics.shares(finite).items()}
-            sizes = dict(zip(("arms", "seeds", "epochs", "eval_sets"), values.shape, strict=True))
-            rows.append({"where": where} | sizes | components | shares)
-        return pd.DataFrame(rows)
+        sizes = ("arms", "seeds", "epochs", "eval_sets")
+        rows = [
+            {"where": where} | dict(zip(sizes, x.shape, strict=True)) | statistics.components(x)
+            for where, x in parts.items()
+            if x.size
+        ]
+        table = pd.DataFrame(rows)
+        known = table.reindex(columns=AXES).clip(lower=0)
+        total = known.sum(axis=1).where(lambda x: x > 0)
+        return table.join(known.div(total, axis=0).add_suffix("_share")) if rows else table
+
+    def _crossed(self) -> np.ndarray:
+        """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""
+        logs = self._settled_set_logs
+        epochs, seeds = sorted(set(logs.index.get_level_values("epoch"))), set(self.plan["seed"])
+        if logs.shape[1] < 2 or not epochs:
+            return np.empty(0)
+        runs = self.plan.set_index([*self.factors, "seed"])["run"].to_dict()
+        cells = [
+            (runs.get((*arm, x)), y) for arm in self.arms for x in sorted(seeds) for y in epochs
+        ]
+        cube = logs.reindex(cells).to_numpy()
+        cube = cube.reshape(len(self.arms), len(seeds), len(epochs), logs.shape[1])
+        return cube[:, np.isfinite(cube).all(axis=(0, 2, 3))]
 
     @cached_property
     def selection(self) -> pd.DataFrame:
-        """One row per run: its best epoch, chosen on one set and reported on another; its last.
+        """A table of ended runs: the best epoch, chosen on one set and reported on another.
 
-        Columns: `run`, the factors, `seed`, `epoch` (the best on set 0, the run's own), `own` (its
-        metric there on set 0), `other` (the same epoch on set 1), `last` (the last epoch on set
-        1); `optimism` and `gain`: the logarithms of other / own and of last / other. All epochs
-        with evaluation sets count. Empty without them.
+        Columns: `epoch` (the best on set 0, the run's own), `own` (its metric there on set 0),
+        `other` (the same epoch on set 1), `last` (the last epoch on set 1); `optimism` and `gain`:
+        the logarithms of other / own and of last / other. All epochs with evaluation sets count.
         """
-        rows, eval_sets = {}, self.set_logs
-        known = eval_sets[[0, 1]].dropna() if 1 in eval_sets else eval_sets[:0]
-        epochs = known.index.get_level_values("epoch").to_numpy()
-        values, ended = known.to_numpy(), set(self.last["run"])
-        for run, here in known.groupby("run", sort=False).indices.items():
-            final = np.flatnonzero(epochs[here] == self.planned[run])
-            if run in ended and len(final):
-                own, other = values[here].T
-                best, last = own.argmin(), other[final[0]]
-                logs = np.exp([own[best], other[best], last])
-                rows[run] = (epochs[here][best], *logs, other[best] - own[best], last - other[best])
-        return self._per_run(rows, SELECTION)
+        rows, logs = {}, self.set_logs
+        known = logs[[0, 1]].dropna() if 1 in logs else logs[:0]
+        for run, here in known.groupby("run", sort=False):
+            own, other = here.droplevel("run")[[0, 1]].to_numpy().T
+            epochs = list(here.index.get_level_values("epoch"))
+            if run in self.ended and self.planned[run] in epochs:
+                best, last = own.argmin(), other[epochs.index(self.planned[run])]
+                rows[run] = {
+                    "epoch": epochs[best],
+                    "own": math.exp(own[best]),
+                    "other": math.exp(other[best]),
+                    "last": math.exp(last),
+                    "optimism": other[best] - own[best],
+                    "gain": last - other[best],
+                }
+        return self._per_run(rows, ["epoch", "own", "other", "last", "optimism", "gain"])
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
-        """One row per run: whether a loss moves with the primary metric from epoch to epoch.
+        """A table of runs: whether a loss moves with the primary metric from epoch to epoch.
 
         Spearman's correlation, after burn-in, of the changes between neighbouring epochs of each
         loss with those of the metric's logarithm: two curves that merely both go down have none.
-        Columns: `run`, the factors, `seed`, `changes` (finite ones of the metric), `d_loss`,
-        `g_loss`.
+        Columns: `changes` (finite ones of the metric), `d_loss`, `g_loss`; NaN below three changes.
         """
         rows = {}
         for run, trace in self.settled.items():
-            moves = np.diff(trace["log"])
-            ranks = [statistics.spearman(np.diff(trace[loss]), moves) for loss in FIRST_LOSSES]
-            rows[run] = (int(np.isfinite(moves).sum()), *ranks)
-        return self._per_run(rows, ("changes", *FIRST_LOSSES))
+            changes = trace[["log", *FIRST_LOSSES]].diff()
+            ranks = changes.corr("spearman", min_periods=3)["log"]
+            rows[run] = {"changes": changes["log"].count(), **ranks[[*FIRST_LOSSES]]}
+        return self._per_run(rows)
 
     @cached_property
     def regret(self) -> pd.DataFrame:
-        """One row per run that has ended: log primary metric of the epochs that one may choose.
+        """A table of ended runs: log primary metric of the epochs that one may choose.
 
-        Columns: `run`, the factors, `seed`; of the epochs after burn-in the `last`, the `best`, a
-        `random` one (the mean of the logarithms), that of the highest D loss (`d_loss`, where D is
-        deceived most) and that of the lowest G loss (`g_loss`, where G deceives best).
+        Columns: of the epochs after burn-in the `last`, the `best`, a `random` one (the mean of the
+        logarithms), that of the highest D loss (`d_loss`, where D is deceived most) and that of the
+        lowest G loss (`g_loss`, where G deceives best).
         """
-        ended, rows = set(self.last["run"]), {}
-        for run, trace in self.settled.items():
-            logs = trace["log"]
-            if run in ended:
-                best = np.nanmin(logs) if np.isfinite(logs).any() else math.nan
-                chosen = [
-                    logs[np.nanargmin(sign * trace[loss])]
-                    if np.isfinite(trace[loss]).any()
-                    else math.nan
-                    for sign, loss in zip((-1, 1), FIRST_LOSSES, strict=True)
-                ]
-                rows[run] = (logs[-1], best, logs.mean(), *chosen)
-        return self._per_run(rows, CHOICES)
+        rows = {}
+        for run in self.settled.keys() & self.ended:
+            trace = self.settled[run]
+            logs = trace["log"].to_numpy()
+            rows[run] = {
+                "last": logs[-1],
+                "best": _where_least(trace["log"], logs),
+                "random": logs.mean(),
+                "d_loss": _where_least(-trace["d_loss"], logs),
+                "g_loss": _where_least(trace["g_loss"], logs),
+            }
+        return self._per_run(rows, ["last", "best", "random", *FIRST_LOSSES])
 
     @cached_property
     def relapse(self) -> pd.DataFrame:
-        """One row per run: whether it is fine at one epoch, bad at another and fine again.
+        """A table of runs: whether one is fine at one epoch, bad at another and fine again.
 
         `relapse` is 1 where the metric at epoch 20 is worse than at both 10 and 30 by 5 %, or at 30
         than at 20. `by_noise`: how likely that is of a run that gets steadily better, by a straight
@@ -430,18 +413,17 @@ class Analysis(Study):
         """
         rows = {}
         for run, trace in self.traces.items():
-            epochs, logs = trace["epoch"], trace["log"]
-            at = dict(zip(epochs, logs, strict=True))
-            first, second, third = (at.get(epoch, math.nan) for epoch in RELAPSE)
-            rows[run] = (math.nan, math.nan)
+            logs = trace.set_index("epoch")["log"]
+            first, second, third = logs.reindex(RELAPSE)
+            worse = second - max(first, third) >= WORSE or third - second >= WORSE
+            rows[run] = {"relapse": math.nan, "by_noise": math.nan}
             if math.isfinite(first + second + third):
-                worse = second - max(first, third) >= WORSE or third - second >= WORSE
-                part = (epochs >= RELAPSE[0]) & (epochs <= RELAPSE[-1]) & np.isfinite(logs)
-                slope = min(np.polyfit(epochs[part], logs[part], 1)[0], 0.0)
+                part = logs.loc[RELAPSE[0] : RELAPSE[-1]].dropna()
+                slope = min(np.polyfit(part.index, part, 1)[0], 0.0)
                 trend = [slope * epoch for epoch in RELAPSE]
                 by_noise = statistics.relapse_by_noise(trend, self.noise[run], WORSE)
-                rows[run] = (float(worse), by_noise)
-        return self._per_run(rows, ("relapse", "by_noise"))
+                rows[run] = {"relapse": float(worse), "by_noise": by_noise}
+        return self._per_run(rows)
 
     def reached(self, threshold: float) -> pd.DataFrame:
         """For each run (the index) the `images` shown to D and its `steps` at a primary metric.
@@ -450,10 +432,11 @@ class Analysis(Study):
         epochs, and before the first one from the untrained generator on. A run that never gets
         there has NaN: its time is longer than the study and not known.
         """
-        start, rows = [math.log(self.untrained)] if self.untrained > 0 else [], {}
+        start = [math.log(self.untrained)] if self.untrained > 0 else []
+        rows = {}
         for run, trace in self.traces.items():
             logs = [*start, *trace["log"]]
-            clocks = ([*(0.0 for _ in start), *trace[x]] for x in ("images", "steps"))
+            clocks = ([0.0] * len(start) + [*trace[x]] for x in ("images", "steps"))
             rows[run] = [statistics.crossing(x, logs, math.log(threshold)) for x in clocks]
         return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "steps"])
 
@@ -464,29 +447,25 @@ class Analysis(Study):
         Columns: the factors, `threshold`, `runs` (that have ended), `reached` (of these), and the
         geometric means of `images` and `steps`, NaN unless all of them reach it after the start.
         """
-        ended, rows = set(self.last["run"]), []
+        rows = []
         for threshold in THRESHOLDS:
             times = self.reached(threshold)
             for arm in self.arms:
-                part = times.reindex([run for run in self.runs_of[arm] if run in ended])
+                part = times.reindex([run for run in self.runs_of[arm] if run in self.ended])
                 row = dict(zip(self.factors, arm, strict=True)) | {"threshold": threshold}
                 row |= {"runs": len(part), "reached": int(part["images"].notna().sum())}
-                means = np.exp(part.apply(logarithm).mean(skipna=False)) if len(part) else {}
-                rows.append(row | {x: means.get(x, math.nan) for x in ("images", "steps")})
+                rows.append(row | dict(np.exp(part.apply(logarithm).mean(skipna=False))))
         table = pd.DataFrame(rows)
         return table[table.groupby("threshold")["reached"].transform("max") > 0]
 
     @cached_property
     def results(self) -> pd.DataFrame:
         """What `python -m eval` measured: a row per run, a column `analysis/name` per number."""
-        rows = {
-            run: {
-                f"{analysis}/{name}": value
-                for analysis, runs in self.analyses.items()
-                for name, value in runs.get(run, {"values": {}})["values"].items()
-            }
-            for run in self.plan["run"]
-        }
+        rows: dict[str, dict[str, float]] = {run: {} for run in self.plan["run"]}
+        for analysis, runs in self.analyses.items():
+            for run in runs.keys() & rows.keys():
+                values = runs[run]["values"]
+                rows[run] |= {f"{analysis}/{name}": value for name, value in values.items()}
         return pd.DataFrame.from_dict(rows, orient="index").astype("float64")
 
     def by_arm(self, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -500,8 +479,7 @@ class Analysis(Study):
             runs = self.of_arm(table, arm)
             row = dict(zip(self.factors, arm, strict=True)) | {"seeds": len(runs)}
             for column in columns:
-                values = runs[column].dropna().to_numpy(dtype=float)
-                mean = statistics.over_seeds(values)
+                mean = statistics.over_seeds(runs[column])
                 row |= {column: mean.value, f"{column}_low": mean.low, f"{column}_high": mean.high}
             if len(runs):
                 rows.append(row)
@@ -510,41 +488,29 @@ class Analysis(Study):
     @cached_property
     def set_logs(self) -> pd.DataFrame:
         """log metric: a row per (run, epoch) that has evaluation sets, a column per set."""
-        if PRIMARY not in self.eval_sets:
-            return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []], names=["run", "epoch"]))
-        eval_sets = self.eval_sets.assign(log=logarithm(self.eval_sets[PRIMARY]))
-        return eval_sets.pivot(index=["run", "epoch"], columns="eval_set", values="log")
+        sets = self.eval_sets.assign(log=logarithm(self.eval_sets[PRIMARY]))
+        return sets.pivot(index=["run", "epoch"], columns="eval_set", values="log")
+
+    @cached_property
+    def _settled_set_logs(self) -> pd.DataFrame:
+        start = burn_in(int(self.planned.max()))
+        return self.set_logs[self.set_logs.index.get_level_values("epoch") > start]
 
     @cached_property
     def noise(self) -> dict[str, float]:
         """Run -> the measurement variance of one evaluation of its arm, after burn-in."""
-        start = burn_in(int(self.planned.max()))
-        eval_sets = self.set_logs[self.set_logs.index.get_level_values("epoch") > start]
-        noise: dict[str, float] = {}
+        logs, noise = self._settled_set_logs, {}
         for runs in self.runs_of.values():
-            values = eval_sets[eval_sets.index.get_level_values("run").isin(runs)]
-            variance = statistics.noise_variance(values) if len(values) else math.nan
-            noise |= dict.fromkeys(runs, variance)
+            values = logs[logs.index.get_level_values("run").isin(runs)]
+            noise |= dict.fromkeys(runs, statistics.noise_variance(values))
         return noise
 
-    def _crossed(self) -> np.ndarray:
-        """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""
-        eval_sets, start = self.set_logs, burn_in(int(self.planned.max()))
-        epochs = sorted({epoch for _, epoch in eval_sets.index if epoch > start})
-        if eval_sets.shape[1] < 2 or not epochs:
-            return np.empty(0)
-        seeds = sorted(set(self.plan["seed"]))
-        runs = self.plan.set_index([*self.factors, "seed"])["run"].to_dict()
-        cells = [(runs.get((*arm, x)), y) for arm in self.arms for x in seeds for y in epochs]
-        shape = (len(self.arms), len(seeds), len(epochs), eval_sets.shape[1])
-        cube = eval_sets.reindex(cells).to_numpy().reshape(shape)
-        return cube[:, np.isfinite(cube).all(axis=(0, 2, 3))]
-
-    def _per_run(self, rows: dict[str, tuple], names: Sequence[str]) -> pd.DataFrame:
-        """A table of runs, which has its columns even where there is no run yet."""
-        keys = self.plan.set_index("run")[[*self.factors, "seed"]].loc[list(rows)]
-        numbers = pd.DataFrame(list(rows.values()), columns=list(names), index=keys.index)
-        return keys.join(numbers).reset_index()
+    def _per_run(self, rows: dict[str, dict], columns: Sequence[str] = ()) -> pd.DataFrame:
+        """A table of runs; `columns`: those that it has even where there is no run yet."""
+        keys = self.plan.set_index("run")[[*self.factors, "seed"]]
+        keys = keys[keys.index.isin(rows)]
+        numbers = pd.DataFrame([rows[run] for run in keys.index], index=keys.index)
+        return keys.join(numbers if rows else numbers.reindex(columns=columns)).reset_index()
 
 
 def analyse(study: Study) -> Analysis:
@@ -566,33 +532,24 @@ def effect_numbers(effect: Effect) -> dict[str, object]:
     their 95 % t intervals; `p_t` and `p_flip` are those of the ratio, `p_holm` is `p_t` over the
     main effects, NaN elsewhere. `n`: seeds of which every cell is there; `dropped`: the others.
     """
-    contrast = effect.contrast
-    ratio, difference = contrast.ratio, contrast.difference
+    ratio, difference = effect.ratio, effect.difference
     return {
-        "effect": effect_name(effect),
+        "effect": effect.name,
         "factors": len(effect.factors),
-        "ratio": effect.ratio,
+        "ratio": ratio.value,
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
         "difference": difference.value,
         "difference_low": difference.low,
         "difference_high": difference.high,
-        "p_t": contrast.p_t,
-        "p_flip": contrast.p_flip,
-        "p_holm": contrast.p_holm,
-        "improvement": contrast.improvement,
+        "p_t": ratio.p,
+        "p_flip": ratio.p_flip,
+        "p_holm": effect.p_holm,
+        "improvement": effect.improvement,
         "n": len(effect.seeds),
-        "seeds": " ".join(map(str, contrast.seeds)),
-        "dropped": " ".join(map(str, contrast.dropped)),
+        "seeds": " ".join(map(str, effect.seeds)),
+        "dropped": " ".join(map(str, effect.dropped)),
     }
-
-
-def effect_name(effect: Effect) -> str:
-    """`norm=batch against none`, `norm × batch`."""
-    if len(effect.factors) > 1:
-        return effect.contrast.name
-    ((factor, (low, high)),) = effect.contrast.effect.items()
-    return f"{factor}={high} against {low}"
 
 
 def no_verdict(seeds: int) -> str:
@@ -604,8 +561,10 @@ def no_verdict(seeds: int) -> str:
     )
 
 
-def _tuple(arm: object) -> tuple:
-    return arm if isinstance(arm, tuple) else (arm,)
+def _where_least(values: pd.Series, logs: np.ndarray) -> float:
+    """The logarithm at the epoch whose value is lowest; NaN where none is known."""
+    known = np.where(np.isfinite(values), values, math.inf)
+    return float(logs[known.argmin()]) if np.isfinite(known).any() else math.nan
 
 
 def _mean_and_sd(name: str, values: np.ndarray) -> dict[str, float]:

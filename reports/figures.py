@@ -25,8 +25,9 @@ from matplotlib.ticker import (
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dcgan import rundir
-from reports.analysis import Analysis, Effect, arm_name
+from reports.analysis import Analysis, arm_name
 from reports.records import ANALYSES, LOWER_IS_BETTER, PRIMARY, Study, calibrated
+from reports.statistics import Effect
 from reports.tables import ANALYSES as TITLES
 from reports.tables import (
     LN2,
@@ -321,12 +322,12 @@ def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     figure, axis = _rows(list(rows), 0.42)
     axis.axvline(1, color=GREY, linewidth=0.8)
     for y, effect in enumerate(rows.values()):
-        ratio, main = effect.contrast.ratio, len(effect.factors) == 1
-        axis.plot(effect.seeds, [y] * len(effect.seeds), "o", color=GREY, ms=4, alpha=0.5, mew=0)
+        ratio, main = effect.ratio, len(effect.factors) == 1
+        axis.plot(effect.ratios, [y] * ratio.n, "o", color=GREY, ms=4, alpha=0.5, mew=0)
         axis.plot((ratio.low, ratio.high), (y, y), color=GREY, linewidth=2.4 if main else 1.2)
         face = GREY if main else "none"
-        axis.plot(effect.ratio, y, "D", color=GREY, markerfacecolor=face, markersize=7, mew=1.4)
-        said = interval(effect.ratio, ratio.low, ratio.high, 2)
+        axis.plot(ratio.value, y, "D", color=GREY, markerfacecolor=face, markersize=7, mew=1.4)
+        said = interval(ratio.value, ratio.low, ratio.high, 2)
         axis.text(1.02, y, said, transform=axis.get_yaxis_transform(), va="center", fontsize=10)
 
     axis.set_xlabel(f"{label(PRIMARY)}, ratio; above 1 is worse")

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from reports import statistics
-from reports.analysis import Analysis, Effect, no_verdict
+from reports.analysis import Analysis, no_verdict
 from reports.claims import Verdict, Word
 from reports.records import PRIMARY
-from reports.statistics import VERDICT_SEEDS, Estimate
+from reports.statistics import VERDICT_SEEDS, Effect, Estimate
 from reports.tables import (
     LN2,
     LOSSES,
@@ -92,14 +92,14 @@ def _effects(study: Analysis) -> list[str]:
         if len(some) == 1:
             text = f"{_subject(some[0])} multiplies {PRIMARY} by {_times(study, some[0])}"
         else:
-            some = sorted(some, key=lambda effect: -effect.ratio)
+            some = sorted(some, key=lambda effect: -effect.ratio.value)
             parts = [f"{_times(study, x)} by {prose(factor, _high(x))}" for x in some]
-            base = prose(factor, some[0].contrast.effect[factor][0])
+            base = prose(factor, some[0].levels[factor][0])
             text = f"Against {base}, {PRIMARY} is multiplied by {join(parts)}"
         if factor == "batch" and len(some) == len(updates.get(factor, [])) == 1:
             text += f" at equal epochs, and by {_times(study, updates[factor][0], p=False)}"
             text += " at equal updates"
-        unclear = [effect for effect in some if effect.contrast.p_holm >= ALPHA]
+        unclear = [effect for effect in some if effect.p_holm >= ALPHA]
         established = not enough(study) or len(unclear) < len(some)
         sentences.append(text + ("." if established else ": not established."))
     return sentences
@@ -115,12 +115,12 @@ def _main_effects(effects: list[Effect]) -> dict[str, list[Effect]]:
 
 
 def _high(effect: Effect) -> object:
-    return effect.contrast.effect[effect.factors[0]][1]
+    return effect.levels[effect.factors[0]][1]
 
 
 def _subject(effect: Effect) -> str:
     """`BatchNorm on D's output`, `Batch 512 instead of batch 128`."""
-    ((factor, (low, high)),) = effect.contrast.effect.items()
+    ((factor, (low, high)),) = effect.levels.items()
     usual = f"{prose(factor, high)} instead of {prose(factor, low)}"
     text = SUBJECTS.get(f"{factor}={high}", usual)
     return text if "=" in text.split()[0] else text[0].upper() + text[1:]
@@ -134,10 +134,11 @@ def _with(factor: str, level: object) -> str:
 
 def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:
     """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
-    if not enough(study) or len(effect.seeds) < 2:
-        above = int((effect.seeds > 1).sum())
-        return f"{digits(effect.ratio)} (above 1 in {above} of {count(len(effect.seeds), 'seed')})"
-    ratio, p_holm = effect.contrast.ratio, p_value(effect.contrast.p_holm)
+    if not enough(study) or effect.ratio.n < 2:
+        above = int((effect.ratios > 1).sum())
+        seeds = count(effect.ratio.n, "seed")
+        return f"{digits(effect.ratio.value)} (above 1 in {above} of {seeds})"
+    ratio, p_holm = effect.ratio, p_value(effect.p_holm)
     said = f", p {'< ' + p_holm[1:] if p_holm.startswith('<') else '= ' + p_holm}" if p else ""
     return f"{digits(ratio.value)} ({digits(ratio.low)} to {digits(ratio.high)}{said})"
 

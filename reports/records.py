@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
@@ -45,15 +45,6 @@ class Mixed(BadInput):
     """Two runs measured the same metric in different ways."""
 
 
-class Missing(NamedTuple):
-    """A planned run whose last epoch has not been committed."""
-
-    run: str  # its folder, relative to the study's
-    committed: int  # epochs
-    planned: int
-    status: str  # "not begun", "unfinished" or "diverged"
-
-
 @dataclass(frozen=True)
 class Study:
     """All committed epochs of one study.
@@ -78,7 +69,6 @@ class Study:
     calibration: pd.DataFrame
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
     runs: list[Path]  # with at least a run.json
-    missing: list[Missing]
     factors: list[str]  # columns that tell the arms apart, in the order of the study
     arms: list[tuple]  # the levels of these, of every arm that was begun or planned
     plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
@@ -90,6 +80,12 @@ class Study:
     def baseline(self) -> str | None:
         """The named arm that the others are compared with; None where factors are crossed."""
         return self.arms[0][0] if self.factors == ["arm"] else None
+
+    @property
+    def missing(self) -> list[tuple]:
+        """The planned runs whose last epoch is not committed: `run`, `committed`, `planned`, ..."""
+        rows = self.plan[self.plan["committed"] < self.plan["planned"]]
+        return list(rows[["run", "committed", "planned", "status"]].itertuples(index=False))
 
 
 def load(folder: Path) -> Study:
@@ -146,25 +142,17 @@ def assemble(
         plan.append(keys[name] | {"planned": length, "committed": len(epochs), "status": status})
 
     columns = ["run", *dict.fromkeys(factors + ARM), "seed"]
-    clock, per_set = (
-        [*columns, "epoch", "images", "steps", "status"],
-        [*columns, "epoch", "eval_set"],
-    )
-    scores = _scores(rows, [*clock, *LOSSES, *TIMES])
+    clock, of_sets = ["epoch", "images", "steps", "status"], [*columns, "epoch", "eval_set"]
+    scores = _scores(rows, [*columns, *clock, *LOSSES, *TIMES])
     return Study(
         folder=folder,
         info=info,
-        frame=_frame(rows, clock, [*LOSSES, *scores, *TIMES]),
+        frame=_frame(rows, [*columns, *clock], [*LOSSES, *scores, *TIMES]),
         curves=_frame(points, [*columns, "images"], CURVE[1:]),
-        eval_sets=_frame(eval_sets, per_set, _scores(eval_sets, per_set)),
+        eval_sets=_frame(eval_sets, of_sets, _scores(eval_sets, of_sets)),
         calibration=_calibration(folder / rundir.CALIBRATION, calibration, identities),
         identities=identities,
         runs=[folder / name for name in names],
-        missing=[
-            Missing(*(run[key] for key in Missing._fields))
-            for run in plan
-            if run["committed"] < run["planned"]
-        ],
         factors=factors,
         arms=list(dict.fromkeys(tuple(key[x] for x in factors) for key in keys.values())),
         plan=pd.DataFrame(plan, columns=[*columns, "planned", "committed", "status"]),
@@ -419,5 +407,5 @@ def _frame(rows: list[dict[str, Any]], keys: list[str], numbers: list[str]) -> p
 def _scores(rows: list[dict[str, Any]], others: list[str]) -> list[str]:
     """The metrics of some rows, known ones first; `others`: what is no metric."""
     names = dict.fromkeys(key for row in rows for key in row)
-    known = [name for name in LOWER_IS_BETTER if name in names]
+    known = [name for name in LOWER_IS_BETTER if name in names or name == PRIMARY]
     return known + [name for name in names if name not in {*known, *others}]

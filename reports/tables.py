@@ -23,14 +23,13 @@ from reports.analysis import (
     RELAPSE,
     THRESHOLDS,
     Analysis,
-    Effect,
     arm_name,
     effect_numbers,
     no_verdict,
 )
 from reports.claims import Verdict
 from reports.records import OWN_CLASSES, PRIMARY, Study, calibrated
-from reports.statistics import AXES, VERDICT_SEEDS, Estimate, burn_in
+from reports.statistics import AXES, VERDICT_SEEDS, Effect, Estimate, burn_in
 
 INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 FID_METRICS = ["fid", "is", "kid", "fd_cifar", "cs_cifar", "kd_cifar"]
@@ -331,8 +330,8 @@ def table_of(metric: str) -> str:
 def effect_text(effect: Effect) -> str:
     """`output BatchNorm`, `batch 512 against 128`, `norm × batch`."""
     if len(effect.factors) > 1:
-        return effect.contrast.name
-    ((factor, (low, high)),) = effect.contrast.effect.items()
+        return effect.name
+    ((factor, (low, high)),) = effect.levels.items()
     text = prose(factor, high)
     return text if f"{factor}={high}" in PROSE else f"{text} against {low}"
 

@@ -389,8 +389,8 @@ def test_few_seeds_get_no_verdict_and_are_told_why(grid, seeds, least):
         assert any(f"cannot be below {least}" in note for note in tables_of(few)[name].notes)
         assert not any("verdict" in note for note in tables_of(grid)[name].notes)
     (first, *_), own = few.last_effects["fd_cifar"], [*map(norm_effect, range(seeds))]
-    assert first.seeds == pytest.approx(own, rel=1e-12)
-    assert first.ratio == pytest.approx(np.exp(np.mean(np.log(own))), rel=1e-12)
+    assert first.ratios == pytest.approx(own, rel=1e-12)
+    assert first.ratio.value == pytest.approx(np.exp(np.mean(np.log(own))), rel=1e-12)
 
 
 def row(table, norm):

@@ -44,10 +44,10 @@ def test_crossed_factors_have_no_baseline(study_folder):
 
 def test_the_sentences_compare_every_arm_with_the_baseline(named):
     effects = named.last_effects["fd_cifar"]
-    assert [x.contrast.effect for x in effects] == [
+    assert [x.levels for x in effects] == [
         {"arm": ("baseline", "plain-gan")}, {"arm": ("baseline", "relu-d")},
     ]  # fmt: skip
-    assert [x.ratio for x in effects] == pytest.approx([2.0, 0.99])
+    assert [x.ratio.value for x in effects] == pytest.approx([2.0, 0.99])
     assert findings.findings(named).headline[0] == (
         "Against baseline, fd_cifar is multiplied by 2.00 (2.00 to 2.00, p = 0.016) by plain-gan "
         "and 0.990 (0.990 to 0.990, p = 0.016) by relu-d."

@@ -166,7 +166,7 @@ def test_eval_sets_are_the_scores_of_each_epoch_and_set(make_study, tmp_path):
     assert study.eval_sets["fd_cifar"].isna().sum() == 3  # the epoch that diverged
 
     empty = records.load(make_study(tmp_path / "none", **SMALL)).eval_sets
-    assert list(empty.columns) == SET_KEYS
+    assert list(empty.columns) == [*SET_KEYS, "fd_cifar"]
     assert len(empty) == 0
 
 
