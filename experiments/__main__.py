@@ -14,17 +14,12 @@ Each command has its own --help.
 
 import os
 import re
-import shlex
-import shutil
 import sys
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partial
-from importlib.util import find_spec
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments import signals
 
@@ -37,14 +32,9 @@ if __name__ == "__main__":
 import click
 from rich.console import Console
 
-from dcgan import cli, rundir
-from dcgan.cli import PATH, POSITIVE, BadInput, Result, choose_device, options
+from dcgan import cli
+from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
 from experiments import grid
-
-if TYPE_CHECKING:
-    from dcgan.data import Images
-
-TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
 
 experiments_group = cli.Group(
     "experiments", __doc__, renamed={"banks": "resample, and its option --sets"}
@@ -71,65 +61,78 @@ def _share(context: click.Context, option: click.Parameter, value: float) -> flo
     return value
 
 
+def option(name: str, metavar: str | None, text: str, **more: Any) -> Callable:
+    return click.option(name, metavar=metavar, help=text, **more)
+
+
 def out_option(text: str) -> Callable:
-    return click.option("--out", metavar="DIR", type=PATH, default=Path("runs"), help=text)
+    return option("--out", "DIR", text, type=PATH, default=Path("runs"))
 
 
 def threads_option(text: str) -> Callable:
-    return click.option("--threads", metavar="N", type=POSITIVE, default=1, help=text)
+    return option("--threads", "N", text, type=POSITIVE, default=1)
+
+
+def of_study(command: Callable) -> Callable:
+    """Add STUDY and --out to a command, which gets the folder of the study that they name."""
+
+    @wraps(command)
+    def on_folder(study: str | None, out: Path, **given: Any) -> Any:
+        return command(find_study(study, out), **given)
+
+    given = out_option("folder of studies, of which the newest one is taken")
+    return options(click.argument("study", required=False), given)(on_folder)
+
+
+def find_study(name: str | None, out: Path) -> Path:
+    """The named study folder, or the newest one; the record of a bench is taken as it is."""
+    if name:
+        if (Path(name) / "study.json").exists() or name.endswith(".json"):
+            return Path(name)
+        raise BadInput(f"{name} is not a study: it has no study.json")
+    studies = sorted(out.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
+    if not studies:
+        raise BadInput(f"{out} holds no study: make ablation starts one")
+    return studies[-1].parent
 
 
 KEYS = "\b\nKeys of key=value, their values, and defaults where the scale sets none:\n" + "\n".join(
     f"  {key:<18}{values:<36}{default}" for key, values, default in grid.keys()
 )
-DATA = click.option(
+DATA = option(
     "--data",
-    help="cifar10, a folder or zip of images, or shapes; default: what lies in the folder data, or "
+    "DATA",
+    "cifar10, a folder or zip of images, or shapes; default: what lies in the folder data, or "
     "else cifar10, which is downloaded once; where it cannot be, smoke and small take shapes",
 )
-TEST = click.option(
+TEST = option(
     "--test",
-    metavar="DATA",
-    help="real images to calibrate scores by, never trained on; default: CIFAR-10's test split "
+    "DATA",
+    "real images to calibrate scores by, never trained on; default: CIFAR-10's test split "
     "where --data is cifar10, else the second half of the images",
 )
-DEVICE = click.option(
-    "--device",
-    metavar="NAME",
-    help="cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none",
-)
-JOBS = click.option(
-    "--jobs",
-    metavar="N",
-    type=POSITIVE,
-    help="runs at a time; default: one a core, or one on a GPU, or as many as Ray can take",
-)
+GPU = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
+DEVICE = option("--device", "NAME", GPU)
+AT_A_TIME = "runs at a time; default: one a core, or one on a GPU, or as many as Ray can take"
+JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
+SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 for a command on a GPU"
+FEW = click.IntRange(1, 1_000)
 of_grid = options(
     click.argument("words", metavar="[KEY=VALUE]...", nargs=-1),
-    click.option(
-        "--scale",
-        metavar="NAME",
-        help=f"{', '.join(grid.scales())}; default: small, or cifar32 for a command on a GPU",
-    ),
-    click.option("--seeds", metavar="N", type=int, help="runs of each arm; default: the scale's"),
+    option("--scale", "NAME", SCALES),
+    option("--seeds", "N", "runs of each arm; default: the scale's", type=FEW),
 )
-of_study = options(
-    click.argument("study", required=False),
-    out_option("folder of studies, of which the newest one is taken"),
-)
+PICTURED = "pictures of the lowest seed of each arm, of all or of none"
+EPOCHS = "pictures of these epochs alone, such as 1,2,5,10; default: of all"
 of_samples = options(
-    click.option(
+    option(
         "--samples",
+        None,
+        PICTURED,
         type=click.Choice(["lowest", "all", "none"]),
         default="lowest",
-        help="pictures of the lowest seed of each arm, of all or of none",
     ),
-    click.option(
-        "--sample-epochs",
-        metavar="LIST",
-        callback=_whole_numbers,
-        help="pictures of these epochs alone, such as 1,2,5,10; default: of all",
-    ),
+    option("--sample-epochs", "LIST", EPOCHS, callback=_whole_numbers),
 )
 
 
@@ -149,9 +152,11 @@ A factor takes one or more of its levels, as batch=128,512 does; any other key t
     python -m experiments {name} --scale small --seeds 8
     python -m experiments {name} seed=3 epochs=4
 """
+CLUSTER = "auto or HOST:PORT of a running cluster; default: RAY_ADDRESS, or Ray is started here"
+PART = "of Ray's, a part of one or a whole number"
 of_training = options(
     of_grid,
-    click.option("--epochs", metavar="N", type=int, help="of each run; default: the scale's"),
+    option("--epochs", "N", "of each run; default: the scale's", type=int),
     DATA,
     TEST,
     DEVICE,
@@ -163,231 +168,24 @@ of_training = options(
         default="local",
         help="processes of this machine, or Ray",
     ),
-    click.option(
-        "--ray-address",
-        metavar="HOST:PORT",
-        envvar="RAY_ADDRESS",
-        help="auto or HOST:PORT of a running cluster; default: RAY_ADDRESS, or Ray is started here",
-    ),
-    click.option(
-        "--gpus-per-run",
-        metavar="X",
-        type=float,
-        default=1.0,
-        callback=_share,
-        help="of Ray's, a part of one or a whole number",
-    ),
+    option("--ray-address", "HOST:PORT", CLUSTER, envvar="RAY_ADDRESS"),
+    option("--gpus-per-run", "X", PART, type=float, default=1.0, callback=_share),
     out_option("folder of studies and cache"),
     click.option("--plan", "plan_only", is_flag=True, help="print the plan and stop"),
 )
 
 
-def train_study(
-    name: str,
-    words: tuple[str, ...],
-    scale: str | None,
-    seeds: int | None,
-    epochs: int | None,
-    data: str | None,
-    test: str | None,
-    device: str | None,
-    threads: int,
-    out: Path,
-    plan_only: bool,
-    **engine: Any,
-) -> Result:
+def train_study(name: str, **given: Any) -> Result:
     """Plan a study, run what is missing, build its report."""
-    from experiments import tracking
+    from experiments.study import train
 
-    # What can be refused without PyTorch is refused first; only a scale may depend on the device.
-    if scale is None:
-        scale = "small" if _device(device) == "cpu" else "cifar32"
-    words = [*words, *([] if epochs is None else [f"epochs={epochs}"])]
-    study = grid.define(name, scale, seeds, words)
-    _check(grid.runs(study)[0].config, data, test, out)
-
-    # Now what takes time: W&B's answer, PyTorch, the images, the plan.
-    asked = tracking.ask()
-    console, device = Console(highlight=False), _device(device)
-    with waiting("Loading PyTorch"):
-        from eval.calibration import held_out
-        from experiments import launch
-        from experiments.plan import as_data, make_plan, say
-    with waiting("Asking W&B"):
-        to = tracking.destination(asked)
-        os.environ |= to.environ  # for every process that mirrors a run
-    images, held_out_images = _load(data, test, scale, out / "cache", console)
-    study = grid.fit(study, images.name, images.sha256, len(images.pixels))
-    _check_same(out / study.folder, images, data)
-    with waiting("Measuring how long an epoch takes"):
-        max_parallel, execute, where = _engine(device, threads, **engine)
-        plan = make_plan(study, images, out, device, max_parallel, threads, to.mode)
-        job = plan.jobs[0]
-        held = None
-        if any(plan.missing) and (held_out_images or not plan_only):
-            held = held_out(images, held_out_images, job.config, job.side)
-    free = shutil.disk_usage(_existing(plan.folder)).free
-    for line in say(plan, images, where, tracking.describe(to, plan.folder), free):
-        console.print(line, soft_wrap=True, markup=False)
-    done = {"folder": plan.folder, "plan": as_data(plan, images, to.mode)}
-    if plan_only:
-        return 0, done
-
-    began, failed = time.monotonic(), {}
-    with rundir.owned(plan.folder):
-        if any(plan.missing):
-            launch.prepare_study(plan, images, held_out_images, held)
-            failed = execute(plan, console)
-    seconds = time.monotonic() - began
-    code = _finish(console, plan.folder, failed, len(plan.runs), seconds, to)
-    done |= {"done": len(plan.runs) - len(failed), "failed": failed, "seconds": seconds}
-    return code, done | {"report": plan.folder / "report" / "index.html"}
+    return train(name, **given)
 
 
-for _name in grid.studies():
+for _name in grid.names("studies"):
     experiments_group.command(_name, help=STUDY.format(name=_name), epilog=KEYS)(
         of_training(partial(train_study, _name))
     )
-
-
-def waiting(text: str) -> AbstractContextManager:
-    """On a terminal something moves beside a text; elsewhere nothing is said."""
-    return Console(stderr=True).status(text)
-
-
-def _device(wanted: str | None) -> str:
-    import torch
-
-    return choose_device(wanted, torch.cuda.device_count())
-
-
-def _check(config: Any, data: str | None, test: str | None, out: Path) -> None:
-    """Refuse what can be refused without PyTorch: the folder, absent data, absent weights."""
-    from dcgan import sources
-    from eval.fetch import find_inception
-
-    if not _existing(out).is_dir():
-        raise BadInput(f"--out {out}: {_existing(out)} is not a folder")
-    for source in (data, test):
-        if source not in (None, "cifar10"):
-            kind, path = sources.find(source, out / "cache")
-            if kind == "zip":
-                sources.count(kind, path)
-    if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
-        find_inception()
-
-
-def _existing(folder: Path) -> Path:
-    return folder if folder.exists() else _existing(folder.absolute().parent)
-
-
-def _load(
-    data: str | None, test: str | None, scale: str, cache: Path, console: Console
-) -> tuple["Images", "Images | None"]:
-    """The images to train on, and those that are held out, if they are a set of their own.
-
-    Where CIFAR-10 cannot be had, a trial takes shapes and says why.
-    """
-    from dcgan.data import load, load_test
-    from dcgan.sources import NoCifar10
-
-    try:
-        images = load(data, cache)
-    except NoCifar10 as error:
-        if scale not in TRIALS:
-            raise BadInput(f"{error}; --data names other images") from error
-        console.print(f"{error}: the images are shapes.", markup=False, soft_wrap=True)
-        images = load("shapes", cache)
-    if test:
-        return images, load(test, cache)
-    return images, load_test(data, cache) if images.kind == "cifar10" else None
-
-
-def _check_same(folder: Path, images: "Images", source: str | None) -> None:
-    """Refuse other images under a name that a study in this place has already."""
-    path, here = folder / "study.json", images.sha256
-    if not path.exists():
-        return
-    try:
-        stored = str(rundir.unseal(path)["data"]["sha256"])
-    except (KeyError, TypeError) as error:
-        raise rundir.Damaged(f"{path}: lacks the SHA-256 of its data") from error
-    if stored != here:
-        raise BadInput(
-            f"{folder} is a study of other images that were called {images.name!r} as well: their "
-            f"SHA-256 is {stored[:12]}..., that of {source or 'these'} is {here[:12]}...; rename "
-            "these or name another --out"
-        )
-
-
-def _engine(
-    device: str,
-    threads: int,
-    jobs: int | None,
-    engine: str,
-    ray_address: str | None,
-    gpus_per_run: float,
-) -> tuple[int, Callable[..., dict], str]:
-    """Runs at a time, the function that runs what is missing, and where, for the plan."""
-    from experiments import launch
-
-    if engine == "local":
-        return jobs or (launch.cores() if device == "cpu" else 1), launch.execute, ""
-
-    # Ray is an extra.
-    if find_spec("ray") is None:
-        raise BadInput("--engine ray needs the package ray, which make setup installs")
-    from experiments import ray_engine
-
-    if device not in ("cpu", "cuda"):
-        raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
-    where = {"address": ray_address, "gpus_per_run": gpus_per_run}
-    max_parallel = ray_engine.max_parallel(device, threads, **where)
-    text = f" on Ray, {ray_address or 'started here'}"
-    return jobs or max_parallel, partial(ray_engine.execute, **where), text
-
-
-def _finish(
-    console: Console, study: Path, failed: dict[str, str], runs: int, seconds: float, to: Any
-) -> int:
-    """Build the report and mirror it, name what failed, show the scores, say what to type next."""
-    from experiments import progress, status, tracking
-
-    took = progress.duration(seconds)
-    console.print(f"{runs - len(failed)} of {runs} runs are done, in {took}.")
-    console.print("The report is being built.")
-    code = _report(study)
-    in_sweep = "WANDB_SWEEP_ID" in os.environ  # whose agents see one run each
-    mirror = tracking.start_report(study, "disabled" if code or in_sweep else to.mode)
-    if why := mirror.finish():
-        console.print(f"W&B: {why}", markup=False, soft_wrap=True)
-    for run, why in failed.items():
-        console.print(f"failed: {run}: {why}", style="bold red", markup=False, soft_wrap=True)
-    if failed:
-        console.print("The same command tries them again; error.txt in a run's folder says more.")
-    status.show_scores(study, console)
-    if to.mode == "disabled":
-        return 1 if failed or code else 0
-    named = f"STUDY={shlex.quote(str(study))}"
-    console.print("\nNext:")
-    console.print("the runs in W&B's terminal dashboard, no account needed:")
-    console.print(f"  make dashboard {named}", markup=False, soft_wrap=True)
-    if to.mode == "offline":
-        console.print("the runs in W&B, with an account:")
-        console.print(f"  make sync {named}", markup=False, soft_wrap=True)
-    if to.url:
-        console.print(f"the runs in W&B:\n  {to.url}", markup=False, soft_wrap=True)
-    return 1 if failed or code else 0
-
-
-def _report(study: Path) -> int:
-    """The report has a process of its own, for it must not need what training needs.
-
-    Where our stdout goes to stderr, as with --json, its does too.
-    """
-    sys.stdout.flush()
-    command = [sys.executable, "-m", "reports", "--from", str(study)]
-    return signals.call(command, stdout=2 if sys.stdout is sys.stderr else None)
 
 
 # --- Runs that exist ------------------------------------------------------------------------------
@@ -395,7 +193,7 @@ def _report(study: Path) -> int:
 
 @experiments_group.command("status")
 @of_study
-def show_status(study: str | None, out: Path) -> Result:
+def show_status(study: Path) -> Result:
     """Say where a study stands. Reads only, at any time, from any terminal.
 
       done       every epoch is committed
@@ -415,21 +213,19 @@ def show_status(study: str | None, out: Path) -> Result:
     """
     from experiments import status
 
-    found = status.look(_study(study, out))
+    seen = status.look(study)
     if sys.stdout is not sys.stderr:
-        status.show(found, Console(highlight=False))
-    return 0, asdict(found)
+        status.show(seen, Console(highlight=False))
+    return 0, asdict(seen)
 
 
 @experiments_group.command("reproduce")
 @click.argument("run", metavar="RUN")
-@click.option("--data", help="what it was trained on; default: CIFAR-10, or shapes")
-@click.option(
-    "--to", metavar="DIR", type=PATH, default=Path("runs/reproduced"), help="OUT of that command"
-)
+@option("--data", "DATA", "what it was trained on; default: CIFAR-10, or shapes")
+@option("--to", "DIR", "OUT of that command", type=PATH, default=Path("runs/reproduced"))
 @out_option("where a name is looked for")
 @click.option("--print", "print_only", is_flag=True, help="print the command and stop")
-def reproduce_run(run: str, data: str | None, to: Path, out: Path, print_only: bool) -> Result:
+def reproduce_run(**given: Any) -> Result:
     """Make one run again, and compare every epoch with what it was, byte by byte.
 
     RUN is a run's folder in a study of OUT or of reports/published, its name as W&B and the page
@@ -446,69 +242,18 @@ def reproduce_run(run: str, data: str | None, to: Path, out: Path, print_only: b
 
     Exit code 1 where the bytes differ and the machine does not.
     """
-    from experiments import reproduce
-    from experiments.publish import PUBLISHED
+    from experiments.reproduce import make_again
 
-    old = reproduce.find(run, [out, PUBLISHED])
-    made = reproduce.recipe(old)
-    if data is None and made.data["kind"] == "shapes":
-        data = "shapes"
-    unknown = data is None and made.data["name"] != grid.NATIVE_DATA  # which needs no option
-    given = ["--data", "DATA" if unknown else data] if unknown or data else []
-    words = [*made.words, *given, "--out", str(to)]
-    done = {"command": ["python", "-m", "experiments", *words], **asdict(made)}
-    print(shlex.join(done["command"]))
-    _print_facts(made)
-    if print_only:
-        return 0, done
-
-    # The run is made where it is not yet, and of the same images.
-    new = to / made.folder
-    if unknown:
-        raise BadInput(f"--data: name the images that {old} was trained on, {made.data['name']}")
-    if new.parents[1].resolve() == old.resolve().parents[1]:
-        raise BadInput(f"--to {to}: is where {old} lies")
-    if reproduce.epochs_of(new) >= reproduce.epochs_of(old):
-        raise BadInput(f"--to {to}: holds this run already; name another folder, or remove it")
-    from dcgan.data import load
-
-    here, there = load(data, to / "cache").sha256, made.data["sha256"]
-    if here != there:
-        sums = f"its SHA-256 is {here[:12]}..., that of the run's is {there[:12]}..."
-        raise BadInput(f"--data {data or made.data['name']}: {sums}")
-
-    # W&B has the run already, under this very id.
-    os.environ["WANDB_MODE"] = "disabled"
-    print(flush=True)
-    command = [sys.executable, "-m", "experiments", *words]
-    if code := signals.call(command, stdout=2 if sys.stdout is sys.stderr else None):
-        return code, done
-    found = reproduce.compare(old, new)
-    print(f"\n{old} against {new}:\n{found}")
-    unexplained = found.same < found.epochs and not found.fingerprint
-    return int(unexplained), done | {"made": new, **asdict(found)}
-
-
-def _print_facts(made: Any) -> None:
-    """What a run was made with: data, machine, packages, commit."""
-    print(f"  data      {made.data['name']}, {made.data['images']:,} images, ", end="")
-    print(f"SHA-256 {made.data['sha256']}")
-    for name, facts in (("machine", made.fingerprint), ("packages", made.versions)):
-        print(f"  {name:<10}{', '.join(f'{key} {value}' for key, value in facts.items())}")
-    print(f"  commit    {made.commit}")
+    return make_again(**given)
 
 
 @experiments_group.command("resample")
 @of_study
-@click.option(
-    "--sets", metavar="N", type=click.IntRange(min=2), default=3, help="of a run, with its own"
-)
+@option("--sets", "N", "of a run, with its own", type=click.IntRange(min=2), default=3)
 @DEVICE
 @JOBS
 @threads_option("as the runs had")
-def resample_runs(
-    study: str | None, out: Path, sets: int, device: str | None, jobs: int | None, threads: int
-) -> Result:
+def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
     """Score the kept generators of every finished run again, on noise of their own.
 
     Set 0 is the scoring that a run did itself; sets 1, 2, ... have the same number of images, the
@@ -520,36 +265,17 @@ def resample_runs(
 
         python -m experiments resample runs/ablation-small --sets 5
     """
-    folder, console = _study(study, out), Console(highlight=False)
-    device = _device(device)
-    with waiting("Loading PyTorch"):
-        from experiments import launch, progress, resample
-        from experiments.run import prepare, references
+    from experiments.study import available, waiting
 
-    max_parallel = jobs or (launch.cores() if device == "cpu" else 1)
-    plan, failed = resample.make_plan(folder, sets, device, threads), {}
-    scorings = sum(task.scorings for task in plan.tasks.values())
-    took = progress.duration(scorings * plan.seconds / max_parallel)
-    console.print(
-        f"{len(plan.tasks)} runs are to be scored, {scorings} times in all, in about {took}; "
-        f"{plan.done} are done, {plan.unfinished} are unfinished, "
-        f"{plan.without} kept no generator.",
-        soft_wrap=True,
-    )
-    if plan.tasks:
-        with rundir.owned(folder):
-            prepare(device, threads)
-            references(next(iter(plan.tasks.values())).job)  # once, before the workers need it
-            failed = resample.execute(plan, max_parallel, console)
-    if failed:
-        console.print(f"{len(failed)} runs failed; the same command tries them again.")
-    counts = {"done": plan.done, "unfinished": plan.unfinished, "without": plan.without}
-    return int(bool(failed)), {"scored": len(plan.tasks) - len(failed), **counts, "failed": failed}
+    device = available(device)
+    with waiting("Loading PyTorch"):
+        from experiments.resample import score_study
+    return score_study(study, device=device, **given)
 
 
 @experiments_group.command("bench")
 @click.argument("parts", metavar="[PART]...", nargs=-1)
-@click.option("--only", metavar="PART", help="this part, and those that follow; default: all")
+@option("--only", "PART", "this part, and those that follow; default: all")
 @click.option("--quick", is_flag=True, help="everything tiny: do the parts work?")
 @click.option("--data", default="shapes", help="the images of `epoch` and `commands`")
 @DEVICE
@@ -581,9 +307,11 @@ def bench_machine(
         python -m experiments bench
         python -m experiments bench --only training epoch
     """
-    if not _existing(out).is_dir():
-        raise BadInput(f"--out {out}: {_existing(out)} is not a folder")
-    device = _device(device)
+    from dcgan import rundir
+    from experiments.study import available, check_out
+
+    check_out(out)
+    device = available(device)
     from experiments.bench import PARTS, Bench, write
 
     asked = [*([only] if only else []), *parts] or list(PARTS)
@@ -601,7 +329,7 @@ def bench_machine(
 @experiments_group.command("publish")
 @of_study
 @of_samples
-def publish(study: str | None, out: Path, samples: str, sample_epochs: list[int] | None) -> Result:
+def publish(study: Path, **given: Any) -> Result:
     """Copy the records of a study to reports/published, and build its report there.
 
     Records and samples are checked by their hashes; states and generators stay behind. What a
@@ -610,30 +338,29 @@ def publish(study: str | None, out: Path, samples: str, sample_epochs: list[int]
         python -m experiments publish runs/ablation-small
         python -m experiments publish runs/bench/cpu.json
     """
-    from experiments.publish import PUBLISHED, publish_bench, publish_study
+    from experiments import publish
+    from experiments.study import report
 
-    if study and study.endswith(".json"):
-        print(f"wrote {(path := publish_bench(Path(study)))}")
+    if study.suffix == ".json":
+        print(f"wrote {(path := publish.publish_bench(study))}")
         return 0, {"file": path}
-    folder = _study(study, out)
-    target = PUBLISHED / folder.name
-    publish_study(folder, target, samples, sample_epochs)
-    return _report(target), {"folder": target, "report": target / "report" / "index.html"}
+    target = publish.PUBLISHED / study.name
+    publish.publish_study(study, target, **given)
+    return report(target), {"folder": target, "report": target / "report" / "index.html"}
 
 
 @experiments_group.command("export")
 @of_study
 @of_samples
-@click.option(
+@option(
     "--seeds",
-    metavar="LIST",
+    "LIST",
+    "whole seeds alone, such as 0,3; default: whatever is committed",
     callback=_whole_numbers,
-    help="whole seeds alone, such as 0,3; default: whatever is committed",
 )
 @click.option("-o", "--file", metavar="FILE.zip", type=PATH, required=True, help="what to write")
 def export_study(
-    study: str | None,
-    out: Path,
+    study: Path,
     samples: str,
     sample_epochs: list[int] | None,
     seeds: list[int] | None,
@@ -650,10 +377,9 @@ def export_study(
     """
     from experiments import archive
 
-    folder = _study(study, out)
     if file.is_dir():
         raise BadInput(f"--file {file}: is a folder")
-    archive.pack(folder, file, samples, seeds, sample_epochs)
+    archive.pack(study, file, samples, seeds, sample_epochs)
     size = file.stat().st_size
     print(f"wrote {file}, {size / 1e6:.1f} MB")
     return 0, {"file": file, "bytes": size}
@@ -671,23 +397,11 @@ def import_study(files: tuple[Path, ...], out: Path) -> Result:
         python -m experiments import small.zip --out runs
         python -m experiments import small-*.zip --out runs
     """
-    from experiments import archive
-    from experiments.publish import PUBLISHED, publish_study
+    from experiments.publish import import_archives
+    from experiments.study import report
 
-    done: dict[Path, list[dict[str, Any]]] = {}
-    if absent := [path for path in files if not path.is_file()]:
-        raise BadInput(f"{absent[0]}: no such file")
-    for path in files:
-        merged = archive.merge(path, out)
-        new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
-        print(f"{path} -> {merged.study}: {new}.")
-        done.setdefault(merged.study, []).append(asdict(merged) | {"file": path})
-    code = 0
-    for study in done:
-        # A published study stays one: the sums of all files, the pictures of the lowest seeds.
-        if out.resolve() == PUBLISHED.resolve():
-            publish_study(study, study)
-        code = max(code, _report(study))
+    done = import_archives(files, out)
+    code = max(report(study) for study in done)
     return code, {"imported": [merged for study in done.values() for merged in study]}
 
 
@@ -696,7 +410,7 @@ def import_study(files: tuple[Path, ...], out: Path) -> Result:
 
 @experiments_group.command("dashboard", offers_json=False)
 @of_study
-def dashboard(study: str | None, out: Path) -> Result:
+def dashboard(study: Path) -> Result:
     """Look at the runs of a study in W&B's terminal dashboard; needs no account.
 
     Reads the offline runs in the study's folder `wandb`. W&B's own program takes the terminal.
@@ -705,12 +419,12 @@ def dashboard(study: str | None, out: Path) -> Result:
     """
     from experiments import tracking
 
-    return tracking.run_wandb(_study(study, out), "leet"), {}
+    return tracking.run_wandb(study, "leet"), {}
 
 
 @experiments_group.command("sync", offers_json=False)
 @of_study
-def sync(study: str | None, out: Path) -> Result:
+def sync(study: Path) -> Result:
     """Upload the offline runs of a study to W&B; needs an account.
 
     Each run keeps its id: a second upload, or one after more epochs, makes no second run.
@@ -719,12 +433,12 @@ def sync(study: str | None, out: Path) -> Result:
     """
     from experiments import tracking
 
-    return tracking.run_wandb(_study(study, out), "sync", "--yes"), {}
+    return tracking.run_wandb(study, "sync", "--yes"), {}
 
 
 @experiments_group.command("workspace")
 @of_study
-def workspace(study: str | None, out: Path) -> Result:
+def workspace(study: Path) -> Result:
     """Build panels for W&B, a workspace and a report; saved where there is an account.
 
     Scores by arm with bands over seeds, fluctuation, losses, samples, a table of the runs. Written
@@ -734,23 +448,25 @@ def workspace(study: str | None, out: Path) -> Result:
     """
     from experiments import tracking
 
-    folder = _study(study, out)
     to = tracking.destination(tracking.ask())
-    os.environ |= tracking.environment(folder) | to.environ | {"WANDB_SILENT": "true"}
+    os.environ |= tracking.environment(study) | to.environ | {"WANDB_SILENT": "true"}
     try:
         from experiments.workspace import make  # only now W&B, which reads its folders once
     except ImportError as error:
         raise BadInput("workspace needs wandb-workspaces: make setup installs it") from error
-    return make(folder, to)
+    return make(study, to)
+
+
+LIKEWISE = "of every run; default: that of the study's command"
 
 
 @experiments_group.command("sweep")
-@click.argument("study", type=click.Choice(grid.studies()))
+@click.argument("study", type=click.Choice(grid.names("studies")))
 @of_grid
-@click.option("--data", help="of every run; default: that of the study's command")
-@click.option("--test", metavar="DATA", help="of every run; default: likewise")
-@click.option("--device", metavar="NAME", help="of every run; default: likewise")
-@click.option("--out", metavar="DIR", help="of every run; default: likewise")
+@option("--data", "DATA", LIKEWISE)
+@option("--test", "DATA", LIKEWISE)
+@option("--device", "NAME", LIKEWISE)
+@option("--out", "DIR", LIKEWISE)
 def sweep(
     study: str, words: tuple[str, ...], scale: str | None, seeds: int | None, **given: str | None
 ) -> Result:
@@ -764,7 +480,7 @@ def sweep(
     """
     from experiments import sweeps, tracking
 
-    planned = grid.define(study, scale or "small", seeds, list(words))
+    planned = grid.define(study, scale or "small", seeds, words)
     grid.runs(planned)
     chosen = [part for key, value in given.items() if value for part in (f"--{key}", value)]
     project = os.environ.get("WANDB_PROJECT") or tracking.PROJECT
@@ -772,18 +488,6 @@ def sweep(
     if sys.stdout is not sys.stderr:
         print(sweeps.to_yaml(config), end="")
     return 0, config
-
-
-def _study(name: str | None, out: Path) -> Path:
-    """The named study folder, or the newest one."""
-    if name:
-        if (Path(name) / "study.json").exists():
-            return Path(name)
-        raise BadInput(f"{name} is not a study: it has no study.json")
-    found = sorted(out.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise BadInput(f"{out} holds no study: make ablation starts one")
-    return found[-1].parent
 
 
 if __name__ == "__main__":

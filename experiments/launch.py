@@ -36,6 +36,9 @@ CLAIMS = ROOT / "reports" / "claims.yaml"
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
 
+# --- What all runs need ---------------------------------------------------------------------------
+
+
 def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut) -> None:
     """Make what all runs need, once: images and features in the cache, study.json, calibration."""
     job = plan.jobs[0]
@@ -48,15 +51,12 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
 
     # A calibration that is there stays, unless it lacks a metric or the test split.
     path = job.study / rundir.CALIBRATION
-    try:
+    with suppress(rundir.Damaged):  # it is missing, or has to be made again
         if is_current(rundir.unseal(path), compared, held.source):
             return
-    except rundir.Damaged:
-        pass  # it is missing, or has to be made again
     cached = load_cached(job.cache, job.config.data_sha256, job.side)
     real = of_classes(cached, job.config.classes, job.config.reference_images)
-    calibration = calibrate(compared, real.pixels, held, job.config)
-    rundir.replace(path, rundir.seal(calibration))
+    rundir.replace(path, rundir.seal(calibrate(compared, real.pixels, held, job.config)))
 
 
 def write_study(plan: Plan, images: Images) -> None:
@@ -65,13 +65,8 @@ def write_study(plan: Plan, images: Images) -> None:
     What an earlier start had planned or used is kept: levels, seeds, commits; and the claims that
     it was to be judged by.
     """
-    job = plan.jobs[0]
-    study = plan.study
-    shared = {
-        key: value
-        for key, value in Config.model_construct(**study.settings).model_dump().items()
-        if key not in study.factors and key != "seed"
-    }
+    study, job = plan.study, plan.jobs[0]
+    shared = Config.model_construct(**study.settings).model_dump()
     info = {
         "study": study.name,
         "scale": study.scale,
@@ -86,7 +81,7 @@ def write_study(plan: Plan, images: Images) -> None:
         "factors": study.factors,
         "arms": study.arms,
         "seeds": study.seeds,
-        "settings": shared,
+        "settings": {k: v for k, v in shared.items() if k not in {*study.factors, "seed"}},
         "commit": commit(),
         "claims": frozen_claims(),
         "hardware": {
@@ -104,6 +99,9 @@ def write_study(plan: Plan, images: Images) -> None:
     count = SAMPLE_ROWS * SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
     rundir.replace(plan.folder / "real.png", png_grid(chosen, SAMPLE_COLUMNS))
+
+
+# --- Processes of this machine --------------------------------------------------------------------
 
 
 def execute(plan: Plan, console: Console) -> dict[str, str]:
@@ -129,20 +127,18 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
                             process.start()
                         at_work[receiver] = run, process
                     except (OSError, EOFError):  # there is no memory for it, or no server
-                        end(state, run, _ending(None), show)
+                        end(state, run, "could not be started", show)
                     sender.close()
 
                 # Hear from the workers; a closed pipe is the end of one.
                 for receiver in wait(list(at_work)):
                     run, process = at_work[receiver]
                     try:
-                        message = receiver.recv()
+                        hear(state, run, receiver.recv(), show)
                     except (EOFError, OSError):
                         del at_work[receiver]
                         process.join()
                         end(state, run, _ending(process.exitcode), show)
-                    else:
-                        hear(state, run, message, show)
         finally:
             for _, process in at_work.values():
                 process.terminate()
@@ -187,16 +183,23 @@ def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> bool:
 
 def _without_folders(text: str, job: Job) -> str:
     """A traceback that can be passed on: it names no folder that only this machine has."""
-    folders = {
-        str(job.study.parent.absolute()): "OUT",
-        str(Path(__file__).parents[1]): ".",
-        sys.prefix: "PYTHON",
-        sys.base_prefix: "PYTHON",
-        str(Path.home()): "~",
-    }
+    folders = {str(job.study.parent.absolute()): "OUT", str(ROOT): ".", str(Path.home()): "~"}
+    folders |= dict.fromkeys([sys.prefix, sys.base_prefix], "PYTHON")
     for folder in sorted(folders.keys() - {"/"}, key=len, reverse=True):
         text = text.replace(folder, folders[folder])
     return text
+
+
+def _ending(exitcode: int) -> str:
+    """How a worker ended that could not say so itself."""
+    if exitcode == -signal.SIGKILL:
+        return "killed by SIGKILL, which is what a machine without free memory does"
+    if exitcode < 0:
+        return f"killed by {signal.Signals(-exitcode).name}"
+    return f"ended early, with exit code {exitcode}"
+
+
+# --- Where the study stands, for every engine -----------------------------------------------------
 
 
 def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
@@ -216,45 +219,33 @@ def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
         epochs_before=plan.epochs_done,
         epoch_seconds=plan.seconds * plan.max_parallel / (plan.epochs - plan.epochs_done or 1),
     )
-    waiting.reverse()
-    return waiting, state
+    return waiting[::-1], state
 
 
 def hear(
-    state: progress.Progress,
-    run: Run,
-    message: dict[str, Any],
-    show: Callable[[Run | None, str], None],
+    state: progress.Progress, run: Run, message: dict[str, Any], show: Callable[[Run, str], None]
 ) -> None:
     """One message of a run: its end, a failure, W&B's failure, or an epoch."""
     if "done" in message:
         state.runs_done += 1
         state.rows.pop(str(run))
-        return
-    if "failed" in message:
+    elif "failed" in message:
         state.failed[str(run)] = message["failed"]
-        return
-    if "unmirrored" in message:
+    elif "unmirrored" in message:
         state.unmirrored.append(message["unmirrored"])
-        return
-    state.epochs_done += 1
-    epoch, numbers = message["record"]["epoch"], progress.numbers(message)
-    seconds = message["timing"]["train_seconds"] + message["timing"]["score_seconds"]
-    state.rows[str(run)] = progress.Row(epoch, run.config.epochs, numbers, seconds)
-    show(run, f"epoch {epoch}/{run.config.epochs}  {numbers}")
+    else:
+        state.epochs_done += 1
+        epoch, numbers = message["record"]["epoch"], progress.numbers(message)
+        seconds = message["timing"]["train_seconds"] + message["timing"]["score_seconds"]
+        state.rows[str(run)] = progress.Row(epoch, run.config.epochs, numbers, seconds)
+        show(run, f"epoch {epoch}/{run.config.epochs}  {numbers}")
 
 
-def end(
-    state: progress.Progress,
-    run: Run,
-    why: str,
-    show: Callable[[Run | None, str], None],
-) -> None:
+def end(state: progress.Progress, run: Run, why: str, show: Callable[[Run, str], None]) -> None:
     """The end of a run: a failed one, if it had not said that it was done."""
-    if state.rows.pop(str(run), None) is None:
-        return
-    state.failed.setdefault(str(run), why)
-    show(run, f"failed: {state.failed[str(run)]}")
+    if state.rows.pop(str(run), None):
+        state.failed.setdefault(str(run), why)
+        show(run, f"failed: {state.failed[str(run)]}")
 
 
 def finish(state: progress.Progress) -> dict[str, str]:
@@ -268,15 +259,7 @@ def finish(state: progress.Progress) -> dict[str, str]:
     return state.failed
 
 
-def _ending(exitcode: int | None) -> str:
-    """How a worker ended that could not say so itself."""
-    if exitcode is None:
-        return "could not be started"
-    if exitcode == -signal.SIGKILL:
-        return "killed by SIGKILL, which is what a machine without free memory does"
-    if exitcode < 0:
-        return f"killed by {signal.Signals(-exitcode).name}"
-    return f"ended early, with exit code {exitcode}"
+# --- What a study was made with -------------------------------------------------------------------
 
 
 def versions() -> dict[str, str]:
@@ -286,31 +269,34 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The checkout's commit, with a mark where files differ from it."""
-    try:
-        changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
-        return _git(ROOT, "rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    head = _git(ROOT, "rev-parse", "--short=12", "HEAD")
+    changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
+    return head + ("+changes" if changed else "") if head else "unknown"
 
 
 def frozen_claims(path: Path = CLAIMS) -> dict[str, str]:
     """The last commit of claims.yaml, marked where the file differs from HEAD, its day; SHA-256."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    unknown = {"commit": "unknown", "date": "unknown", "sha256": digest}
-    try:
-        known = _git(path.parent, "log", "-1", "--format=%h %cs", "--", path.name)
-        changed = _git(path.parent, "status", "--porcelain", "--", path.name)
-    except (OSError, subprocess.CalledProcessError):
-        return unknown
-    if not known:  # in a checkout that does not have it
-        return unknown
-    last, date = known.split()
-    return {"commit": last + ("+changes" if changed else ""), "date": date, "sha256": digest}
+    known = _git(path.parent, "log", "-1", "--format=%h %cs", "--", path.name)
+    changed = _git(path.parent, "status", "--porcelain", "--", path.name)
+    last, date = known.split() if known else ("unknown", "unknown")
+    marked = last + ("+changes" if known and changed else "")
+    return {"commit": marked, "date": date, "sha256": digest}
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git says in a folder of ours; a repository around the project is not the project's."""
-    command = ["git", "-C", str(folder), *words]
+    """What git says in a folder of ours, "" where it cannot.
+
+    A repository around the project is not the project's.
+    """
     environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+    return ""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from dcgan.data import Images, describe, rows_of
-from dcgan.models import discriminator, generator
-from dcgan.train import start, train_epoch
+from dcgan.models import build, channels_last, discriminator, generator
+from dcgan.train import State, train_epoch
 from eval import metrics
 from eval.classifier import FEATURES
 from eval.extractors import classifier, has_lite0, lite0
@@ -25,20 +26,19 @@ from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 START_SECONDS = 3  # of a run, before its first epoch
 PROBE_STEPS = 2  # of training, to tell how long an epoch takes
 PROBE_IMAGES, PROBE_ROWS = 50, 1_000  # of scoring, likewise
-SHOWN = 3  # runs with the same fault that a line names beside the first
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study still needs."""
+    """What a study still needs; the four lists are of the same length."""
 
     study: Study
     folder: Path
     runs: list[Run]
-    jobs: list[Job]  # one for each run
-    max_parallel: int  # runs at a time
-    committed: list[int]  # epochs that each run has
+    jobs: list[Job]
+    committed: list[int]  # epochs that a run has
     missing: list[bool]  # whether a run has something to do: epochs, or its W&B mirror
+    max_parallel: int  # runs at a time
     seconds: float  # an estimate of what is left
     bytes: int  # on disk, at most
 
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def epochs_done(self) -> int:
-        """How much of that there is; a run may have more."""
+        """How much of that is committed; a run may have more."""
         pairs = zip(self.runs, self.committed, strict=True)
         return sum(min(run.config.epochs, done) for run, done in pairs)
 
@@ -63,7 +63,8 @@ def make_plan(
 ) -> Plan:
     """Look at what there is of a study, fitted to its images; `mode` is W&B's.
 
-    Raises BadStudy, and rundir.Differs where a stored run is not the one that is planned.
+    Raises BadStudy, and rundir.Differs where a stored run is not the one that is planned or cannot
+    go on.
     """
     try:
         runs = grid.runs(study)
@@ -72,7 +73,6 @@ def make_plan(
     _check_images(runs, images)
     folder = out / study.folder
     committed = [_committed(folder / run.folder, run, device, threads) for run in runs]
-    _check_states(folder, runs, committed)
 
     first = runs[0].config
     common = {
@@ -91,8 +91,9 @@ def make_plan(
         for job, done in zip(jobs, committed, strict=True)
     ]
     seconds = _run_seconds(jobs, committed) / max_parallel
-    disk = sum(map(_disk, runs))
-    return Plan(study, folder, runs, jobs, max_parallel, committed, missing, seconds, disk)
+    disk = {run.arm: _disk(run) for run in runs}
+    total = sum(disk[run.arm] for run in runs)
+    return Plan(study, folder, runs, jobs, committed, missing, max_parallel, seconds, total)
 
 
 def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterable[str]:
@@ -126,18 +127,13 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
 
 def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
     """The plan as --json prints it."""
+    names = ("name", "sha256", "labels_from", "left_out")
     return {
         "runs": [str(run) for run in plan.runs],
         "missing": sum(plan.missing),
         "epochs": plan.epochs,
         "epochs_done": plan.epochs_done,
-        "data": {
-            "name": images.name,
-            "sha256": images.sha256,
-            "images": len(images.pixels),
-            "labels_from": images.labels_from,
-            "left_out": images.left_out,
-        },
+        "data": {"images": len(images.pixels)} | {name: getattr(images, name) for name in names},
         "device": plan.jobs[0].device,
         "max_parallel": plan.max_parallel,
         "seconds": plan.seconds,
@@ -161,39 +157,24 @@ def _check_images(runs: list[Run], images: Images) -> None:
 
 
 def _committed(path: Path, run: Run, device: str, threads: int) -> int:
-    """The epochs that a run has committed; raises Differs where it is another run.
+    """The epochs that a run has committed; raises Differs where they are not of this run.
 
-    A finished run may come from another machine, an unfinished one goes on here.
+    A finished run may come from another machine, an unfinished one goes on here, from a state.
     """
     imported = rundir.has_records_only(path)
     epochs = len(rundir.committed(path, (rundir.SAMPLES,) if imported else ()))
+    unfinished = epochs < run.config.epochs
     wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
-    if epochs < run.config.epochs and not imported and (path / "run.json").exists():
+    if unfinished and not imported and (path / "run.json").exists():
         wanted["fingerprint"] = fingerprint(run.config, device, threads)
     if differences := rundir.compare(path, wanted):
         raise rundir.Differs(f"{path}: {'; '.join(differences)}")
+    if unfinished and (imported or rundir.is_without_state(path, epochs)):
+        raise rundir.Differs(
+            f"{path}: has records of {epochs} epochs and no state to go on from to "
+            f"epochs={run.config.epochs}; import the rest, or remove the run to make it again"
+        )
     return epochs
-
-
-def _check_states(folder: Path, runs: list[Run], committed: list[int]) -> None:
-    """Raises Differs where runs have records and no state from which they could go on."""
-    stuck = []
-    for run, epochs in zip(runs, committed, strict=True):
-        path = folder / run.folder
-        if epochs < run.config.epochs and (
-            rundir.has_records_only(path) or rundir.is_without_state(path, epochs)
-        ):
-            stuck.append((run, epochs))
-    if not stuck:
-        return
-    (run, epochs), *others = stuck
-    names = ", ".join(str(other) for other, _ in others[:SHOWN])
-    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-    raise rundir.Differs(
-        f"{folder / run.folder}: has records of {epochs} epochs and no state to go on from to "
-        f"epochs={run.config.epochs}; import the rest, or remove the run to make it again"
-        + (f"; so have {names}{more}" if others else "")
-    )
 
 
 def _is_mirrored(job: Job, epoch: int) -> bool:
@@ -232,12 +213,17 @@ def _run_seconds(jobs: list[Job], committed: list[int]) -> float:
 
 
 def _train_seconds(config: Config, device: str) -> float:
-    """Seconds of training in one epoch, from a few batches on this machine."""
+    """Seconds of training in one epoch, from a few batches on this machine.
+
+    Adam's part is left out, a few percent: to import it takes longer than all else here.
+    """
     batch = min(config.batch, 128)
     probe = config.model_copy(update={"images": PROBE_STEPS * batch, "batch": batch})
     shape = (probe.images, config.resolution, config.resolution, 3)
     pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
-    state = start(probe, device)
+    no_adam = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
+    networks = [channels_last(net, device) for net in build(probe)]
+    state = State(*networks, no_adam, no_adam)
     train_epoch(state, probe, pixels[:batch])  # the first one warms up
     return _seconds(lambda: train_epoch(state, probe, pixels)) * config.images / probe.images
 

@@ -17,8 +17,8 @@ from rich.text import Text
 from experiments.grid import Run
 
 MOST_LINES = 200  # about as many does a study of any size print where there is no terminal
-WIDE = 110  # columns of a screen that has room for a run's full name beside its numbers
-NARROW = 72  # below that there is no room for the numbers
+WIDE = 110  # columns of a screen on which a run's full name fits beside its numbers
+NARROW = 72  # below that the numbers do not fit
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Row:
 
     epoch: int  # the last one that is committed
     epochs: int
-    numbers: str = ""  # of that epoch, in words
+    numbers: str = ""  # of that epoch, as `numbers` gives them
     seconds: float | None = None  # that it took
     began: float = field(default_factory=time.monotonic)  # the epoch that is being made
 
@@ -53,15 +53,16 @@ class Progress:
     def seconds_left(self) -> float | None:
         """From the epochs committed since the start; None before the first."""
         made = self.epochs_done - self.epochs_before
-        if not made:
-            return None
-        return self.seconds_gone() / made * (self.epochs - self.epochs_done)
+        return self.seconds_gone() / made * (self.epochs - self.epochs_done) if made else None
 
 
 @contextmanager
-def shown(progress: Progress, console: Console) -> Iterator[Callable[[Run | None, str], None]]:
+def shown(progress: Progress, console: Console) -> Iterator[Callable[[Run, str], None]]:
     """Show progress while the block runs; what it yields is told of a run and its event."""
-    if not _moves_cursor(console):
+    # FORCE_COLOR makes a pipe a terminal to rich, and Jupyter, which sets this variable, may have a
+    # terminal that only shows what it is sent, line by line.
+    in_notebook = "JPY_PARENT_PID" in os.environ
+    if not console.file.isatty() or not console.is_interactive or in_notebook:
         yield lambda run, event: _print_line(progress, console, run, event)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
@@ -69,18 +70,8 @@ def shown(progress: Progress, console: Console) -> Iterator[Callable[[Run | None
         yield lambda run, event: None
 
 
-def _moves_cursor(console: Console) -> bool:
-    """Whether this is a screen on which lines can be drawn over.
-
-    FORCE_COLOR makes a pipe a terminal to rich, and a notebook's `!command` may have one that only
-    shows what it is sent, line by line.
-    """
-    in_notebook = "JPY_PARENT_PID" in os.environ  # which Jupyter sets for its kernels
-    return console.file.isatty() and console.is_interactive and not in_notebook
-
-
 def duration(seconds: float) -> str:
-    """Seconds in words: `45 s`, `7 min`, `3 h 20 min`."""
+    """Seconds for people: `45 s`, `7 min`, `3 h 20 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -88,7 +79,7 @@ def duration(seconds: float) -> str:
 
 
 def left(seconds: float | None) -> str:
-    """The time left in words."""
+    """The time left, for people."""
     return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
 
 
@@ -102,10 +93,22 @@ def numbers(message: dict[str, Any]) -> str:
     return "  ".join([*parts, f"{timing['images_per_second']:.0f} images/s"])
 
 
-def _print_line(progress: Progress, console: Console, run: Run | None, event: str) -> None:
+def levels(name: str) -> str:
+    """An arm's or a run's name without those of the factors: `none,conv,128 seed=0`."""
+    arm, space, seed = name.partition(" ")
+    return ",".join(part.partition("=")[2] for part in arm.split(",")) + space + seed
+
+
+def plain_table(*titles: str) -> Table:
+    """A table without lines, whose cells stay whole."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    return table
+
+
+def _print_line(progress: Progress, console: Console, run: Run, event: str) -> None:
     """A line for a failure and for the first and the last epoch; of the others for every nth."""
-    if run is None:
-        return
     nth, failed = math.ceil(progress.epochs / MOST_LINES), str(run) in progress.failed
     at_an_end = progress.epochs_done in (progress.epochs_before + 1, progress.epochs)
     if failed or at_an_end or progress.epochs_done % nth == 0:
@@ -114,38 +117,23 @@ def _print_line(progress: Progress, console: Console, run: Run | None, event: st
 
 
 def _screen(progress: Progress, width: int, height: int) -> Group:
-    """What is at work, as many runs as there is room for; below it a bar, and the time left."""
-    room = max(1, height - 8)
+    """The runs at work, as many as fit; below them a bar, and the time left."""
+    most = max(1, height - 8)
     titles = ["run", "epoch", "the next one", "latest score and speed"]
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in titles if width >= NARROW else titles[:2]:
-        table.add_column(title, no_wrap=True)
-    for name, row in list(progress.rows.items())[:room]:
-        shown_name = name if width >= WIDE else levels(name)
-        cells = shown_name, f"{row.epoch}/{row.epochs}", _next_epoch(progress, row), row.numbers
-        table.add_row(*cells[: len(table.columns)])
-    if len(progress.rows) > room:
-        table.add_row(f"and {len(progress.rows) - room} more")
+    table = plain_table(*(titles if width >= NARROW else titles[:2]))
+    for name, row in list(progress.rows.items())[:most]:
+        gone = duration(time.monotonic() - row.began)
+        whole = row.seconds or progress.epoch_seconds  # of the last epoch, or by the plan
+        next_epoch = f"{gone} of {duration(whole)}" if whole else gone
+        cells = name if width >= WIDE else levels(name), f"{row.epoch}/{row.epochs}", next_epoch
+        table.add_row(*[*cells, row.numbers][: len(table.columns)])
+    if len(progress.rows) > most:
+        table.add_row(f"and {len(progress.rows) - most} more")
 
     counts = f"{progress.runs_done} of {progress.runs} runs done"
     if progress.failed:
         counts += f", {len(progress.failed)} failed"
     times = f"{duration(progress.seconds_gone())} gone, {left(progress.seconds_left())}"
-    foot = Table.grid()
-    foot.add_row(ProgressBar(progress.epochs, progress.epochs_done))
-    for line in [f"{counts}, {times}"] if width >= NARROW else [counts, times]:
-        foot.add_row(Text(line, style="bold"))
-    return Group(Text(), table, Text(), foot)
-
-
-def _next_epoch(progress: Progress, row: Row) -> str:
-    """How long the epoch that is being made takes so far, and how long the last one took."""
-    gone = duration(time.monotonic() - row.began)
-    whole = row.seconds or progress.epoch_seconds
-    return f"{gone} of {duration(whole)}" if whole else gone
-
-
-def levels(name: str) -> str:
-    """An arm's or a run's name without those of the factors: `none,conv,128 seed=0`."""
-    arm, space, seed = name.partition(" ")
-    return ",".join(part.partition("=")[2] for part in arm.split(",")) + space + seed
+    foot = [f"{counts}, {times}"] if width >= NARROW else [counts, times]
+    bar = ProgressBar(progress.epochs, progress.epochs_done)
+    return Group(Text(), table, Text(), bar, *(Text(line, style="bold") for line in foot))

@@ -1,8 +1,11 @@
-"""Copy records to reports/published: of a study, or of a bench."""
+"""Records that travel: to reports/published, or from archives into a study."""
 
 import re
 import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dcgan import rundir
 from dcgan.cli import BadInput
@@ -44,3 +47,21 @@ def publish_bench(path: Path) -> Path:
     target = PUBLISHED / "bench" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     rundir.replace(target, path.read_bytes())
     return target
+
+
+def import_archives(files: Iterable[Path], out: Path) -> dict[Path, list[dict[str, Any]]]:
+    """Add archives to their studies in `out`; study -> what was new of each. Raises BadInput."""
+    done: dict[Path, list[dict[str, Any]]] = {}
+    if absent := [path for path in files if not path.is_file()]:
+        raise BadInput(f"{absent[0]}: no such file")
+    for path in files:
+        merged = archive.merge(path, out)
+        new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
+        print(f"{path} -> {merged.study}: {new}.")
+        done.setdefault(merged.study, []).append(asdict(merged) | {"file": path})
+
+    # A published study stays one: the sums of all files, the pictures of the lowest seeds.
+    if out.resolve() == PUBLISHED.resolve():
+        for study in done:
+            publish_study(study, study)
+    return done

@@ -1,14 +1,16 @@
 """Make one run again: its command, what it was made with, and whether the bytes are the same."""
 
 import json
+import os
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dcgan import rundir
-from dcgan.cli import BadInput
-from experiments import grid, tracking
+from dcgan.cli import BadInput, Result
+from experiments import grid, signals, tracking
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,64 @@ class Comparison:
         changed |= self.made_with
         lines += [f"{what} was {was} and is {now}." for what, (was, now) in changed.items()]
         return "\n".join(lines)
+
+
+def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool) -> Result:
+    """Print the command that makes a run, give it in `to`, and compare the two; raises BadInput.
+
+    `run`: a folder, a name or an id, looked for in `out` and among the published studies.
+    """
+    from experiments.publish import PUBLISHED
+
+    old = find(run, [out, PUBLISHED])
+    made = recipe(old)
+    if data is None and made.data["kind"] == "shapes":
+        data = "shapes"
+    unknown = data is None and made.data["name"] != grid.NATIVE_DATA  # which needs no option
+    given = ["--data", "DATA" if unknown else data] if unknown or data else []
+    words = ["-m", "experiments", *made.words, *given, "--out", str(to)]
+    done = {"command": ["python", *words], **asdict(made)}
+    print(shlex.join(done["command"]))
+    _print_facts(made)
+    if print_only:
+        return 0, done
+    if unknown:
+        raise BadInput(f"--data: name the images that {old} was trained on, {made.data['name']}")
+    new = to / made.folder
+    _check_new(old, new, made.data, data, to)
+
+    # W&B has the run already, under this very id.
+    os.environ["WANDB_MODE"] = "disabled"
+    print(flush=True)
+    if code := signals.call(*words):
+        return code, done
+    compared = compare(old, new)
+    print(f"\n{old} against {new}:\n{compared}")
+    unexplained = compared.same < compared.epochs and not compared.fingerprint
+    return int(unexplained), done | {"made": new, **asdict(compared)}
+
+
+def _print_facts(made: Recipe) -> None:
+    """What a run was made with: data, machine, packages, commit."""
+    print(f"  data      {made.data['name']}, {made.data['images']:,} images, ", end="")
+    print(f"SHA-256 {made.data['sha256']}")
+    for name, facts in (("machine", made.fingerprint), ("packages", made.versions)):
+        print(f"  {name:<10}{', '.join(f'{key} {value}' for key, value in facts.items())}")
+    print(f"  commit    {made.commit}")
+
+
+def _check_new(old: Path, new: Path, about: dict[str, Any], data: str | None, to: Path) -> None:
+    """The run is made where it is not yet, and of the same images; raises BadInput."""
+    from dcgan.data import load
+
+    if new.parents[1].resolve() == old.resolve().parents[1]:
+        raise BadInput(f"--to {to}: is where {old} lies")
+    if epochs_of(new) >= epochs_of(old):
+        raise BadInput(f"--to {to}: holds this run already; name another folder, or remove it")
+    here, there = load(data, to / "cache").sha256, about["sha256"]
+    if here != there:
+        sums = f"its SHA-256 is {here[:12]}..., that of the run's is {there[:12]}..."
+        raise BadInput(f"--data {data or about['name']}: {sums}")
 
 
 def find(name: str, folders: list[Path]) -> Path:

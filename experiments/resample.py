@@ -21,9 +21,10 @@ from rich.console import Console
 from torch import nn
 
 from dcgan import rundir
+from dcgan.cli import Result
 from dcgan.config import Config, is_milestone
 from dcgan.models import channels_last, load_generator
-from experiments import progress, signals
+from experiments import launch, progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
 
 
@@ -49,6 +50,30 @@ class Plan:
     unfinished: int
     without: int  # finished runs that kept no generator
     seconds: float  # of one scoring, as the runs themselves took
+
+
+def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: int) -> Result:
+    """Score what a study lacks, and say what was done; `jobs`: runs at a time."""
+    console = Console(highlight=False)
+    max_parallel = jobs or (launch.cores() if device == "cpu" else 1)
+    plan, failed = make_plan(study, sets, device, threads), {}
+    scorings = sum(task.scorings for task in plan.tasks.values())
+    took = progress.duration(scorings * plan.seconds / max_parallel)
+    console.print(
+        f"{len(plan.tasks)} runs are to be scored, {scorings} times in all, in about {took}; "
+        f"{plan.done} are done, {plan.unfinished} are unfinished, "
+        f"{plan.without} kept no generator.",
+        soft_wrap=True,
+    )
+    if plan.tasks:
+        with rundir.owned(study):
+            prepare(device, threads)
+            references(next(iter(plan.tasks.values())).job)  # once, before the workers need it
+            failed = execute(plan, max_parallel, console)
+    if failed:
+        console.print(f"{len(failed)} runs failed; the same command tries them again.")
+    counts = {"done": plan.done, "unfinished": plan.unfinished, "without": plan.without}
+    return int(bool(failed)), {"scored": len(plan.tasks) - len(failed), **counts, "failed": failed}
 
 
 def make_plan(study: Path, sets: int, device: str, threads: int) -> Plan:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # which every optimiser imports: once, before workers are forked
 from torch import nn
 
 from dcgan import rundir

@@ -25,27 +25,25 @@ GRACE = 5.0  # seconds that the workers have to end
 
 endings: list[Callable[[], object]] = []  # what else is to be ended with this process
 _commands: list[subprocess.Popen] = []  # at work for this process
-_deferred: list[int] | None = None  # the signals that come while a command is being started
 
 
 def listen() -> None:
     """From now on Ctrl-C ends this process with 130, and SIGTERM with 143."""
     for number in SIGNALS:
         signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # of a command that `call` started
 
 
-def call(command: list[str], stdout: int | None = None) -> int:
-    """Run a command that ends with this process; its exit code. `stdout` is a file's number."""
-    global _deferred
-    deferred = _deferred = []
-    try:
-        # Ctrl-C is for this process.
-        process = subprocess.Popen(command, stdout=stdout, start_new_session=True)
+def call(*words: str) -> int:
+    """Run Python with these words in a process that ends with this one; its exit code.
+
+    Where our stdout goes to stderr, as with --json, its does too.
+    """
+    sys.stdout.flush()
+    stdout = 2 if sys.stdout is sys.stderr else None
+    with signals_blocked():  # until the process is known, and can be ended
+        process = subprocess.Popen([sys.executable, *words], stdout=stdout, start_new_session=True)
         _commands.append(process)
-    finally:
-        _deferred = None
-        for number in deferred:  # now that the command is known, and can be ended
-            _end(number, None)
     code = process.wait()
     _commands.remove(process)
     return code
@@ -54,7 +52,7 @@ def call(command: list[str], stdout: int | None = None) -> int:
 def workers(module: str) -> ForkServerContext:
     """The context of workers that have imported a module; start them with `signals_blocked`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    context.set_forkserver_preload([module, "torch._dynamo"])  # which every optimiser imports
     return context
 
 
@@ -89,10 +87,6 @@ def follow() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    if _deferred is not None:
-        _deferred.append(number)
-        return
-
     # A second Ctrl-C changes nothing.
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
@@ -106,7 +100,6 @@ def _end(number: int, frame: FrameType | None) -> None:
     for worker in workers:
         worker.join(GRACE / len(workers))
         worker.kill()
-
     for end in endings:
         with suppress(Exception):
             end()

@@ -3,8 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 from rich.markup import escape
@@ -80,38 +82,42 @@ def _planned(folder: Path) -> tuple[list[grid.Run], int]:
 
 
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
-    planned = run.config.epochs
-    seconds, score, done, damage = None, None, [], ""
+    planned, seconds, score, done, damage = run.config.epochs, None, None, [], ""
     owner = rundir.owner_of(folder)
     try:
         done = rundir.committed(folder, (rundir.SAMPLES,))
         if rundir.epoch_folder(folder, len(done) + 1).exists():
             damage = f"epoch {len(done) + 1} is not as it was committed"
         if done:
-            seconds = math.fsum(_epoch_seconds(folder, epoch) for epoch in done) / len(done)
+            seconds = fmean(_epoch_seconds(folder, epoch) for epoch in done)
             score = rundir.read_json(folder, done[-1], rundir.RECORD)["scores"].get("fd_cifar")
         if done or (folder / "run.json").exists():
             planned = rundir.read_config(folder).epochs
-    except (rundir.Damaged, LookupError, TypeError, AttributeError) as error:
-        damage = str(error) if isinstance(error, rundir.Damaged) else f"{folder}: not a record"
+    except rundir.Damaged as error:
+        damage = str(error)
     except OSError as error:
         damage = f"{error.filename or folder}: {error.strerror}"
 
-    state, note = "missing", ""
-    if owner:
-        state, note = "running", owner
-    elif damage:
-        state, note = "damaged", damage
-    elif complaint := _complaint(folder):
-        state, note = "failed", complaint
-    elif len(done) >= planned:
-        state = "done"
-    elif elsewhere := rundir.owner_elsewhere(folder):
-        state, note = "elsewhere", f"last at work: {elsewhere}"
-    elif done:
-        state = "stopped"
+    state, note = _state(folder, owner, len(done), planned, damage)
     epoch = min(len(done), planned)
     return RunStatus(run.arm, run.config.seed, state, epoch, planned, score, seconds, note)
+
+
+def _state(
+    folder: Path, owner: str | None, done: int, planned: int, damage: str
+) -> tuple[str, str]:
+    """One of STATES, and what there is to say about it."""
+    if owner:
+        return "running", owner
+    if damage:
+        return "damaged", damage
+    if complaint := _complaint(folder):
+        return "failed", complaint
+    if done >= planned:
+        return "done", ""
+    if elsewhere := rundir.owner_elsewhere(folder):
+        return "elsewhere", f"last at work: {elsewhere}"
+    return ("stopped" if done else "missing"), ""
 
 
 def _epoch_seconds(folder: Path, epoch: int) -> float:
@@ -130,25 +136,17 @@ def _complaint(folder: Path) -> str:
 
 def _seconds_left(runs: list[RunStatus], max_parallel: int) -> float | None:
     """Of the remaining epochs, at the speed of their run, else of their arm, else of the study."""
-    of_run = {(run.arm, run.seed): run.seconds for run in runs if run.seconds is not None}
-    if not of_run:
+    speeds = {run: run.seconds for run in runs if run.seconds is not None}
+    if not speeds:
         return None
-    of_arm = {
-        arm: _mean([seconds for (name, _), seconds in of_run.items() if name == arm])
-        for arm in {arm for arm, _ in of_run}
-    }
-    of_study = _mean(list(of_run.values()))
-    left = [
-        (run.epochs - run.epoch) * of_run.get((run.arm, run.seed), of_arm.get(run.arm, of_study))
-        for run in runs
-    ]
+
+    def speed(run: RunStatus) -> float:
+        own = [seconds for other, seconds in speeds.items() if other.arm == run.arm]
+        return speeds.get(run) or fmean(own or speeds.values())
 
     # However many runs go on at a time, the longest one takes its own time.
+    left = [(run.epochs - run.epoch) * speed(run) for run in runs]
     return max(math.fsum(left) / max_parallel, *left, 0.0)
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 # --- Display --------------------------------------------------------------------------------------
@@ -158,29 +156,27 @@ def show(status: Status, console: Console) -> None:
     """An arm a row, with the mean of its runs' latest scores; then a line for each unusual run."""
     if not console.is_terminal:
         console.width = 1_000  # plain lines are as long as they are
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, soft_wrap=True)
-
     runs = f"{status.states.get('done', 0)} of {len(status.runs)} runs done"
     left = ""
     if status.epochs_done < status.epochs:
         left = f", {progress.left(status.seconds_left)}"
-    say(f"{status.folder}: {runs}, {status.epochs_done} of {status.epochs} epochs{left}", "bold")
+    line = f"{status.folder}: {runs}, {status.epochs_done} of {status.epochs} epochs{left}"
+    console.print(line, style="bold", markup=False, soft_wrap=True)
     if status.owner:
-        say(f"At work: {status.owner}.")
+        console.print(f"At work: {status.owner}.", markup=False, soft_wrap=True)
     elif left:
-        say("Nobody is at work on it; its own command goes on with it.")
-    say("")
-    unbounded = console.options.update(max_width=1_000)
-    short = progress.levels
-    for arms in (_arms(status, str), _arms(status, short), _arms(status, short, ())):
-        if console.measure(arms, options=unbounded).maximum <= console.width:
-            break
-    console.print(arms)
-    if shown := [run for run in status.runs if run.state in IN_FULL]:
-        say("")
-        console.print(_lines(shown))
+        console.print("Nobody is at work on it; its own command goes on with it.")
+
+    # On a narrow screen arms have the names of their levels alone.
+    arms = _arms(status, str)
+    if (
+        console.measure(arms, options=console.options.update(max_width=1_000)).maximum
+        > console.width
+    ):
+        arms = _arms(status, progress.levels)
+    console.print("", arms)
+    if unusual := [run for run in status.runs if run.state in IN_FULL]:
+        console.print("", _lines(unusual))
 
 
 def show_scores(folder: Path, console: Console) -> None:
@@ -194,20 +190,15 @@ def show_scores(folder: Path, console: Console) -> None:
     rows: dict[str, dict[str, float]] = {}
     for arm in dict.fromkeys(run.arm for run in runs):
         latest = [_latest_scores(folder / run.folder) for run in runs if run.arm == arm]
-        names = dict.fromkeys(name for scores in latest for name in scores)
-        present = {n: [s[n] for s in latest if s.get(n) is not None] for n in names}
-        rows[progress.levels(arm)] = {n: _mean(values) for n, values in present.items() if values}
-    try:
+        values = {name: [s[name] for s in latest if s.get(name) is not None] for name in SHOWN}
+        rows[progress.levels(arm)] = {name: fmean(x) for name, x in values.items() if x}
+    with suppress(rundir.Damaged, LookupError):
         calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
-    except (rundir.Damaged, LookupError):
-        calibration = {}
-    rows |= {CALIBRATION_ROWS.get(name, name): scores for name, scores in calibration.items()}
-    metrics = [name for name in SHOWN if any(name in scores for scores in rows.values())]
-    if not metrics:
-        return
-    console.print("\nMeans at the last epoch, and what images that no training made score:")
-    cells = [[name, *map(scores.get, metrics)] for name, scores in rows.items()]
-    console.print(aligned(["", *metrics], cells), markup=False, soft_wrap=True)
+        rows |= {CALIBRATION_ROWS.get(name, name): scores for name, scores in calibration.items()}
+    if metrics := [name for name in SHOWN if any(name in scores for scores in rows.values())]:
+        console.print("\nMeans at the last epoch, and what images that no training made score:")
+        cells = [[name, *map(scores.get, metrics)] for name, scores in rows.items()]
+        console.print(aligned(["", *metrics], cells), markup=False, soft_wrap=True)
 
 
 def _latest_scores(run: Path) -> dict[str, float | None]:
@@ -219,39 +210,27 @@ def _latest_scores(run: Path) -> dict[str, float | None]:
         return {}
 
 
-def _arms(
-    status: Status, name: Callable[[str], str], scores: tuple[str, ...] = ("fd_cifar",)
-) -> Table:
-    table = _table("arm", *status.states, "epochs", *scores)
+def _arms(status: Status, name: Callable[[str], str]) -> Table:
+    table = progress.plain_table("arm", *status.states, "epochs", "fd_cifar")
+    for column in table.columns[1:]:
+        column.justify = "right"
     for arm in dict.fromkeys(run.arm for run in status.runs):
         runs = [run for run in status.runs if run.arm == arm]
         counts = Counter(run.state for run in runs)
         epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
         latest = [run.fd_cifar for run in runs if run.fd_cifar is not None]
-        cells = [*(str(counts[state] or "") for state in status.states), epochs]
-        cells.append(f"{_mean(latest):.1f}" if latest else "")
-        table.add_row(name(arm), *cells[: len(table.columns) - 1])
+        score = f"{fmean(latest):.1f}" if latest else ""
+        table.add_row(name(arm), *(str(counts[x] or "") for x in status.states), epochs, score)
     return table
 
 
 def _lines(runs: list[RunStatus]) -> Table:
-    table = _table("state", "epoch", "fd_cifar", "run")
-    table.columns[0].justify = "left"
-    last = table.columns[-1]
-    last.justify, last.no_wrap, last.overflow = "left", False, "fold"  # a path has no blanks
+    table = progress.plain_table("state", "epoch", "fd_cifar", "run")
+    table.columns[-1].no_wrap, table.columns[-1].overflow = False, "fold"  # a path has no blanks
     for run in sorted(runs, key=lambda run: IN_FULL.index(run.state)):
         score = "" if run.fd_cifar is None else f"{run.fd_cifar:.1f}"
-        name = f"{run.arm} seed={run.seed}"
         note = f": {run.note}" if run.note and run.state != "running" else ""
         style = "bold red" if run.state in ("failed", "damaged") else None
-        row = (run.state, f"{run.epoch}/{run.epochs}", score, f"{name}{note}")
-        table.add_row(*map(escape, row), style=style)
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(first, no_wrap=True)
-    for title in others:
-        table.add_column(title, justify="right", no_wrap=True)
+        name = escape(f"{run.arm} seed={run.seed}{note}")
+        table.add_row(run.state, f"{run.epoch}/{run.epochs}", score, name, style=style)
     return table

@@ -79,7 +79,7 @@ def packed(made, tmp_path_factory):
 def publish(tmp_path, monkeypatch):
     """Publish a study; the files of what was published."""
     monkeypatch.setattr(publishing, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(command, "_report", lambda study: 0)
+    monkeypatch.setattr("experiments.study.report", lambda study: 0)
 
     def run(study):
         assert command.main(["publish", str(study)]) == 0

@@ -74,7 +74,7 @@ def test_seeds_of_two_machines_are_marked(tmp_path: Path) -> None:
 def test_a_command_ends_with_the_one_that_called_it(tmp_path: Path) -> None:
     code = (
         "import sys; from experiments import signals; signals.listen(); print('on', flush=True)\n"
-        "signals.call([sys.executable, '-c', 'import time; time.sleep(600)'])"
+        "signals.call('-c', 'import time; time.sleep(600)')"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -102,7 +102,7 @@ def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "subprocess.Popen = Struck\n"
         "signals.listen()\n"
-        "signals.call([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "signals.call('-c', 'import time; time.sleep(600)')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

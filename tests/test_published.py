@@ -118,7 +118,7 @@ def test_publish_keeps_records_and_eval_sets_and_the_lowest_seeds_pictures(
     audit = {"run": "", "epoch": 1, "images": 1, "answers": [], "tables": []}
     (study / "audit.json").write_text(json.dumps(audit))
     monkeypatch.setattr(publishing, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(command, "_report", lambda target: 0)
+    monkeypatch.setattr("experiments.study.report", lambda target: 0)
     assert command.main(["publish", str(study)]) == 0
 
     target = tmp_path / "published" / study.name

@@ -1,0 +1,219 @@
+"""A study from its command to its report. Imports torch only where a plan is made."""
+
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from dcgan import rundir
+from dcgan.cli import BadInput, Result, choose_device
+from dcgan.config import Config
+from experiments import grid, signals, status, tracking
+from experiments.progress import duration
+
+if TYPE_CHECKING:
+    from dcgan.data import Images
+
+TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
+
+
+def train(
+    name: str,
+    words: tuple[str, ...],
+    scale: str | None,
+    seeds: int | None,
+    epochs: int | None,
+    data: str | None,
+    test: str | None,
+    device: str | None,
+    threads: int,
+    out: Path,
+    plan_only: bool,
+    **engine: object,
+) -> Result:
+    """Plan a study, run what is missing, build its report; the options are the command's."""
+    # What can be refused without PyTorch is refused first; only a scale may depend on the device.
+    if scale is None:
+        scale = "small" if available(device) == "cpu" else "cifar32"
+    words = (*words, *([] if epochs is None else [f"epochs={epochs}"]))
+    study = grid.define(name, scale, seeds, words)
+    _check(grid.runs(study)[0].config, data, test, out)
+
+    # Now what takes time: W&B's answer, PyTorch, the images, the plan.
+    asked = tracking.ask()
+    console, device = Console(highlight=False), available(device)
+    with waiting("Loading PyTorch"):
+        from eval.calibration import held_out
+        from experiments import launch, plan
+    with waiting("Asking W&B"):
+        to = tracking.destination(asked)
+        os.environ |= to.environ  # for every process that mirrors a run
+    images, test_images = _load(data, test, scale, out / "cache", console)
+    study = grid.fit(study, images.name, images.sha256, len(images.pixels))
+    _check_same(out / study.folder, images, data)
+    with waiting("Measuring how long an epoch takes"):
+        max_parallel, execute, where = _engine(device, threads, **engine)
+        made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
+        held = None
+        if any(made.missing) and (test_images or not plan_only):
+            job = made.jobs[0]
+            held = held_out(images, test_images, job.config, job.side)
+    free = shutil.disk_usage(existing(made.folder)).free
+    for line in plan.say(made, images, where, tracking.describe(to, made.folder), free):
+        console.print(line, soft_wrap=True, markup=False)
+    done = {"folder": made.folder, "plan": plan.as_data(made, images, to.mode)}
+    if plan_only:
+        return 0, done
+
+    began, failed = time.monotonic(), {}
+    with rundir.owned(made.folder):
+        if any(made.missing):
+            launch.prepare_study(made, images, test_images, held)
+            failed = execute(made, console)
+    seconds = time.monotonic() - began
+    finished = len(made.runs) - len(failed)
+    console.print(f"{finished} of {len(made.runs)} runs are done, in {duration(seconds)}.")
+    code = _finish(console, made.folder, failed, to)
+    done |= {"done": finished, "failed": failed, "seconds": seconds}
+    return code, done | {"report": made.folder / "report" / "index.html"}
+
+
+def waiting(text: str) -> AbstractContextManager:
+    """On a terminal something moves beside a text; elsewhere nothing is said."""
+    return Console(stderr=True).status(text)
+
+
+def available(device: str | None) -> str:
+    """The device that is asked for, or the first GPU, or cpu; raises BadInput."""
+    import torch
+
+    return choose_device(device, torch.cuda.device_count())
+
+
+def existing(folder: Path) -> Path:
+    """A folder, or the one in which it will be made."""
+    return folder if folder.exists() else existing(folder.absolute().parent)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place in which no folder can be made."""
+    if not existing(out).is_dir():
+        raise BadInput(f"--out {out}: {existing(out)} is not a folder")
+
+
+def report(study: Path) -> int:
+    """Build the report in a process of its own, for it must not need what training needs."""
+    return signals.call("-m", "reports", "--from", str(study))
+
+
+def _check(config: Config, data: str | None, test: str | None, out: Path) -> None:
+    """Refuse what can be refused without PyTorch: the folder, absent data, absent weights."""
+    from dcgan import sources
+    from eval.fetch import find_inception
+
+    check_out(out)
+    for source in (data, test):
+        if source not in (None, "cifar10"):
+            kind, path = sources.find(source, out / "cache")
+            if kind == "zip":
+                sources.count(kind, path)
+    if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
+        find_inception()
+
+
+def _load(
+    data: str | None, test: str | None, scale: str, cache: Path, console: Console
+) -> tuple["Images", "Images | None"]:
+    """The images to train on, and those that are held out, if they are a set of their own.
+
+    Where CIFAR-10 cannot be had, a trial takes shapes and says why.
+    """
+    from dcgan.data import load, load_test
+    from dcgan.sources import NoCifar10
+
+    try:
+        images = load(data, cache)
+    except NoCifar10 as error:
+        if scale not in TRIALS:
+            raise BadInput(f"{error}; --data names other images") from error
+        console.print(f"{error}: the images are shapes.", markup=False, soft_wrap=True)
+        images = load("shapes", cache)
+    if test:
+        return images, load(test, cache)
+    return images, load_test(data, cache) if images.kind == "cifar10" else None
+
+
+def _check_same(folder: Path, images: "Images", source: str | None) -> None:
+    """Refuse other images under a name that a study in this place has already."""
+    if not (folder / "study.json").exists():
+        return
+    stored = rundir.unseal(folder / "study.json")["data"]["sha256"]
+    if stored != images.sha256:
+        raise BadInput(
+            f"{folder} is a study of other images that were called {images.name!r} as well: their "
+            f"SHA-256 is {stored[:12]}..., that of {source or 'these'} is {images.sha256[:12]}...; "
+            "rename these or name another --out"
+        )
+
+
+def _engine(
+    device: str,
+    threads: int,
+    jobs: int | None,
+    engine: str,
+    ray_address: str | None,
+    gpus_per_run: float,
+) -> tuple[int, Callable[..., dict], str]:
+    """Runs at a time, the function that runs what is missing, and where, for the plan."""
+    from experiments import launch
+
+    if engine == "local":
+        return jobs or (launch.cores() if device == "cpu" else 1), launch.execute, ""
+
+    # Ray is an extra.
+    if find_spec("ray") is None:
+        raise BadInput("--engine ray needs the package ray, which make setup installs")
+    from experiments import ray_engine
+
+    if device not in ("cpu", "cuda"):
+        raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
+    where = {"address": ray_address, "gpus_per_run": gpus_per_run}
+    max_parallel = jobs or ray_engine.max_parallel(device, threads, **where)
+    text = f" on Ray, {ray_address or 'started here'}"
+    return max_parallel, partial(ray_engine.execute, **where), text
+
+
+def _finish(console: Console, study: Path, failed: dict[str, str], to: tracking.Destination) -> int:
+    """Build the report and mirror it, name what failed, show the scores, say what to type next."""
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, soft_wrap=True)
+
+    say("The report is being built.")
+    code = report(study)
+    in_sweep = "WANDB_SWEEP_ID" in os.environ  # whose agents see one run each
+    mirror = tracking.start_report(study, "disabled" if code or in_sweep else to.mode)
+    if why := mirror.finish():
+        say(f"W&B: {why}")
+    for run, why in failed.items():
+        say(f"failed: {run}: {why}", style="bold red")
+    if failed:
+        say("The same command tries them again; error.txt in a run's folder says more.")
+    status.show_scores(study, console)
+    if to.mode != "disabled":
+        named = f"STUDY={shlex.quote(str(study))}"
+        say("\nNext:\nthe runs in W&B's terminal dashboard, no account needed:")
+        say(f"  make dashboard {named}")
+    if to.mode == "offline":
+        say(f"the runs in W&B, with an account:\n  make sync {named}")
+    if to.url:
+        say(f"the runs in W&B:\n  {to.url}")
+    return int(bool(failed or code))
