@@ -134,6 +134,8 @@ def _screen(progress: Progress, width: int, height: int) -> Group:
     if progress.failed:
         counts += f", {len(progress.failed)} failed"
     times = f"{duration(progress.seconds_gone())} gone, {left(progress.seconds_left())}"
-    foot = [f"{counts}, {times}"] if width >= NARROW else [counts, times]
-    bar = ProgressBar(progress.epochs, progress.epochs_done)
-    return Group(Text(), table, Text(), bar, *(Text(line, style="bold") for line in foot))
+    foot = Table.grid()
+    foot.add_row(ProgressBar(progress.epochs, progress.epochs_done))
+    for line in [f"{counts}, {times}"] if width >= NARROW else [counts, times]:
+        foot.add_row(Text(line, style="bold"))
+    return Group(Text(), table, Text(), foot)

@@ -36,9 +36,10 @@ MAY_IMPORT = {
     "dcgan.rundir": ("dcgan.cli", "dcgan.config"),
     "experiments.progress": ("experiments.grid", "dcgan.rundir"),
     "experiments.reproduce": (
-        "dcgan.cli",
+        "dcgan",
         "experiments.grid",
-        "dcgan.rundir",
+        "experiments.publish",
+        "experiments.signals",
         "experiments.tracking",
     ),
     "experiments.status": (

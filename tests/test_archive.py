@@ -389,7 +389,7 @@ def test_a_record_in_anothers_place_is_refused(packed, tmp_path, here, there, wo
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"study": "../ablation"}, "study '../ablation' does not exist"),
+        ({"study": "../ablation"}, "'../ablation' is not among the studies"),
         ({"factors": {**FACTORS, "batch": [64]}}, "levels or arms are not those of ablation here"),
         ({"arms": {"baseline": {}}}, "levels or arms are not those of ablation here"),
         ({"settings": {"data": "../../x"}}, "data='../../x': String should match"),
