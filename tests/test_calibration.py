@@ -182,7 +182,7 @@ def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, com
 
 def test_a_study_is_calibrated_once(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(command, "_report", lambda study: 0)
+    monkeypatch.setattr("experiments.study.report", lambda study: 0)
     words = ["ablation", "head=conv", "batch=512", "norm=none", "images=512", "epochs=1"]
     words += ["--scale", "smoke", "--data", "shapes", "--out", str(tmp_path)]
     assert command.main(words) == 0

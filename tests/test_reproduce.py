@@ -21,8 +21,8 @@ def in_this_process():
     """Commands run here, without a report, which no run needs."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("WANDB_MODE", "disabled")
-        patched.setattr(experiments, "_report", lambda study: 0)
-        patched.setattr(signals, "call", lambda words, stdout: experiments.main(words[3:]))
+        patched.setattr("experiments.study.report", lambda study: 0)
+        patched.setattr(signals, "call", lambda *words: experiments.main([*words[2:]]))
         yield
 
 
