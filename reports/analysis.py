@@ -58,18 +58,18 @@ class Analysis(Study):
     @cached_property
     def numbers(self) -> list[str]:
         """The columns of the frame that are losses, scores and times."""
-        return list(self.frame.columns[self.frame.columns.get_loc("status") + 1 :])
+        return list(self.frame.loc[:, "status":].columns[1:])
 
     @cached_property
     def measured(self) -> dict[str, int]:
         """Each metric that has a finite number -> the epochs at which one has."""
-        known = [name for name in self.numbers if name in LOWER_IS_BETTER]
-        epochs = {x: self.frame.loc[self.frame[x].notna(), "epoch"].nunique() for x in known}
-        return {name: number for name, number in epochs.items() if number}
+        known = self.frame[[x for x in self.numbers if x in LOWER_IS_BETTER]].notna()
+        epochs = known.groupby(self.frame["epoch"]).any().sum()
+        return {name: int(number) for name, number in epochs.items() if number}
 
     @cached_property
     def config(self) -> Config:
-        """What the first arm runs with, defaults included; where arms have names, the baseline."""
+        """What the first arm runs with, defaults included."""
         cell = {factor: levels[0] for factor, levels in self.info["factors"].items()}
         own = grid.fields(cell, self.info.get("arms", {}))
         return Config.model_construct(**self.info["settings"] | own)
@@ -131,9 +131,8 @@ class Analysis(Study):
         """One row per arm at the "last" or "best" epoch of each run, or at a fixed one.
 
         Columns: the factors, `seeds` (runs that got there), `diverged` (of these), `epochs` (of
-        each seed), and for each metric its mean, `<metric>_sd` (NaN below two) and `<metric>_n`,
-        the number of seeds with a finite value. At the best epoch a metric that was not measured
-        there in every seed is NaN with n = 0.
+        each seed), and for each metric its mean, `<metric>_sd` and `<metric>_n` (finite values); at
+        the best epoch n is 0 where not every seed was measured there.
         """
         rows = self._best_or_lost() if at == "best" else self._reached(at)
         table = []
@@ -153,11 +152,7 @@ class Analysis(Study):
         return pd.DataFrame(table)
 
     def _reached(self, at: str | int) -> pd.DataFrame:
-        """The row of every run at an epoch.
-
-        A run that diverged and stopped before is there too, without numbers, so that the runs
-        which survived do not pass for all.
-        """
+        """The row of every run at an epoch; one that diverged before is there without numbers."""
         rows = self.last if at == "last" else self.frame[self.frame["epoch"] == at]
         final = self.frame.groupby("run", sort=False).tail(1)
         goal = final["run"].map(self.planned) if at == "last" else at
@@ -176,9 +171,8 @@ class Analysis(Study):
     def losses(self) -> pd.DataFrame:
         """One row per arm: losses at the last epoch (mean, SD), the lowest D loss of any step.
 
-        `bound` is ln 2 where norm=batch: the logits of the real and of the fake batch have the
-        same mean there, and by Jensen's inequality D's loss, the mean of two softplus terms, is no
-        lower.
+        `bound` is ln 2 where norm=batch: real and fake logits have the same mean there, and by
+        Jensen's inequality D's loss, the mean of two softplus terms, is no lower.
         """
         rows = []
         for arm in self.arms:
@@ -210,11 +204,7 @@ class Analysis(Study):
 
     @cached_property
     def parts(self) -> dict[tuple[str, str], pd.DataFrame]:
-        """The rows at equal "epochs", the last ones, and at equal "updates".
-
-        By ("epochs", "all") those of all arms, by ("epochs", "norm=batch") of each level of the
-        first factor.
-        """
+        """("epochs" or "updates" that are equal, "all" or a level of the first factor) -> rows."""
         first, parts = self.factors[0], {}
         for at, rows in {"epochs": self.last, "updates": self.equal_updates}.items():
             parts[at, "all"] = rows
@@ -229,11 +219,7 @@ class Analysis(Study):
 
     @cached_property
     def batch_effects(self) -> pd.DataFrame:
-        """The batch sizes at equal epochs and at equal updates: a row for each.
-
-        `at`, `where` (see `parts`), the updates that both sides make, then the columns of
-        `effect_numbers`.
-        """
+        """The batch sizes in each of the `parts`, with the updates that both sides make."""
         table = []
         for (at, where), rows in self.parts.items():
             for effect in self.partial_effects[at, where]:
@@ -264,8 +250,8 @@ class Analysis(Study):
     def learners(self) -> "Analysis":
         """The study without the arms that have learnt nothing by their last epoch.
 
-        By the geometric mean over seeds. All arms stay where there is no calibration, or where
-        none has learnt anything; one that has not got there yet stays too.
+        By the geometric mean over seeds. All arms stay where there is no calibration, or where none
+        has learnt anything.
         """
         logs = logarithm(self.last.set_index("run")[PRIMARY])
         level = math.log(self.floor) if self.floor > 0 else math.nan
@@ -288,12 +274,10 @@ class Analysis(Study):
 
     @cached_property
     def fluctuation(self) -> pd.DataFrame:
-        """A table of runs: how the logarithm of the primary metric goes up and down after burn-in.
+        """A table of runs: how their own scores go up and down after burn-in.
 
-        All of it is of the run's own scores, which draw fresh noise at every epoch. Columns: those
-        of `statistics.fluctuation`; `noise` (the measurement variance of one evaluation of the
-        arm); `variance` (`with_noise` less `noise`; NaN without evaluation sets, and it may be
-        negative).
+        Columns: those of `statistics.fluctuation`; `noise` (the measurement variance of one
+        evaluation of the arm); `variance` (`with_noise` less `noise`, which may be negative).
         """
         rows = {}
         for run, trace in self.traces.items():
@@ -306,10 +290,9 @@ class Analysis(Study):
     def shares(self) -> pd.DataFrame:
         """The components of the variance of the logarithm, over all arms and in each.
 
-        Columns: `where`, `arms`, `seeds`, `epochs`, `eval_sets` (the sizes of the crossed design),
-        for each of arm, seed, epoch and evaluation its variance component, which may be negative,
-        and `<axis>_share`, of the sum of those that are not. Empty where runs were not scored by
-        at least two sets at the same epochs.
+        Columns: `where`; `arms`, `seeds`, `epochs`, `eval_sets` (the sizes of the crossed design);
+        of each axis its component, which may be negative, and `<axis>_share`, of the sum of those
+        that are not. Empty without two sets at the same epochs.
         """
         cube = self._crossed()
         names = [arm_name(self, arm) for arm in self.arms]
@@ -351,12 +334,11 @@ class Analysis(Study):
         rows, logs = {}, self.set_logs
         known = logs[[0, 1]].dropna() if 1 in logs else logs[:0]
         for run, here in known.groupby("run", sort=False):
-            own, other = here.droplevel("run")[[0, 1]].to_numpy().T
-            epochs = list(here.index.get_level_values("epoch"))
-            if run in self.ended and self.planned[run] in epochs:
-                best, last = own.argmin(), other[epochs.index(self.planned[run])]
+            own, other = (here.droplevel("run")[number] for number in (0, 1))
+            if run in self.ended and self.planned[run] in other.index:
+                best, last = own.idxmin(), other[self.planned[run]]
                 rows[run] = {
-                    "epoch": epochs[best],
+                    "epoch": best,
                     "own": math.exp(own[best]),
                     "other": math.exp(other[best]),
                     "last": math.exp(last),
@@ -369,9 +351,9 @@ class Analysis(Study):
     def ranks(self) -> pd.DataFrame:
         """A table of runs: whether a loss moves with the primary metric from epoch to epoch.
 
-        Spearman's correlation, after burn-in, of the changes between neighbouring epochs of each
-        loss with those of the metric's logarithm: two curves that merely both go down have none.
-        Columns: `changes` (finite ones of the metric), `d_loss`, `g_loss`; NaN below three changes.
+        Spearman's correlation, after burn-in, of the changes between epochs of each loss with those
+        of the metric: two curves that merely both go down have none. Columns: `changes` (of the
+        metric), `d_loss`, `g_loss`; NaN below three changes.
         """
         rows = {}
         for run, trace in self.settled.items():
@@ -382,11 +364,10 @@ class Analysis(Study):
 
     @cached_property
     def regret(self) -> pd.DataFrame:
-        """A table of ended runs: log primary metric of the epochs that one may choose.
+        """A table of ended runs: log primary metric of the epoch that one may choose.
 
-        Columns: of the epochs after burn-in the `last`, the `best`, a `random` one (the mean of the
-        logarithms), that of the highest D loss (`d_loss`, where D is deceived most) and that of the
-        lowest G loss (`g_loss`, where G deceives best).
+        Columns: after burn-in the `last`, the `best`, a `random` one (the mean of all), that of the
+        highest D loss (`d_loss`) and that of the lowest G loss (`g_loss`).
         """
         rows = {}
         for run in self.settled.keys() & self.ended:
@@ -406,10 +387,8 @@ class Analysis(Study):
         """A table of runs: whether one is fine at one epoch, bad at another and fine again.
 
         `relapse` is 1 where the metric at epoch 20 is worse than at both 10 and 30 by 5 %, or at 30
-        than at 20. `by_noise`: how likely that is of a run that gets steadily better, by a straight
-        line in the logarithm fitted to its epochs 10 to 30, made level where it would rise, and
-        that fluctuates by the noise of one evaluation alone. NaN where an epoch or the noise is
-        missing.
+        than at 20. `by_noise`: how likely noise alone makes that of a run that gets steadily
+        better, by the straight line through its epochs 10 to 30, made level where it would rise.
         """
         rows = {}
         for run, trace in self.traces.items():
@@ -426,11 +405,10 @@ class Analysis(Study):
         return self._per_run(rows)
 
     def reached(self, threshold: float) -> pd.DataFrame:
-        """For each run (the index) the `images` shown to D and its `steps` at a primary metric.
+        """By run the `images` and `steps` at which the primary metric first falls to a threshold.
 
-        Where the metric first falls to the threshold, its logarithm taken as linear between two
-        epochs, and before the first one from the untrained generator on. A run that never gets
-        there has NaN: its time is longer than the study and not known.
+        Its logarithm is linear between epochs, and before the first one from the untrained
+        generator on. A run that never gets there has NaN.
         """
         start = [math.log(self.untrained)] if self.untrained > 0 else []
         rows = {}
@@ -444,8 +422,8 @@ class Analysis(Study):
     def reach(self) -> pd.DataFrame:
         """One row per arm and threshold that any run reaches: how many do, and after how much.
 
-        Columns: the factors, `threshold`, `runs` (that have ended), `reached` (of these), and the
-        geometric means of `images` and `steps`, NaN unless all of them reach it after the start.
+        `runs` (that have ended), `reached` (of these), and the geometric means of `images` and
+        `steps`, NaN unless all of them reach it after the start.
         """
         rows = []
         for threshold in THRESHOLDS:
@@ -471,8 +449,7 @@ class Analysis(Study):
     def by_arm(self, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         """One row per arm of a table of runs: `seeds`, the mean of each column and its interval.
 
-        An interval, `<column>_low` and `<column>_high`, is Student's t over seeds, and NaN below
-        two. A run without a number is left out of that mean; an arm without a run is not there.
+        The interval, `<column>_low` and `<column>_high`, is Student's t over seeds, NaN below two.
         """
         rows = []
         for arm in self.arms:
@@ -526,24 +503,13 @@ def arm_name(study: Study, arm: tuple) -> str:
 
 
 def effect_numbers(effect: Effect) -> dict[str, object]:
-    """One row of a table of effects, paired by seed.
-
-    `ratio` (of the metric at the second level to that at the first) and `difference` come with
-    their 95 % t intervals; `p_t` and `p_flip` are those of the ratio, `p_holm` is `p_t` over the
-    main effects, NaN elsewhere. `n`: seeds of which every cell is there; `dropped`: the others.
-    """
-    ratio, difference = effect.ratio, effect.difference
-    return {
-        "effect": effect.name,
-        "factors": len(effect.factors),
-        "ratio": ratio.value,
-        "ratio_low": ratio.low,
-        "ratio_high": ratio.high,
-        "difference": difference.value,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
-        "p_t": ratio.p,
-        "p_flip": ratio.p_flip,
+    """One row of a table of effects; `n`: seeds of which every cell is there."""
+    row: dict[str, object] = {"effect": effect.name, "factors": len(effect.factors)}
+    for name, x in {"ratio": effect.ratio, "difference": effect.difference}.items():
+        row |= {name: x.value, f"{name}_low": x.low, f"{name}_high": x.high}
+    return row | {
+        "p_t": effect.ratio.p,
+        "p_flip": effect.ratio.p_flip,
         "p_holm": effect.p_holm,
         "improvement": effect.improvement,
         "n": len(effect.seeds),

@@ -1,7 +1,6 @@
 """Committed epochs -> one DataFrame. Everything that a reader sees is made from it."""
 
 import hashlib
-import io
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dcgan import rundir
 from dcgan.cli import BadInput
@@ -166,23 +165,13 @@ def write(study: Study, out: Path) -> list[Path]:
     All in full precision; returns the paths.
     """
     out.mkdir(parents=True, exist_ok=True)
-    parquet = io.BytesIO()
-    study.frame.to_parquet(parquet, index=False, engine="pyarrow")
-    files = {
-        out / "records.csv": _csv(study.frame),
-        out / "records.parquet": parquet.getvalue(),
-    }
-    if len(study.eval_sets):
-        files[out / "eval_sets.csv"] = _csv(study.eval_sets)
-    if len(study.calibration):
-        files[out / "calibration.csv"] = _csv(study.calibration.rename_axis("images").reset_index())
-    for path, data in files.items():
-        path.write_bytes(data)
-    return list(files)
-
-
-def _csv(frame: pd.DataFrame) -> bytes:
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    tables = {"records": study.frame, "eval_sets": study.eval_sets}
+    tables["calibration"] = study.calibration.rename_axis("images").reset_index()
+    files = {out / f"{name}.csv": table for name, table in tables.items() if len(table)}
+    for path, table in files.items():
+        table.to_csv(path, index=False, lineterminator="\n")
+    study.frame.to_parquet(out / "records.parquet", index=False, engine="pyarrow")
+    return [*files, out / "records.parquet"]
 
 
 def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -204,21 +193,14 @@ def _folder(cell: dict[str, Any]) -> str:
 
 def _config(run: Path, stored: dict[str, Any]) -> dict[str, Any]:
     """A stored config with the defaults of the fields that it was stored without."""
-    try:
+    with _lacking(run / "run.json"):
         return Config.model_validate(stored).model_dump()
-    except ValidationError as error:
-        raise Damaged(f"{run / 'run.json'}: {fault(error)}") from error
 
 
 def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Record and timing of each committed epoch of a run."""
-    return [
-        (
-            rundir.read_json(run, epoch, rundir.RECORD),
-            rundir.read_json(run, epoch, rundir.TIMING),
-        )
-        for epoch in _epochs(run)
-    ]
+    names = (rundir.RECORD, rundir.TIMING)
+    return [tuple(rundir.read_json(run, epoch, x) for x in names) for epoch in _epochs(run)]
 
 
 def _epochs(run: Path) -> list[int]:
@@ -271,13 +253,20 @@ def _calibration(
 def calibrated(study: Study, metric: str) -> pd.Series:
     """What a metric is for each set of the calibration; empty where it was not measured on them.
 
-    How BatchNorm's statistics are come by is no matter of images that no training made: a metric
-    of re-estimated ones is compared with that of the running ones.
+    BatchNorm has no part in images that no training made, so that a metric with re-estimated
+    statistics is compared with the usual one.
     """
-    metric = metric.removesuffix("_reestimated")
-    if metric not in study.calibration:
-        return pd.Series(dtype="float64")
-    return study.calibration[metric].dropna()
+    known = study.calibration.reindex(columns=[metric.removesuffix("_reestimated")])
+    return known.iloc[:, 0].dropna()
+
+
+class _Result(BaseModel):
+    """What an analysis of `eval` left in a run, as far as a report needs it."""
+
+    epoch: int
+    values: dict[str, int | float | None]
+    titles: dict[str, str]
+    notes: list[str]
 
 
 def _analyses(study: Study) -> Results:
@@ -286,18 +275,9 @@ def _analyses(study: Study) -> Results:
     for run in study.runs:
         for path in sorted((run / ANALYSES).glob("*.json")):
             with _lacking(path):
-                result = json.loads(path.read_bytes())
-                kept = {key: result[key] for key in ("epoch", "values", "titles", "notes")}
-                texts = [*kept["titles"].values(), *kept["notes"]]
-                numbers = [x for x in kept["values"].values() if x is not None]
-                if (
-                    kept["values"].keys() != kept["titles"].keys()
-                    or not all(isinstance(x, str) for x in texts)
-                    or not all(type(x) in (int, float) for x in numbers)
-                ):
-                    raise TypeError("numbers with their titles")
+                result = _Result.model_validate_json(path.read_bytes()).model_dump()
             name = run.relative_to(study.folder).as_posix()
-            analyses.setdefault(path.stem, {})[name] = kept
+            analyses.setdefault(path.stem, {})[name] = result
     return analyses
 
 
@@ -307,14 +287,10 @@ def _audit(path: Path) -> dict[str, Any] | None:
         return None
     with _lacking(path):
         audit = json.loads(path.read_bytes())
-        tables = [
-            {key: table[key] for key in ("name", "title", "notes", "digits")}
-            | {"frame": pd.DataFrame(table["rows"], columns=table["columns"])}
-            for table in audit["tables"]
-        ]
+        for table in audit["tables"]:
+            table["frame"] = pd.DataFrame(table["rows"], columns=table["columns"])
         answers = pd.DataFrame(audit["answers"], columns=["question", "answer"])
-        about = {key: audit[key] for key in ("run", "epoch", "images")}
-    return about | {"answers": answers, "tables": tables}
+        return audit | {"answers": answers}
 
 
 @contextmanager
@@ -322,6 +298,8 @@ def _lacking(path: Path) -> Iterator[None]:
     """Whatever is wrong with the content of a file is one Damaged that names it."""
     try:
         yield
+    except ValidationError as error:
+        raise Damaged(f"{path}: {fault(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise Damaged(f"{path}: lacks {error}") from error
 
@@ -342,30 +320,28 @@ def _check_sums(folder: Path) -> None:
 
 def _of_own_kinds(begun: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict]]:
     """The identities of each run; where runs are of different classes, against images of these."""
-    if len({run["config"].get("classes", "all") for run in begun.values()}) < 2:
-        return {name: run["identities"] for name, run in begun.items()}
+    kinds = {run["config"].get("classes", "all") for run in begun.values()}
+    own = {"split": OWN_CLASSES} if len(kinds) > 1 else {}
     return {
-        name: {x: identity | {"split": OWN_CLASSES} for x, identity in run["identities"].items()}
+        name: {metric: identity | own for metric, identity in run["identities"].items()}
         for name, run in begun.items()
     }
 
 
 def _one_identity_each(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, Any]]:
     """The identity of each metric; raises Mixed where two runs disagree on one."""
-    identities: dict[str, dict[str, Any]] = {}
-    first: dict[str, str] = {}
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
     for run, metrics in runs.items():
         for metric, identity in metrics.items():
-            known = identities.setdefault(metric, identity)
-            seen = first.setdefault(metric, run)
+            seen, known = first.setdefault(metric, (run, identity))
             for key in {**known, **identity}:
                 if known.get(key) != identity.get(key):
                     raise Mixed(
                         f"{metric} is not one number: {key} is {known.get(key)!r} in {seen} "
                         f"and {identity.get(key)!r} in {run}"
                     )
-    order = [*LOWER_IS_BETTER, *identities]
-    return {metric: identities[metric] for metric in dict.fromkeys(order) if metric in identities}
+    order = dict.fromkeys([*LOWER_IS_BETTER, *first])
+    return {metric: first[metric][1] for metric in order if metric in first}
 
 
 def _factors(configs: Collection[dict[str, Any]], planned: dict[str, list]) -> list[str]:

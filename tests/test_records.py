@@ -3,8 +3,6 @@
 import hashlib
 import json
 import math
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -88,14 +86,6 @@ def test_no_missing_run_vanishes(make_study, tmp_path):
     assert study.frame.loc[study.frame["status"] == "diverged", "fd_cifar"].isna().all()
 
 
-def test_a_study_that_has_not_begun_is_empty(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, committed={NONE: 0, BATCH: 0}, **SMALL))
-
-    assert len(study.frame) == len(study.curves) == 0
-    assert [run.status for run in study.missing] == ["not begun"] * 2
-    assert study.arms == [("none", "conv", 128), ("batch", "conv", 128)]
-
-
 def test_runs_outside_the_plan_are_read_too(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     info = json.loads((folder / "study.json").read_text())
@@ -117,26 +107,19 @@ def test_two_identities_of_one_metric_are_refused(make_study, tmp_path):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["record.json", "timing.json", "samples.png", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "name", [*(f"epochs/0001/{x}" for x in ("record.json", "samples.png", "SHA256SUMS")),
+             "banks/scores.json"],
+)  # fmt: skip
 def test_a_damaged_file_is_one_error_even_in_the_middle_of_a_run(make_study, tmp_path, name):
-    folder = make_study(tmp_path, **SMALL)
-    path = rundir.epoch_folder(folder / NONE, 1) / name
+    folder = make_study(tmp_path, eval_sets=2, **SMALL)
+    path = folder / NONE / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-
-    with pytest.raises(rundir.Damaged, match="0001") as error:
+    with pytest.raises(rundir.Damaged, match=name.rpartition("/")[0]) as error:
         records.load(folder)
     assert "\n" not in str(error.value)
-
-
-def test_an_epoch_that_is_gone_is_an_error(make_study, tmp_path):
-    folder = make_study(tmp_path, **SMALL)
-    epoch = rundir.epoch_folder(folder / NONE, 1)
-    epoch.rename(tmp_path / "gone")
-
-    with pytest.raises(rundir.Damaged, match="0001"):
-        records.load(folder)
 
 
 def test_what_is_no_study_is_refused(make_study, tmp_path):
@@ -170,14 +153,6 @@ def test_eval_sets_are_the_scores_of_each_epoch_and_set(make_study, tmp_path):
     assert len(empty) == 0
 
 
-def test_damaged_eval_sets_are_one_error(make_study, tmp_path):
-    folder = make_study(tmp_path, eval_sets=2, **SMALL)
-    path = folder / NONE / "banks" / "scores.json"
-    path.write_text(path.read_text().replace("1", "2", 1))
-    with pytest.raises(rundir.Damaged, match=r"banks/scores\.json"):
-        records.load(folder)
-
-
 def test_a_published_study_may_lack_pictures_and_nothing_else(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     whole = records.load(folder)
@@ -205,31 +180,16 @@ def test_a_published_study_is_checked_against_its_sums(make_study, tmp_path):
         (folder / name).write_bytes(data)
 
 
-def test_states_are_pruned_without_a_word(make_study, tmp_path):
-    folder = make_study(tmp_path, **SMALL)
-    rundir.commit(folder / NONE, 3, {rundir.STATE: b"state", **_files(folder)})
-    (rundir.epoch_folder(folder / NONE, 3) / rundir.STATE).unlink()
-
-    assert records.load(folder).frame["run"].value_counts()[NONE] == 3
-
-
-def test_csv_and_parquet_give_the_frame_back(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, inception="milestone", **SMALL))
+def test_csv_and_parquet_give_the_frames_back(make_study, tmp_path):
+    study = records.load(make_study(tmp_path, inception="milestone", eval_sets=2, **SMALL))
     first, second = (records.write(study, tmp_path / name) for name in ("a", "b"))
-
-    assert [path.name for path in first] == ["records.csv", "records.parquet"]
+    assert {path.name for path in first} == {"records.csv", "records.parquet", "eval_sets.csv"}
     assert [a.read_bytes() for a in first] == [b.read_bytes() for b in second]
-    csv = pd.read_csv(first[0], keep_default_na=False, na_values="")
-    pd.testing.assert_frame_equal(csv, study.frame, check_exact=True)
-    pd.testing.assert_frame_equal(pd.read_parquet(first[1]), study.frame, check_exact=True)
-
-
-def test_eval_sets_have_a_file_where_there_are_any(make_study, tmp_path):
-    study = records.load(make_study(tmp_path, eval_sets=2, **SMALL))
-    paths = records.write(study, tmp_path / "out")
-    assert [path.name for path in paths] == ["records.csv", "records.parquet", "eval_sets.csv"]
-    csv = pd.read_csv(paths[2], keep_default_na=False, na_values="")
-    pd.testing.assert_frame_equal(csv, study.eval_sets, check_exact=True)
+    for name, frame in (("records.csv", study.frame), ("eval_sets.csv", study.eval_sets)):
+        csv = pd.read_csv(tmp_path / "a" / name, keep_default_na=False, na_values="")
+        pd.testing.assert_frame_equal(csv, frame, check_exact=True)
+    parquet = pd.read_parquet(tmp_path / "a" / "records.parquet")
+    pd.testing.assert_frame_equal(parquet, study.frame, check_exact=True)
 
 
 AUDIT = {
@@ -248,12 +208,9 @@ WALKS = {"epoch": 2, "values": {"hits": 0.5}, "titles": {"hits": "hits"}, "notes
     ("path", "content"),
     [
         ("audit.json", "{"),
-        ("audit.json", "[]"),
         ("audit.json", {"tables": [1], "answers": []}),
         ("audit.json", AUDIT | {"answers": [["no answer"]]}),
         (f"{NONE}/eval/walks.json", WALKS | {"values": {"hits": "many"}}),
-        (f"{NONE}/eval/walks.json", WALKS | {"values": {"other": 1}}),
-        (f"{NONE}/eval/walks.json", WALKS | {"notes": [3]}),
         (f"{NONE}/eval/walks.json", WALKS | {"titles": None}),
         (f"{NONE}/eval/walks.json", {"epoch": 2}),
     ],
@@ -269,20 +226,7 @@ def test_what_was_measured_afterwards_is_read_or_named(make_study, tmp_path, pat
     assert study.audit["tables"][0]["frame"]["images"].to_list() == [200]
 
     (folder / path).write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(rundir.Damaged, match="lacks") as error:
+    with pytest.raises(rundir.Damaged) as error:
         records.load(folder)
     assert path in str(error.value)
-
-
-def test_reports_do_without_torch():
-    code = (
-        "import sys; import reports.__main__, reports.records, reports.tables, reports.figures; "
-        "print([x for x in ('torch', 'matplotlib.pyplot') if x in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def _files(folder):
-    names = (rundir.RECORD, rundir.TIMING, rundir.SAMPLES)
-    return {name: rundir.read(folder / NONE, 2, name) for name in names}
+    assert "\n" not in str(error.value)
