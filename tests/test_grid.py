@@ -1,10 +1,13 @@
+import hashlib
 import itertools
+import subprocess
 
 import pytest
 
 from dcgan.cli import BadInput
 from experiments import grid
 from experiments.grid import BadStudy, define, fit, runs
+from experiments.launch import frozen_claims
 
 
 def fitted(*words, scale="small", seeds=None, available=50_000, data="cifar10"):
@@ -187,3 +190,32 @@ def test_blog64_has_the_blogs_settings():
     assert (config.stem, config.init) == ("linear", "torch")
     assert (config.lr_g, config.lr_d, config.beta1, config.beta2) == (2e-4, 2e-4, 0.5, 0.999)
     assert (config.latent, config.latent_size, config.images) == ("normal", 100, 50_000)
+
+
+def test_a_study_keeps_the_claims_that_it_started_with():
+    info = {"study": "ablation", "scale": "small", "seeds": [0], "commit": "a", "settings": {}}
+    info["factors"] = define("ablation", "small").factors
+    early, late = (info | {"claims": {"commit": name}} for name in ("early", "late"))
+    for stored, added, kept in ((early, late, {"commit": "early"}), (info, late, {})):
+        assert grid.merge(stored, added)["claims"] == kept
+    assert "claims" not in grid.merge(info, info)
+
+
+def test_the_commit_of_the_claims_is_the_last_one_that_touched_them(tmp_path):
+    def git(*words):
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    path = tmp_path / "claims.yaml"
+    path.write_text("B1: {}\n")
+    git("init")
+    assert frozen_claims(path)["commit"] == "unknown"  # no commit
+    git("add", "claims.yaml")
+    git("commit", "-m", "Claims")
+    first = git("log", "-1", "--format=%h")
+    git("commit", "--allow-empty", "-m", "Something else")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (frozen_claims(path)["commit"], frozen_claims(path)["sha256"]) == (first, digest)
+    path.write_text("B1: {}\n\n")
+    assert frozen_claims(path)["commit"] == f"{first}+changes"
