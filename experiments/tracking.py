@@ -153,7 +153,7 @@ def environment(study: Path) -> dict[str, str]:
 def run_wandb(study: Path, *words: str) -> int:
     """Run W&B's own command line on the runs of a study: `leet` or `sync`; its exit code.
 
-    2 where there are no runs, or no server for `sync`, which is said.
+    Raises BadInput where there are no runs, or no server for `sync`.
     """
     home = study.absolute() / "wandb"
     if not any(home.glob("*run-*")):

@@ -12,7 +12,8 @@ from experiments import __main__ as experiments
 from experiments import grid, reproduce, signals, tracking
 from experiments.publish import PUBLISHED
 
-SET = ("norm=batch", "head=conv", "batch=512", "epochs=3", "lr_g=1e-4", "seed=1")
+SMALL = ("images=200", "score_images=20", "reference_images=50")
+SET = ("norm=batch", "head=conv", "batch=128", "epochs=3", "lr_g=1e-4", "seed=1", *SMALL)
 ONE = {"factors": {"norm": ["none"], "head": ["conv"], "batch": [128]}, "epochs": 8}
 
 
@@ -74,7 +75,7 @@ def test_the_recipe_is_the_command_that_made_the_run(run):
     (again,) = grid.runs(grid.fit(planned, data["name"], data["sha256"], data["images"]))
     assert again.config.model_dump() == rundir.unseal(run / "run.json")["config"]
     assert made.folder == f"{run.parents[1].name}/{run.parent.name}/seed=1"
-    assert {"seed=1", "epochs=3", "lr_g=0.0001"} <= {*made.words}
+    assert {"seed=1", "epochs=3", "lr_g=0.0001", *SMALL} <= {*made.words}
     assert not any(word.startswith("width=") for word in made.words)
 
 
