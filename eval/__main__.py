@@ -1,7 +1,6 @@
 """Score finished runs again, analyse them, and train the bundled feature network.
 
-    python -m eval score runs/ablation-small --extractor inception --n 50000
-    python -m eval audit RUN --data TRAIN --test TEST
+    python -m eval score RUN
     python -m eval probe RUN --data TRAIN --test TEST
 
 RUN is a run or a whole study, TRAIN and TEST are images, such as cifar10-train.zip.
@@ -18,7 +17,7 @@ from typing import Any
 
 import click
 
-from dcgan import cli
+from dcgan import cli, rundir
 from dcgan.cli import PATH, BadInput, Result, options
 from eval.fetch import find_inception
 from eval.finished import find_study, measure, open_runs
@@ -53,9 +52,9 @@ def number_or(word: str) -> Callable:
     return check
 
 
-THREADS = count("--threads", 1, "of PyTorch, on which results depend")
+THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
 LAST = {"default": "last", "callback": number_or("last")}
-EPOCH = click.option("--epoch", metavar="N", **LAST, help="`last`: that has what is needed")
+EPOCH = click.option("--epoch", metavar="N", **LAST, help="or `last`, the last usable one")
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
 TEST = click.option("--test", metavar="TEST", required=True, help="images of that kind it was not")
 CACHE = click.option("--cache", type=PATH, help="of images; default: `cache` beside the study")
@@ -78,7 +77,7 @@ of_both_sets = options(of_epoch, DATA, TEST, CACHE)
 @click.option("--extractor", type=NETWORKS, default="cifar", help="what sees the images")
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
 @click.option("--data", metavar="SOURCE", help="the data set; default: what the cache has of it")
-@click.option("--weights", type=PATH, help="Inception's file, or a folder of train-extractor")
+@click.option("--weights", type=PATH, help="of Inception, or a folder; default: as above")
 @CACHE
 def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result:
     """Score the generators that finished epochs have kept, on new images.
@@ -87,6 +86,8 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
     trained on. `inception` gives FID, IS and KID; its weights are the file that --weights or
     INCEPTION_WEIGHTS names, or are looked for in the cache and in torch hub's folder, or are
     downloaded into the cache. An image takes 0.2 s on a CPU core, with `cifar` a millisecond.
+
+        python -m eval score runs/ablation-small --extractor inception --n 50000
     """
     if extractor == "inception":
         find_inception(weights, chosen["cache"] or find_study(chosen["where"]).parent / "cache")
@@ -129,6 +130,8 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
 
     Prints the tables and writes them to audit.json beside study.json, where the report looks for
     them. This takes about five minutes on a CPU core.
+
+        python -m eval audit RUN --data TRAIN --test TEST
     """
     if len(inside := list(where.rglob("run.json"))) > 1:
         raise BadInput(f"{where}: holds {len(inside)} runs; name one of them")
@@ -139,8 +142,8 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
     from eval import audit as work
 
     torch.set_num_threads(threads)
-    result = work.analyse(run, n)
-    path = work.save(find_study(where), result)
+    result, path = work.analyse(run, n), find_study(where) / "audit.json"
+    rundir.replace(path, rundir.to_json(result))
     print(work.to_text(result))
     print(f"wrote {path}", file=sys.stderr)
     return 0, {"file": path, **result}
@@ -152,7 +155,7 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
 @eval_group.command()
 @of_both_sets
 @count("--labels", 1_000, "labelled images of each SVM")
-@count("--draws", 5, "of the labelled images")
+@count("--draws", 5, "draws of labelled images")
 @click.option(
     "--full",
     metavar="[N]",
@@ -166,6 +169,8 @@ def probe(labels: int, draws: int, full: str | int | None, **chosen: Any) -> Res
 
     As in Section 5.1 of the paper; the same draws of labelled training images serve the controls: D
     with its initial weights, the pixels, the bundled classifier. A run at `small` takes a minute.
+
+        python -m eval probe RUN --data TRAIN --test TEST
     """
     settings = {"labels": labels, "draws": draws, "full": full}
     return measure("probe", "state", settings, **chosen)
@@ -180,6 +185,8 @@ def neighbours(n: int, **chosen: Any) -> Result:
     A generator that memorised comes nearer than new real images do, in the features of the bundled
     classifier and in pixels. The picture: the generated images that come nearest, above their
     neighbours. A run at `small` takes a minute.
+
+        python -m eval neighbours RUN --data TRAIN --test TEST
     """
     return measure("neighbours", "generator", {"n": n}, **chosen)
 
@@ -194,6 +201,8 @@ def walks(pairs: int, steps: int, **chosen: Any) -> Result:
     How even are walks from z to z, beside a blend of the same two images in pixels? And is bright A
     - dark A + dark B a bright B, for two classes? eval/walks.py says what a hit is. The picture:
     walks, each above its blend, and the arithmetic. A run at `small` takes twenty seconds.
+
+        python -m eval walks runs/ablation-small
     """
     return measure("walks", "generator", {"pairs": pairs, "steps": steps}, **chosen)
 
@@ -208,6 +217,8 @@ def filters(images: int, **chosen: Any) -> Result:
 
     Guided backpropagation of the strongest units: how much of a response lies in few pixels? The
     picture: images of the strongest features above what they respond to, trained and untrained.
+
+        python -m eval filters RUN --data TRAIN
     """
     return measure("filters", "state", {"images": images}, **chosen)
 
@@ -216,13 +227,15 @@ def filters(images: int, **chosen: Any) -> Result:
 @of_run
 @again
 @count("--pairs", 20, "samples of each head")
-@count("--threads", None, "of PyTorch; default: as many as the run had")
+@count("--threads", None, "threads of PyTorch; default: as many as the run had")
 def heads(pairs: int, **chosen: Any) -> Result:
     """Find out whether the average-pool head trains faster: count, and time in pairs.
 
     The networks of each finished run are built with either head of D, and steps of training are
     timed, both heads in turn. The speeds are those of this machine at this moment: run it where
     nothing else runs. The result is called that of epoch 0. A run at `small` takes half a minute.
+
+        python -m eval heads runs/ablation-small
     """
     return measure("heads", "config", {"pairs": pairs}, **chosen)
 
@@ -236,6 +249,8 @@ def constant(**chosen: Any) -> Result:
 
     Of every milestone (epochs 1, 2, 5, 10, 15, ...) and of the last epoch: which share of each
     layer's channels is nearly the same in 1,000 images? Exploratory. A run takes a few seconds.
+
+        python -m eval constant runs/ablation-small
     """
     return measure("constant", "generator", {}, **chosen)
 
@@ -247,7 +262,7 @@ def constant(**chosen: Any) -> Result:
 @click.option("--train", metavar="ZIP", required=True, help="the 50,000 training images")
 @click.option("--test", metavar="ZIP", required=True, help="the 10,000 test images")
 @click.option("--seed", metavar="N", type=int, default=0, help="of weights and augmentation")
-@count("--threads", None, "of PyTorch, on which results depend; default: its own choice")
+@count("--threads", None, "threads of PyTorch, on which results depend; default: its own choice")
 @click.option("--out", type=PATH, default=Path("eval/weights"), help="their folder")
 @click.option("--cache", type=PATH, default=Path("runs/cache"), help="of images")
 def train_extractor(**chosen: Any) -> Result:
@@ -255,6 +270,8 @@ def train_extractor(**chosen: Any) -> Result:
 
     Writes cifar10-resnet.safetensors and its card cifar10-resnet.json. Other weights are another
     network: scores measured with them cannot stand beside the old ones.
+
+        python -m eval train-extractor --train TRAIN --test TEST
     """
     from eval.classifier import train_and_write
 

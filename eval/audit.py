@@ -16,7 +16,6 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import linregress
 from torch import Tensor, nn
 
-from dcgan import rundir
 from dcgan.cli import BadInput
-from dcgan.data import Images, to_uint8
+from dcgan.data import Images, of_classes, to_uint8
 from dcgan.models import channels_last
 from eval import metrics
 from eval.extractors import Extractor
@@ -65,7 +63,7 @@ Row = dict[str, Any]  # column -> cell
 def analyse(run: FinishedRun, count: int) -> dict[str, Any]:
     """The content of audit.json from `count` generated images of a run; raises BadInput."""
     config, train, test = run.config, run.shared.train, run.shared.test
-    held_out = first(run.test(run.side), 2 * count)
+    held_out = of_classes(run.test(run.side), "all", 2 * count)
     if (few := len(held_out.pixels)) < 100:
         raise BadInput(f"--test {test.name}: {few} images, 100 are needed")
     pixels, cache = run.train(run.side).pixels[: config.reference_images], run.shared.cache
@@ -93,12 +91,6 @@ def analyse(run: FinishedRun, count: int) -> dict[str, Any]:
     }
 
 
-def save(study: Path, result: dict[str, Any]) -> Path:
-    """Write audit.json beside a study's study.json."""
-    rundir.replace(study / "audit.json", rundir.to_json(result))
-    return study / "audit.json"
-
-
 def to_text(result: dict[str, Any]) -> str:
     """The tables and answers of an audit as a terminal shows them."""
     lines: list[str] = []
@@ -112,11 +104,6 @@ def table(name: str, title: str, rows: list[Row], notes: list[str], digits: int 
     """A table as audit.json has it; see the top of this file."""
     cells = {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]}
     return {"name": name, "title": title, **cells, "notes": notes, "digits": digits}
-
-
-def first(images: Images, count: int) -> Images:
-    """The first images of a set, in its canonical order."""
-    return replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
 
 
 def measure(network: Extractor, sample: Sample, *stems: str) -> dict[str, float]:

@@ -29,9 +29,6 @@ LITE0_SIDE = 64  # pixels: what it was trained on has 224, which takes ten times
 BILINEAR = "antialiased bilinear"
 BATCH = 100  # images in one pass of a network
 
-# uint8 images (N, 3, H, W) -> features (N, features), logits (N, classes), float32 on the CPU
-Pass = Callable[[Tensor], tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
 class Extractor:
@@ -44,9 +41,21 @@ class Extractor:
     resizer: str  # how images of other sides get there
     suffix: str  # of its metrics' names; "" only for Inception with the published weights
     device: str
-    extract: Pass
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]]  # what `extract` does with one batch
     stems: tuple[str, ...] = tuple(metric.stem for metric in METRICS)  # of what it measures
     most: int | None = None  # images of each side that it sees, the first ones; None: all of them
+
+    @torch.no_grad()
+    def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, features) and logits (N, classes), float32 on the CPU, of uint8 images.
+
+        Images (N, 3, H, W) of any side, in float32 whatever the process trains in.
+        """
+        with matmul_precision("fp32"):
+            parts = (part.contiguous().to(self.device) for part in images.split(BATCH))
+            outputs = zip(*map(self.forward, parts), strict=True)
+            features, logits = (torch.cat(rows).float().cpu() for rows in outputs)
+        return features, logits
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -83,8 +92,7 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
     def forward(images: Tensor) -> tuple[Tensor, Tensor]:
         return net(resize(images, SIDE))
 
-    extract = _in_batches(forward, device)
-    return Extractor(NAME, sha256, FEATURES, SIDE, BILINEAR, "_cifar", device, extract)
+    return Extractor(NAME, sha256, FEATURES, SIDE, BILINEAR, "_cifar", device, forward)
 
 
 def has_lite0() -> bool:
@@ -114,9 +122,8 @@ def lite0(device: str = "cpu", most: int = 2_000) -> Extractor:
         features = net.extract_features(pixels).mean(dim=(2, 3))
         return features, net._fc(features)
 
-    extract = _in_batches(forward, device)
     about = LITE0, LITE0_SHA256, 1280, LITE0_SIDE, BILINEAR, "_imagenet", device
-    return Extractor(*about, extract, ("kd",), most)
+    return Extractor(*about, forward, ("kd",), most)
 
 
 def inception(
@@ -143,10 +150,9 @@ def inception(
             INCEPTION, ["2048", "logits_unbiased"], feature_extractor_weights_path=ours
         ).to(device)
 
-    extract = _in_batches(net, device)
     suffix = "" if sha256 == INCEPTION_SHA256 else "_unpublished"
     side, resizer = FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE, "TensorFlow 1 bilinear"
-    return Extractor(INCEPTION, sha256, 2048, side, resizer, suffix, device, extract)
+    return Extractor(INCEPTION, sha256, 2048, side, resizer, suffix, device, net)
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -154,16 +160,3 @@ def resize(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
-
-
-def _in_batches(forward: Pass, device: str) -> Pass:
-    """A pass of a network over any number of images, in float32 whatever the process trains in."""
-
-    @torch.no_grad()
-    @matmul_precision("fp32")
-    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = [forward(part.contiguous().to(device)) for part in images.split(BATCH)]
-        features, logits = (torch.cat(parts).float().cpu() for parts in zip(*outputs, strict=True))
-        return features, logits
-
-    return extract

@@ -8,7 +8,7 @@ suits all kinds of features.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import sklearn
@@ -48,8 +48,7 @@ Features = Callable[[np.ndarray], np.ndarray]  # uint8 (N, H, W, 3) -> float32 (
 Sets = dict[int, list[np.ndarray]]  # number of labels -> draws, each of indices of images
 
 
-@dataclass(frozen=True)
-class Accuracy:
+class Accuracy(NamedTuple):
     """What linear SVMs make of one kind of features."""
 
     rates: np.ndarray  # (draws,), the share of test images that are named rightly

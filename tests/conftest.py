@@ -65,7 +65,7 @@ def colours():
     """A feature network that one can follow by hand: mean and SD of each channel; 1 % as logits."""
     from eval.extractors import Extractor
 
-    def extract(images):
+    def forward(images):
         channels = images.float().flatten(2)
         features = torch.cat([channels.mean(dim=2), channels.std(dim=2)], dim=1)
         return features, features / 100
@@ -73,7 +73,7 @@ def colours():
     import torch
 
     resizer = "antialiased bilinear"
-    return Extractor("colours", "5" * 64, 6, 32, resizer, "_cifar", "cpu", extract)
+    return Extractor("colours", "5" * 64, 6, 32, resizer, "_cifar", "cpu", forward)
 
 
 @pytest.fixture(scope="session")

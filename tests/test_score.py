@@ -40,11 +40,11 @@ def counting(network):
     """The network, and a list of all images that it is shown from now on."""
     seen: list[Tensor] = []
 
-    def extract(images):
+    def forward(images):
         seen.append(images)
-        return network.extract(images)
+        return network.forward(images)
 
-    return replace(network, extract=extract), seen
+    return replace(network, forward=forward), seen
 
 
 # --- Generating -----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_what_is_not_finite_is_none(colours, tmp_path):
         return features, logits
 
     against = reference(colours, pictures(30, 32, 0), "a" * 64, tmp_path)
-    against = replace(against, extractor=replace(colours, extract=broken))
+    against = replace(against, extractor=replace(colours, forward=broken))
     scores = score(as_tensor(pictures(20, 32, 1)), [against])
     assert scores == dict.fromkeys(colours.metrics)
 
