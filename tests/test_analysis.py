@@ -63,26 +63,18 @@ def test_fluctuation_takes_the_noise_out(waves):
         assert found["regret"] == pytest.approx(0, abs=1e-12)  # epoch 6 is as good as any
 
 
-def test_noise_is_known_from_some_epochs_and_not_from_those_of_the_burn_in(waves):
-    eval_sets = waves.eval_sets[waves.eval_sets["epoch"].isin([1, 2, 5])].copy()
-    eval_sets.loc[(eval_sets["epoch"] == 1) & (eval_sets["eval_set"] == 1), "fd_cifar"] *= 2
-    table = dataclasses.replace(waves, eval_sets=eval_sets).fluctuation
-    whole = waves.fluctuation
+def test_noise_is_known_from_further_evaluation_sets_after_burn_in_alone(waves):
+    some = waves.eval_sets[waves.eval_sets["epoch"].isin([1, 2, 5])].copy()
+    some.loc[(some["epoch"] == 1) & (some["eval_set"] == 1), "fd_cifar"] *= 2
+    table = dataclasses.replace(waves, eval_sets=some).fluctuation
     assert table["noise"].tolist() == pytest.approx([NOISE**2] * 14, rel=1e-9)
-    assert table["variance"].tolist() == pytest.approx(whole["variance"].tolist(), rel=1e-9)
 
-
-def test_without_eval_sets_no_noise_is_taken_out_and_the_table_says_so(waves):
     bare = dataclasses.replace(waves, eval_sets=waves.eval_sets.iloc[:0])
-    table = bare.fluctuation
-    assert table["variance"].isna().all()
-    assert table["noise"].isna().all()
-    whole = waves.fluctuation
-    assert np.allclose(table["with_noise"], whole["with_noise"], rtol=1e-12, atol=0)
+    assert bare.fluctuation[["variance", "noise"]].isna().all(axis=None)
+    assert bare.fluctuation["with_noise"].equals(waves.fluctuation["with_noise"])
     shown = tables_of(bare)
     assert not {"shares", "selection"} & set(shown)
     assert any("not taken out" in note for note in shown["fluctuation"].notes)
-    assert shown["fluctuation"].headings[4:6] == ["with noise, %", "drawdown, %"]
 
 
 def test_shares_add_up_and_name_the_design(waves):
@@ -147,19 +139,6 @@ def test_rank_correlation_of_the_changes_of_the_losses(waves):
     assert of(table, 0)["g_loss"] == pytest.approx(-1, rel=1e-12)
     assert np.isnan(of(table, 3)["d_loss"])
     assert set(table["changes"]) == {EPOCHS - 2}
-
-
-def test_a_trend_that_a_loss_shares_is_no_relation(waves):
-    frame = waves.frame.copy()
-    wave = np.array([0, 0, 1, 0, 0, 1])  # of changes: up, down, none, up
-    other = np.array([0, 0, 0, 0, 1, 1])  # none, none, up, none
-    for run in frame["run"].unique():
-        here = frame["run"] == run
-        frame.loc[here, "fd_cifar"] = np.exp(9 - np.arange(EPOCHS) + 0.1 * wave)
-        frame.loc[here, "d_loss"] = 9 - np.arange(EPOCHS) + 0.1 * other
-    found = dataclasses.replace(waves, frame=frame).ranks["d_loss"]
-    ranks = np.corrcoef([3.5, 1, 2, 3.5], [2, 2, 4, 2])[0, 1]
-    assert found.tolist() == pytest.approx([ranks] * 14, rel=1e-9)
 
 
 def with_run(study, **columns):
@@ -231,20 +210,16 @@ def test_the_time_to_a_threshold(waves):
 
 
 def test_how_many_runs_reach_a_threshold(waves):
-    frame = waves.frame.copy()
-    level = 35.0 + 10 * (frame["norm"] == "batch") - 10 * (frame["seed"] == 3)
-    frame["fd_cifar"] = level.where(frame["epoch"] > 2, 90)
-    table = dataclasses.replace(waves, frame=frame).reach
-    counts = {(x["norm"], x["threshold"]): x["reached"] for x in table.to_dict("records")}
-    assert counts == {
-        ("none", 50): 7, ("none", 40): 7, ("none", 30): 1,
-        ("batch", 50): 7, ("batch", 40): 1, ("batch", 30): 0,
-    }  # fmt: skip
-    assert set(table["runs"]) == {7}
-    assert (table["images"].isna() == (table["reached"] < 7)).all()
-    rows = tables_of(dataclasses.replace(waves, frame=frame))["reach"].rows
+    level = 35.0 + 10 * (waves.frame["norm"] == "batch") - 10 * (waves.frame["seed"] == 3)
+    frame = waves.frame.assign(fd_cifar=level.where(waves.frame["epoch"] > 2, 90))
+    study = dataclasses.replace(waves, frame=frame)
+    counts = study.reach.set_index(["norm", "threshold"])
+    reached = counts["reached"].unstack().loc[["none", "batch"], [50, 40, 30]].to_numpy()
+    assert reached.tolist() == [[7, 7, 1], [7, 1, 0]]
+    assert set(counts["runs"]) == {7}
+    assert (counts["images"].isna() == (counts["reached"] < 7)).all()
+    rows = tables_of(study)["reach"].rows
     assert [row[4] for row in rows if row[3] == "40"] == ["7 of 7", "1 of 7"]
-    assert [row[5:] for row in rows if row[4] != "7 of 7"] == [["–", "–"]] * 3
 
 
 def test_arms_that_have_learnt_nothing_are_left_out(waves):
@@ -267,11 +242,9 @@ def test_means_over_seeds_have_intervals_and_a_single_seed_has_none(waves):
     assert arms["drawdown"].tolist() == pytest.approx([0.13, 0.13], rel=1e-9)
     half = 2.4469 * 0.01 * np.sqrt(28 / 6) / np.sqrt(7)  # t of 6, SD of 0 to 6
     assert arms["drawdown_high"].tolist() == pytest.approx([0.13 + half] * 2, rel=1e-4)
-
-    one = dataclasses.replace(waves, frame=waves.frame[waves.frame["seed"] == 4])
-    arms = one.by_arm(one.fluctuation, ["drawdown"])
-    assert arms["drawdown"].tolist() == pytest.approx([0.14, 0.14], rel=1e-9)
-    assert arms[["drawdown_low", "drawdown_high"]].isna().all(axis=None)
+    one = waves.by_arm(waves.fluctuation.query("seed == 4"), ["drawdown"])
+    assert one["drawdown"].tolist() == pytest.approx([0.14, 0.14], rel=1e-9)
+    assert one[["drawdown_low", "drawdown_high"]].isna().all(axis=None)
 
 
 def test_a_study_none_of_whose_runs_has_ended_can_be_judged(make_study, tmp_path):
@@ -316,25 +289,17 @@ def table_of(effects):
 def test_effects_by_hand(grid):
     table = table_of(grid.last_effects["fd_cifar"])
     assert list(table.index) == ["norm=batch against none", "batch=512 against 128", "norm × batch"]
-
     logs = np.log([norm_effect(seed) for seed in range(SEEDS)])
     norm = table.loc["norm=batch against none"]
-    low, high = stats.t.interval(0.95, SEEDS - 1, logs.mean(), stats.sem(logs))
+    ends = stats.t.interval(0.95, SEEDS - 1, logs.mean(), stats.sem(logs))
     assert norm["ratio"] == pytest.approx(np.exp(logs.mean()), rel=1e-12)
-    assert norm["ratio_low"] == pytest.approx(np.exp(low), rel=1e-9)
-    assert norm["ratio_high"] == pytest.approx(np.exp(high), rel=1e-9)
+    assert norm[["ratio_low", "ratio_high"]].tolist() == pytest.approx(np.exp(ends), rel=1e-9)
     assert norm["p_flip"] == 2 / 2**SEEDS
     assert norm["p_t"] == pytest.approx(stats.ttest_1samp(logs, 0).pvalue, rel=1e-9)
     gaps = [40 * (1 + s**2) * (norm_effect(s) - 1) * 0.85 for s in range(SEEDS)]
     assert norm["difference"] == pytest.approx(np.mean(gaps), rel=1e-12)
     assert (norm["n"], norm["seeds"], norm["dropped"]) == (SEEDS, "0 1 2 3 4 5 6", "")
     assert table.loc["norm × batch", "ratio"] == pytest.approx(1, rel=1e-12)
-    assert np.isnan(table.loc["norm × batch", "p_holm"])
-
-    # Neither the order of the rows nor what seeds share matters.
-    rows = grid.frame.iloc[::-1].sort_values("norm", kind="stable", ascending=False)
-    again = table_of(dataclasses.replace(grid, frame=rows).last_effects["fd_cifar"])
-    assert again.loc["norm=batch against none", "ratio"] == pytest.approx(norm["ratio"])
 
 
 def test_a_seed_without_a_cell_is_left_out_and_named(grid):
@@ -344,9 +309,6 @@ def test_a_seed_without_a_cell_is_left_out_and_named(grid):
     less = dataclasses.replace(grid, frame=frame)
     table = table_of(less.last_effects["fd_cifar"])
     assert (set(table["n"]), set(table["dropped"])) == ({SEEDS - 1}, {"3"})
-    kept = [np.log(norm_effect(seed)) for seed in range(SEEDS) if seed != 3]
-    ratio = table.loc["norm=batch against none", "ratio"]
-    assert ratio == pytest.approx(np.exp(np.mean(kept)), rel=1e-12)
     assert any("seed 3" in note for note in tables_of(less)["effects"].notes)
     assert not any("seed 3" in note for note in tables_of(grid)["effects"].notes)
 

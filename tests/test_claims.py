@@ -135,23 +135,19 @@ def test_the_ledger_has_every_claim():
         ("claim: c", "claim: ''", "claim: String should have at least 1 character"),
         ("  seeds: 8", "  seeds: 5", "seeds: Input should be greater than or equal to 6"),
         ("  seeds: 8", "  seeds: 8\n  seeds: 6", "seeds is there twice"),
-        ("  needs: n\n", f"  needs: n\n{WRITTEN}", "B1 is there twice"),
         ("  needs: n", "  needs: n\n  verdict: supported", "B1: verdict: Extra inputs are not"),
         ("place: blog", "id: B2\n  place: blog", "id: String should have at most 0 characters"),
         ("measure: last", "measure: least", "measure: Input should be"),
         ("metric: fd_cifar", "metric: fid_cifar", "metric: 'fid_cifar' is not in the records"),
         ("last\n  metric: fd_cifar", "share\n  metric: fid", "metric: it is of fd_cifar alone"),
         ("smallest: 1.1", "smallest: 0.05", "smallest: is not a ratio above 1"),
-        ("smallest: 1.1", "smallest: .nan", "smallest: Input should be"),
         ("{norm: none}", "{head: conv}", "against: does not name the same factors as arms"),
         ("{norm: none}", "{norm: no}", "B1: against: norm: "),
-        ("measure: last", "measure: correlation", "loss: belongs to correlation, strength, choice"),
+        ("measure: last", "measure: correlation", "loss: belongs to correlation, strength"),
         ("seeds: 8", "seeds: 8\n  epoch: 3", "epoch: belongs to at"),
-        ("seeds: 8", "seeds: 8\n  against_epoch: 3", "against_epoch: "),
         ("seeds: 8", "seeds: 8\n  across: {batch: [128]}", "across: batch: List should have at"),
         ("measure: last", "measure: bound", "against: means nothing for bound"),
         (WRITTEN, "- B1\n", "Input should be a valid dictionary"),
-        ("B1:", "B1: {", "claims.yaml: while parsing"),
     ],
 )
 def test_a_fault_is_one_line_that_names_claim_and_key(tmp_path, old, new, words):
@@ -290,13 +286,10 @@ def test_an_interaction_is_a_ratio_of_ratios():
         harm = 0.6 if arm["batch"] == 128 else 0.2 + 0.05 * UNIT[seed]
         return 4 + 0.3 * seed + harm * (arm["norm"] == "batch") + 0.7 * (arm["batch"] == 512)
 
-    study = simulate(GRID, log_fd=log_fd)
-    whole, small, large = judge(study, "B1-interaction", "B1-128", "B1-512")
-    assert (whole.verdict, whole.n, len(whole.runs)) == ("supported", 8, 64)
-    assert whole.estimate.value == pytest.approx(math.exp(0.2 - 0.6), rel=1e-9)
-    ratio = large.estimate.value / small.estimate.value
-    assert whole.estimate.value == pytest.approx(ratio, rel=1e-9)
-    assert whole.estimate.high == pytest.approx(math.exp(-0.4 + 0.05 * HALF), rel=1e-9)
+    found = judge(simulate(GRID, log_fd=log_fd), "B1-interaction")
+    assert (found.verdict, found.n, len(found.runs)) == ("supported", 8, 64)
+    assert found.estimate.value == pytest.approx(math.exp(0.2 - 0.6), rel=1e-9)
+    assert found.estimate.high == pytest.approx(math.exp(-0.4 + 0.05 * HALF), rel=1e-9)
 
 
 def test_a_share_that_falls_to_zero_is_a_difference_in_points():
@@ -432,14 +425,11 @@ def test_fluctuation_is_what_noise_and_trend_do_not_explain(fluctuation, noise, 
     assert (found.estimate.low > 0) == (verdict == "supported")
 
 
-def test_noise_is_known_from_evaluation_sets_alone():
-    for sets, least, why in ((1, 2, "no"), (2, 3, "2 of 3")):
-        for found in judge(simulate(HEADS, eval_sets=sets), "B5", "P2-stability", "B5-share"):
-            if least == 2 or found.claim.id != "B5-share":
-                assert (found.verdict, found.why) == ("inconclusive", f"{why} evaluation sets")
-                assert (found.estimate, found.n, found.runs) == (None, 0, [])
-            else:
-                assert found.n == 8
+@pytest.mark.parametrize(("sets", "why"), [(1, "no"), (2, "2 of 3")])
+def test_noise_is_known_from_evaluation_sets_alone(sets, why):
+    for found in judge(simulate(HEADS, eval_sets=sets), "B5", "P2-stability"):
+        assert (found.verdict, found.why) == ("inconclusive", f"{why} evaluation sets")
+        assert (found.estimate, found.n, found.runs) == (None, 0, [])
 
 
 @pytest.mark.parametrize(("relapses", "verdict"), [(0, "equivalent"), (1, "supported")])
@@ -490,10 +480,7 @@ def test_whether_a_loss_tells(link, verdict, strength):
     )  # fmt: skip
     signed, size = judge(study, "B6", "B6-strength")
     assert (signed.verdict, size.verdict) == (verdict, strength)
-    assert (signed.estimate.value > 0.8, signed.estimate.value < -0.8) == (
-        link == "up",
-        link == "down",
-    )
+    assert (signed.estimate.value > 0.8) == (link == "up")
     assert (size.estimate.value > 0.8) == (link != "none")
 
 
