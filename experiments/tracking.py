@@ -125,7 +125,7 @@ def destination(asked: subprocess.Popen | None) -> Destination:
         raise BadInput(f"WANDB_ARTIFACTS={artifacts} is not models")
     if asked is None:
         return Destination("disabled", "", "", {"WANDB_MODE": "disabled"})
-    answer, err = asked.communicate()  # it ends by itself
+    answer, err = asked.communicate()
     if not answer:
         raise BadInput(_last_line(err))
     return Destination(**json.loads(answer))
@@ -488,13 +488,15 @@ def _attach(wandb_run: Any, run: Path, info: dict, epoch: int) -> None:
 def _main(kind: str, folder: str = "", *rest: str) -> None:
     """`ask`, or mirror the `run` in this folder, or the `report` of the study."""
     work = {"ask": lambda _: _answer(), "run": _mirror_run, "report": _mirror_report}[kind]
+    code = 0
     try:
         work(Path(folder), *rest)
     except Exception as error:
-        name = "" if kind == "ask" else f"{type(error).__name__}: "
+        code, name = 1, "" if kind == "ask" else f"{type(error).__name__}: "
         print(f"{name}{_in_one_line(error)}", file=sys.stderr, flush=True)
-        os._exit(1)
-    os._exit(0)  # without W&B's exit hook, which would wait for a service that may be gone
+    if kind == "ask":
+        os.killpg(0, signal.SIGKILL)  # W&B's service too, which may still wait for its server
+    os._exit(code)  # without W&B's exit hook, which would wait for a service that may be gone
 
 
 def _in_one_line(error: Exception) -> str:
