@@ -5,53 +5,49 @@ from PIL import Image
 
 from dcgan import rundir
 from dcgan.data import shapes
-
-
-@pytest.mark.parametrize("jobs", ["0", "two"])
-def test_a_wrong_option_is_one_line_and_leaves_nothing(run_study, tmp_path, jobs):
-    out = tmp_path / "out"
-    done = run_study(out, "--jobs", jobs)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("experiments: Invalid value for '--jobs': ")
-    assert jobs in line
-    assert not out.exists()
+from experiments.__main__ import main
 
 
 @pytest.fixture
-def faces(tmp_path):
-    """Two hundred images of shapes in a folder."""
+def start(monkeypatch, capsys, tmp_path):
+    """`ablation` at smoke with these words on two hundred images in a folder; code, out, err."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     (tmp_path / "faces").mkdir()
     for number, image in enumerate(shapes(200).pixels):
         Image.fromarray(image).save(tmp_path / "faces" / f"{number}.jpg")
-    return tmp_path / "faces"
+
+    def run(*words):
+        options = ["--scale", "smoke", "--data", str(tmp_path / "faces"), "--device", "cpu"]
+        code = main(["ablation", *options, "--out", str(tmp_path / "out"), "batch=128", *words])
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_another_set_of_the_same_name_is_told_apart(run_study, faces, tmp_path):
-    out = tmp_path / "out"
-    study = out / "ablation-smoke-faces"
+@pytest.mark.parametrize("jobs", ["0", "two"])
+def test_a_wrong_option_is_one_line_and_leaves_nothing(start, tmp_path, jobs):
+    code, out, err = start("--jobs", jobs)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("experiments: Invalid value for '--jobs': ")
+    assert jobs in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_set_of_the_same_name_is_told_apart(start, tmp_path):
+    study = tmp_path / "out" / "ablation-smoke-faces"
     rundir.replace(study / "study.json", rundir.seal({"data": {"sha256": "5" * 64}}))
-    done = run_study(out, "batch=128", data=faces)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(
+    code, out, err = start()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(
         f"experiments: {study} is a study of other images that were called 'faces' as well: "
-        f"their SHA-256 is 555555555555..., that of {faces} is "
+        f"their SHA-256 is 555555555555..., that of {tmp_path / 'faces'} is "
     )
-    assert done.stderr.endswith("; rename these or name another --out\n")
-    assert [path.name for path in out.rglob("*")] == [study.name, "study.json"]
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [study.name, "study.json"]
 
 
-def test_a_set_stored_with_loss_is_taken_and_marked(run_study, faces, tmp_path):
-    done = run_study(tmp_path / "out", "--plan", "batch=128", data=faces)
-    assert done.returncode == 0
-    assert "Some images were stored with loss" in done.stdout
-
-
-def test_the_plan_alone_starts_nothing(run_study, tmp_path):
-    out = tmp_path / "out"
-    done = run_study(out, "--plan")
-    assert done.returncode == 0
-    assert "8: norm=none,batch x head=conv,avgpool x batch=128,512" in done.stdout
-    assert "with loss" not in done.stdout
-    assert not out.exists()
+def test_the_plan_alone_starts_nothing_and_marks_a_set_stored_with_loss(start, tmp_path):
+    code, out, err = start("--plan")
+    assert (code, err) == (0, "")
+    assert "4: norm=none,batch x head=conv,avgpool x batch=128, seeds 1; 0 are done" in out
+    assert "Some images were stored with loss" in out
+    assert not (tmp_path / "out").exists()
