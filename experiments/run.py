@@ -1,6 +1,7 @@
 """One run: for each epoch train, score, commit, mirror."""
 
 import hashlib
+import itertools
 import math
 import os
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -69,12 +71,12 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
         # The images to train on, and the real features to be scored against.
         images = load_cached(job.cache, config.data_sha256, config.resolution)
         pixels = training_images(images, config.classes, config.images, job.device)
-        each_epoch, at_milestones = references(job)
+        always, more = references(job)
 
         # Go on from the last whole state.
         found = rundir.last_state(job.folder)
         state = load_state(found[1], config, job.device) if found else start(config, job.device)
-        rundir.describe(job.folder, describe(job, each_epoch, at_milestones))
+        rundir.describe(job.folder, describe(job, always, more))
         rundir.rewind(job.folder, state.epoch)
         mirror = tracking.start(job.folder, job.wandb_mode)
 
@@ -85,9 +87,9 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
             trained = time.perf_counter()
 
             # Score, on noise and in a mode of G that training does not notice.
-            scores = measure(state.G, config, state.epoch, each_epoch)
+            scores = measure(state.G, config, state.epoch, always)
             if is_milestone(state.epoch):
-                scores |= measure_more(state.G, config, state.epoch, each_epoch, at_milestones)
+                scores |= measure_more(state.G, config, state.epoch, always, more)
             scored = time.perf_counter()
 
             # Commit.
@@ -114,14 +116,12 @@ def _close(mirror: tracking.Mirror, notify: Callable[[dict[str, Any]], None]) ->
 def prepare(device: str, threads: int) -> None:
     """Set what results depend on in this process: threads and algorithms.
 
-    The arithmetic is set where networks run, see dcgan.train.matmul_precision. That a GPU repeats
-    its bits rests on PyTorch's list in torch.use_deterministic_algorithms: there convolutions,
-    either way and backward, and indexing act deterministically once it is set, nothing else that is
-    trained or scored with is on it, and what cannot act so raises RuntimeError.
+    The arithmetic is set where networks run, see dcgan.train.matmul_precision. A CPU's algorithms
+    are deterministic as they are; of a GPU's, those that cannot be raise RuntimeError.
     """
     torch.set_num_threads(threads)
     if device == "cpu":
-        return  # whose algorithms are deterministic as they are
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -148,12 +148,10 @@ def references(job: Job) -> tuple[list[Reference], list[Reference]]:
 def measure(
     G: nn.Module, config: Config, epoch: int, references: list[Reference], stream: str = "score"
 ) -> dict[str, float | None]:
-    """The scores of the generator after this epoch; None where it has no images to be scored.
+    """The scores of G after this epoch, on the noise of a stream; None where it has collapsed.
 
-    It has none if one of them is not finite, or if all are the same, pixel by pixel as uint8: such
-    a generator has collapsed. One that makes a few different images has a score, and a bad one.
-
-    `stream` names the noise that the images are made from.
+    It has if an image is not finite, or if all are the same, pixel by pixel as uint8. A G that
+    makes a few different images has a score, and a bad one.
     """
     z = draw_latent(config, stream, epoch, config.score_images)
     try:
@@ -162,26 +160,20 @@ def measure(
     except FloatingPointError:
         collapsed = True
     if collapsed:
-        return {name: None for each in references for name in each.extractor.metrics}
+        return {name: None for real in references for name in real.extractor.metrics}
     return score(images, references)
 
 
 def measure_more(
-    G: nn.Module,
-    config: Config,
-    epoch: int,
-    each_epoch: list[Reference],
-    at_milestones: list[Reference],
+    G: nn.Module, config: Config, epoch: int, always: list[Reference], more: list[Reference]
 ) -> dict[str, float | None]:
     """What a milestone adds: the slower networks, and re-estimated statistics of BatchNorm.
 
     The images come from the noise of the epoch's own scores, so that they differ in this alone.
     """
-    steadied = reestimated(G, config, config.score_images)
-    again = measure(steadied, config, epoch, each_epoch)
-    return measure(G, config, epoch, at_milestones) | {
-        name + REESTIMATED: value for name, value in again.items()
-    }
+    again = measure(reestimated(G, config, config.score_images), config, epoch, always)
+    steadied = {name + REESTIMATED: value for name, value in again.items()}
+    return measure(G, config, epoch, more) | steadied
 
 
 def fingerprint(config: Config, device: str, threads: int) -> dict[str, str | int]:
@@ -198,10 +190,9 @@ def fingerprint(config: Config, device: str, threads: int) -> dict[str, str | in
 
 @cache
 def arithmetic(precision: str, device: str, threads: int) -> str:
-    """A short hash of the bits of one small training step, and of products that scores consist of.
+    """A short hash of the bits of one small training step, and of products as in scores.
 
-    It tells processors, libraries and their settings apart which have the same names, and is equal
-    wherever they compute alike.
+    It is equal wherever processors, libraries and their settings compute alike.
     """
     config = Config(precision=precision, resolution=16, width=16, images=64, batch=64)
     prepare(device, threads)
@@ -215,15 +206,13 @@ def arithmetic(precision: str, device: str, threads: int) -> str:
     return hashlib.sha256(dump_state(state) + products).hexdigest()[:12]
 
 
-def describe(
-    job: Job, each_epoch: list[Reference], at_milestones: list[Reference]
-) -> dict[str, dict[str, Any]]:
+def describe(job: Job, always: list[Reference], more: list[Reference]) -> dict[str, dict[str, Any]]:
     """run.json: what this run is, on what it runs, and what its numbers mean."""
     config, measured = job.config, {}
-    for each in each_epoch + at_milestones:
-        measured |= identities(each, config.score_images, config.resolution)
-    for each in each_epoch:
-        measured |= identities(each, config.score_images, config.resolution, "re-estimated")
+    for real in always + more:
+        measured |= identities(real, config.score_images, config.resolution)
+    for real in always:
+        measured |= identities(real, config.score_images, config.resolution, "re-estimated")
     return {
         "config": config.model_dump(),
         "fingerprint": fingerprint(config, job.device, job.threads),
@@ -234,33 +223,36 @@ def describe(
 def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[str, Any]:
     """The record of an epoch: a function of the config alone, with null for what is not finite.
 
-    Its status is `diverged` instead of `ok` where a loss, a weight or a score is not finite at the
-    epoch's end, or where the generator has collapsed (see `measure`): it has no scores then. That
-    is a result, and the run goes on.
+    Its status is `diverged` instead of `ok`, and it has no scores, where a loss, a weight or a
+    score is not finite at the epoch's end, or where G has collapsed (see `measure`).
     """
     losses = {
-        "d_loss": _mean(log.d_loss),
-        "g_loss": _mean(log.g_loss),
+        "d_loss": fmean(log.d_loss),
+        "g_loss": fmean(log.g_loss),
         "d_loss_min": min(log.d_loss),
-        "d_real": _mean(log.d_real),
-        "d_fake": _mean(log.d_fake),
+        "d_real": fmean(log.d_real),
+        "d_fake": fmean(log.d_fake),
     }
-    before, shown = log.images[-1] * (state.epoch - 1), log.images[-1] * state.epoch
+
+    # The curves are means over parts of about equal length.
+    steps, before = len(log.images), log.images[-1] * (state.epoch - 1)
+    points = min(steps, CURVE_POINTS)
+    cuts = [i * steps // points for i in range(points + 1)]
     curve = [
         {
-            "images": before + log.images[part.stop - 1],
-            "d_loss": _finite(_mean(log.d_loss[part])),
-            "g_loss": _finite(_mean(log.g_loss[part])),
+            "images": before + log.images[end - 1],
+            "d_loss": _finite(fmean(log.d_loss[begin:end])),
+            "g_loss": _finite(fmean(log.g_loss[begin:end])),
         }
-        for part in _parts(len(log.images), CURVE_POINTS)
+        for begin, end in itertools.pairwise(cuts)
     ]
     weights = [*state.G.state_dict().values(), *state.D.state_dict().values()]
     whole = all(map(math.isfinite, losses.values())) and None not in scores.values()
     whole = whole and all(bool(tensor.isfinite().all()) for tensor in weights)
     return {
         "epoch": state.epoch,
-        "images": shown,
-        "steps": len(log.images) * state.epoch,
+        "images": log.images[-1] * state.epoch,
+        "steps": steps * state.epoch,
         "status": "ok" if whole else "diverged",
         "losses": {name: _finite(value) for name, value in losses.items()},
         "curve": curve,
@@ -289,16 +281,6 @@ def draw_samples(config: Config, state: State) -> bytes:
     except FloatingPointError:
         images = torch.zeros((len(z), 3, config.resolution, config.resolution), dtype=torch.uint8)
     return png_grid(images.permute(0, 2, 3, 1).numpy(), SAMPLE_COLUMNS)
-
-
-def _parts(count: int, most: int) -> list[slice]:
-    """Cut `count` steps into at most `most` runs of about equal length."""
-    parts = min(count, most)
-    return [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _finite(value: float) -> float | None:
