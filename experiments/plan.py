@@ -87,7 +87,7 @@ def make_plan(
     }
     jobs = [Job(config=run.config, folder=folder / run.folder, **common) for run in runs]
     missing = [
-        done < job.config.epochs or not _is_mirrored(job, done)
+        done < job.config.epochs or _lacks_mirror(job, done)
         for job, done in zip(jobs, committed, strict=True)
     ]
     seconds = _run_seconds(jobs, committed) / max_parallel
@@ -127,19 +127,15 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
 
 def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
     """The plan as --json prints it."""
-    names = ("name", "sha256", "labels_from", "left_out")
+    shown = ("epochs", "epochs_done", "max_parallel", "seconds", "bytes")
+    of_data = ("name", "sha256", "labels_from", "left_out")
     return {
         "runs": [str(run) for run in plan.runs],
         "missing": sum(plan.missing),
-        "epochs": plan.epochs,
-        "epochs_done": plan.epochs_done,
-        "data": {"images": len(images.pixels)} | {name: getattr(images, name) for name in names},
+        "data": {"images": len(images.pixels)} | {name: getattr(images, name) for name in of_data},
         "device": plan.jobs[0].device,
-        "max_parallel": plan.max_parallel,
-        "seconds": plan.seconds,
-        "bytes": plan.bytes,
         "wandb": mode,
-    }
+    } | {name: getattr(plan, name) for name in shown}
 
 
 # --- What is there --------------------------------------------------------------------------------
@@ -177,14 +173,13 @@ def _committed(path: Path, run: Run, device: str, threads: int) -> int:
     return epochs
 
 
-def _is_mirrored(job: Job, epoch: int) -> bool:
-    """Whether W&B has all of a run up to this epoch, its last one, as far as it is wanted.
+def _lacks_mirror(job: Job, epoch: int) -> bool:
+    """Whether W&B is to have epochs of a finished run, up to this one, that it has not.
 
     A run that was imported is mirrored where it was made.
     """
-    if rundir.has_records_only(job.folder) or job.wandb_mode == "disabled":
-        return True
-    return tracking.is_mirrored(job.folder, epoch)
+    wanted = job.wandb_mode != "disabled" and not rundir.has_records_only(job.folder)
+    return wanted and not tracking.is_mirrored(job.folder, epoch)
 
 
 def _has_inception(cache: Path) -> bool:

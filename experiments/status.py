@@ -89,7 +89,8 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
         if rundir.epoch_folder(folder, len(done) + 1).exists():
             damage = f"epoch {len(done) + 1} is not as it was committed"
         if done:
-            seconds = fmean(_epoch_seconds(folder, epoch) for epoch in done)
+            timings = [rundir.read_json(folder, epoch, rundir.TIMING) for epoch in done]
+            seconds = fmean(x["train_seconds"] + x["score_seconds"] for x in timings)
             score = rundir.read_json(folder, done[-1], rundir.RECORD)["scores"].get("fd_cifar")
         if done or (folder / "run.json").exists():
             planned = rundir.read_config(folder).epochs
@@ -120,18 +121,12 @@ def _state(
     return ("stopped" if done else "missing"), ""
 
 
-def _epoch_seconds(folder: Path, epoch: int) -> float:
-    timing = rundir.read_json(folder, epoch, rundir.TIMING)
-    return timing["train_seconds"] + timing["score_seconds"]
-
-
 def _complaint(folder: Path) -> str:
     """The last line of a failed run's traceback; nothing where it did not fail."""
-    try:
-        lines = (folder / "error.txt").read_text(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line for line in reversed(lines) if line.strip()), "error.txt is empty")
+    with suppress(OSError):
+        text = (folder / "error.txt").read_text(errors="replace").strip()
+        return text.rpartition("\n")[2] or "error.txt is empty"
+    return ""
 
 
 def _seconds_left(runs: list[RunStatus], max_parallel: int) -> float | None:
@@ -203,11 +198,9 @@ def show_scores(folder: Path, console: Console) -> None:
 
 def _latest_scores(run: Path) -> dict[str, float | None]:
     """The scores of a run's last committed epoch; none where there is no epoch."""
-    epochs = rundir.kept(run)
-    try:
-        return rundir.read_json(run, epochs[-1], rundir.RECORD)["scores"] if epochs else {}
-    except (rundir.Damaged, LookupError):
-        return {}
+    with suppress(rundir.Damaged, LookupError):
+        return rundir.read_json(run, rundir.kept(run)[-1], rundir.RECORD)["scores"]
+    return {}
 
 
 def _arms(status: Status, name: Callable[[str], str]) -> Table:
