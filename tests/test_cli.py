@@ -125,6 +125,7 @@ def test_help_fits_80_columns_and_explains_every_option(typed):
     with click.Context(command, info_name=typed, terminal_width=80) as context:
         shown = command.get_help(context)
     assert [line for line in shown.split("\n") if len(line) > 80] == []
+    assert f"\n      {typed} " in shown
     for option in command.params:
         if isinstance(option, click.Option):
             optional = not (option.required or option.is_flag)
