@@ -28,10 +28,11 @@ from dcgan import rundir
 from reports.analysis import Analysis, arm_name
 from reports.records import ANALYSES, LOWER_IS_BETTER, PRIMARY, Study, calibrated
 from reports.statistics import Effect
-from reports.tables import ANALYSES as TITLES
 from reports.tables import (
     LN2,
     LOSSES,
+    TEXTS,
+    analysis_title,
     count,
     digits,
     effect_text,
@@ -70,15 +71,6 @@ DASHED = (
     "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
     "lies beyond the axis."
 )
-PICTURES = {  # what stands where in the picture of an analysis
-    "neighbours": "Above, the samples that lie nearest to a training image; below each that image, "
-    "in the classifier's features and then in pixels.",
-    "walks": "Rows in pairs: a walk between two z, and a blend of the pixels of its ends. Below, a "
-    "row for each trial of arithmetic: exemplars of a bright A, a dark A and a dark B, then what "
-    "their means give, what one of each gives, the same shortened, and the placebo.",
-    "filters": "Images, and under each the guided gradient of the unit that responds most to it: "
-    "first of the trained D, then of the untrained one.",
-}
 KINDS = {  # how a file of each kind is written: no dates
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -251,7 +243,7 @@ def _lines(study: Analysis, axis: Axes, table: pd.DataFrame, column: str) -> Non
         look = {"color": colour, "linestyle": line}
         if runs.shape[1] > 1:
             axis.plot(runs.index, runs, linewidth=0.8, alpha=0.45, **look)
-        for run in lost & set(runs):
+        for run in [x for x in runs if x in lost]:
             end = runs[run].dropna().tail(1)
             axis.plot(end.index, end, marker="x", markersize=9, markeredgewidth=2.5, **look)
         mean = runs.mean(axis=1)[runs.notna().all(axis=1)]
@@ -468,7 +460,8 @@ def analysis_picture(study: Analysis, analysis: str) -> tuple[Image.Image, str]:
     row = study.plan.set_index("run").loc[run]
     epoch = study.analyses[analysis][run]["epoch"]
     arm = arm_name(study, tuple(row[x] for x in study.factors))
-    text = f"{TITLES.get(analysis, analysis)}. {PICTURES.get(analysis, '')} {arm}, seed "
+    seen = TEXTS.get(analysis, {}).get("picture", "")
+    text = f"{analysis_title(analysis)}. {seen} {arm}, seed "
     return _read(path), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
 
 

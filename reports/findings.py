@@ -7,14 +7,12 @@ import numpy as np
 import pandas as pd
 
 from reports import statistics
-from reports.analysis import Analysis, no_verdict
+from reports.analysis import LN2, Analysis, no_verdict
 from reports.claims import Verdict, Word
 from reports.records import PRIMARY
-from reports.statistics import VERDICT_SEEDS, Effect, Estimate
+from reports.statistics import VERDICT_SEEDS, Effect
 from reports.tables import (
-    LN2,
     LOSSES,
-    ROUNDING,
     count,
     digits,
     join,
@@ -26,6 +24,7 @@ from reports.tables import (
 )
 
 ALPHA = 0.05
+ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SUBJECTS = {  # levels as the subject of a sentence
     "norm=batch": "BatchNorm on D's output",
     "head=avgpool": "the average-pool head",
@@ -50,12 +49,11 @@ def findings(study: Analysis) -> Findings:
     """The sentences of a study."""
     if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
-    moves = " ".join([*_fluctuation(study), *_best(study)])
-    factors = [*_within_first(study), *_bound(study), *_speed(study)]
-    epochs = [*_shares(study), *_selection(study), *_ranks(study), *_lost(study)]
-    few = [] if enough(study) else [_few(study)]
-    headline = [*_effects(study), *([moves] if moves else [])]
-    return Findings(headline, factors, [*epochs, *few])
+    moves = f"{_fluctuation(study)} {_best(study)}".strip()
+    factors = [*_within_first(study), _bound(study), _speed(study)]
+    epochs = [_shares(study), _selection(study), _ranks(study), _lost(study), _few(study)]
+    headline = [*_effects(study), moves]
+    return Findings(*([*filter(None, lines)] for lines in (headline, factors, epochs)))
 
 
 def enough(study: Analysis) -> bool:
@@ -81,6 +79,9 @@ def tally(verdicts: list[Verdict]) -> str:
     return f"{count(len(verdicts), 'claim')}: {join(parts)}." if verdicts else ""
 
 
+# Sentences about factors.
+
+
 def _effects(study: Analysis) -> list[str]:
     """A sentence for each factor; batch at equal epochs and at equal updates."""
     effects = _main_effects(study.partial_effects["epochs", "all"])
@@ -99,9 +100,8 @@ def _effects(study: Analysis) -> list[str]:
         if factor == "batch" and len(some) == len(updates.get(factor, [])) == 1:
             text += f" at equal epochs, and by {_times(study, updates[factor][0], p=False)}"
             text += " at equal updates"
-        unclear = [effect for effect in some if effect.p_holm >= ALPHA]
-        established = not enough(study) or len(unclear) < len(some)
-        sentences.append(text + ("." if established else ": not established."))
+        unclear = enough(study) and all(effect.p_holm >= ALPHA for effect in some)
+        sentences.append(text + (": not established." if unclear else "."))
     return sentences
 
 
@@ -134,11 +134,10 @@ def _with(factor: str, level: object) -> str:
 
 def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:
     """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
-    if not enough(study) or effect.ratio.n < 2:
-        above = int((effect.ratios > 1).sum())
-        seeds = count(effect.ratio.n, "seed")
-        return f"{digits(effect.ratio.value)} (above 1 in {above} of {seeds})"
     ratio, p_holm = effect.ratio, p_value(effect.p_holm)
+    if not enough(study) or ratio.n < 2:
+        above, seeds = int((effect.ratios > 1).sum()), count(ratio.n, "seed")
+        return f"{digits(ratio.value)} (above 1 in {above} of {seeds})"
     said = f", p {'< ' + p_holm[1:] if p_holm.startswith('<') else '= ' + p_holm}" if p else ""
     return f"{digits(ratio.value)} ({digits(ratio.low)} to {digits(ratio.high)}{said})"
 
@@ -148,126 +147,120 @@ def _within_first(study: Analysis) -> list[str]:
     first = study.factors[0]
     parts: dict[str, list[str]] = {}
     for level in study.levels[first]:
-        effects = study.partial_effects.get(("epochs", f"{first}={level}"), [])
-        for some in _main_effects(effects).values():
-            for effect in some:
+        for effect in study.partial_effects.get(("epochs", f"{first}={level}"), []):
+            if len(effect.factors) == 1:
                 said = f"{_times(study, effect, p=False)} {_with(first, level)}"
                 parts.setdefault(_subject(effect), []).append(said)
     return [f"{subject} multiplies {PRIMARY} by {join(said)}." for subject, said in parts.items()]
 
 
-def _speed(study: Analysis) -> list[str]:
+def _speed(study: Analysis) -> str:
     """How much faster one level of each factor trains than another."""
     parts = [
-        f"by {_times(study, effect, p=False)} {_with(factor, _high(effect))}"
+        f"by {_times(study, some[0], p=False)} {_with(factor, _high(some[0]))}"
         for factor, some in _main_effects(study.speed_effects).items()
-        for effect in (some if len(some) == 1 else [])
+        if len(some) == 1
     ]
     text = "The speed of training, in images a second, is multiplied"
-    return [f"{text} {join(parts)}."] if parts else []
+    return f"{text} {join(parts)}." if parts else ""
 
 
-def _bound(study: Analysis) -> list[str]:
+def _bound(study: Analysis) -> str:
     """The lowest step of D's loss against ln 2."""
     steps = study.frame[study.frame["norm"] == "batch"].groupby("run")["d_loss_min"].min().dropna()
     if not len(steps):
-        return []
+        return ""
     below = int((steps < LN2 * (1 - ROUNDING)).sum())
     side = f"below the bound of ln 2 = {LN2:.4f}"
-    return [
+    return (
         f"The lowest step of D's loss is {span(steps.min(), steps.max(), 4)} in the "
         f"{count(len(steps), 'run')} with output BatchNorm, "
         + (f"{side} in {below} of them." if below else f"never {side}.")
-    ]
+    )
 
 
-def _fluctuation(study: Analysis) -> list[str]:
+# Sentences about epochs.
+
+
+def _fluctuation(study: Analysis) -> str:
     """The size of the fluctuation for each level of the first factor, noise taken out."""
     runs = study.learners.fluctuation
     if not enough(study) or runs["variance"].isna().all():
-        return []
+        return ""
     factor = study.factors[0]
     parts = [
-        f"by {_estimate(_over_seeds(some, 'variance'), percent_sd, 1, ' %')} {_with(factor, level)}"
+        f"by {_mean(some, 'variance', percent_sd, 1, ' %')} {_with(factor, level)}"
         for level, some in runs.groupby(factor, sort=False)
     ]
-    return [f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."]
+    return f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."
 
 
-def _best(study: Analysis) -> list[str]:
+def _best(study: Analysis) -> str:
     """Best against last epoch, of arms that have learnt."""
     last = study.learners.last.dropna(subset=[PRIMARY])
     if last.empty:
-        return []
+        return ""
     best = study.best.set_index("run")["epoch"]
     earlier = int((last["run"].map(best) < last["epoch"]).sum())
     runs = count(len(last), "run")
-    return [f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}."]
+    return f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}."
 
 
-def _shares(study: Analysis) -> list[str]:
+def _shares(study: Analysis) -> str:
     """How the variance is shared, over all arms."""
     if not len(study.shares):
-        return []
+        return ""
     row = study.shares.iloc[0]
     shares = {name: 100 * row[f"{axis}_share"] for axis, name in AXES.items()}
     parts = [f"{x:.0f} % between {name}" for name, x in shares.items() if np.isfinite(x)]
     said = join(parts).replace("%", f"% of the variance of log {PRIMARY} after burn-in is", 1)
-    return [f"{said}."]
+    return f"{said}."
 
 
-def _selection(study: Analysis) -> list[str]:
+def _selection(study: Analysis) -> str:
     """What choosing the best epoch is worth on another set, and how far it flatters."""
     runs = study.learners.selection
     if not len(runs) or not enough(study):
-        return []
-    gain, optimism = (
-        _estimate(_over_seeds(runs, column), percent_more, 1, " %")
-        for column in ("gain", "optimism")
-    )
-    return [
+        return ""
+    gain, optimism = (_mean(runs, x, percent_more, 1, " %") for x in ("gain", "optimism"))
+    return (
         f"Chosen on one evaluation set and measured on another, {PRIMARY} of the last epoch is "
         f"{gain} above that of the best one; the set that chose flatters the best one by "
         f"{optimism}."
-    ]
+    )
 
 
-def _ranks(study: Analysis) -> list[str]:
+def _ranks(study: Analysis) -> str:
     """Whether the losses tell which epoch is good."""
     runs = study.learners.ranks
     if not enough(study):
-        return []
-    parts = [
-        f"{_estimate(_over_seeds(runs, loss), float, 2)} with those of {name}"
-        for loss, name in LOSSES.items()
-    ]
-    return [f"From epoch to epoch, the changes of {PRIMARY} have a rank correlation of "
-            f"{join(parts)}."]  # fmt: skip
+        return ""
+    parts = [f"{_mean(runs, loss, float, 2)} with those of {name}" for loss, name in LOSSES.items()]
+    text = f"From epoch to epoch, the changes of {PRIMARY} have a rank correlation of"
+    return f"{text} {join(parts)}."
 
 
-def _lost(study: Analysis) -> list[str]:
+def _lost(study: Analysis) -> str:
     lost = int((study.plan["status"] == "diverged").sum())
     runs = count(len(study.plan), "run")
-    return [f"{lost} of {runs} diverged; what is not finite enters no mean."] if lost else []
+    return f"{lost} of {runs} diverged; what is not finite enters no mean." if lost else ""
 
 
 def _few(study: Analysis) -> str:
     """Why there is no verdict: too few seeds, or too few of them whole."""
     seeds, whole = study.frame["seed"].nunique(), study.whole_seeds
+    if enough(study):
+        return ""
     if whole == 0 or seeds < VERDICT_SEEDS:
         return no_verdict(seeds)
     return f"Only {whole} of {seeds} seeds have the last epoch of every arm. {no_verdict(whole)}"
 
 
-def _over_seeds(runs: pd.DataFrame, column: str) -> Estimate:
-    """One number a seed, the mean over its runs, and the mean of these with its interval."""
-    return statistics.over_seeds(runs.groupby("seed")[column].agg(lambda x: x.mean(skipna=False)))
-
-
-def _estimate(
-    estimate: Estimate, scale: Callable[[float], float], decimals: int, unit: str = ""
+def _mean(
+    runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int, unit: str = ""
 ) -> str:
-    """`1.4 % (0.8 to 2.0)`."""
-    ends = (scale(x) for x in (estimate.value, estimate.low, estimate.high))
-    value, low, high = (f"{x:.{decimals}f}" for x in ends)
+    """`1.4 % (0.8 to 2.0)`: the mean over seeds, each the mean over its runs."""
+    seeds = runs.groupby("seed")[column].agg(lambda x: x.mean(skipna=False))
+    mean = statistics.over_seeds(seeds)
+    value, low, high = (f"{scale(x):.{decimals}f}" for x in (mean.value, mean.low, mean.high))
     return f"{value}{unit} ({low} to {high})"

@@ -26,7 +26,7 @@ from reports.tables import Table
 PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
 MOST_PICTURES = (24, 18, 12, 8, 6, 4)  # an arm; the first number whose pictures fit
 READOUT = {PRIMARY: PRIMARY, "fid": "FID"} | tables.LOSSES  # beside the film, where measured
-SECTIONS = {  # of the page: its figures and tables in order; all but the first of each are folded
+SECTIONS = {  # of the page: its figures and tables in the order in which they are read
     "scores": (
         ["fid", PRIMARY, "is", "kid", "*_*"],
         ["last", "best", "epochs-*", "fidelity", "reestimated"],
@@ -40,6 +40,10 @@ SECTIONS = {  # of the page: its figures and tables in order; all but the first 
     ),
     "runs": (["losses"], ["losses", "throughput"]),
     "audit": ([], ["audit*"]),
+}
+OPENED = {  # all else is folded
+    "figures": ["fid", PRIMARY, "samples", "effects", "fluctuation", "losses"],
+    "tables": ["last", "arms", "effects", "ledger", "audit"],
 }
 DEMONSTRATIONS = ("smoke", "small")  # scales
 TITLES = {
@@ -93,6 +97,7 @@ def render(
         notes=tables.caption(study),
         missing=tables.missing_lines(study),
         sections=sections,
+        opened=OPENED,
         film=filmstrip(study, PAGE_BYTES - 300_000 - spent),
         figures=pictures,
         numbers={name: i for i, name in enumerate(order, start=1)},

@@ -223,7 +223,7 @@ def test_a_verdict_needs_as_many_seeds_as_its_claim_asks_for():
     assert (found.verdict, found.why, found.n) == ("inconclusive", "7 of 8 seeds", 7)
     assert found.p < 0.001
     assert np.isnan([found.p_holm, found.decisive_p]).all()
-    assert tables.ledger(study, [found]).rows[0][4:] == ["–", "7", "inconclusive: 7 of 8 seeds"]
+    assert dict(tables.ledger(study, [found]).details[0]).items() >= {("verdict", "7 of 8 seeds")}
     assert judge(study, "B1", seeds=7).verdict == "supported"
 
     found = judge(simulate(PAIR, seeds=1, log_fd=effect([math.log(1.5)])), "B1")
@@ -254,7 +254,7 @@ def test_holm_goes_over_all_tests_of_the_confirmatory_claims():
         assert [x.p_holm for x in found[:3]] == pytest.approx(adjusted, rel=1e-6, nan_ok=True)
         verdicts = ["inconclusive", "supported", "supported", "inconclusive", "not yet run"]
         assert [x.verdict for x in found] == verdicts
-        shown = [row[4] for row in tables.ledger(study, found).rows]
+        shown = [dict(row)["p"] for row in tables.ledger(study, found).details]
         shown_p = "0.0010" if status == "exploratory" else "0.0030"
         assert shown == [*(f"{x:.3f}" for x in adjusted[:2]), shown_p, "–", "–"]
 
@@ -536,7 +536,7 @@ def test_the_better_arm_of_every_cell_has_to_have_learnt(better, verdict):
     assert judge(study, "B1", measure="at", epoch=1).verdict == "supported"  # where it learnt
     if verdict == "not testable":
         assert found.why.startswith("fd_cifar is 76.0 at best in some arm, and 75.5 is 0.8 times")
-        assert tables.ledger(study, [found]).rows[0][4] == "–"
+        assert "p" not in dict(tables.ledger(study, [found]).details[0])
 
 
 def test_in_how_many_rows_the_verdict_is_the_same_without_a_seed():
@@ -601,12 +601,16 @@ def test_the_ledger_says_all_of_it(tmp_path, monkeypatch):
     ledger = tables.ledger(study, verdicts)
     rows = {row[0]: row for row in ledger.rows}
     assert list(rows) == list(LEDGER)
-    assert rows["B1-128"][1:3] == [LEDGER["B1-128"].claim, LEDGER["B1-128"].hypothesis]
+    details = dict(zip(rows, map(dict, ledger.details), strict=True))
+    assert rows["B1-128"][1:3] == [LEDGER["B1-128"].claim, "supported"]
+    assert details["B1-128"]["hypothesis"] == LEDGER["B1-128"].hypothesis
+    assert details["B1-128"]["smallest effect of interest"].endswith(LEDGER["B1-128"].reason)
     ends = [math.exp(math.log(1.5) + x * HALF * 0.1) for x in (-1, 1)]
     assert rows["B1-128"][3] == f"1.500 ({ends[0]:.3f} to {ends[1]:.3f}) times"
-    assert rows["B1-128"][5:] == ["8", "supported: higher, as claimed"]
+    assert (details["B1-128"]["seeds"], details["B1-128"]["verdict"]) == ("8", "higher, as claimed")
     assert rows["B1-bound"][3] == "0.7000, lowest step of each run"
-    assert rows["B7"][3:6] == ["–", "–", "–"]
+    assert rows["B7"][3] == "–"
+    assert not {"p", "seeds"} & details["B7"].keys()
     assert ledger.metrics == ["fd_cifar"]
     assert any("Exploratory" in note and "B1-interaction" in note for note in ledger.notes)
     assert tables.to_latex(ledger).isascii()
