@@ -290,7 +290,7 @@ def _read(kind: str, name: str, schema: type) -> Any:
     return read(HERE / kind / f"{name}.yaml", schema, Text)
 
 
-class UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML in which no key stands twice; the usual loader keeps the last one in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

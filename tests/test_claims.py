@@ -30,6 +30,7 @@ NORM = {"arms": {"norm": "batch"}, "against": {"norm": "none"}}
 HEAD = {"arms": {"head": "avgpool"}, "against": {"head": "conv"}}
 CLAIMS = LEDGER | {  # over all cells, and at epochs that a short study has
     "B1": LEDGER["B1-128"].model_copy(update=NORM),
+    "P3-heads": LEDGER["P3"].model_copy(update=HEAD),
     "B4": LEDGER["B4-epochs-30"].model_copy(update={"epoch": 8}),
     "B4-updates": LEDGER["B4-updates-20"].model_copy(update={"epoch": 8, "against_epoch": 2}),
 }
@@ -292,17 +293,47 @@ def test_an_interaction_is_a_ratio_of_ratios():
     assert found.estimate.high == pytest.approx(math.exp(-0.4 + 0.05 * HALF), rel=1e-9)
 
 
-def test_a_share_that_falls_to_zero_is_a_difference_in_points():
-    study = simulate(
-        HEADS,
-        recall_cifar=lambda arm, seed, _: (0.4 + 0.02 * UNIT[seed]) * (arm["head"] == "conv"),
-    )
-    found = judge(study, "P3", **HEAD)
-    assert (found.verdict, found.unit, found.n) == ("supported", "points", 8)
-    assert found.estimate.value == pytest.approx(-40, rel=1e-9)
-    assert found.estimate.high - found.estimate.value == pytest.approx(2 * HALF, rel=1e-9)
-    swapped = judge(study, "P3", arms=HEAD["against"], against=HEAD["arms"])
-    assert (swapped.verdict, swapped.estimate.value) == ("refuted", pytest.approx(40))
+def noise(seed):
+    return 0.02 * UNIT[seed]
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "value", "made"),
+    [
+        # A share that falls to zero is a difference in points.
+        ("P3-heads", "supported", -40, {
+            "recall_cifar": lambda arm, seed, _: (0.4 + noise(seed)) * (arm["head"] == "conv"),
+        }),
+        # The standard deviation of D's loss along its curve.
+        ("B1-losses", "supported", 0.1, {
+            "curve": lambda arm, *_: [0.7, 0.72] if arm["norm"] == "batch" else [0.5, 0.7],
+        }),
+        # Whether a run is bad at epoch 20 and fine before and after; how many are by noise alone.
+        ("B5-literal", "supported", 1, {
+            "epochs": 30,
+            "log_fd": lambda _, seed, epoch: 4 + 0.2 * (epoch == 20) + np.array([0, 1, -1]) / 100,
+        }),
+        # Of how many runs the best epoch of one set beats the last on another.
+        ("B5-share", "supported", 1, {"epochs": 6, "log_fd": lambda *key: 5 - (key[2] == 4)}),
+        ("B5-share", "refuted", 0, {"epochs": 6, "log_fd": lambda *key: 5 - 0.1 * key[2]}),
+        # Epoch 7 of 9 is the one that a loss chooses; what it says during burn-in does not count.
+        ("B6-choice-g", "supported", math.exp(0.3), {
+            "epochs": 9,
+            "log_fd": lambda _, seed, epoch: 4 + (0.3 + noise(seed)) * (epoch == 7),
+            "g_loss": lambda *key: 5 - {1: 4, 7: 2}.get(key[2], 0),
+        }),
+        ("B6-choice-d", "equivalent", 1, {
+            "epochs": 9,
+            "log_fd": lambda _, seed, epoch: 4 + noise(seed) * (epoch == 7),
+            "d_loss": lambda *key: 5 + {1: 4, 7: 2}.get(key[2], 0),
+        }),
+    ],
+)  # fmt: skip
+def test_each_measure(name, verdict, value, made):
+    factors = PAIR if name == "B1-losses" else HEADS
+    found = judge(simulate(factors, **made), name)
+    assert (found.verdict, found.n) == (verdict, 8)
+    assert found.estimate.value == pytest.approx(value, abs=0.001)
 
 
 def test_equal_epochs_and_equal_updates_are_two_questions():
@@ -377,16 +408,6 @@ def test_an_arm_that_stands_still_is_judged_where_another_learns(change, verdict
     assert alone.verdict == "not testable"
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(0.1, "supported"), (0.9, "equivalent")])
-def test_the_swing_of_a_loss_is_the_standard_deviation_of_its_curve(ratio, verdict):
-    def curve(arm, seed, _):
-        size = 0.3 * (ratio * math.exp(0.05 * UNIT[seed]) if arm["norm"] == "batch" else 1)
-        return [0.7 - size, 0.7 + size]
-
-    found = judge(simulate(PAIR, curve=curve), "B1-losses")
-    assert (found.verdict, found.estimate.value) == (verdict, pytest.approx(ratio, rel=1e-9))
-
-
 @pytest.mark.parametrize(
     ("step", "seeds", "verdict"),
     [
@@ -432,28 +453,6 @@ def test_noise_is_known_from_evaluation_sets_alone(sets, why):
         assert (found.estimate, found.n, found.runs) == (None, 0, [])
 
 
-@pytest.mark.parametrize(("relapses", "verdict"), [(0, "equivalent"), (1, "supported")])
-def test_relapses_are_counted_against_those_of_noise(relapses, verdict):
-    rng = np.random.default_rng(5)
-
-    def log_fd(arm, seed, epoch):
-        return 4 - 0.005 * epoch + 0.2 * relapses * (epoch == 20) + rng.normal(0, 0.01, 3)
-
-    study = simulate(PAIR | {"norm": ["none"]}, epochs=30, log_fd=log_fd)
-    found = judge(study, "B5-literal", "B5-share")[0]
-    assert (found.verdict, found.unit) == (verdict, "of runs more than by noise")
-    assert found.estimate.value == pytest.approx(relapses, abs=0.001)
-
-
-@pytest.mark.parametrize(("better", "verdict"), [(1, "supported"), (0, "refuted")])
-def test_the_share_of_runs_with_a_better_epoch_than_the_last(better, verdict):
-    study = simulate(
-        HEADS, epochs=6, log_fd=lambda *key: 5 - 0.1 * key[2] - 2 * better * (key[2] == 4)
-    )
-    found = judge(study, "B5-share")
-    assert (found.verdict, found.estimate.value) == (verdict, pytest.approx(better))
-
-
 @pytest.mark.parametrize(
     ("link", "verdict", "strength"),
     [
@@ -482,21 +481,6 @@ def test_whether_a_loss_tells(link, verdict, strength):
     assert (signed.verdict, size.verdict) == (verdict, strength)
     assert (signed.estimate.value > 0.8) == (link == "up")
     assert (size.estimate.value > 0.8) == (link != "none")
-
-
-@pytest.mark.parametrize(("name", "loss"), [("B6-choice-g", "g_loss"), ("B6-choice-d", "d_loss")])
-@pytest.mark.parametrize(("over", "verdict"), [(0.3, "supported"), (0.0, "equivalent")])
-def test_what_an_epoch_is_worth_that_a_loss_chooses(name, loss, over, verdict):
-    """Epoch 7 of 9 is chosen; what the loss says during burn-in does not count."""
-    sign = -1 if loss == "g_loss" else 1
-    told = {1: 4.0, 7: 2.0}
-    study = simulate(
-        PAIR | {"norm": ["none"]}, epochs=9,
-        log_fd=lambda _, seed, epoch: 4 + (over + 0.02 * UNIT[seed]) * (epoch == 7),
-        **{loss: lambda _, seed, epoch: 5 + sign * told.get(epoch, 0.01 * epoch)},
-    )  # fmt: skip
-    found = judge(study, name)
-    assert (found.verdict, found.estimate.value) == (verdict, pytest.approx(math.exp(over)))
 
 
 # What is not testable, and what a study lacks.
