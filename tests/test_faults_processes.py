@@ -84,7 +84,9 @@ def test_a_command_ends_with_the_one_that_called_it(tmp_path: Path) -> None:
     )
     assert process.stdout
     assert process.stdout.readline() == "on\n"
-    (child,) = processes.until(lambda: processes.children(process.pid, "-c"), "its command")
+    (child,) = processes.until(
+        lambda: processes.children(process.pid, "import time; time.sleep(600)"), "its command"
+    )
     process.terminate()
     assert process.wait(60) == 143
     assert process.stdout.read() == signals.STOPPED
