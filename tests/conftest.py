@@ -226,10 +226,9 @@ def write_study(
 ) -> Path:
     """Write a made-up study by the commit protocol; returns its folder. Same arguments, same bytes.
 
-    `inception`: "never", "milestone" or "epoch", when fid, is and kid exist. `diverged`: run ->
-    first epoch at which it is; `committed`: run -> epochs, where fewer than all (0: not begun). A
-    run is named by its path, "norm=none,head=conv,batch=128/seed=0". `points`: of the curve of an
-    epoch.
+    `inception`: "never", "milestone" or "epoch", when fid, is and kid exist. `diverged`: run (its
+    path, "norm=none,head=conv,batch=128/seed=0") -> first epoch at which it is; `committed`: run ->
+    epochs, where fewer than all (0: not begun). `points`: of the curve of an epoch.
     `eval_sets`: evaluation sets of every epoch, its own among them; 0: no run has a folder of them.
     `arms`: name -> fields, in the place of factors.
     """
@@ -239,14 +238,8 @@ def write_study(
     hashed = {
         name: hashlib.sha256(name.encode()).hexdigest() for name in (data, "net", "inception")
     }
-    given = {
-        "data": data,
-        "data_sha256": hashed[data],
-        "resolution": resolution,
-        "epochs": epochs,
-        "inception": inception,
-    }
-    shared = Config(**given).model_dump()
+    given = {"data": data, "data_sha256": hashed[data], "resolution": resolution}
+    shared = Config(**given, epochs=epochs, inception=inception).model_dump()
     shared = {key: value for key, value in shared.items() if key not in (*factors, "seed")}
     identities = _identities(hashed, data, resolution, inception)
 
@@ -271,25 +264,15 @@ def write_study(
     info = {
         "study": study,
         "scale": "small",
-        "data": {
-            "name": data,
-            "sha256": hashed[data],
-            "images": 10_000,
-            "resolution": resolution,
-            "kind": "shapes" if data == "shapes" else "zip",
-        },
+        "data": {"name": data, "sha256": hashed[data], "images": 10_000, "resolution": resolution}
+        | {"kind": "shapes" if data == "shapes" else "zip"},
         "factors": factors,
         "arms": arms or {},
         "seeds": list(seeds),
         "settings": shared,
         "commit": "abc1234",
-        "hardware": {
-            "device": "cpu",
-            "processor": "Example CPU @ 2.00GHz",
-            "cores": 2,
-            "jobs": 2,
-            "threads": 1,
-        },
+        "hardware": {"device": "cpu", "processor": "Example CPU @ 2.00GHz"}
+        | {"cores": 2, "jobs": 2, "threads": 1},
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
     }
     rundir.replace(folder / "study.json", rundir.seal(info))
@@ -375,15 +358,9 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
             "d_real": 0.5 if broken else 0.7,
             "d_fake": 0.5 if broken else 0.3,
         }
-        scores = {
-            "fd_cifar": fd,
-            "cs_cifar": 1 + 4 * quality,
-            "kd_cifar": fd / 300,
-            "precision_cifar": 0.6 * quality,
-            "recall_cifar": 0.5 * quality,
-            "density_cifar": 0.7 * quality,
-            "coverage_cifar": 0.6 * quality,
-        }
+        scores = {"fd_cifar": fd, "cs_cifar": 1 + 4 * quality, "kd_cifar": fd / 300}
+        shares = {"precision": 0.6, "recall": 0.5, "density": 0.7, "coverage": 0.6}
+        scores |= {f"{name}_cifar": share * quality for name, share in shares.items()}
         if config.inception == "epoch" or (config.inception == "milestone" and is_milestone(epoch)):
             scores |= {"fid": 3 * fd, "is": 1 + 6 * quality, "kid": fd / 1000}
         position = (epoch - 1 + np.arange(1, points + 1) / points) * config.images
@@ -402,11 +379,8 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
             "curve": curve if ok else [point | {"d_loss": None, "g_loss": None} for point in curve],
             "scores": {key: float(value) if ok else None for key, value in scores.items()},
         }
-        timing = {
-            "train_seconds": config.images / speed,
-            "score_seconds": 1.9,
-            "images_per_second": float(speed),
-        }
+        timing = {"train_seconds": config.images / speed, "score_seconds": 1.9}
+        timing["images_per_second"] = float(speed)
         noise = np.random.default_rng(config.seed)  # the same for every arm and epoch
         files = {
             rundir.RECORD: rundir.to_json(record),
