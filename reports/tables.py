@@ -582,7 +582,7 @@ def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> C
             return "diverged"
         return "not measured" if seeds or metric not in study.frame else "not yet"
 
-    return Column(label(metric), cell)
+    return Column(label(metric).removesuffix("_reestimated"), cell)
 
 
 def _with_calibration(

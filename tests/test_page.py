@@ -21,7 +21,7 @@ from reports import __main__ as command
 from reports import claims, findings, page, records, tables
 from reports.analysis import Analysis, analyse
 
-VOID = {"meta", "link", "input", "img", "br", "hr"}
+VOID = {"meta", "link", "input", "img", "br", "hr", "wbr"}
 LIMIT = 8_000_000  # bytes
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = [
