@@ -245,10 +245,9 @@ def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tu
     if seed not in set(seeds) or seeds.nunique() < 2:
         return 0, 0
     rest = analyse(study).subset(study.plan.loc[seeds != seed, "run"])
-    again = judge(rest, [x.claim.model_copy(update={"seeds": x.claim.seeds - 1}) for x in verdicts])
-    pairs = [(x.verdict, y.verdict) for x, y in zip(verdicts, again, strict=True)]
-    same = [x == y for x, y in pairs if x != "not yet run"]
-    return sum(same), len(same)
+    run = [x for x in verdicts if x.verdict != "not yet run"]
+    again = judge(rest, [x.claim.model_copy(update={"seeds": x.claim.seeds - 1}) for x in run])
+    return sum(x.verdict == y.verdict for x, y in zip(run, again, strict=True)), len(run)
 
 
 # --- The evidence ---------------------------------------------------------------------------------
@@ -307,7 +306,8 @@ def _cells(study: Analysis, claim: Claim) -> pd.DataFrame:
 
 def _numbers(study: Analysis, claim: Claim) -> pd.Series:
     """The number of each run, by run; none, or NaN, where there is none. No effect is zero."""
-    metric, loss, log, last = claim.metric, claim.loss, logarithm, study.last.set_index("run")
+    metric, loss, log, results = claim.metric, claim.loss, logarithm, study.results
+    first, last = study.frame.query("epoch == 1").set_index("run"), study.last.set_index("run")
 
     def ended(table: pd.DataFrame, column: str) -> pd.Series:
         return table[table["run"].isin(last.index)].set_index("run")[column]
@@ -316,9 +316,7 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
         "last": lambda: log(last[metric]),
         "level": lambda: 100 * last[metric],  # in points: unlike a ratio it may come from zero
         "at": lambda: log(_rows_at(study, claim).set_index("run")[metric]),
-        "gain": lambda: log(
-            last[metric] / study.frame.query("epoch == 1").set_index("run")[metric]
-        ),
+        "gain": lambda: log(last[metric] / first[metric]),
         "reach": lambda: log(study.reached(claim.threshold)[claim.clock]),
         "swing": lambda: log(ended(study.curves, metric).groupby("run").std(skipna=False)),
         "fluctuation": lambda: ended(study.fluctuation, "variance"),
@@ -329,10 +327,8 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
         "strength": lambda: ended(study.ranks, loss).abs(),
         "choice": lambda: ended(study.regret, loss) - ended(study.regret, "last"),
         "bound": lambda: ended(study.frame, metric).groupby("run").min(),
-        "points": lambda: (
-            100 * (study.results[metric] - study.results.get(claim.versus, claim.versus))
-        ),
-        "times": lambda: log(study.results[metric]) - log(study.results[claim.versus]),
+        "points": lambda: 100 * (results[metric] - results.get(claim.versus, claim.versus)),
+        "times": lambda: log(results[metric]) - log(results[claim.versus]),
     }
     return numbers[claim.measure]()
 
@@ -388,11 +384,10 @@ def _absent(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFr
 def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Why a claim about quality is not judged; an empty text where it is.
 
-    At the floor everything is equal. So D has to be shown `images` images by the last planned
-    epoch, and in every cell the better one of its sides has to have learnt: the geometric mean of
-    its fd_cifar over seeds, at the epoch that the claim is about (the last one where it is about a
-    range of epochs), is below 0.8 times that of the untrained generator. Where the claim is that
-    its own arm does not learn, another, `learner`, has to.
+    D has to be shown `images` images by the last planned epoch, and in every cell the better one of
+    its sides has to have learnt: the geometric mean of its fd_cifar over seeds, at the epoch of the
+    claim or the last one, is below 0.8 times that of the untrained generator. Where the claim is
+    that its own arm does not learn, another, `learner`, has to.
     """
     planned = frame["run"].map(study.planned)
     shown = int((planned * (frame["images"] / frame["epoch"])).min())
@@ -409,10 +404,9 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
         )
     reached = study.last if claim.epoch is None else _rows_at(study, claim)
     logs = logarithm(reached.set_index("run")[PRIMARY])
-    sides = cells.assign(log=cells["run"].map(logs).astype(float)).groupby(
-        ["cell", "level", "side"]
-    )
-    worst = sides["log"].mean().groupby(["cell", "level"]).min().max()
+    cells = cells.assign(log=cells["run"].map(logs).astype(float))
+    sides = cells.groupby(["cell", "level", "side"])["log"].mean()
+    worst = sides.groupby(["cell", "level"]).min().max()
     if math.isnan(worst):
         return "the arm that has to have learnt has not been run" if claim.learner else ""
     if worst < math.log(study.floor):
