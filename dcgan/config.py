@@ -72,7 +72,9 @@ def is_milestone(epoch: int) -> bool:
 
 def fault(error: ValidationError) -> str:
     """The first thing that is wrong with a config, with key and value, or all unknown keys."""
-    unknown = [each["loc"][-1] for each in error.errors() if each["type"] == "extra_forbidden"]
+    unknown = [
+        detail["loc"][-1] for detail in error.errors() if detail["type"] == "extra_forbidden"
+    ]
     if unknown:
         return f"{', '.join(ascii(key)[:60] for key in unknown)}: unknown to this version"
     first = error.errors()[0]

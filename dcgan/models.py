@@ -218,12 +218,12 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     own = net.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
-        wanted, found = (
-            f"{each[name].dtype} {tuple(each[name].shape)}" if name in each else "nothing"
-            for each in (own, tensors)
+        wanted, actual = (
+            f"{state[name].dtype} {tuple(state[name].shape)}" if name in state else "nothing"
+            for state in (own, tensors)
         )
-        if wanted != found:
-            raise ValueError(f"{name!r} is {found}, not {wanted}")
+        if wanted != actual:
+            raise ValueError(f"{name!r} is {actual}, not {wanted}")
     net.load_state_dict(tensors, assign=True)
 
 

@@ -152,7 +152,7 @@ def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[i
     C is the smallest one of COSTS with the best accuracy on the last fifths of all draws, by SVMs
     that saw only the rest. The test images choose nothing.
     """
-    found = {}
+    accuracies = {}
     for count, draws in sets.items():
         labels = [train.labels[draw] for draw in draws]
         spans = [span(features(train.pixels[draw])) for draw in draws]
@@ -169,8 +169,8 @@ def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[i
         for i in range(0, len(test.pixels), BATCH):
             x, y = features(test.pixels[i : i + BATCH]), test.labels[i : i + BATCH]
             hits += [(svm.predict(x) == y).sum() for svm in machines]
-        found[count] = Accuracy(hits / len(test.pixels), cost, x.shape[1])
-    return found
+        accuracies[count] = Accuracy(hits / len(test.pixels), cost, x.shape[1])
+    return accuracies
 
 
 def span(x: np.ndarray) -> tuple[StandardScaler, np.ndarray, np.ndarray]:

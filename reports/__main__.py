@@ -58,21 +58,21 @@ def report(
 
         # Whatever can be wrong with the study shows before the first file is written.
         try:
-            found = _load(source, study)
-            if found.frame.empty:
+            loaded = _load(source, study)
+            if loaded.frame.empty:
                 raise records.NoStudy(f"{source[-1]}: no epoch has been committed yet")
-            found = analyse(found)
-            verdicts, said = claims.judge(found), findings.findings(found)
-            shown = tables.report(found, verdicts)
-            drawn = figures.draw(found)
+            loaded = analyse(loaded)
+            verdicts, said = claims.judge(loaded), findings.findings(loaded)
+            shown = tables.report(loaded, verdicts)
+            drawn = figures.draw(loaded)
             out.mkdir(parents=True, exist_ok=True)
-            files = records.write(found, out)
-            files += tables.write(found, shown, out / "tables")
+            files = records.write(loaded, out)
+            files += tables.write(loaded, shown, out / "tables")
             texts = [path for path in files if path.suffix in (".csv", ".tex")]
             offered = {path.name: path.read_bytes() for path in texts}
-            offered["study.bib"] = page.bibtex(found).encode()
+            offered["study.bib"] = page.bibtex(loaded).encode()
             inline = figures.save(drawn, out / "figures", pdf=pdf)
-            html = page.render(found, verdicts, said, shown, inline, offered)
+            html = page.render(loaded, verdicts, said, shown, inline, offered)
             (out / "index.html").write_text(html, encoding="utf-8")
         except OSError as error:
             raise BadInput(error) from error
@@ -80,12 +80,12 @@ def report(
     width = min(88, shutil.get_terminal_size((88, 24)).columns)
     for sentence in said.all:
         print(f"\n{textwrap.fill(sentence, width, break_on_hyphens=False)}")
-    unfinished = f", {len(found.missing)} of them not finished" if found.missing else ""
-    print(f"\nReport on {len(found.plan)} runs{unfinished}: {len(found.frame)} committed epochs.")
+    unfinished = f", {len(loaded.missing)} of them not finished" if loaded.missing else ""
+    print(f"\nReport on {len(loaded.plan)} runs{unfinished}: {len(loaded.frame)} committed epochs.")
     print(f"Open {out / 'index.html'} in a browser.")
     print(f"Tables, figures and records are beside it in {out}.")
-    counts = {"runs": len(found.plan), "unfinished": len(found.missing)}
-    counts["epochs"] = len(found.frame)
+    counts = {"runs": len(loaded.plan), "unfinished": len(loaded.missing)}
+    counts["epochs"] = len(loaded.frame)
     return 0, {"page": out / "index.html", **counts, "findings": [*said.all]}
 
 

@@ -214,8 +214,8 @@ def _latex_columns(table: Table) -> str:
     """The columns of a tabular that fits the page: the longest become paragraphs, alike wide."""
     cells = zip(table.headings, *table.rows, strict=True)
     sizes = np.array([max(map(len, column)) for column in cells])
-    room = LINE - 2 * len(sizes)
-    most = next(x for x in range(sizes.max(), 0, -1) if np.minimum(sizes, x).sum() <= room)
+    width = LINE - 2 * len(sizes)
+    most = next(x for x in range(sizes.max(), 0, -1) if np.minimum(sizes, x).sum() <= width)
     kinds = ["r" if column.kind == "number" else "l" for column in table.columns]
     wide = rf"p{{{most / 2:g}em}}"
     return "".join(x if size <= most else wide for x, size in zip(kinds, sizes, strict=True))
