@@ -27,9 +27,9 @@ SHOWN = 20  # files left out that are named
 dcgan_group = cli.Group("dcgan", __doc__)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command; see dcgan.cli.run."""
-    return cli.run(dcgan_group, words)
+    return cli.run(dcgan_group, arguments)
 
 
 @dcgan_group.command()

@@ -71,14 +71,14 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def run(command: click.Command, words: list[str] | None = None) -> int:
+def run(command: click.Command, arguments: list[str] | None = None) -> int:
     """Run a package's command line; returns its exit code.
 
     0 done, 1 the disk failed, 2 bad input, 130 interrupted, or what the command returned. With
     --json stdout has one object in one line, without NaN.
     """
     try:
-        return command.main(words, f"python -m {command.name}", standalone_mode=False)
+        return command.main(arguments, f"python -m {command.name}", standalone_mode=False)
     except click.ClickException as error:
         message, code = " ".join(error.format_message().split()), 2
     except BadInput as error:

@@ -25,9 +25,9 @@ from eval.finished import find_study, measure, open_runs
 eval_group = cli.Group("eval", __doc__)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command; see dcgan.cli.run."""
-    return cli.run(eval_group, words)
+    return cli.run(eval_group, arguments)
 
 
 # --- Options of several commands ------------------------------------------------------------------

@@ -41,9 +41,9 @@ experiments_group = cli.Group(
 )
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command: 1 also where a run failed, 143 ended; see dcgan.cli.run."""
-    return cli.run(experiments_group, words)
+    return cli.run(experiments_group, arguments)
 
 
 # --- Options of several commands ------------------------------------------------------------------
@@ -118,7 +118,7 @@ JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
 SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 for a command on a GPU"
 FEW = click.IntRange(1, 1_000)
 of_grid = options(
-    click.argument("words", metavar="[KEY=VALUE]...", nargs=-1),
+    click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
     option("--scale", "NAME", SCALES),
     option("--seeds", "N", "runs of each arm; default: the scale's", type=FEW),
 )
@@ -468,7 +468,11 @@ LIKEWISE = "of every run; default: that of the study's command"
 @option("--device", "NAME", LIKEWISE)
 @option("--out", "DIR", LIKEWISE)
 def sweep(
-    study: str, words: tuple[str, ...], scale: str | None, seeds: int | None, **given: str | None
+    study: str,
+    overrides: tuple[str, ...],
+    scale: str | None,
+    seeds: int | None,
+    **given: str | None,
 ) -> Result:
     """Print a study as a W&B sweep: its agents make the runs of the grid.
 
@@ -480,11 +484,11 @@ def sweep(
     """
     from experiments import sweeps, tracking
 
-    planned = grid.define(study, scale or "small", seeds, words)
+    planned = grid.define(study, scale or "small", seeds, overrides)
     grid.runs(planned)
     chosen = [part for key, value in given.items() if value for part in (f"--{key}", value)]
     project = os.environ.get("WANDB_PROJECT") or tracking.PROJECT
-    config = sweeps.configure(planned, list(words), chosen, project)
+    config = sweeps.configure(planned, list(overrides), chosen, project)
     if sys.stdout is not sys.stderr:
         print(sweeps.to_yaml(config), end="")
     return 0, config

@@ -266,9 +266,9 @@ def _check_against(folder: Path, target: Path) -> None:
         here = target / run.relative_to(folder)
         if differences := rundir.compare(here, rundir.unseal(run / "run.json")):
             raise Differs(f"{here}: {'; '.join(differences)}")
-        stored, added = (rundir.committed(each, MAY_LACK) for each in (here, run))
+        stored, added = (rundir.committed(run_folder, MAY_LACK) for run_folder in (here, run))
         for epoch in stored[: len(added)]:
-            both = (rundir.read_json(each, epoch, RECORD) for each in (here, run))
+            both = (rundir.read_json(run_folder, epoch, RECORD) for run_folder in (here, run))
             _check_equal(f"{here}: epoch {epoch}", *both)
 
         # Records alone lengthen a run that has no state to go on from.
@@ -292,8 +292,8 @@ def _check_equal(what: Any, stored: Any, added: Any) -> None:
     """Compare two JSON values; raises Differs with the first key that differs."""
     stored, added = dict(rundir.flatten(stored)), dict(rundir.flatten(added))
     for key in stored | added:
-        if (here := stored.get(key)) != (there := added.get(key)):
-            raise Differs(f"{what}: {key}={here} is stored, {key}={there} is in the archive")
+        if (here := stored.get(key)) != (theirs := added.get(key)):
+            raise Differs(f"{what}: {key}={here} is stored, {key}={theirs} is in the archive")
 
 
 # --- Adding to it ---------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def _add(folder: Path, target: Path) -> Merged:
 def _add_run(run: Path, here: Path) -> int:
     """Add a run, or its epochs that are not here yet; returns how many these are."""
     rundir.describe(here, rundir.unseal(run / "run.json"))
-    stored, added = (rundir.committed(each, MAY_LACK) for each in (here, run))
+    stored, added = (rundir.committed(run_folder, MAY_LACK) for run_folder in (here, run))
     results = [path.relative_to(run) for path in (run / ANALYSES).glob("*")]
     if len(added) > len(stored):  # what was measured of the shorter run is replaced
         if (run / EVAL_SETS).exists():

@@ -356,8 +356,8 @@ def epoch(bench: Bench) -> list[Row]:
     the time from one commit to the next.
     """
     with tempfile.TemporaryDirectory(dir=bench.out) as folder:
-        words = ablation(bench, folder, "smoke" if bench.quick else "small")
-        cost_of([*words, *ARM, "seed=0", "epochs=3"], WANDB_MODE="offline")
+        arguments = ablation(bench, folder, "smoke" if bench.quick else "small")
+        cost_of([*arguments, *ARM, "seed=0", "epochs=3"], WANDB_MODE="offline")
         (run,) = Path(folder).glob("*/*/seed=0")
         whole = committed_at(run, 3) - committed_at(run, 2)
         timing = rundir.read_json(run, 3, rundir.TIMING)
@@ -374,7 +374,7 @@ def commands(bench: Bench) -> list[Row]:
     """
     costs: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(dir=bench.out) as folder:
-        words = {
+        arguments = {
             "report": ["reports", "--from", str(PUBLISHED), "--to", f"{folder}/report"],
             "plan": [*ablation(bench, folder, "small"), "--plan"],
             "status": ["experiments", "status", str(PUBLISHED)],
@@ -385,7 +385,7 @@ def commands(bench: Bench) -> list[Row]:
             cost_of([*ablation(bench, folder, "smoke"), *ARM, f"seed={number}", "epochs=1"])
             (run,) = Path(folder).glob(f"*/*/seed={number}")
             costs.setdefault("first epoch", []).append({"s": committed_at(run, 1) - began})
-            for name, command in words.items():
+            for name, command in arguments.items():
                 costs.setdefault(name, []).append(cost_of(command))
     return [medians(name, measured[1:]) for name, measured in costs.items()]
 
@@ -397,14 +397,14 @@ def medians(command: str, costs: list[Row]) -> Row:
     return {"command": command, **row, **{f"all {kind}": x for kind, x in kinds.items()}}
 
 
-def cost_of(words: list[str], **environ: str) -> Row:
+def cost_of(arguments: list[str], **environ: str) -> Row:
     """Seconds of `python -m` with these words, by the wall clock and of the processor.
 
     Raises CalledProcessError where it fails. Nothing goes to W&B unless `environ` says so.
     """
     environ = {**os.environ, "WANDB_MODE": "disabled", **environ}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-m", *words]
+    command = [sys.executable, "-m", *arguments]
     subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, check=True)
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return {"s": took, "CPU s": after[0] + after[1] - before[0] - before[1]}
@@ -412,9 +412,9 @@ def cost_of(words: list[str], **environ: str) -> Row:
 
 def ablation(bench: Bench, out: str, scale: str) -> list[str]:
     """The study at this scale, on this device, as words after `python -m`."""
-    words = ["experiments", "ablation", "--scale", scale, "--data", bench.source]
-    words += ["--device", bench.device, "--threads", str(bench.threads)]
-    return [*words, "--out", os.path.abspath(out)]
+    arguments = ["experiments", "ablation", "--scale", scale, "--data", bench.source]
+    arguments += ["--device", bench.device, "--threads", str(bench.threads)]
+    return [*arguments, "--out", os.path.abspath(out)]
 
 
 def committed_at(run: Path, epoch: int) -> float:

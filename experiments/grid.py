@@ -80,7 +80,7 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in (HERE / kind).glob("*.yaml"))
 
 
-def define(name: str, scale: str, seeds: int | None = None, words: Iterable[str] = ()) -> Study:
+def define(name: str, scale: str, seeds: int | None = None, overrides: Iterable[str] = ()) -> Study:
     """A study at a scale; each word `key=value` narrows a factor or sets a field of Config.
 
     A factor takes one or more of its levels (`batch=128,512`); any other field of Config takes a
@@ -91,7 +91,7 @@ def define(name: str, scale: str, seeds: int | None = None, words: Iterable[str]
     factors = {**study.factors} or {"arm": [*study.arms]}
 
     # What the words say: levels of factors, seeds, values of other fields.
-    given = _by_key(words, [*factors, "seed", *(k for k in settable() if k not in factors)])
+    given = _by_key(overrides, [*factors, "seed", *(k for k in settable() if k not in factors)])
     for key in factors.keys() & given.keys():
         factors[key] = _narrowed(name, key, factors[key], given.pop(key))
     chosen = [*range(usual.seeds if seeds is None else seeds)]
@@ -176,9 +176,9 @@ def settable() -> list[str]:
     return [key for key in Config.model_fields if key not in OPTIONS]
 
 
-def _by_key(words: Iterable[str], known: list[str]) -> dict[str, str]:
+def _by_key(overrides: Iterable[str], known: list[str]) -> dict[str, str]:
     given: dict[str, str] = {}
-    for word in words:
+    for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or key not in known:
             raise BadStudy(f"{word!r} is not key=value with a key among {', '.join(known)}")

@@ -284,7 +284,7 @@ def frozen_claims(path: Path = CLAIMS) -> dict[str, str]:
     return {"commit": marked, "date": date, "sha256": digest}
 
 
-def _git(folder: Path, *words: str) -> str:
+def _git(folder: Path, *arguments: str) -> str:
     """What git says in a folder of ours, "" where it cannot.
 
     A repository around the project is not the project's.
@@ -292,7 +292,7 @@ def _git(folder: Path, *words: str) -> str:
     environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
     with suppress(OSError, subprocess.CalledProcessError):
         done = subprocess.run(
-            ["git", "-C", str(folder), *words],
+            ["git", "-C", str(folder), *arguments],
             env=environ,
             capture_output=True,
             text=True,

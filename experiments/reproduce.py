@@ -18,7 +18,7 @@ class Recipe:
     """What makes a run again."""
 
     run: Path
-    words: list[str]  # of `python -m experiments`, without --data and --out
+    arguments: list[str]  # of `python -m experiments`, without --data and --out
     folder: str  # of the run below OUT
     data: dict[str, Any]  # of study.json
     commit: str
@@ -66,8 +66,8 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
         data = "shapes"
     unknown = data is None and made.data["name"] != grid.NATIVE_DATA  # which needs no option
     given = ["--data", "DATA" if unknown else data] if unknown or data else []
-    words = ["-m", "experiments", *made.words, *given, "--out", str(to)]
-    done = {"command": ["python", *words], **asdict(made)}
+    arguments = ["-m", "experiments", *made.arguments, *given, "--out", str(to)]
+    done = {"command": ["python", *arguments], **asdict(made)}
     print(shlex.join(done["command"]))
     _print_facts(made)
     if print_only:
@@ -80,7 +80,7 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
     # W&B has the run already, under this very id.
     os.environ["WANDB_MODE"] = "disabled"
     print(flush=True)
-    if code := signals.call(*words):
+    if code := signals.call(*arguments):
         return code, done
     compared = compare(old, new)
     print(f"\n{old} against {new}:\n{compared}")
@@ -105,9 +105,9 @@ def _check_new(old: Path, new: Path, about: dict[str, Any], data: str | None, to
         raise BadInput(f"--to {to}: is where {old} lies")
     if epochs_of(new) >= epochs_of(old):
         raise BadInput(f"--to {to}: holds this run already; name another folder, or remove it")
-    here, there = load(data, to / "cache").sha256, about["sha256"]
-    if here != there:
-        sums = f"its SHA-256 is {here[:12]}..., that of the run's is {there[:12]}..."
+    here, stored = load(data, to / "cache").sha256, about["sha256"]
+    if here != stored:
+        sums = f"its SHA-256 is {here[:12]}..., that of the run's is {stored[:12]}..."
         raise BadInput(f"--data {data or about['name']}: {sums}")
 
 
@@ -145,10 +145,11 @@ def recipe(run: Path) -> Recipe:
     if planned.config != config:
         raise BadInput(f"{run}: this version makes another run of {' '.join(overrides)}")
     device = "cpu" if fingerprint["device"] == "cpu" else "cuda"
-    words = [info["study"], "--scale", info["scale"], "--device", device]
-    words += ["--threads", str(fingerprint["threads"]), *overrides]
+    arguments = [info["study"], "--scale", info["scale"], "--device", device]
+    arguments += ["--threads", str(fingerprint["threads"]), *overrides]
     folder = f"{study.folder}/{planned.folder}"
-    return Recipe(run, words, folder, info["data"], info["commit"], info["versions"], fingerprint)
+    about = (info["data"], info["commit"], info["versions"])
+    return Recipe(run, arguments, folder, *about, fingerprint)
 
 
 def epochs_of(run: Path) -> int:

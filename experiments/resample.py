@@ -148,8 +148,8 @@ def score_run(task: Task) -> None:
         compared, last = references(job)[0], task.epochs[-1]
         record = rundir.read_json(job.folder, last, rundir.RECORD)["scores"]
         for name, here in measure(load_kept(job, last), config, last, compared).items():
-            if here != (there := record.get(name)):
-                values = f"is {there} in its record, {here} on this machine"
+            if here != (stored := record.get(name)):
+                values = f"is {stored} in its record, {here} on this machine"
                 raise rundir.Differs(f"{job.folder}: {name} at epoch {last} {values}")
 
         # Score each epoch on noise of its own; the streams keep the name of earlier versions.

@@ -74,8 +74,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
         always, more = references(job)
 
         # Go on from the last whole state.
-        found = rundir.last_state(job.folder)
-        state = load_state(found[1], config, job.device) if found else start(config, job.device)
+        latest = rundir.last_state(job.folder)
+        state = load_state(latest[1], config, job.device) if latest else start(config, job.device)
         rundir.describe(job.folder, describe(job, always, more))
         rundir.rewind(job.folder, state.epoch)
         mirror = tracking.start(job.folder, job.wandb_mode)
@@ -202,8 +202,8 @@ def arithmetic(precision: str, device: str, threads: int) -> str:
     train_epoch(state, config, pixels.to(device))
 
     x, y = torch.randn((2, 500, 64), generator=stream, dtype=torch.float64).numpy()
-    products = (x @ y.T).tobytes() + metrics.moments(x).factor.tobytes()
-    return hashlib.sha256(dump_state(state) + products).hexdigest()[:12]
+    content = (x @ y.T).tobytes() + metrics.moments(x).factor.tobytes()
+    return hashlib.sha256(dump_state(state) + content).hexdigest()[:12]
 
 
 def describe(job: Job, always: list[Reference], more: list[Reference]) -> dict[str, dict[str, Any]]:

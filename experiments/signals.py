@@ -34,7 +34,7 @@ def listen() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # of a command that `call` started
 
 
-def call(*words: str) -> int:
+def call(*arguments: str) -> int:
     """Run Python with these words in a process that ends with this one; its exit code.
 
     Where our stdout goes to stderr, as with --json, its does too.
@@ -42,7 +42,8 @@ def call(*words: str) -> int:
     sys.stdout.flush()
     stdout = 2 if sys.stdout is sys.stderr else None
     with signals_blocked():  # until the process is known, and can be ended
-        process = subprocess.Popen([sys.executable, *words], stdout=stdout, start_new_session=True)
+        command = [sys.executable, *arguments]
+        process = subprocess.Popen(command, stdout=stdout, start_new_session=True)
         _commands.append(process)
     code = process.wait()
     _commands.remove(process)
@@ -88,8 +89,8 @@ def follow() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     # A second Ctrl-C changes nothing.
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
     # End whatever works for this process, and wait for it.
     for command in _commands:

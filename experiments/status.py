@@ -16,7 +16,7 @@ from dcgan import rundir
 from experiments import grid, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
-SHOWN = ("fid", "fd_cifar", "kd_cifar", "cs_cifar", "precision_cifar", "recall_cifar")
+METRICS = 5  # at most, in the order of the records: what 80 columns take
 CALIBRATION_ROWS = {
     "held-out": "real, held out",
     "gaussian": "Gaussian pixels",
@@ -185,12 +185,14 @@ def show_scores(folder: Path, console: Console) -> None:
     rows: dict[str, dict[str, float]] = {}
     for arm in dict.fromkeys(run.arm for run in runs):
         latest = [_latest_scores(folder / run.folder) for run in runs if run.arm == arm]
-        values = {name: [s[name] for s in latest if s.get(name) is not None] for name in SHOWN}
+        names = dict.fromkeys(name for scores in latest for name in scores)
+        values = {x: [s[x] for s in latest if s.get(x) is not None] for x in names}
         rows[progress.levels(arm)] = {name: fmean(x) for name, x in values.items() if x}
     with suppress(rundir.Damaged, LookupError):
         calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
         rows |= {CALIBRATION_ROWS.get(name, name): scores for name, scores in calibration.items()}
-    if metrics := [name for name in SHOWN if any(name in scores for scores in rows.values())]:
+    metrics = [*dict.fromkeys(name for scores in rows.values() for name in scores)][:METRICS]
+    if metrics:
         console.print("\nMeans at the last epoch, and what images that no training made score:")
         cells = [[name, *map(scores.get, metrics)] for name, scores in rows.items()]
         console.print(aligned(["", *metrics], cells), markup=False, soft_wrap=True)

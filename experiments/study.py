@@ -27,7 +27,7 @@ TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be 
 
 def train(
     name: str,
-    words: tuple[str, ...],
+    overrides: tuple[str, ...],
     scale: str | None,
     seeds: int | None,
     epochs: int | None,
@@ -43,8 +43,8 @@ def train(
     # What can be refused without PyTorch is refused first; only a scale may depend on the device.
     if scale is None:
         scale = "small" if available(device) == "cpu" else "cifar32"
-    words = (*words, *([] if epochs is None else [f"epochs={epochs}"]))
-    study = grid.define(name, scale, seeds, words)
+    overrides = (*overrides, *([] if epochs is None else [f"epochs={epochs}"]))
+    study = grid.define(name, scale, seeds, overrides)
     _check(grid.runs(study)[0].config, data, test, out)
 
     # Now what takes time: W&B's answer, PyTorch, the images, the plan.

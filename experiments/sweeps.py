@@ -17,13 +17,15 @@ from experiments.grid import Study
 METRIC = {"name": "eval/fd_cifar.min", "goal": "minimize"}  # every run has it
 
 
-def configure(study: Study, words: list[str], options: list[str], project: str) -> dict[str, Any]:
+def configure(
+    study: Study, overrides: list[str], options: list[str], project: str
+) -> dict[str, Any]:
     """W&B's configuration of the sweep whose points are the runs of a study.
 
     `words`: what the study was narrowed and set by; `options`: of the command, as --data PATH.
     """
     levels = {**study.factors, "seed": study.seeds}
-    fixed = [word for word in words if word.partition("=")[0] not in levels]
+    fixed = [word for word in overrides if word.partition("=")[0] not in levels]
     command = ["${env}", "${interpreter}", "-m", "experiments", study.name, "--scale", study.scale]
     command += ["--jobs", "1", *options, *fixed]
     return {

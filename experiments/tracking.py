@@ -150,7 +150,7 @@ def environment(study: Path) -> dict[str, str]:
     return {**folders, "WANDB_DIR": str(folder), "WANDB_ERROR_REPORTING": "false"}
 
 
-def run_wandb(study: Path, *words: str) -> int:
+def run_wandb(study: Path, *arguments: str) -> int:
     """Run W&B's own command line on the runs of a study: `leet` or `sync`; its exit code.
 
     Raises BadInput where there are no runs, or no server for `sync`.
@@ -159,12 +159,12 @@ def run_wandb(study: Path, *words: str) -> int:
     if not any(home.glob("*run-*")):
         raise BadInput(f"{study} has no W&B runs")
     environ = os.environ | environment(study)
-    if words[0] == "sync":
+    if arguments[0] == "sync":
         to = destination(ask(WANDB_MODE="online"))
         if not to.url:
             raise BadInput(f"sync: {to.why}")
         environ |= to.environ
-    command = [sys.executable, "-m", "wandb", *words, str(home)]
+    command = [sys.executable, "-m", "wandb", *arguments, str(home)]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # W&B's program ends itself
     try:
         return subprocess.run(command, env=environ).returncode
@@ -216,15 +216,15 @@ def start_report(study: Path, mode: str) -> Mirror:
     return Mirror("report", _begin(study, mode, "report", str(study.absolute()), name, key))
 
 
-def _begin(study: Path, mode: str, *words: str) -> subprocess.Popen | None:
+def _begin(study: Path, mode: str, *arguments: str) -> subprocess.Popen | None:
     environ = os.environ | environment(study) | {"WANDB_MODE": mode}
-    return None if mode == "disabled" else _spawn(words, environ, subprocess.DEVNULL)
+    return None if mode == "disabled" else _spawn(arguments, environ, subprocess.DEVNULL)
 
 
-def _spawn(words: Sequence[str], environ: dict[str, str], stdout: int) -> subprocess.Popen:
+def _spawn(arguments: Sequence[str], environ: dict[str, str], stdout: int) -> subprocess.Popen:
     """This module as a process, see `_main`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.tracking", *words],
+        [sys.executable, "-m", "experiments.tracking", *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -434,8 +434,8 @@ def _rows(record: dict, timing: dict) -> list[dict]:
     row = {key: record[key] for key in CLOCK}
     row |= {f"{part}/{name}": x for part, values in parts.items() for name, x in values.items()}
     return [
-        {name: math.nan if value is None else value for name, value in each.items()}
-        for each in [*points, row]
+        {name: math.nan if value is None else value for name, value in point.items()}
+        for point in [*points, row]
     ]
 
 

@@ -89,9 +89,9 @@ def report(
     return 0, {"page": out / "index.html", **counts, "findings": [*said.all]}
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Build one report; see dcgan.cli.run."""
-    return cli.run(report, words)
+    return cli.run(report, arguments)
 
 
 def _check(source: list[str], to: Path | None, study: str | None) -> None:

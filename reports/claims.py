@@ -432,44 +432,45 @@ def _where(study: Analysis, levels: Levels) -> np.ndarray:
 # --- The rule -------------------------------------------------------------------------------------
 
 
-def _p_values(one: Verdict) -> tuple[float, float, float]:
+def _p_values(verdict: Verdict) -> tuple[float, float, float]:
     """The p of each test, of values whose sign is as claimed; NaN for a bound."""
-    if one.claim.measure == "bound":
+    if verdict.claim.measure == "bound":
         return math.nan, math.nan, math.nan
-    margin = MEASURES[one.claim.measure].scale.margin(one.claim.smallest)
-    x, none = one.claim.sign * one.values, statistics.over_seeds(one.values).p
-    if one.claim.expect == "same":
+    margin = MEASURES[verdict.claim.measure].scale.margin(verdict.claim.smallest)
+    x, none = verdict.claim.sign * verdict.values, statistics.over_seeds(verdict.values).p
+    if verdict.claim.expect == "same":
         none = min(2 * min(statistics.below(x, -margin), statistics.below(-x, -margin)), 1.0)
     return none, statistics.below(x, margin), statistics.below(-x, margin)
 
 
-def _decided(one: Verdict, p: np.ndarray, adjusted: np.ndarray) -> Verdict:
+def _decided(verdict: Verdict, p: np.ndarray, adjusted: np.ndarray) -> Verdict:
     """The verdict with the p of the test that decides, before and after Holm."""
-    if one.claim.measure == "bound":
-        word, why = _decide_bound(one)
-        return replace(one, verdict=word, why=why)
-    word, why, test = _decide(one, p if one.claim.status == "exploratory" else adjusted)
-    return replace(one, verdict=word, why=why, p=float(p[test]), p_holm=float(adjusted[test]))
+    if verdict.claim.measure == "bound":
+        word, why = _decide_bound(verdict)
+        return replace(verdict, verdict=word, why=why)
+    word, why, test = _decide(verdict, p if verdict.claim.status == "exploratory" else adjusted)
+    return replace(verdict, verdict=word, why=why, p=float(p[test]), p_holm=float(adjusted[test]))
 
 
-def _decide_bound(one: Verdict) -> tuple[Word, str]:
-    if one.estimate and one.estimate.low < LN2 * (1 - one.claim.smallest):
+def _decide_bound(verdict: Verdict) -> tuple[Word, str]:
+    if verdict.estimate and verdict.estimate.low < LN2 * (1 - verdict.claim.smallest):
         return "refuted", f"a step lies below ln 2 = {LN2:.4f}"
-    if one.tested:
+    if verdict.tested:
         return "supported", f"no step of any run lies below ln 2 = {LN2:.4f}"
-    return one.verdict, one.why
+    return verdict.verdict, verdict.why
 
 
-def _decide(one: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
+def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
     """The word, the reason, and the test that decides; the rule at the top of this file."""
-    claim, same = one.claim, one.claim.expect == "same"
+    claim, same = verdict.claim, verdict.claim.expect == "same"
     tost = ABOVE if p[ABOVE] >= p[BELOW] else BELOW  # the larger p of the two
     usual = tost if same else NONE
-    if not one.tested:
-        return one.verdict, one.why, usual
+    if not verdict.tested:
+        return verdict.verdict, verdict.why, usual
 
     # The interval and the margin, with the sign as claimed.
-    scale, estimate = MEASURES[claim.measure].scale, statistics.over_seeds(claim.sign * one.values)
+    scale = MEASURES[claim.measure].scale
+    estimate = statistics.over_seeds(claim.sign * verdict.values)
     value, low, high = estimate.value, estimate.low, estimate.high
     margin = scale.margin(claim.smallest)
     edge = f"smallest effect of interest, {scale.shown(claim.sign * margin):.3g} {scale.unit}"

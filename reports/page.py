@@ -150,8 +150,8 @@ def command(study: Study) -> str:
     source = {"shapes": "shapes", "zip": f"{data['name']}.zip"}.get(data["kind"], data["name"])
     target = TARGETS.get(info["study"], info["study"])
     line = f"make {target} SCALE={info['scale']}{seeds} DATA={source}"
-    words = " ".join([*factors, *changed, *some])
-    return line + (f' ARGS="{words}"' if words else "")
+    arguments = " ".join([*factors, *changed, *some])
+    return line + (f' ARGS="{arguments}"' if arguments else "")
 
 
 def bibtex(study: Study) -> str:

@@ -93,8 +93,8 @@ def load(folder: Path) -> Study:
         raise NoStudy(f"{folder}: no study here (study.json is missing)")
     _check_sums(folder)
     info = rundir.unseal(folder / "study.json")
-    there = sorted(path.parent for path in folder.glob("*/*/run.json"))
-    begun = {run.relative_to(folder).as_posix(): rundir.unseal(run / "run.json") for run in there}
+    runs = sorted(path.parent for path in folder.glob("*/*/run.json"))
+    begun = {run.relative_to(folder).as_posix(): rundir.unseal(run / "run.json") for run in runs}
     path = folder / rundir.CALIBRATION
     calibration = rundir.unseal(path) if path.is_file() else None
     study = assemble(folder, info, begun, lambda name: _records(folder / name), calibration)
@@ -205,9 +205,9 @@ def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 def _epochs(run: Path) -> list[int]:
     """The committed epochs of a run; raises Damaged where one is not as it was committed."""
-    there = [path.name for path in (run / "epochs").glob("[0-9]*")]
+    folders = [path.name for path in (run / "epochs").glob("[0-9]*")]
     epochs = rundir.committed(run, may_lack=(rundir.SAMPLES,))
-    if len(epochs) < len(there):
+    if len(epochs) < len(folders):
         epoch = len(epochs) + 1
         for name in (rundir.RECORD, rundir.TIMING, rundir.SAMPLES):
             rundir.read(run, epoch, name)

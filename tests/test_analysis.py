@@ -25,14 +25,14 @@ def waves(make_study, tmp_path_factory):
         tmp_path_factory.mktemp("epochs"), seeds=range(7), factors=ARMS, epochs=EPOCHS, eval_sets=3,
         **TINY,
     )  # fmt: skip
-    found = analyse(records.load(folder))
-    frame, eval_sets = found.frame.copy(), found.eval_sets.copy()
+    result = analyse(records.load(folder))
+    frame, eval_sets = result.frame.copy(), result.eval_sets.copy()
     for row in frame.itertuples():
         value = np.exp(log(row))
         frame.loc[row.Index, "fd_cifar"] = value * np.exp(-NOISE)
         here = (eval_sets["run"] == row.run) & (eval_sets["epoch"] == row.epoch)
         eval_sets.loc[here, "fd_cifar"] = value * np.exp(NOISE * np.array([-1, 0, 1]))
-    return dataclasses.replace(found, frame=frame, eval_sets=eval_sets)
+    return dataclasses.replace(result, frame=frame, eval_sets=eval_sets)
 
 
 def log(row):
@@ -44,23 +44,23 @@ def log(row):
 
 
 def of(table, seed, norm="none"):
-    (found,) = table[(table["seed"] == seed) & (table["norm"] == norm)].to_dict("records")
-    return found
+    (result,) = table[(table["seed"] == seed) & (table["norm"] == norm)].to_dict("records")
+    return result
 
 
 def test_fluctuation_takes_the_noise_out(waves):
     table = waves.fluctuation
     assert len(table) == 14
     for seed in range(7):
-        found, swing = of(table, seed), 0.1 + 0.01 * seed
+        result, swing = of(table, seed), 0.1 + 0.01 * seed
         changes = swing * np.array([1, -1, 1, -1])
         raw = ((changes - changes.mean()) ** 2).sum() / (4 - 1 / 4) / 2
-        assert found["changes"] == 4
-        assert found["noise"] == pytest.approx(NOISE**2, rel=1e-9)
-        assert found["with_noise"] == pytest.approx(raw, rel=1e-9)
-        assert found["variance"] == pytest.approx(raw - NOISE**2, rel=1e-9)
-        assert found["drawdown"] == pytest.approx(swing, rel=1e-9)
-        assert found["regret"] == pytest.approx(0, abs=1e-12)  # epoch 6 is as good as any
+        assert result["changes"] == 4
+        assert result["noise"] == pytest.approx(NOISE**2, rel=1e-9)
+        assert result["with_noise"] == pytest.approx(raw, rel=1e-9)
+        assert result["variance"] == pytest.approx(raw - NOISE**2, rel=1e-9)
+        assert result["drawdown"] == pytest.approx(swing, rel=1e-9)
+        assert result["regret"] == pytest.approx(0, abs=1e-12)  # epoch 6 is as good as any
 
 
 def test_noise_is_known_from_further_evaluation_sets_after_burn_in_alone(waves):
@@ -109,15 +109,15 @@ def test_the_epoch_is_chosen_on_with_noise_and_reported_on_another(waves):
         eval_sets.loc[here & (eval_sets["eval_set"] == number), "fd_cifar"] = np.array(
             values, dtype=float
         )
-    found = of(dataclasses.replace(waves, eval_sets=eval_sets).selection, 1)
-    assert (found["epoch"], found["own"], found["other"]) == (
+    result = of(dataclasses.replace(waves, eval_sets=eval_sets).selection, 1)
+    assert (result["epoch"], result["own"], result["other"]) == (
         3,
         pytest.approx(30),
         pytest.approx(33),
     )
-    assert found["last"] == pytest.approx(44)
-    assert np.exp(found["optimism"]) == pytest.approx(33 / 30, rel=1e-12)
-    assert np.exp(found["gain"]) == pytest.approx(44 / 33, rel=1e-12)
+    assert result["last"] == pytest.approx(44)
+    assert np.exp(result["optimism"]) == pytest.approx(33 / 30, rel=1e-12)
+    assert np.exp(result["gain"]) == pytest.approx(44 / 33, rel=1e-12)
 
     one_set = dataclasses.replace(
         waves, eval_sets=waves.eval_sets[waves.eval_sets["eval_set"] == 0]
@@ -157,8 +157,8 @@ def with_run(study, **columns):
 def test_what_the_epochs_are_worth_that_one_may_choose(waves):
     fd = [1.0, 50, 20, 10, 40, 30]  # the first one is burn-in
     one = with_run(waves, fd_cifar=fd, d_loss=[9, 1, 4, 2, 3, 1], g_loss=[0, 2, 2, 3, 1, 2])
-    (found,) = one.regret.to_dict("records")
-    got = {x: np.exp(found[x]) for x in ("last", "best", "random", "d_loss", "g_loss")}
+    (result,) = one.regret.to_dict("records")
+    got = {x: np.exp(result[x]) for x in ("last", "best", "random", "d_loss", "g_loss")}
     mean = np.exp(np.mean(np.log(fd[1:])))
     want = {"last": 30, "best": 10, "random": mean, "d_loss": 20, "g_loss": 40}
     assert got == pytest.approx(want, rel=1e-12)
@@ -179,9 +179,9 @@ def test_what_the_epochs_are_worth_that_one_may_choose(waves):
 )
 def test_a_relapse_is_worse_by_5_per_cent(waves, at, relapse):
     one = with_run(waves, fd_cifar=[30 * at.get(epoch, 1) for epoch in range(1, 31)])
-    (found,) = one.relapse.to_dict("records")
-    assert found["relapse"] == relapse
-    assert 0 < found["by_noise"] < 0.3  # noise of 3 per cent
+    (result,) = one.relapse.to_dict("records")
+    assert result["relapse"] == relapse
+    assert 0 < result["by_noise"] < 0.3  # noise of 3 per cent
     assert np.isnan(waves.relapse["relapse"]).all()  # six epochs
 
     level = with_run(waves, fd_cifar=[30.0] * 30).relapse["by_noise"]
@@ -202,11 +202,11 @@ def test_the_time_to_a_threshold(waves):
     fd = np.exp([4.0, 2.0, 3.0])
     one = with_run(waves, fd_cifar=fd, images=images, steps=steps)
     for of, log, want in ((one, 3.5, 125), (one, 2.0, 200), (one, 1.9, np.nan), (one, 5, 100)):
-        (found,) = of.reached(np.exp(log)).to_dict("records")
-        assert found["images"] == pytest.approx(want, nan_ok=True, rel=1e-9)
-        assert found["steps"] == pytest.approx(want / 10, nan_ok=True, rel=1e-9)
-    (found,) = calibrated(one, np.exp(6.0)).reached(np.exp(5.0)).to_dict("records")
-    assert found["images"] == pytest.approx(50)  # half way from the untrained generator
+        (result,) = of.reached(np.exp(log)).to_dict("records")
+        assert result["images"] == pytest.approx(want, nan_ok=True, rel=1e-9)
+        assert result["steps"] == pytest.approx(want / 10, nan_ok=True, rel=1e-9)
+    (result,) = calibrated(one, np.exp(6.0)).reached(np.exp(5.0)).to_dict("records")
+    assert result["images"] == pytest.approx(50)  # half way from the untrained generator
 
 
 def test_how_many_runs_reach_a_threshold(waves):
@@ -266,9 +266,9 @@ def grid(make_study, tmp_path_factory):
     folder = make_study(
         tmp_path_factory.mktemp("grid"), seeds=range(SEEDS), factors=GRID, epochs=4, **TINY
     )
-    found = analyse(records.load(folder))
-    rows = found.frame.to_dict("records")
-    return dataclasses.replace(found, frame=found.frame.assign(fd_cifar=[*map(value, rows)]))
+    result = analyse(records.load(folder))
+    rows = result.frame.to_dict("records")
+    return dataclasses.replace(result, frame=result.frame.assign(fd_cifar=[*map(value, rows)]))
 
 
 def norm_effect(seed):

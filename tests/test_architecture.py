@@ -165,8 +165,8 @@ def test_every_imported_library_is_declared() -> None:
     for path, declared in files:
         roots = {name.partition(".")[0] for name in imports(path)}
         for root in roots - sys.stdlib_module_names - {*PACKAGES, *OF_TESTS}:
-            found = {canonicalize_name(name) for name in providers.get(root, [])}
-            assert found & declared, f"{path.name} imports {root}, which pyproject does not name"
+            result = {canonicalize_name(name) for name in providers.get(root, [])}
+            assert result & declared, f"{path.name} imports {root}, which pyproject does not name"
 
 
 def test_names_say_what_a_file_is_about() -> None:
@@ -182,5 +182,5 @@ def test_no_file_names_a_place_of_one_machine() -> None:
     registry = r"\b(pypi|pythonhosted|npmjs|debian|anaconda)\.(org|com|net)\b|download\.pytorch"
     for path in project_files():
         text = path.read_bytes() if path.is_file() else b""
-        found = re.search(rf"{machine}|{registry}".encode(), text)
-        assert not found or b"\0" in text, f"{path.relative_to(ROOT)} names {found[0].decode()}"
+        result = re.search(rf"{machine}|{registry}".encode(), text)
+        assert not result or b"\0" in text, f"{path.relative_to(ROOT)} names {result[0].decode()}"

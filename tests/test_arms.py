@@ -141,7 +141,7 @@ def test_other_factors_are_reported_like_those_of_the_ablation(
         records.load(make_study(tmp_path, factors=factors, **TINY | {"arms": None} | made))
     )
     assert study.factors == list(factors)
-    judged, found = claims.judge(study), findings.findings(study)
+    judged, result = claims.judge(study), findings.findings(study)
     drawn = figures.draw(study)
     assert {"fd_cifar", "losses"} < set(drawn)
     assert "look alike" not in drawn["fd_cifar"][1]
@@ -153,10 +153,10 @@ def test_other_factors_are_reported_like_those_of_the_ablation(
     assert last.headings[: len(factors)] == list(factors)
     assert len(last.rows) == len(study.arms)
     svg = figures.save(drawn, tmp_path / "figures")
-    text = page.render(study, judged, found, shown, svg, {})
+    text = page.render(study, judged, result, shown, svg, {})
     first, *_, other = [f"{name}={level}" for name, levels in factors.items() for level in levels]
     assert first in text
     assert other in text
-    names = " ".join(found.headline + found.factors)
+    names = " ".join(result.headline + result.factors)
     assert all(f"{x}=" in names or x == "norm" for x in factors)
     assert ("BatchNorm on D's output" in names) == ("norm" in factors)

@@ -159,12 +159,12 @@ def test_the_limit_takes_the_bias_out_of_the_frechet_distance():
     rng = np.random.default_rng(1)
     exact = metrics.Moments(np.zeros(20), np.eye(20))
     sizes = np.linspace(300, 3000, 15).round().astype(int).tolist()
-    found = [
+    result = [
         metrics.frechet_distance(metrics.moments(rng.normal(size=(n, 20))), exact) for n in sizes
     ]
-    limit, error, _ = extrapolate(sizes, found)
-    assert found[0] > 0.2
-    assert abs(limit) < 0.1 * found[0]
+    limit, error, _ = extrapolate(sizes, result)
+    assert result[0] > 0.2
+    assert abs(limit) < 0.1 * result[0]
     assert abs(limit) < 4 * error + 0.002
 
 

@@ -58,29 +58,29 @@ def rows_of(pixels):
 
 
 def test_the_second_half_is_none_of_the_runs_images(drawn):
-    found = held_out(drawn, None, CONFIG, 32)
-    assert (found.source, found.seen, len(found.pixels)) == (HALF, 0, 200)
-    assert np.array_equal(found.pixels, drawn.pixels[700:900])
-    assert found.sha256 == drawn.sha256
+    result = held_out(drawn, None, CONFIG, 32)
+    assert (result.source, result.seen, len(result.pixels)) == (HALF, 0, 200)
+    assert np.array_equal(result.pixels, drawn.pixels[700:900])
+    assert result.sha256 == drawn.sha256
 
     # Where the runs see more than half, what they do not see; and where they see all, the rest.
     most = CONFIG.model_copy(update={"images": 1300})
-    found = held_out(drawn, None, most, 32)
-    assert (found.seen, len(found.pixels)) == (0, 100)
-    assert not rows_of(found.pixels) & rows_of(drawn.pixels[:1300])
+    result = held_out(drawn, None, most, 32)
+    assert (result.seen, len(result.pixels)) == (0, 100)
+    assert not rows_of(result.pixels) & rows_of(drawn.pixels[:1300])
     every = CONFIG.model_copy(update={"images": 1400})
-    found = held_out(drawn, None, every, 32)
-    assert (found.source, found.seen, len(found.pixels)) == (HALF, 200, 200)
+    result = held_out(drawn, None, every, 32)
+    assert (result.source, result.seen, len(result.pixels)) == (HALF, 200, 200)
 
 
 def test_a_test_split_gives_what_the_runs_do_not_see(drawn):
     new = shapes(1700).pixels[1400:]  # with higher hashes than the first ones of `drawn`
     mixed = canonical("mixed", np.concatenate([drawn.pixels[:50], new]), np.zeros(350, int))
-    found = held_out(drawn, mixed, CONFIG, 32)
-    assert (found.source, found.seen, len(found.pixels)) == (TEST, 0, 200)
-    assert not rows_of(found.pixels) & rows_of(drawn.pixels[:600])
-    assert rows_of(found.pixels) < rows_of(mixed.pixels)
-    assert found.sha256 == mixed.sha256
+    result = held_out(drawn, mixed, CONFIG, 32)
+    assert (result.source, result.seen, len(result.pixels)) == (TEST, 0, 200)
+    assert not rows_of(result.pixels) & rows_of(drawn.pixels[:600])
+    assert rows_of(result.pixels) < rows_of(mixed.pixels)
+    assert result.sha256 == mixed.sha256
     few = held_out(drawn, mixed, CONFIG.model_copy(update={"score_images": 2000}), 16)
     assert few.pixels.shape == (300, 16, 16, 3)
 
@@ -95,9 +95,9 @@ def test_no_test_split_is_refused_by_its_name(drawn):
 
 def test_a_class_is_calibrated_by_its_own_images(drawn):
     config = CONFIG.model_copy(update={"classes": "3", "images": 60, "reference_images": 60})
-    found = held_out(drawn, None, config, 32)
-    assert len(found.pixels) == 70
-    assert rows_of(found.pixels) <= rows_of(drawn.pixels[drawn.labels == 3])
+    result = held_out(drawn, None, config, 32)
+    assert len(result.pixels) == 70
+    assert rows_of(result.pixels) <= rows_of(drawn.pixels[drawn.labels == 3])
 
 
 # --- The sets -------------------------------------------------------------------------------------
@@ -107,9 +107,9 @@ def test_the_gaussian_has_the_mean_and_the_covariance_of_the_pixels():
     rng = np.random.default_rng(0)
     mixing = rng.normal(0, 3, (12, 12))
     pixels = (128 + rng.normal(0, 1, (3000, 12)) @ mixing).round().astype(np.uint8)
-    found = gaussian(pixels.reshape(3000, 2, 2, 3), 20_000)
-    assert (found.shape, found.dtype) == ((20_000, 2, 2, 3), np.uint8)
-    flat_rows = found.reshape(-1, 12).astype(float)
+    result = gaussian(pixels.reshape(3000, 2, 2, 3), 20_000)
+    assert (result.shape, result.dtype) == ((20_000, 2, 2, 3), np.uint8)
+    flat_rows = result.reshape(-1, 12).astype(float)
     wanted = np.cov(pixels.astype(float), rowvar=False)
     spread = np.sqrt(np.outer(wanted.diagonal(), wanted.diagonal()))
     assert np.abs(flat_rows.mean(axis=0) - pixels.mean(axis=0)).max() < 0.35  # 4 errors of a mean
@@ -123,18 +123,18 @@ def test_coarse_images_keep_the_means_of_areas_alone():
     plain = means.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
     detail = torch.from_numpy(rng.permutation(np.repeat([-16, 16], 8)).reshape(4, 4))
     detailed = (plain.int() + detail.repeat(8, 8)).to(torch.uint8)
-    found = coarse(detailed)
-    assert (found.shape, found.dtype) == (plain.shape, torch.uint8)
-    assert torch.equal(found, coarse(plain))
-    assert not torch.equal(found, plain)  # enlarged bilinearly, not by squares
+    result = coarse(detailed)
+    assert (result.shape, result.dtype) == (plain.shape, torch.uint8)
+    assert torch.equal(result, coarse(plain))
+    assert not torch.equal(result, plain)  # enlarged bilinearly, not by squares
     assert torch.equal(coarse(means), means)
 
 
 def test_flat_images_have_one_colour_each_and_all_colours_among_them():
-    found = flat(3000, 8)
-    assert (found.shape, found.dtype) == ((3000, 3, 8, 8), torch.uint8)
-    assert (found == found[:, :, :1, :1]).all()
-    colours = found[:, :, 0, 0].float()
+    result = flat(3000, 8)
+    assert (result.shape, result.dtype) == ((3000, 3, 8, 8), torch.uint8)
+    assert (result == result[:, :, :1, :1]).all()
+    colours = result[:, :, 0, 0].float()
     assert (colours.min(), colours.max()) == (0, 255)
     assert (colours.mean(dim=0) - 127.5).abs().max() < 4 * 73.9 / 3000**0.5  # of a uniform one
 
@@ -154,26 +154,26 @@ def test_the_untrained_generator_is_that_of_seed_0(real, held):
 
 
 def test_the_metrics_put_the_sets_in_order(made, compared):
-    found = made
-    assert tuple(found["rows"]) == ROWS
-    for row in found["rows"].values():
-        assert list(row) == list(compared[0].extractor.metrics) == list(found["identities"])
-    distance = {name: row["fd_cifar"] for name, row in found["rows"].items()}
+    result = made
+    assert tuple(result["rows"]) == ROWS
+    for row in result["rows"].values():
+        assert list(row) == list(compared[0].extractor.metrics) == list(result["identities"])
+    distance = {name: row["fd_cifar"] for name, row in result["rows"].items()}
     assert 3 * distance["held-out"] < min(distance["gaussian"], distance["8x8"])
     assert 10 * distance["held-out"] < distance["flat"] < distance["untrained"]
-    assert found["rows"]["held-out"]["recall_cifar"] > 0.8 > found["rows"]["flat"]["recall_cifar"]
-    assert (found["images"], found["held_out_images"]) == (200, 200)
-    assert found["identities"]["fd_cifar"]["generated"] == 200
+    assert result["rows"]["held-out"]["recall_cifar"] > 0.8 > result["rows"]["flat"]["recall_cifar"]
+    assert (result["images"], result["held_out_images"]) == (200, 200)
+    assert result["identities"]["fd_cifar"]["generated"] == 200
 
 
 def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, compared):
-    found = made
-    assert calibration.is_current(found, compared, HALF)
-    assert not calibration.is_current(found, compared, TEST)
-    assert calibration.is_current(found | {"held_out": TEST}, compared, HALF)
+    result = made
+    assert calibration.is_current(result, compared, HALF)
+    assert not calibration.is_current(result, compared, TEST)
+    assert calibration.is_current(result | {"held_out": TEST}, compared, HALF)
     more = dataclasses.replace(compared[0].extractor, suffix="_other")
     both = [*compared, dataclasses.replace(compared[0], extractor=more)]
-    assert not calibration.is_current(found, both, HALF)
+    assert not calibration.is_current(result, both, HALF)
     assert not calibration.is_current({}, compared, HALF)
 
 

@@ -182,21 +182,21 @@ def test_a_fault_is_one_line_that_names_claim_and_key(tmp_path, old, new, words)
 @pytest.mark.parametrize("expect", ["higher", "lower"])
 def test_every_verdict_of_a_directed_claim(mean, sd, verdict, why, test, expect):
     sign = 1 if expect == "higher" else -1
-    found = judge(simulate(PAIR, log_fd=effect(sign * (mean + sd * UNIT))), "B1", expect=expect)
-    assert (found.verdict, found.n, found.unit) == (verdict, 8, "times")
-    assert why in found.why or expect == "lower"
-    assert len(found.runs) == len(set(found.runs)) == 16
-    assert found.identity["metric"] == "fd_cifar"
+    result = judge(simulate(PAIR, log_fd=effect(sign * (mean + sd * UNIT))), "B1", expect=expect)
+    assert (result.verdict, result.n, result.unit) == (verdict, 8, "times")
+    assert why in result.why or expect == "lower"
+    assert len(result.runs) == len(set(result.runs)) == 16
+    assert result.identity["metric"] == "fd_cifar"
 
     # Estimate, interval and p by hand.
-    estimate = found.estimate
+    estimate = result.estimate
     assert estimate.value == pytest.approx(math.exp(sign * mean), rel=1e-9)
     ends = sorted(math.exp(sign * (mean + x * HALF * sd)) for x in (-1, 1))
     assert [estimate.low, estimate.high] == pytest.approx(ends, rel=1e-9)
     distance = {"none": abs(mean), "above": math.log(1.1) - mean, "tost": math.log(1.1) - abs(mean)}
     tail = stats.t.sf(distance[test] / sd * math.sqrt(8), 7)
-    assert found.p == pytest.approx((2 if test == "none" else 1) * tail, rel=1e-6)
-    assert found.p_holm == found.decisive_p == found.p
+    assert result.p == pytest.approx((2 if test == "none" else 1) * tail, rel=1e-6)
+    assert result.p_holm == result.decisive_p == result.p
 
 
 @pytest.mark.parametrize(
@@ -211,25 +211,25 @@ def test_every_verdict_of_a_directed_claim(mean, sd, verdict, why, test, expect)
 )
 def test_every_verdict_of_a_claim_of_no_effect(mean, sd, verdict):
     study = simulate(PAIR, log_fd=effect(mean + sd * UNIT))
-    found = judge(study, "B1", expect="same", smallest=math.exp(0.5))
-    assert found.verdict == verdict
+    result = judge(study, "B1", expect="same", smallest=math.exp(0.5))
+    assert result.verdict == verdict
     inside = stats.t.sf((0.5 - abs(mean)) / sd * math.sqrt(8), 7)
     outside = 2 * stats.t.sf((abs(mean) - 0.5) / sd * math.sqrt(8), 7)
-    assert found.p == pytest.approx(outside if verdict == "refuted" else inside, rel=1e-6)
+    assert result.p == pytest.approx(outside if verdict == "refuted" else inside, rel=1e-6)
 
 
 def test_a_verdict_needs_as_many_seeds_as_its_claim_asks_for():
     study = simulate(PAIR, seeds=7, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
-    found = judge(study, "B1")
-    assert (found.verdict, found.why, found.n) == ("inconclusive", "7 of 8 seeds", 7)
-    assert found.p < 0.001
-    assert np.isnan([found.p_holm, found.decisive_p]).all()
-    assert dict(tables.ledger(study, [found]).details[0]).items() >= {("verdict", "7 of 8 seeds")}
+    result = judge(study, "B1")
+    assert (result.verdict, result.why, result.n) == ("inconclusive", "7 of 8 seeds", 7)
+    assert result.p < 0.001
+    assert np.isnan([result.p_holm, result.decisive_p]).all()
+    assert dict(tables.ledger(study, [result]).details[0]).items() >= {("verdict", "7 of 8 seeds")}
     assert judge(study, "B1", seeds=7).verdict == "supported"
 
-    found = judge(simulate(PAIR, seeds=1, log_fd=effect([math.log(1.5)])), "B1")
-    assert found.estimate.value == pytest.approx(1.5, rel=1e-12)
-    assert np.isnan([found.estimate.low, found.p]).all()
+    result = judge(simulate(PAIR, seeds=1, log_fd=effect([math.log(1.5)])), "B1")
+    assert result.estimate.value == pytest.approx(1.5, rel=1e-12)
+    assert np.isnan([result.estimate.low, result.p]).all()
 
 
 def test_holm_goes_over_all_tests_of_the_confirmatory_claims():
@@ -250,12 +250,12 @@ def test_holm_goes_over_all_tests_of_the_confirmatory_claims():
         ]
         chosen[2] = chosen[2].model_copy(update={"status": status})
         few = CLAIMS["B1"].model_copy(update={"id": "few", "seeds": 9})  # not tested: not counted
-        found = claims.judge(study, [*chosen, few, LEDGER["P5-rate"]])
-        assert [x.p for x in found[:3]] == pytest.approx([0.03, 0.01, 0.001], rel=1e-6)
-        assert [x.p_holm for x in found[:3]] == pytest.approx(adjusted, rel=1e-6, nan_ok=True)
+        result = claims.judge(study, [*chosen, few, LEDGER["P5-rate"]])
+        assert [x.p for x in result[:3]] == pytest.approx([0.03, 0.01, 0.001], rel=1e-6)
+        assert [x.p_holm for x in result[:3]] == pytest.approx(adjusted, rel=1e-6, nan_ok=True)
         verdicts = ["inconclusive", "supported", "supported", "inconclusive", "not yet run"]
-        assert [x.verdict for x in found] == verdicts
-        shown = [dict(row).get("p", "–") for row in tables.ledger(study, found).details]
+        assert [x.verdict for x in result] == verdicts
+        shown = [dict(row).get("p", "–") for row in tables.ledger(study, result).details]
         shown_p = "0.0010" if status == "exploratory" else "0.0030"
         assert shown == [*(f"{x:.3f}" for x in adjusted[:2]), shown_p, "–", "–"]
 
@@ -287,10 +287,10 @@ def test_an_interaction_is_a_ratio_of_ratios():
         harm = 0.6 if arm["batch"] == 128 else 0.2 + 0.05 * UNIT[seed]
         return 4 + 0.3 * seed + harm * (arm["norm"] == "batch") + 0.7 * (arm["batch"] == 512)
 
-    found = judge(simulate(GRID, log_fd=log_fd), "B1-interaction")
-    assert (found.verdict, found.n, len(found.runs)) == ("supported", 8, 64)
-    assert found.estimate.value == pytest.approx(math.exp(0.2 - 0.6), rel=1e-9)
-    assert found.estimate.high == pytest.approx(math.exp(-0.4 + 0.05 * HALF), rel=1e-9)
+    result = judge(simulate(GRID, log_fd=log_fd), "B1-interaction")
+    assert (result.verdict, result.n, len(result.runs)) == ("supported", 8, 64)
+    assert result.estimate.value == pytest.approx(math.exp(0.2 - 0.6), rel=1e-9)
+    assert result.estimate.high == pytest.approx(math.exp(-0.4 + 0.05 * HALF), rel=1e-9)
 
 
 def noise(seed):
@@ -331,9 +331,9 @@ def noise(seed):
 )  # fmt: skip
 def test_each_measure(name, verdict, value, made):
     factors = PAIR if name == "B1-losses" else HEADS
-    found = judge(simulate(factors, **made), name)
-    assert (found.verdict, found.n) == (verdict, 8)
-    assert found.estimate.value == pytest.approx(value, abs=0.001)
+    result = judge(simulate(factors, **made), name)
+    assert (result.verdict, result.n) == (verdict, 8)
+    assert result.estimate.value == pytest.approx(value, abs=0.001)
 
 
 def test_equal_epochs_and_equal_updates_are_two_questions():
@@ -389,9 +389,9 @@ def test_the_time_to_a_threshold():
 
     # A run that does not get there leaves it open.
     lost = simulate(batches, epochs=6, log_fd=lambda *key: log_fd(*key, stuck=True))
-    found = judge(lost, "B4-images-to-50", threshold=UNTRAINED / 50)
-    assert (found.verdict, found.n) == ("inconclusive", 7)
-    assert found.why == "7 of 8 seeds; fd_cifar has not come down to 2e+07 in 1 run"
+    result = judge(lost, "B4-images-to-50", threshold=UNTRAINED / 50)
+    assert (result.verdict, result.n) == ("inconclusive", 7)
+    assert result.why == "7 of 8 seeds; fd_cifar has not come down to 2e+07 in 1 run"
 
 
 @pytest.mark.parametrize(("change", "verdict"), [(0.0, "supported"), (-0.5, "refuted")])
@@ -400,10 +400,10 @@ def test_an_arm_that_stands_still_is_judged_where_another_learns(change, verdict
         moved = (change + 0.05 * UNIT[seed]) * (epoch == 2)
         return 4.0 if arm["norm"] == "none" else 5 + moved
 
-    found = judge(simulate(PAIR, log_fd=log_fd, untrained=math.exp(5)), "B1-gain-128")
-    assert found.verdict == verdict
-    assert found.estimate.value == pytest.approx(math.exp(change), rel=1e-9)
-    assert all("norm=batch" in run for run in found.runs)
+    result = judge(simulate(PAIR, log_fd=log_fd, untrained=math.exp(5)), "B1-gain-128")
+    assert result.verdict == verdict
+    assert result.estimate.value == pytest.approx(math.exp(change), rel=1e-9)
+    assert all("norm=batch" in run for run in result.runs)
     alone = judge(simulate(PAIR, untrained=math.exp(4)), "B1-gain-128")
     assert alone.verdict == "not testable"
 
@@ -422,10 +422,10 @@ def test_one_step_below_the_bound_refutes_it(step, seeds, verdict):
     def lowest(arm, seed, epoch):
         return step if (seed, epoch) == (0, 1) else 0.75 if arm["norm"] == "batch" else 0.01
 
-    found = judge(simulate(PAIR, seeds=seeds, d_loss_min=lowest), "B1-bound")
-    assert (found.verdict, len(found.runs)) == (verdict, seeds)
-    assert found.estimate.value == found.estimate.low == step
-    assert np.isnan([found.p, found.p_holm]).all()
+    result = judge(simulate(PAIR, seeds=seeds, d_loss_min=lowest), "B1-bound")
+    assert (result.verdict, len(result.runs)) == (verdict, seeds)
+    assert result.estimate.value == result.estimate.low == step
+    assert np.isnan([result.p, result.p_holm]).all()
 
 
 @pytest.mark.parametrize(
@@ -440,17 +440,17 @@ def test_fluctuation_is_what_noise_and_trend_do_not_explain(fluctuation, noise, 
         return truth + rng.normal(0, noise, 3)
 
     study = simulate(GRID | {"norm": ["none"]}, epochs=30, log_fd=log_fd)
-    found = judge(study, "B5")
-    assert (found.verdict, found.unit) == (verdict, "% between epochs")
-    assert found.estimate.low < 100 * fluctuation < found.estimate.high
-    assert (found.estimate.low > 0) == (verdict == "supported")
+    result = judge(study, "B5")
+    assert (result.verdict, result.unit) == (verdict, "% between epochs")
+    assert result.estimate.low < 100 * fluctuation < result.estimate.high
+    assert (result.estimate.low > 0) == (verdict == "supported")
 
 
 @pytest.mark.parametrize(("sets", "why"), [(1, "no"), (2, "2 of 3")])
 def test_noise_is_known_from_evaluation_sets_alone(sets, why):
-    for found in judge(simulate(HEADS, eval_sets=sets), "B5", "P2-stability"):
-        assert (found.verdict, found.why) == ("inconclusive", f"{why} evaluation sets")
-        assert (found.estimate, found.n, found.runs) == (None, 0, [])
+    for result in judge(simulate(HEADS, eval_sets=sets), "B5", "P2-stability"):
+        assert (result.verdict, result.why) == ("inconclusive", f"{why} evaluation sets")
+        assert (result.estimate, result.n, result.runs) == (None, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -498,8 +498,8 @@ def test_of_a_study_in_which_nothing_is_learnt_no_quality_is_judged():
     assert all(math.isnan(x.p_holm) for x in verdicts)  # nothing else was tested
 
     short = simulate(PAIR, shown=10_000)
-    found = judge(short, "B1")
-    assert found.why == "D is shown 20,000 images, and the claim asks for 1,500,000"
+    result = judge(short, "B1")
+    assert result.why == "D is shown 20,000 images, and the claim asks for 1,500,000"
     assert judge(short, "B1", images=20_000).verdict == "equivalent"
     bare = judge(simulate(PAIR, untrained=None), "B1")
     assert (bare.verdict, bare.why[:14]) == ("not testable", "no calibration")
@@ -515,12 +515,12 @@ def test_the_better_arm_of_every_cell_has_to_have_learnt(better, verdict):
         return math.log(better if edge else 20) + worse
 
     study = simulate(GRID, log_fd=log_fd, untrained=94.4)
-    found = judge(study, "B1")
-    assert (found.verdict, found.estimate.value) == (verdict, pytest.approx(math.exp(0.5)))
+    result = judge(study, "B1")
+    assert (result.verdict, result.estimate.value) == (verdict, pytest.approx(math.exp(0.5)))
     assert judge(study, "B1", measure="at", epoch=1).verdict == "supported"  # where it learnt
     if verdict == "not testable":
-        assert found.why.startswith("fd_cifar is 76.0 at best in some arm, and 75.5 is 0.8 times")
-        assert "p" not in dict(tables.ledger(study, [found]).details[0])
+        assert result.why.startswith("fd_cifar is 76.0 at best in some arm, and 75.5 is 0.8 times")
+        assert "p" not in dict(tables.ledger(study, [result]).details[0])
 
 
 def test_in_how_many_rows_the_verdict_is_the_same_without_a_seed():
@@ -538,13 +538,13 @@ def test_in_how_many_rows_the_verdict_is_the_same_without_a_seed():
 
 def test_what_a_study_lacks_is_said():
     study = simulate()
-    found = {x.claim.id: x for x in claims.judge(study)}
+    result = {x.claim.id: x for x in claims.judge(study)}
     for name, why in {
         "P5-beta1": "no run with arm=beta1-0.9; needs the follow-ups at cpu32, with beta1=0.9",
         "P6": "constant/share_last has not been measured; needs",
     }.items():
-        assert found[name].why.startswith(why)
-        assert (found[name].verdict, found[name].estimate, found[name].n) == (
+        assert result[name].why.startswith(why)
+        assert (result[name].verdict, result[name].estimate, result[name].n) == (
             "not yet run",
             None,
             0,

@@ -77,21 +77,21 @@ def hidden(scales):
 
 def test_the_spread_of_a_rectified_normal_is_known():
     z = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
-    found = spreads(hidden([1.0, 0.1, 0.0]), z)["hidden0"]
+    result = spreads(hidden([1.0, 0.1, 0.0]), z)["hidden0"]
     deviation = math.sqrt(1 / 2 - 1 / (2 * math.pi))
-    assert found[0] == pytest.approx(deviation, rel=0.02)
-    assert found[1] == pytest.approx(0.1 * deviation, rel=0.02)
-    assert found[2] == 0
+    assert result[0] == pytest.approx(deviation, rel=0.02)
+    assert result[1] == pytest.approx(0.1 * deviation, rel=0.02)
+    assert result[2] == 0
     expected = (z[:, :2] * torch.tensor([1, 0.1])).relu().double().std(dim=0, correction=0)
-    assert torch.allclose(found[:2], expected, rtol=1e-6)
+    assert torch.allclose(result[:2], expected, rtol=1e-6)
 
 
 def test_the_threshold_is_a_hundredth_of_the_layer():
     # Of 100 features 96 are alike, so that their root mean square is 0.98 of theirs.
     scales = [1.0] * 96 + [0.012, 0.0095, 0.005, 0.0]
     z = torch.randn(1, 1000, 1, generator=torch.Generator().manual_seed(1))[0].expand(1000, 100)
-    found = nearly_constant(spreads(hidden(scales), z)["hidden0"])
-    assert found.tolist() == [False] * 97 + [True] * 3
+    result = nearly_constant(spreads(hidden(scales), z)["hidden0"])
+    assert result.tolist() == [False] * 97 + [True] * 3
     assert THRESHOLD == 0.01
 
 
@@ -104,9 +104,9 @@ def test_the_variance_is_averaged_over_positions():
             return maps.unflatten(2, (4, 4))
 
     z = torch.randn(250, 1, generator=torch.Generator().manual_seed(0))
-    found = spreads(nn.Sequential(Pattern(), nn.ReLU()), z)["hidden0"]
+    result = spreads(nn.Sequential(Pattern(), nn.ReLU()), z)["hidden0"]
     moving = (3 + z[:, 0]).relu().double().std(correction=0)
-    assert found.tolist() == pytest.approx([moving.item() / 4, 0], rel=1e-6)
+    assert result.tolist() == pytest.approx([moving.item() / 4, 0], rel=1e-6)
 
 
 def test_features_that_are_not_finite_have_no_share(measured):

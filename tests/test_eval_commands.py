@@ -109,22 +109,22 @@ def test_a_result_is_kept_once_and_printed_in_80_columns(name, study, run_eval):
     assert set(written) == {run / "eval" / f"{name}.{end}" for end in {"json", *pictured}}
     assert files(study) == before | written
 
-    found = json.loads(written[run / "eval" / f"{name}.json"])
-    assert (found["tool"], found["epoch"]) == (name, epoch)
-    assert found["values"].keys() == found["titles"].keys()
-    assert "data" not in WORDS[name] or found["about"]["data_sha256"]
-    for key in {"generator_sha256", "state_sha256"} & found["about"].keys():
+    result = json.loads(written[run / "eval" / f"{name}.json"])
+    assert (result["tool"], result["epoch"]) == (name, epoch)
+    assert result["values"].keys() == result["titles"].keys()
+    assert "data" not in WORDS[name] or result["about"]["data_sha256"]
+    for key in {"generator_sha256", "state_sha256"} & result["about"].keys():
         data = before[run / "epochs" / "0002" / f"{key[:-7]}.safetensors"]
-        named = found["about"][key]
+        named = result["about"][key]
         assert (named["2"] if name == "constant" else named) == hashlib.sha256(data).hexdigest()
 
     # Every number and note is shown; only the path of the run may be wider.
     number, title = next(
-        (x, found["titles"][k]) for k, x in found["values"].items() if x is not None
+        (x, result["titles"][k]) for k, x in result["values"].items() if x is not None
     )
     (row,) = [line for line in shown.splitlines() if line.startswith(f"{title}  ")]
     assert row.split()[-1] == (f"{number:.4g}" if isinstance(number, float) else str(number))
-    assert " ".join(found["notes"][0].split()) in " ".join(shown.split())
+    assert " ".join(result["notes"][0].split()) in " ".join(shown.split())
     assert max(map(len, shown.splitlines()[1:])) <= 80
 
     # What is there is kept; asked for again it is measured to the same bytes, but for speeds.
@@ -158,10 +158,10 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
     rundir.replace(run / "run.json", rundir.seal({"config": longer}))
     code, shown, _ = run_eval(name, run, *WORDS[name])
     assert code == 0
-    found = json.loads((run / "eval" / f"{name}.json").read_bytes())
-    assert set(found["values"].values()) <= {None}
-    assert found["values"].keys() == found["titles"].keys()
-    (note,) = found["notes"]
+    result = json.loads((run / "eval" / f"{name}.json").read_bytes())
+    assert set(result["values"].values()) <= {None}
+    assert result["values"].keys() == result["titles"].keys()
+    (note,) = result["notes"]
     assert note.startswith("Not measured: the ")
     assert note.endswith(" are not finite.")
     assert note in shown

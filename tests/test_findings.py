@@ -73,8 +73,8 @@ def test_a_step_below_ln_2_is_not_hidden(pair, lowest, words):
 
 
 def test_six_seeds_give_intervals(grid):
-    found = findings.findings(grid)
-    norm, head, batch, moves = found.headline
+    result = findings.findings(grid)
+    norm, head, batch, moves = result.headline
 
     # The first sentence, worked out once more.
     last = grid.frame[grid.frame["epoch"] == 4].assign(log=lambda x: np.log(x["fd_cifar"]))
@@ -92,7 +92,7 @@ def test_six_seeds_give_intervals(grid):
     assert "% (" in moves
     assert "of 48 runs" in moves
 
-    text = " ".join(found.all)
+    text = " ".join(result.all)
     assert "above 1 in" not in text
     assert "no verdict" not in text
     for words in ("rank correlation", "% of the variance", "evaluation set", "images a second"):

@@ -22,12 +22,12 @@ def test_moments_are_mean_and_covariance():
     rng = np.random.default_rng(0)
     for count in (3, 40, 2 * BLOCK + 1):  # fewer rows than columns, more, more than one block
         x = rng.normal(size=(count, 7)) @ rng.normal(size=(7, 7)) + 5
-        found = moments(x)
-        np.testing.assert_allclose(found.mean, x.mean(axis=0), rtol=1e-12)
+        result = moments(x)
+        np.testing.assert_allclose(result.mean, x.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(
-            found.factor.T @ found.factor, np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12
+            result.factor.T @ result.factor, np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12
         )
-        assert found.factor.shape == (min(count, 7), 7)
+        assert result.factor.shape == (min(count, 7), 7)
 
 
 def test_diagonal_covariances_have_a_closed_form():
@@ -35,8 +35,8 @@ def test_diagonal_covariances_have_a_closed_form():
     m, n = rng.normal(size=(2, 9))
     a, b = rng.uniform(0, 4, size=(2, 9))
     expected = np.square(m - n).sum() + np.square(np.sqrt(a) - np.sqrt(b)).sum()
-    found = frechet_distance(gaussian(m, np.diag(a)), gaussian(n, np.diag(b)))
-    assert found == pytest.approx(expected, rel=1e-12)
+    result = frechet_distance(gaussian(m, np.diag(a)), gaussian(n, np.diag(b)))
+    assert result == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_set_is_at_zero_from_itself_and_never_below():
@@ -151,8 +151,8 @@ LINE = np.arange(4.0)[:, None] * 10  # 0, 10, 20, 30: with k = 1 every ball has 
 def test_neighbours_of_hand_made_points():
     """Fakes at 0, 1 and 2 have radius 1; reals at 0, 10, 20, 30 have radius 10."""
     fake = np.array([[0.0], [1.0], [2.0]])
-    found = prdc(LINE, fake, k=1)
-    assert found == {
+    result = prdc(LINE, fake, k=1)
+    assert result == {
         "precision": 1.0,  # all lie in the ball of 0
         "recall": 1 / 4,  # only the real 0 is within 1 of a fake
         "density": pytest.approx((2 + 2 + 2) / 3),  # 0, 1 and 2 lie in the balls of 0 and of 10

@@ -73,8 +73,8 @@ INNER_G, INNER_D = ["stem.2", "up.0.1"], ["down.0.1"]
 def test_where_batchnorm_is(where, in_g, in_d):
     G, D = build(TINY.model_copy(update={"norm_g": where, "norm_d": where}))
     for net, layers, inner in (G, in_g, INNER_G), (D, in_d, INNER_D):
-        found, biased = normed(net)
-        assert found == layers
+        result, biased = normed(net)
+        assert result == layers
         # What lost its BatchNorm has a bias in its place, and nothing else has one.
         convolutions = [f"{path.rpartition('.')[0]}.{int(path[-1]) - 1}" for path in inner]
         assert biased == (layers or convolutions)

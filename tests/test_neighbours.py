@@ -39,8 +39,8 @@ def test_copies_are_exactly_nothing_apart_and_pixels_do_not_overflow():
 
 
 def test_what_is_compared_by_hand():
-    found = compare(np.array([1.0, 2.0, 5.0]), np.array([2.0, 4.0]))
-    assert found == {"ratio": 2 / 3, "share": 2 / 3, "auc": 3.5 / 6}
+    result = compare(np.array([1.0, 2.0, 5.0]), np.array([2.0, 4.0]))
+    assert result == {"ratio": 2 / 3, "share": 2 / 3, "auc": 3.5 / 6}
 
     held_out = np.random.default_rng(0).uniform(1, 2, 500)
     assert compare(held_out, held_out) == {"ratio": 1.0, "share": 0.01, "auc": 0.5}

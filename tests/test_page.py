@@ -105,9 +105,9 @@ def rendered(study: Analysis) -> str:
 
 
 def film_of(html: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="film">(.*?)</script>', html)
-    assert found
-    return json.loads(found[1])
+    result = re.search(r'<script type="application/json" id="film">(.*?)</script>', html)
+    assert result
+    return json.loads(result[1])
 
 
 def test_report_is_complete(built: Path) -> None:
@@ -268,8 +268,8 @@ def test_downloads_hold_the_files(html: str, built: Path) -> None:
     for name, uri in links.items():
         with urllib.request.urlopen(uri) as answer:
             data = answer.read()
-        found = list(built.rglob(name))
-        assert data == found[0].read_bytes() if found else name == "study.bib"
+        result = list(built.rglob(name))
+        assert data == result[0].read_bytes() if result else name == "study.bib"
     assert {"records.csv", "tables.tex", "last.csv", "study.bib"} <= set(links)
 
 

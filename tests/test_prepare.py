@@ -133,10 +133,10 @@ def test_a_folder_becomes_a_labelled_set_of_one_size(photos, run_prepare, tmp_pa
     assert np.array_equal(images[1], np.asarray(Image.open(photos / "cats" / "b.PNG")))
 
     # And the study reads just this.
-    found = load(str(out), tmp_path / "cache")
-    assert (found.kind, found.pixels.shape, found.lossy) == ("zip", (5, 16, 16, 3), False)
+    result = load(str(out), tmp_path / "cache")
+    assert (result.kind, result.pixels.shape, result.lossy) == ("zip", (5, 16, 16, 3), False)
     pairs = {(image.tobytes(), label) for image, label in zip(images, [0, 0, 1, 1, 1], strict=True)}
-    assert {(found.pixels[i].tobytes(), found.labels[i]) for i in range(5)} == pairs
+    assert {(result.pixels[i].tobytes(), result.labels[i]) for i in range(5)} == pairs
 
 
 def test_equal_pictures_give_equal_bytes(photos, run_prepare, tmp_path):
@@ -149,11 +149,11 @@ def test_equal_pictures_give_equal_bytes(photos, run_prepare, tmp_path):
     for path in again.rglob("*"):
         os.utime(path, (10**9, 10**9))
     other = write(tmp_path / "other", dict(files, **{"cats/a.jpg": files["cats/b.PNG"]}))
-    found = []
+    result = []
     for number, source in enumerate((photos, again, archive, other)):
         assert run_prepare(source, "-o", tmp_path / str(number), "--side", 16)[0] == 0
-        found.append((tmp_path / str(number)).read_bytes())
-    assert found[0] == found[1] == found[2] != found[3]
+        result.append((tmp_path / str(number)).read_bytes())
+    assert result[0] == result[1] == result[2] != result[3]
     with zipfile.ZipFile(tmp_path / "0") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o644}

@@ -54,8 +54,8 @@ def test_features_are_the_pooled_activations_of_every_layer():
     D(torch.rand(20, 3, 32, 32))  # so that the running statistics are not the initial ones
     before = {name: tensor.clone() for name, tensor in D.state_dict().items()}
     pixels = shapes(7).pixels
-    found = discriminator_features(D)(pixels)
-    assert (found.shape, found.dtype) == ((7, (4 + 8 + 16) * 16), np.float32)
+    result = discriminator_features(D)(pixels)
+    assert (result.shape, result.dtype) == ((7, (4 + 8 + 16) * 16), np.float32)
 
     with torch.no_grad():
         x = to_signed(torch.from_numpy(pixels).permute(0, 3, 1, 2))
@@ -64,7 +64,7 @@ def test_features_are_the_pooled_activations_of_every_layer():
         third = leaky_relu(D.down[1][1](D.down[1][0](second)), 0.2)
     maps = [max_pool2d(first, 4), max_pool2d(second, 2), third]
     expected = torch.cat([x.flatten(1) for x in maps], dim=1).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
     assert not D.training
     for name, tensor in D.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -130,7 +130,7 @@ def test_classes_that_are_apart_are_told_apart_and_others_by_chance():
     train, test = (striped(count, 4, 4, seed) for count, seed in ((200, 1), (400, 2)))
     sets = choose_sets(train, test, 80, 3, 160)
     apart = solve(pixel_features, train, test, sets)
-    assert [found.rates.shape for found in apart.values()] == [(3,), (1,)]
+    assert [result.rates.shape for result in apart.values()] == [(3,), (1,)]
     assert apart[80].rates.min() > 0.9
     assert apart[160].rates[0] >= apart[80].rates.mean()
 
@@ -145,18 +145,18 @@ def test_other_images_get_the_class_that_the_svm_of_all_features_gives_them(clas
     kept = (train.labels == 0) | (np.arange(60) % 4 == 0)  # so that the intercepts matter
     x, labels = pixel_features(train.pixels[kept]), train.labels[kept]
     other = pixel_features(test.pixels)
-    found = machine(*span(x), labels, 2.0).predict(other)
+    result = machine(*span(x), labels, 2.0).predict(other)
     scale = x.std(axis=0) * np.sqrt(192)
     svm = fit((x - x.mean(axis=0)) / scale, labels, 2.0)
-    np.testing.assert_array_equal(found, svm.predict((other - x.mean(axis=0)) / scale))
-    assert 40 < (found == 0).sum() < 60
+    np.testing.assert_array_equal(result, svm.predict((other - x.mean(axis=0)) / scale))
+    assert 40 < (result == 0).sum() < 60
 
 
 def test_test_images_and_undrawn_labels_choose_nothing():
     train, test = (striped(count, 4, 0.5, seed) for count, seed in ((200, 1), (300, 9)))
     sets = choose_sets(train, test, 40, 2, None)
-    found = solve(pixel_features, train, test, sets)[40]
-    assert found.cost in COSTS
+    result = solve(pixel_features, train, test, sets)[40]
+    assert result.cost in COSTS
 
     drawn = np.unique(np.concatenate(sets[40]))
     others = np.setdiff1d(np.arange(200), drawn)
@@ -165,12 +165,12 @@ def test_test_images_and_undrawn_labels_choose_nothing():
     poisoned = canonical("poisoned", train.pixels, labels)
     assert np.array_equal(poisoned.pixels, train.pixels)
     again = solve(pixel_features, poisoned, test, sets)[40]
-    assert (again.cost, again.rates.tolist()) == (found.cost, found.rates.tolist())
+    assert (again.cost, again.rates.tolist()) == (result.cost, result.rates.tolist())
 
     shifted = Images("", "", test.pixels, (test.labels + 1) % 4, "")
     wrong = solve(pixel_features, train, shifted, sets)[40]
-    assert wrong.cost == found.cost
-    assert wrong.rates.max() < 0.25 < found.rates.min()
+    assert wrong.cost == result.cost
+    assert wrong.rates.max() < 0.25 < result.rates.min()
 
 
 def test_the_result_has_means_spreads_and_paired_gains():
@@ -180,11 +180,11 @@ def test_the_result_has_means_spreads_and_paired_gains():
         "pixels": [0.2, 0.2],
         "classifier": [0.9, 0.8],
     }
-    found = {
+    actual = {
         kind: {20: Accuracy(np.array(r), 1.0, 6), 40: Accuracy(np.array(r[:1]), 0.1, 6)}
         for kind, r in rates.items()
     }
-    result = to_result(found)
+    result = to_result(actual)
     values = result.values
     means = {kind: values[f"accuracy_{kind}_20"] for kind in (*KINDS, "gain")}
     expected = {"trained": 0.6, "untrained": 0.35, "pixels": 0.2, "classifier": 0.85, "gain": 0.25}

@@ -64,13 +64,13 @@ def listening() -> set[tuple[str, str]]:
 
 def processes_of_ray() -> set[str]:
     """Their numbers; a process that has ended meanwhile is none."""
-    found = set()
+    result = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             line = path.read_bytes()
             if any(name in line for name in (b"raylet", b"gcs_server", b"ray::")):
-                found.add(path.parent.name)
-    return found
+                result.add(path.parent.name)
+    return result
 
 
 @pytest.fixture

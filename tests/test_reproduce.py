@@ -105,11 +105,11 @@ def test_a_run_that_is_made_again_has_every_byte(run, capfd, tmp_path):
     words = ["reproduce", str(run), "--to", str(tmp_path), "--json"]
     assert experiments.main(words) == 0
     out, err = capfd.readouterr()
-    found = json.loads(out)
-    assert (len(out.splitlines()), found["epochs"], found["same"]) == (1, 3, 3)
-    assert (found["differences"], found["fingerprint"]) == ([], {})
+    result = json.loads(out)
+    assert (len(out.splitlines()), result["epochs"], result["same"]) == (1, 3, 3)
+    assert (result["differences"], result["fingerprint"]) == ([], {})
     assert "The same bytes in all 3 epochs." in err
-    assert shlex.split(err.splitlines()[0]) == found["command"]
+    assert shlex.split(err.splitlines()[0]) == result["command"]
 
     # A finished run is not compared with itself.
     assert experiments.main(words) == 2
@@ -141,23 +141,23 @@ def test_the_first_column_that_differs_is_named_for_each_epoch(two):
     was = rundir.read_json(new, 3, rundir.RECORD)["scores"]["fd_cifar"]
     rewrite(new, 3, record_json=with_value(new, 3, "scores", "fd_cifar", was * 1.25))
     rewrite(new, 5, record_json=with_value(new, 5, "losses", "d_loss", None))
-    found = reproduce.compare(old, new)
-    assert (found.epochs, found.same, found.fingerprint) == (8, 6, {})
-    assert [(each["epoch"], each["column"]) for each in found.differences] == [
+    result = reproduce.compare(old, new)
+    assert (result.epochs, result.same, result.fingerprint) == (8, 6, {})
+    assert [(each["epoch"], each["column"]) for each in result.differences] == [
         (3, "scores.fd_cifar"),
         (5, "losses.d_loss"),
     ]
-    assert (found.differences[0]["was"], found.differences[0]["now"]) == (was, was * 1.25)
-    assert found.largest == pytest.approx(0.25, rel=1e-12)
-    assert "6 of 8 epochs have the same bytes: NOT bit for bit, and it should be." in str(found)
+    assert (result.differences[0]["was"], result.differences[0]["now"]) == (was, was * 1.25)
+    assert result.largest == pytest.approx(0.25, rel=1e-12)
+    assert "6 of 8 epochs have the same bytes: NOT bit for bit, and it should be." in str(result)
 
 
 def test_another_picture_or_state_is_a_difference_and_another_clock_is_none(two):
     old, new = two
     rewrite(new, 2, timing_json=b"{}")
     rewrite(new, 4, samples_png=b"another picture")
-    (found,) = reproduce.compare(old, new).differences
-    assert (found["epoch"], found["column"]) == (4, "SHA-256 of samples.png")
+    (result,) = reproduce.compare(old, new).differences
+    assert (result["epoch"], result["column"]) == (4, "SHA-256 of samples.png")
 
 
 def test_another_machine_is_named_and_excuses_other_bytes(two):
@@ -166,10 +166,10 @@ def test_another_machine_is_named_and_excuses_other_bytes(two):
     stored["fingerprint"] |= {"threads": 7, "arithmetic": "0123456789ab"}
     rundir.replace(new / "run.json", rundir.seal(stored))
     rewrite(new, 8, record_json=with_value(new, 8, "scores", "kd_cifar", 1.0))
-    found = reproduce.compare(old, new)
-    assert found.fingerprint == {"threads": [1, 7], "arithmetic": ["unknown", "0123456789ab"]}
-    assert "7 of 8 epochs have the same bytes: not bit for bit." in str(found)
-    assert "Bits depend on threads, which was 1 and is 7." in str(found)
+    result = reproduce.compare(old, new)
+    assert result.fingerprint == {"threads": [1, 7], "arithmetic": ["unknown", "0123456789ab"]}
+    assert "7 of 8 epochs have the same bytes: not bit for bit." in str(result)
+    assert "Bits depend on threads, which was 1 and is 7." in str(result)
 
 
 def test_a_run_that_stopped_early_is_no_reproduction(two):

@@ -65,9 +65,9 @@ def test_files_hold_what_the_generator_makes_of_the_seeds_noise(G, file, run_sam
     # The scorer's own images, of noise in which the run's seed has no part.
     z = draw_latent(CONFIG.model_copy(update={"seed": 3}), "sample", 0, 12)
     expected = generate(G, z).permute(0, 2, 3, 1).numpy()
-    found = np.stack([np.asarray(Image.open(out / f"{i:04d}.png")) for i in range(12)])
-    assert np.array_equal(found, expected)
-    assert len(np.unique(found.reshape(12, -1), axis=0)) == 12
+    result = np.stack([np.asarray(Image.open(out / f"{i:04d}.png")) for i in range(12)])
+    assert np.array_equal(result, expected)
+    assert len(np.unique(result.reshape(12, -1), axis=0)) == 12
 
 
 def test_a_grid_is_the_files_side_by_side(file, run_sample, tmp_path):

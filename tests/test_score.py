@@ -210,8 +210,8 @@ def at(extractor, side, count=10_000):
 
 
 def test_identity_has_every_field(colours):
-    found = identities(at(colours, 32), 2000, 32)
-    assert found["fd_cifar"] == {
+    result = identities(at(colours, 32), 2000, 32)
+    assert result["fd_cifar"] == {
         "metric": "fd_cifar",
         "network": "colours",
         "network_sha256": "5" * 64,
@@ -226,11 +226,11 @@ def test_identity_has_every_field(colours):
         "implementation": "eval.metrics 2",
     }
     real = [10_000, 0, 2000, 2000, 2000, 2000, 2000]  # a score needs no real images
-    assert {name: each["reference"] for name, each in found.items()} == {
+    assert {name: each["reference"] for name, each in result.items()} == {
         f"{stem}_cifar": count for stem, count in zip(STEMS, real, strict=True)
     }
-    assert (found["cs_cifar"]["split"], found["cs_cifar"]["reference_sha256"]) == ("none", "")
-    assert found["recall_cifar"]["implementation"] == "eval.metrics 2, k = 5"
+    assert (result["cs_cifar"]["split"], result["cs_cifar"]["reference_sha256"]) == ("none", "")
+    assert result["recall_cifar"]["implementation"] == "eval.metrics 2, k = 5"
     inception = identities(at(replace(colours, suffix=""), 32), 2000, 32)
     assert inception["is"]["implementation"] == "eval.metrics 2, splits = 10"
 

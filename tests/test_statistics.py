@@ -144,11 +144,11 @@ def test_below_is_a_one_sided_test_and_two_of_them_show_equivalence():
 
 def test_every_effect_is_the_one_that_was_put_in():
     (logs,) = simulate(np.random.default_rng(0), 1, draw=np.zeros)
-    found = effects(table_of(logs), list(GRID), "fd")
-    assert [x.levels for x in found] == CHOSEN
-    assert found[0].name == "norm=batch against none"
-    assert [x.name for x in found[3:]] == [" × ".join(x) for x in CHOSEN[3:]]
-    for effect, size in zip(found, SIZES, strict=True):
+    result = effects(table_of(logs), list(GRID), "fd")
+    assert [x.levels for x in result] == CHOSEN
+    assert result[0].name == "norm=batch against none"
+    assert [x.name for x in result[3:]] == [" × ".join(x) for x in CHOSEN[3:]]
+    for effect, size in zip(result, SIZES, strict=True):
         assert np.log(effect.ratios) == pytest.approx(np.full(SEEDS, size), abs=1e-9)
         assert (
             math.isnan(effect.p_holm) == math.isnan(effect.improvement) == (len(effect.levels) > 1)
@@ -158,10 +158,10 @@ def test_every_effect_is_the_one_that_was_put_in():
 def test_effects_by_hand():
     rows = [("a", "x", 2.0), ("a", "y", 5.0), ("b", "x", 3.0), ("b", "y", 11.0)]
     table = pd.DataFrame(rows, columns=["one", "two", "fd"]).assign(seed=7)
-    found = effects(table, ["one", "two"], "fd")
-    assert [x.difference.value for x in found] == [3.5, 5.5, 5.0]
+    result = effects(table, ["one", "two"], "fd")
+    assert [x.difference.value for x in result] == [3.5, 5.5, 5.0]
     want = [math.sqrt(33 / 10), math.sqrt(55 / 6), (11 * 2) / (3 * 5)]
-    assert [x.ratio.value for x in found] == pytest.approx(want, rel=1e-12)
+    assert [x.ratio.value for x in result] == pytest.approx(want, rel=1e-12)
     assert effects(table.iloc[:0], ["one", "two"], "fd") == []
     with pytest.raises(ValueError, match="non-unique"):
         effects(pd.concat([table, table]), ["one", "two"], "fd")
@@ -197,18 +197,18 @@ def test_of_three_levels_two_are_compared_and_the_mean_is_over_all():
     ]
     table = pd.DataFrame(rows)
     table["fd"] = np.random.default_rng(0).lognormal(4, 1, len(rows))
-    found = effects(table, list(grid), "fd")
-    assert [x.name for x in found] == [
+    result = effects(table, list(grid), "fd")
+    assert [x.name for x in result] == [
         "norm=batch against none", "batch=256 against 128", "batch=512 against 128",
         "norm × batch=256", "norm × batch=512",
     ]  # fmt: skip
     means = table.groupby(["seed", "norm"])["fd"].mean().unstack()
     want = (means["batch"] - means["none"]).mean()
-    assert found[0].difference.value == pytest.approx(want, rel=1e-12)
+    assert result[0].difference.value == pytest.approx(want, rel=1e-12)
 
     spoiled = effects(table.assign(fd=table["fd"].where(table["batch"] != 256)), list(grid), "fd")
     assert [x.name for x in spoiled] == ["batch=512 against 128", "norm × batch=512"]
-    assert spoiled[0].ratio == found[2].ratio
+    assert spoiled[0].ratio == result[2].ratio
 
 
 def test_intervals_cover_the_truth_in_95_of_100_studies():
@@ -217,10 +217,10 @@ def test_intervals_cover_the_truth_in_95_of_100_studies():
     shrunk = math.sqrt(2 / 7) * math.gamma(4) / math.gamma(3.5)  # E[s] / sigma of 8 normal numbers
     for effect, (chosen, size) in enumerate(zip(CHOSEN, SIZES, strict=True)):
         truth = size * 2 ** (1 - len(chosen))
-        found = [over_seeds(x) for x in changes[..., effect]]
-        assert 0.93 <= np.mean([x.low <= truth <= x.high for x in found]) <= 0.97
+        result = [over_seeds(x) for x in changes[..., effect]]
+        assert 0.93 <= np.mean([x.low <= truth <= x.high for x in result]) <= 0.97
         want = stats.t.ppf(0.975, 7) * shrunk * NOISE / math.sqrt(2) / math.sqrt(8)
-        assert np.mean([(x.high - x.low) / 2 for x in found]) == pytest.approx(want, rel=0.03)
+        assert np.mean([(x.high - x.low) / 2 for x in result]) == pytest.approx(want, rel=0.03)
 
 
 @pytest.mark.parametrize(("tails", "norm"), [("heavy", 0.0), ("skew", 0.0), ("normal", 0.3)])
@@ -253,15 +253,15 @@ def test_fluctuation_is_recovered_from_under_its_noise(epochs, runs, wander):
     sets = curves[..., None] + rng.normal(0, 0.15, (runs, epochs, 3))
     noise = noise_variance(sets)
     assert noise == pytest.approx(0.15**2, rel=0.03)
-    found = np.array([fluctuation(x, burn_in(epochs))["with_noise"] for x in sets[..., 0]]) - noise
-    assert found.mean() == pytest.approx(wander**2, abs=0.05 * (wander**2 + noise))
+    result = np.array([fluctuation(x, burn_in(epochs))["with_noise"] for x in sets[..., 0]]) - noise
+    assert result.mean() == pytest.approx(wander**2, abs=0.05 * (wander**2 + noise))
 
 
 def test_fluctuation_by_hand():
     # Changes -1, 2, -1 about their mean 0: squares 6, divisor 3 - 1/3, halved.
-    found = fluctuation([9.0, 9.0, 4.0, 3.0, 5.0, 4.0], 2)
-    assert found["with_noise"] == pytest.approx(6 / (8 / 3) / 2, rel=1e-12)
-    assert (found["drawdown"], found["regret"], found["changes"]) == (2.0, 1.0, 3)
+    result = fluctuation([9.0, 9.0, 4.0, 3.0, 5.0, 4.0], 2)
+    assert result["with_noise"] == pytest.approx(6 / (8 / 3) / 2, rel=1e-12)
+    assert (result["drawdown"], result["regret"], result["changes"]) == (2.0, 1.0, 3)
     assert [burn_in(epochs) for epochs in (1, 2, 4, 8, 30, 80)] == [0, 0, 0, 1, 9, 25]
 
     diverged = fluctuation([3.0, 2.0, 4.0, 3.0, math.nan], 0)
@@ -278,8 +278,8 @@ def test_a_straight_trend_is_no_fluctuation_and_one_that_bends_adds_what_is_said
         assert other[key] == pytest.approx(one[key], rel=1e-9)
     assert math.isnan(fluctuation(np.arange(12.0), 3)["autocorrelation"])
     slope = np.linspace(-0.024, -0.008, 2001)  # an epoch
-    found = fluctuation(np.concatenate([[0], np.cumsum(slope)]), 0)["with_noise"]
-    assert found == pytest.approx(0.016**2 / 24, rel=0.01)
+    result = fluctuation(np.concatenate([[0], np.cumsum(slope)]), 0)["with_noise"]
+    assert result == pytest.approx(0.016**2 / 24, rel=0.01)
 
 
 def test_autocorrelation_of_a_long_series_and_its_bias_in_a_short_one():
@@ -288,12 +288,12 @@ def test_autocorrelation_of_a_long_series_and_its_bias_in_a_short_one():
         x = [0.0]
         for step in rng.normal(size=5000):
             x.append(memory * x[-1] + step)
-        found = fluctuation(x, 0)
-        assert found["autocorrelation"] == pytest.approx(memory, abs=0.05)
-        assert found["with_noise"] == pytest.approx((1 - memory) / (1 - memory**2), rel=0.1)
+        result = fluctuation(x, 0)
+        assert result["autocorrelation"] == pytest.approx(memory, abs=0.05)
+        assert result["with_noise"] == pytest.approx((1 - memory) / (1 - memory**2), rel=0.1)
     for epochs in (6, 60):
-        found = [fluctuation(rng.normal(size=epochs), 0)["autocorrelation"] for _ in range(1000)]
-        assert np.mean(found) == pytest.approx(-2 / epochs, abs=0.03)
+        result = [fluctuation(rng.normal(size=epochs), 0)["autocorrelation"] for _ in range(1000)]
+        assert np.mean(result) == pytest.approx(-2 / epochs, abs=0.03)
 
 
 @pytest.mark.parametrize("trend", [(3.0, 2.9, 2.8), (3.0, 3.0, 3.0), (3.0, 2.6, 2.7)])
@@ -332,15 +332,15 @@ def test_variance_components_are_recovered(scale):
     true = {"arm": 0.15 * scale, "seed": 0.10 * scale, "epoch": 0.08 * scale, "evaluation": 0.50}
     luck, trend = 0.20 * scale, scale * np.linspace(1, -1, 6)[:, None]
     shapes = [(6, 1, 1, 1), (6, SEEDS, 1, 1), (6, SEEDS, 6, 1), (6, SEEDS, 6, 3)]
-    found = []
+    result = []
     for _ in range(1000):
         x = trend + rng.normal(0, math.sqrt(luck), (1, SEEDS, 1, 1))
         for variance, shape in zip(true.values(), shapes, strict=True):
             x = x + rng.normal(0, math.sqrt(variance), shape)
-        found.append(components(x))
+        result.append(components(x))
     true["seed"] += luck
     true["epoch"] += trend.var(ddof=1)
-    assert pd.DataFrame(found).mean().to_dict() == pytest.approx(true, rel=0.10, abs=0.002)
+    assert pd.DataFrame(result).mean().to_dict() == pytest.approx(true, rel=0.10, abs=0.002)
 
 
 def test_components_by_hand():
@@ -364,5 +364,5 @@ def test_components_by_hand():
     ],
 )
 def test_components_that_cannot_be_told_apart_are_nan(shape, unknown):
-    found = components(np.random.default_rng(21).normal(size=shape))
-    assert {name for name, value in found.items() if math.isnan(value)} == unknown
+    result = components(np.random.default_rng(21).normal(size=shape))
+    assert {name for name, value in result.items() if math.isnan(value)} == unknown

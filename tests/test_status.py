@@ -33,19 +33,19 @@ def study(make_study, tmp_path):
     return folder
 
 
-def states(found):
-    return {(run.arm, run.seed): (run.state, run.epoch) for run in found.runs}
+def states(result):
+    return {(run.arm, run.seed): (run.state, run.epoch) for run in result.runs}
 
 
-def printed(found, terminal, width=80):
+def printed(result, terminal, width=80):
     out = io.StringIO()
-    status.show(found, Console(file=out, force_terminal=terminal, width=width, highlight=False))
+    status.show(result, Console(file=out, force_terminal=terminal, width=width, highlight=False))
     return out.getvalue()
 
 
 def test_each_run_has_the_state_that_its_folder_shows(study):
-    found = status.look(study)
-    assert states(found) == {
+    result = status.look(study)
+    assert states(result) == {
         (GOOD, 0): ("done", 4),
         (GOOD, 1): ("stopped", 2),
         (GOOD, 2): ("missing", 0),
@@ -55,12 +55,12 @@ def test_each_run_has_the_state_that_its_folder_shows(study):
         (BAD, 2): ("damaged", 2),
         (BAD, 3): ("missing", 0),
     }
-    assert found.states == {"done": 3, "failed": 1, "damaged": 1, "stopped": 1, "missing": 2}
-    assert (found.epochs, found.epochs_done, found.owner) == (32, 17, None)
-    notes = {run.state: run.note for run in found.runs}
+    assert result.states == {"done": 3, "failed": 1, "damaged": 1, "stopped": 1, "missing": 2}
+    assert (result.epochs, result.epochs_done, result.owner) == (32, 17, None)
+    notes = {run.state: run.note for run in result.runs}
     assert notes["failed"] == "ValueError: [b]no[/b]"
     assert notes["damaged"] == "epoch 3 is not as it was committed"
-    (stopped,) = (run for run in found.runs if run.state == "stopped")
+    (stopped,) = (run for run in result.runs if run.state == "stopped")
     record = rundir.read_json(study / GOOD / "seed=1", 2, rundir.RECORD)
     assert stopped.fd_cifar == record["scores"]["fd_cifar"]
 
@@ -69,10 +69,10 @@ def test_a_run_is_at_work_while_its_lock_is_held_and_looking_changes_nothing(stu
     run = study / GOOD / "seed=2"
     with rundir.owned(study), rundir.owned(run):
         before = {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
-        found = status.look(study)
+        result = status.look(study)
         assert before == {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
-        assert states(found)[GOOD, 2] == ("running", 0)
-        assert found.owner == f"process {os.getpid()} on {socket.gethostname()}"
+        assert states(result)[GOOD, 2] == ("running", 0)
+        assert result.owner == f"process {os.getpid()} on {socket.gethostname()}"
     assert (run / "lock").exists()
     assert states(status.look(study))[GOOD, 2] == ("missing", 0)
     assert status.look(study).owner is None
@@ -81,10 +81,10 @@ def test_a_run_is_at_work_while_its_lock_is_held_and_looking_changes_nothing(stu
 def test_a_run_that_another_machine_had_may_be_at_work_there(study):
     for run in (study / GOOD / "seed=1", study / GOOD / "seed=3"):
         (run / "lock").write_text("process 7 on node-2")
-    found = status.look(study)
-    assert states(found)[GOOD, 1] == ("elsewhere", 2)
-    assert states(found)[GOOD, 3] == ("done", 4)
-    (note,) = (run.note for run in found.runs if run.state == "elsewhere")
+    result = status.look(study)
+    assert states(result)[GOOD, 1] == ("elsewhere", 2)
+    assert states(result)[GOOD, 3] == ("done", 4)
+    (note,) = (run.note for run in result.runs if run.state == "elsewhere")
     assert note == "last at work: process 7 on node-2"
 
 
@@ -115,9 +115,9 @@ def test_a_damaged_run_is_shown_and_hides_no_other(study):
     (study / GOOD / "seed=0" / "run.json").write_bytes(b"{}")
     shutil.rmtree(study / GOOD / "seed=3/epochs/0001")
     (study / GOOD / "seed=3/epochs/0001").write_text("a file where a folder should be")
-    found = status.look(study)
-    assert states(found)[GOOD, 0][0] == states(found)[GOOD, 3][0] == "damaged"
-    assert found.states["done"] == 1
+    result = status.look(study)
+    assert states(result)[GOOD, 0][0] == states(result)[GOOD, 3][0] == "damaged"
+    assert result.states["done"] == 1
 
 
 def test_records_alone_and_named_arms_are_enough(make_study, tmp_path):
@@ -125,18 +125,18 @@ def test_records_alone_and_named_arms_are_enough(make_study, tmp_path):
     folder = make_study(tmp_path, arms=arms, epochs=2, resolution=16, points=2)
     for path in folder.glob(f"*/seed=*/epochs/*/{rundir.SAMPLES}"):
         path.unlink()
-    found = status.look(folder)
-    assert states(found) == {("arm=baseline", 0): ("done", 2), ("arm=short", 0): ("done", 1)}
-    assert found.seconds_left == 0
+    result = status.look(folder)
+    assert states(result) == {("arm=baseline", 0): ("done", 2), ("arm=short", 0): ("done", 1)}
+    assert result.seconds_left == 0
 
 
 def test_a_run_that_is_planned_for_longer_is_not_done(study):
     run = study / GOOD / "seed=0"
     longer = rundir.unseal(run / "run.json")["config"] | {"epochs": 6}
     rundir.describe(run, {"config": longer})
-    found = status.look(study)
-    assert states(found)[GOOD, 0] == ("stopped", 4)
-    assert (found.epochs, found.epochs_done) == (34, 17)
+    result = status.look(study)
+    assert states(result)[GOOD, 0] == ("stopped", 4)
+    assert (result.epochs, result.epochs_done) == (34, 17)
 
 
 def test_a_study_that_is_none_is_refused(study):
@@ -190,8 +190,8 @@ def test_the_command_prints_one_object_or_refuses(study, capsys, tmp_path):
     assert command.main(["status", "--out", str(tmp_path), "--json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    found = json.loads(out)
-    assert (len(out.splitlines()), found["states"]["done"], len(found["runs"])) == (1, 3, 8)
+    result = json.loads(out)
+    assert (len(out.splitlines()), result["states"]["done"], len(result["runs"])) == (1, 3, 8)
 
     (study / "study.json").write_bytes(b"{}")
     assert command.main(["status", str(study)]) == 2

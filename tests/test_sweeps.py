@@ -88,9 +88,9 @@ def test_a_point_is_that_run_alone_and_the_study_goes_on_from_it(tmp_path: Path)
         processes.finish(out, *words)
     made = sorted(path.relative_to(one) for path in one.glob("*/*/seed=*"))
     assert made == [Path(processes.STUDY, ",".join(arm), "seed=1")]
-    found, wanted = (processes.contents(out / processes.STUDY) for out in (one, whole))
-    assert found == {name: digest for name, digest in wanted.items() if "/seed=1/" in name}
-    assert len(wanted) == 2 * len(found) > 2 * processes.EPOCHS
+    result, wanted = (processes.contents(out / processes.STUDY) for out in (one, whole))
+    assert result == {name: digest for name, digest in wanted.items() if "/seed=1/" in name}
+    assert len(wanted) == 2 * len(result) > 2 * processes.EPOCHS
 
     # The whole study skips what is done.
     files = [path for path in (one / made[0]).rglob("*") if path.is_file()]

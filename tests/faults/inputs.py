@@ -55,11 +55,11 @@ def one_line(error: Exception) -> str:
 
 def tree(folder: Path) -> dict[str, str]:
     """Every file under a folder, with the hash of what is in it."""
-    found = {}
+    result = {}
     for path in sorted(folder.rglob("*")):
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        found[path.relative_to(folder).as_posix()] = digest
-    return found
+        result[path.relative_to(folder).as_posix()] = digest
+    return result
 
 
 def some_pixels(rng: Random, side: int = 16) -> np.ndarray:
@@ -266,17 +266,17 @@ def damaged_images(rng: Random, folder: Path) -> int:
     for _ in range(count):
         path.write_bytes(damaged := mutated(rng, whole))
         try:
-            found = load(str(source), folder)
+            result = load(str(source), folder)
         except BadData as error:
             said = one_line(error)
             assert path.name in said, said
             continue
-        same = np.array_equal(found.pixels, images.pixels)
-        assert same == (found.sha256 == images.sha256), "other pixels under one SHA-256"
+        same = np.array_equal(result.pixels, images.pixels)
+        assert same == (result.sha256 == images.sha256), "other pixels under one SHA-256"
         assert same or zipped or not whole.startswith(damaged), "an image that was cut off"
         if zipped:  # which has a checksum of each file
             known = {image.tobytes() for image in images.pixels}
-            assert {image.tobytes() for image in found.pixels} <= known, "other pixels in silence"
+            assert {image.tobytes() for image in result.pixels} <= known, "other pixels in silence"
     return count
 
 
@@ -461,8 +461,8 @@ def secrets(rng: Random, folder: Path) -> int:
     assert {".wandb", ".html", ".parquet", "error.txt", "study.json", "run.json"} <= kinds
     for canary in canaries:
         assert canary not in printed, f"{canary} was printed"
-        found = [str(p.relative_to(out)) for p, data in files.items() if canary.encode() in data]
-        assert not found, f"{canary} is in {found}"
+        result = [str(p.relative_to(out)) for p, data in files.items() if canary.encode() in data]
+        assert not result, f"{canary} is in {result}"
     return len(canaries)
 
 

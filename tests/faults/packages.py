@@ -43,8 +43,8 @@ def setup(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 def installed(checkout: Path) -> dict[str, str]:
     """The versions of uv and of pebble in the environment of a checkout."""
     folders = checkout.glob(".venv/lib/*/site-packages/*.dist-info")
-    found = dict(folder.stem.split("-") for folder in folders)
-    return {name: found[name] for name in found.keys() & {"uv", "pebble"}}
+    result = dict(folder.stem.split("-") for folder in folders)
+    return {name: result[name] for name in result.keys() & {"uv", "pebble"}}
 
 
 def write_checkout(folder: Path) -> None:

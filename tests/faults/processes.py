@@ -142,10 +142,10 @@ def contents(study: Path) -> dict[str, str]:
 def check(study: Path, runs: Callable[[str], bool] = lambda run: True) -> None:
     """Whether those runs of a study are whole, and the twin's in every byte."""
     wanted = {name: digest for name, digest in contents(twin()).items() if runs(name)}
-    found = {name: digest for name, digest in contents(study).items() if runs(name)}
+    result = {name: digest for name, digest in contents(study).items() if runs(name)}
     assert len(wanted) >= 2 * (4 * EPOCHS - 1)
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert result.keys() == wanted.keys()
+    assert [name for name in wanted if result[name] != wanted[name]] == []
 
 
 def in_pair(file: str) -> bool:
@@ -161,33 +161,33 @@ def copy_of_twin(out: Path) -> Path:
 def until(condition: Callable[[], Any], what: str, seconds: float = LONG) -> Any:
     """What the condition gives once it gives something."""
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < end, f"{what} did not come about in {seconds:g} s"
         time.sleep(0.002)
-    return found
+    return result
 
 
 def children(parent: int, word: str) -> list[int]:
     """The processes that one has started and that have a word in their command line."""
-    found = []
+    result = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             _, number = stat.read_text().rsplit(")", 1)[1].split()[:2]
             words = stat.with_name("cmdline").read_bytes().split(b"\0")
             if int(number) == parent and word.encode() in words:
-                found.append(int(stat.parent.name))
-    return found
+                result.append(int(stat.parent.name))
+    return result
 
 
 def in_session(session: int) -> list[int]:
     """The processes of a session."""
-    found = []
+    result = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, _, _, number = stat.read_text().rsplit(")", 1)[1].split()[:4]
             if int(number) == session and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
+                result.append(int(stat.parent.name))
+    return result
 
 
 # --- Signals --------------------------------------------------------------------------------------
@@ -310,8 +310,8 @@ def lose_worker(rng: Random, folder: Path) -> int:
 def owner(folder: Path) -> int | None:
     """The process that owns a folder, by its own word."""
     with suppress(OSError):
-        if found := re.match(r"process (\d+) on ", (folder / "lock").read_text()):
-            return int(found[1])
+        if result := re.match(r"process (\d+) on ", (folder / "lock").read_text()):
+            return int(result[1])
     return None
 
 
@@ -429,10 +429,10 @@ def race(rng: Random, folder: Path) -> int:
             assert command.err == ""
             continue
         (line,) = command.err.splitlines()
-        found = re.search(r" is in use by process (\d+) on (\S+)$", line)
-        assert found, line
-        assert found[1] in winners
-        assert found[2] == socket.gethostname()
+        result = re.search(r" is in use by process (\d+) on (\S+)$", line)
+        assert result, line
+        assert result[1] in winners
+        assert result[2] == socket.gethostname()
 
     # Every epoch was made once.
     made = re.findall(r"^(\S+ seed=\d+) +epoch (\d+)/", "".join(c.out for c in commands), re.M)
@@ -464,10 +464,10 @@ def break_wandb(rng: Random, folder: Path) -> int:
         command = begin(out, *words, environ=environ, patience=5)
         struck = []
         if how.endswith(("service", "mirror")):
-            found = until(lambda: victims(how.split()[1], study), "W&B")
+            result = until(lambda: victims(how.split()[1], study), "W&B")
             time.sleep(rng.uniform(0, 0.5))
             number = signal.SIGSTOP if how.startswith("stop") else signal.SIGKILL
-            struck = found if rng.random() < 0.5 else found[:1]
+            struck = result if rng.random() < 0.5 else result[:1]
             for pid in struck:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
@@ -498,15 +498,15 @@ def break_wandb(rng: Random, folder: Path) -> int:
 
 def victims(kind: str, study: Path) -> list[int]:
     """W&B's services, or the processes that mirror, of a study."""
-    found = []
+    result = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = line.read_bytes().decode(errors="replace").split("\0")
             environ = (line.parent / "environ").read_bytes().decode(errors="replace")
             name = "wandb-core" if kind == "service" else "experiments.tracking"
             if any(w.endswith(name) for w in words) and f"WANDB_DIR={study}\0" in environ:
-                found.append(int(line.parent.name))
-    return found
+                result.append(int(line.parent.name))
+    return result
 
 
 ROWS = [
