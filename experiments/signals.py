@@ -89,8 +89,8 @@ def follow() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     # A second Ctrl-C changes nothing.
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in SIGNALS:
+        signal.signal(ignored, signal.SIG_IGN)
 
     # End whatever works for this process, and wait for it.
     for command in _commands:

@@ -94,6 +94,9 @@ class Mirror:
         try:
             code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
+            self.process.terminate()  # it leaves nothing that names folders of this machine
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(PATIENCE)
             self.process.kill()
             self.process.wait()
             return f"{self.name}: no answer within {PATIENCE:g} s"
@@ -358,25 +361,35 @@ def _opened(study: Path, name: str, label: str, names: dict, config: dict) -> It
         os.environ[f"WANDB_{key}"] = os.environ.get(f"WANDB_{key}") or value
     os.environ |= {f"WANDB_{key}": value for key, value in ALWAYS.items()}
     os.environ["WANDB_CACHE_DIR"] = tempfile.tempdir = str(temporary)
-    import wandb
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        import wandb
 
-    wandb_run = wandb.init(
-        dir=str(study),
-        id=name,
-        resume="allow" if os.environ["WANDB_MODE"] == "online" else None,
-        project=os.environ.get("WANDB_PROJECT") or PROJECT,
-        config=config,
-        allow_val_change=True,
-        settings=wandb.Settings(
-            x_sync_dir_suffix=label, init_timeout=PATIENCE, finish_timeout=PATIENCE / 2
-        ),
-    )
-    yield wandb_run
-    wandb_run.finish()
+        wandb_run = wandb.init(
+            dir=str(study),
+            id=name,
+            resume="allow" if os.environ["WANDB_MODE"] == "online" else None,
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            config=config,
+            allow_val_change=True,
+            settings=wandb.Settings(
+                x_sync_dir_suffix=label, init_timeout=PATIENCE, finish_timeout=PATIENCE / 2
+            ),
+        )
+        yield wandb_run
+        wandb_run.finish()
+    finally:
+        # W&B's logs name the folders of this machine, and must not stay whatever happened.
+        for path in [temporary, *(study / "wandb").glob(f"*run-*-{name}*/logs")]:
+            shutil.rmtree(path, ignore_errors=True)
 
-    # W&B's logs name the folders of this machine.
-    for path in [temporary, *(study / "wandb").glob(f"*run-*-{name}*/logs")]:
-        shutil.rmtree(path)
+
+class _Stopped(BaseException):
+    """The process that trains has ended, or waits no longer."""
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped
 
 
 def _follow(wandb_run: Any, run: Path) -> int:
@@ -402,7 +415,7 @@ def _follow(wandb_run: Any, run: Path) -> int:
                 wandb_run.log(row | {"samples": _samples(run, record)})
             wandb_run.summary.update(_summary(measured, record))
             last = number
-    os._exit(0)  # the run was stopped: the next process begins anew
+    raise _Stopped  # the next process begins anew
 
 
 def _define_axes(wandb_run: Any) -> None:
@@ -491,6 +504,8 @@ def _main(kind: str, folder: str = "", *rest: str) -> None:
     code = 0
     try:
         work(Path(folder), *rest)
+    except _Stopped:
+        pass
     except Exception as error:
         code, name = 1, "" if kind == "ask" else f"{type(error).__name__}: "
         print(f"{name}{_in_one_line(error)}", file=sys.stderr, flush=True)

@@ -74,7 +74,8 @@ def test_noise_is_known_from_further_evaluation_sets_after_burn_in_alone(waves):
     assert bare.fluctuation["with_noise"].equals(waves.fluctuation["with_noise"])
     shown = tables_of(bare)
     assert not {"shares", "selection"} & set(shown)
-    assert any("not taken out" in note for note in shown["fluctuation"].notes)
+    columns = set(shown["fluctuation"].headings)
+    assert {"with noise, %"} == columns & {"SD, %", "with noise, %", "noise, %"}
 
 
 def test_shares_add_up_and_name_the_design(waves):

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -186,13 +187,15 @@ def test_commands_have_the_medians_of_five_that_count(monkeypatch, tmp_path):
         seed = next((word for word in words if word.startswith("seed=")), None)
         if seed:
             run = Path(words[words.index("--out") + 1]) / "study" / "arm" / seed
-            rundir.replace(rundir.epoch_folder(run, 1) / rundir.SUMS, b"")
+            path = rundir.epoch_folder(run, 1) / rundir.SUMS
+            rundir.replace(path, b"")
+            os.utime(path, (time.time() + 7, time.time() + 7))
         return {"s": float(len(asked)), "CPU s": 1.0}
 
     monkeypatch.setattr(bench, "cost_of", cost_of)
     rows = {row["command"]: row for row in bench.commands(Bench("cpu", 1, tmp_path))}
     assert list(rows) == ["first epoch", "report", "plan", "status", "help"]
-    assert 0 <= rows["first epoch"]["s"] < 60
+    assert rows["first epoch"]["s"] == pytest.approx(7, abs=1)
     assert (rows["status"]["s"], rows["status"]["CPU s"]) == (19, 1)
     assert rows["status"]["all s"] == [9, 14, 19, 24, 29]
     assert len(asked) == 5 * 6

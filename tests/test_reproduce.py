@@ -68,15 +68,15 @@ def with_value(run, epoch, part, key, value):
 
 def test_the_recipe_is_the_command_that_made_the_run(run):
     made = reproduce.recipe(run)
-    name, *words = made.words
+    name, *words = made.arguments
     given = experiments.experiments_group.commands[name].make_context(name, words).params
-    planned = grid.define(name, given["scale"], given["seeds"], given["words"])
+    planned = grid.define(name, given["scale"], given["seeds"], given["overrides"])
     data = made.data
     (again,) = grid.runs(grid.fit(planned, data["name"], data["sha256"], data["images"]))
     assert again.config.model_dump() == rundir.unseal(run / "run.json")["config"]
     assert made.folder == f"{run.parents[1].name}/{run.parent.name}/seed=1"
-    assert {"seed=1", "epochs=3", "lr_g=0.0001", *SMALL} <= {*made.words}
-    assert not any(word.startswith("width=") for word in made.words)
+    assert {"seed=1", "epochs=3", "lr_g=0.0001", *SMALL} <= {*made.arguments}
+    assert not any(word.startswith("width=") for word in made.arguments)
 
 
 def test_the_recipe_of_every_published_run_is_one_run():
@@ -85,7 +85,10 @@ def test_the_recipe_of_every_published_run_is_one_run():
     for run in runs:
         made = reproduce.recipe(run)
         assert made.folder == "/".join(run.parts[-3:])
-        assert made.words[-4:] == [*run.parts[-2].split(","), run.name]  # the scale says the rest
+        assert made.arguments[-4:] == [
+            *run.parts[-2].split(","),
+            run.name,
+        ]  # the scale says the rest
 
 
 def test_a_run_is_found_by_its_folder_its_name_and_its_id_on_wandb(study, run, tmp_path):

@@ -35,7 +35,7 @@ def runs_of(words: list[str]) -> list[grid.Run]:
     assert words[:4] == COMMAND
     name, *rest = words[4:]
     given = experiments.experiments_group.commands[name].make_context(name, rest).params
-    return grid.runs(grid.define(name, given["scale"], given["seeds"], given["words"]))
+    return grid.runs(grid.define(name, given["scale"], given["seeds"], given["overrides"]))
 
 
 @pytest.mark.parametrize(
