@@ -58,7 +58,7 @@ MARKERS = ["o", "^", "s", "D"]
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
 WIDTH, PANEL = 7.0, 2.4  # of a figure and, about, the height of a panel: inches
-PIXELS, GAP, TITLE = 1120, 64, 40  # width of a picture, between its columns, height of a title
+PIXELS, GAP, TITLE = 1120, 64, 62  # width of a picture, between its columns, height of a title
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 CALIBRATION = {  # what is written at the lines of images that no training made
     "held-out": "held-out",
@@ -395,20 +395,22 @@ def samples(study: Analysis) -> tuple[Image.Image, str]:
     # An arm that has not begun keeps its place.
     last, panels = set(zip(study.last["run"], study.last["epoch"], strict=True)), {}
     for arm in study.arms:
-        title, row = arm_name(study, arm), shown.get(arm)
+        row = shown.get(arm)
+        title = ", ".join(prose(*pair) for pair in zip(study.factors, arm, strict=True))
         if row is None:
-            panels[f"{title}: not yet"] = None
+            panels[f"{title}\nnot yet"] = None
             continue
         late = (row["run"], row["epoch"]) in last
         path = rundir.epoch_folder(study.folder / row["run"], row["epoch"]) / rundir.SAMPLES
-        panels[title if late else f"{title} (epoch {row['epoch']})"] = _read(path)
+        score = "no score" if math.isnan(row[PRIMARY]) else f"{PRIMARY} {row[PRIMARY]:.1f}"
+        panels[f"{title}\n{score}" + ("" if late else f", epoch {row['epoch']}")] = _read(path)
     path = study.folder / "real.png"
     real = _read(path) if path.is_file() else None
     seeds = ", ".join(str(x) for x in sorted({row["seed"] for row in shown.values()}))
     return _contact_sheet(real, panels), (
         ("Samples" if real is None else "Real images, then samples")
         + f" of every arm after its last epoch, not selected: n = 1 run of each arm, seed {seeds}, "
-        "the same noise for every arm; no metric, no band."
+        "the same noise for every arm, its score above it; no band."
     )
 
 
@@ -433,7 +435,7 @@ def _contact_sheet(real: Image.Image | None, panels: dict[str, Image.Image | Non
 
     sheet = Image.new("RGBA", (PIXELS, top + math.ceil(len(panels) / 2) * height))
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 21)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 18)
     for title, image, x, y in boxes:
         pen.text((x, y + TITLE - 6), title, GREY, font, anchor="ld")
         if image:

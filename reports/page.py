@@ -147,7 +147,8 @@ def command(study: Study) -> str:
     seeds, some = f" SEEDS={len(info['seeds'])}", []
     if info["seeds"] != list(range(len(info["seeds"]))):
         seeds, some = "", [f"seed={','.join(map(str, info['seeds']))}"]
-    source = {"shapes": "shapes", "zip": f"{data['name']}.zip"}.get(data["kind"], data["name"])
+    zipped = data["kind"] == "zip" and data["name"] != "cifar10"
+    source = f"{data['name']}.zip" if zipped else data["name"]
     target = TARGETS.get(info["study"], info["study"])
     line = f"make {target} SCALE={info['scale']}{seeds} DATA={source}"
     arguments = " ".join([*factors, *changed, *some])
@@ -214,7 +215,7 @@ def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
             "points": {int(epochs[i]): [float(x[i]), float(y[i])] for i in known.index},
             "scores": texts.loc[rows.index].set_axis(epochs).to_dict("index"),
         }
-    most = _add_pictures(study, arms, seed, budget)
+    _add_pictures(study, arms, seed, budget)
 
     # The arm with the best epoch of all comes first.
     first = max(arms, key=lambda name: max([p[1] for p in arms[name]["points"].values()] or [0]))
@@ -227,13 +228,13 @@ def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
         "seed": seed,
         "last": last,
         "metric": PRIMARY,
-        "most": None if whole else most,
+        "most": None if whole else max(len(arm["frames"]) for arm in arms.values()),
         "arms": arms,
     }
 
 
-def _add_pictures(study: Study, arms: dict[str, dict], seed: int, budget: int) -> int:
-    """Give each arm its `frames`, epoch -> picture, within the budget; returns the most of one."""
+def _add_pictures(study: Study, arms: dict[str, dict], seed: int, budget: int) -> None:
+    """Give each arm its `frames`, epoch -> picture, within the budget."""
     pictures: dict[tuple[str, int], str] = {}
     for most in MOST_PICTURES:
         for name, arm in arms.items():
@@ -247,7 +248,6 @@ def _add_pictures(study: Study, arms: dict[str, dict], seed: int, budget: int) -
                 arm["frames"][epoch] = pictures[name, epoch]
         if sum(len(uri) for arm in arms.values() for uri in arm["frames"].values()) <= budget:
             break
-    return most
 
 
 def chosen_epochs(epochs: list[int], wanted: set[int | None], most: int) -> list[int]:

@@ -234,7 +234,7 @@ def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path:
     notice = "They are\n  not CIFAR-10"
     assert (notice in html, notice in real) == (True, False)
     assert "Scale small: D sees 80,000 images, 8 times 10,000. A demonstration" in html
-    assert ("DATA=shapes" in html, "DATA=cifar10.zip" in real) == (True, True)
+    assert ("DATA=shapes" in html, "DATA=cifar10" in real) == (True, True)
 
 
 def test_what_is_missing_is_listed(make_study: Callable, tmp_path: Path) -> None:
