@@ -47,13 +47,13 @@ class Progress:
     epochs_before: int = 0  # committed when this process began
     epoch_seconds: float | None = None  # that the plan expects of an epoch
 
-    def seconds_gone(self) -> float:
+    def seconds_elapsed(self) -> float:
         return time.monotonic() - self.began
 
     def seconds_left(self) -> float | None:
         """From the epochs committed since the start; None before the first."""
         made = self.epochs_done - self.epochs_before
-        return self.seconds_gone() / made * (self.epochs - self.epochs_done) if made else None
+        return self.seconds_elapsed() / made * (self.epochs - self.epochs_done) if made else None
 
 
 @contextmanager
@@ -119,12 +119,12 @@ def _print_line(progress: Progress, console: Console, run: Run, event: str) -> N
 def _screen(progress: Progress, width: int, height: int) -> Group:
     """The runs at work, as many as fit; below them a bar, and the time left."""
     most = max(1, height - 8)
-    titles = ["run", "epoch", "the next one", "latest score and speed"]
+    titles = ["run", "epoch", "next epoch", "latest score and speed"]
     table = plain_table(*(titles if width >= NARROW else titles[:2]))
     for name, row in list(progress.rows.items())[:most]:
-        gone = duration(time.monotonic() - row.began)
+        elapsed = duration(time.monotonic() - row.began)
         whole = row.seconds or progress.epoch_seconds  # of the last epoch, or by the plan
-        next_epoch = f"{gone} of {duration(whole)}" if whole else gone
+        next_epoch = f"{elapsed} of {duration(whole)}" if whole else elapsed
         cells = name if width >= WIDE else levels(name), f"{row.epoch}/{row.epochs}", next_epoch
         table.add_row(*[*cells, row.numbers][: len(table.columns)])
     if len(progress.rows) > most:
@@ -133,7 +133,7 @@ def _screen(progress: Progress, width: int, height: int) -> Group:
     counts = f"{progress.runs_done} of {progress.runs} runs done"
     if progress.failed:
         counts += f", {len(progress.failed)} failed"
-    times = f"{duration(progress.seconds_gone())} gone, {left(progress.seconds_left())}"
+    times = f"{duration(progress.seconds_elapsed())} elapsed, {left(progress.seconds_left())}"
     foot = Table.grid()
     foot.add_row(ProgressBar(progress.epochs, progress.epochs_done))
     for line in [f"{counts}, {times}"] if width >= NARROW else [counts, times]:
