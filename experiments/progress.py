@@ -65,7 +65,7 @@ def shown(progress: Progress, console: Console) -> Iterator[Callable[[Run, str],
     if not console.file.isatty() or not console.is_interactive or in_notebook:
         yield lambda run, event: _print_line(progress, console, run, event)
         return
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    with Live(console=console, refresh_per_second=1, transient=True) as live:
         live.get_renderable = lambda: _screen(progress, *console.size)  # type: ignore[method-assign]
         yield lambda run, event: None
 
