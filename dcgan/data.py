@@ -122,21 +122,18 @@ def _decode(listing: Listing) -> tuple[np.ndarray, bool]:
 
     Raises BadData, also where one has another side than the first.
     """
-    names, pixels, any_lossy = listing.names, np.empty((0, 0, 0, 3), np.uint8), False
-    for i, name in enumerate(names):
+    names, images, any_lossy = listing.names, [], False
+    for name in names:
         with pictures.error_context(name, listing.source):
             image, lossy = pictures.decode(name, listing.read(name))
-            if not i:
-                side = len(image)
-                if len(names) * image.nbytes > MAX_BYTES:
-                    raise BadData(f"{len(names)} images of {side}x{side} pixels are over 8 GiB")
-                pixels = np.empty((len(names), side, side, 3), np.uint8)
-            if len(image) != side:
-                sides = f"{len(image)}x{len(image)} pixels, but {names[0]!r} {side}x{side}"
-                raise BadData(sides)
-        pixels[i] = image
+            images.append(image)
+            side, first = len(image), len(images[0])
+            if side != first:
+                raise BadData(f"{side}x{side} pixels, but {names[0]!r} {first}x{first}")
+            if len(names) * image.nbytes > MAX_BYTES:
+                raise BadData(f"{len(names)} images of {side}x{side} pixels are over 8 GiB")
         any_lossy |= lossy
-    return pixels, any_lossy
+    return np.stack(images), any_lossy
 
 
 def shapes(count: int) -> Images:
