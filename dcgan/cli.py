@@ -80,7 +80,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> int:
     try:
         return command.main(arguments, f"python -m {command.name}", standalone_mode=False)
     except click.ClickException as error:
-        message, code = " ".join(error.format_message().split()), 2
+        message, code = one_line(error.format_message()), 2
     except BadInput as error:
         message, code = str(error), 2
     except OSError as error:  # a full disk, for one: it is no fault of the input
@@ -106,6 +106,16 @@ def paragraphs(text: str) -> str:
     """A text for click, which fills its paragraphs, but for those with indented lines."""
     parts = text.strip("\n").split("\n\n")
     return "\n\n".join(f"\b\n{part}" if "\n " in f"\n{part}" else part for part in parts)
+
+
+def one_line(text: object) -> str:
+    """A message of any shape, such as a library's error, in one line."""
+    return " ".join(str(text).split())
+
+
+def first_line(error: BaseException | None) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def shown(message: str) -> str:

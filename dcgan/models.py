@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dcgan.cli import one_line
 from dcgan.config import Config, fault
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # every layer that halves or doubles the side
@@ -206,8 +207,7 @@ def load_generator(path: str) -> tuple[nn.Module, Config]:
                 G = generator(config)
             fill(G, {name: file.get_tensor(name) for name in file.keys()})
     except (SafetensorError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a generator of this study: {reason}") from error
+        raise ValueError(f"{path}: not a generator of this study: {one_line(error)}") from error
     return G.eval(), config
 
 

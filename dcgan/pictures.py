@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, one_line
 
 FORMATS = ("PNG", "BMP", "WEBP", "JPEG")
 LOSSY = ("WEBP", "JPEG", "MPO")
@@ -55,8 +55,7 @@ def error_context(name: str, source: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise BadData(f"{where}: a bomb: {error}") from error
     except Exception as error:  # decoders raise anything on foreign bytes
-        reason = " ".join(str(error).split())
-        raise BadData(f"{where}: truncated or corrupt: {reason}") from error
+        raise BadData(f"{where}: truncated or corrupt: {one_line(error)}") from error
 
 
 def open_picture(name: str, data: bytes) -> Image.Image:

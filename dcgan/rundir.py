@@ -327,7 +327,7 @@ def owned(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 time.sleep(0.02)
         else:
-            raise Busy(f"{folder} is in use by {_last_owner(folder)}")
+            raise Busy(f"{folder} is in use by {_last_owner(folder) or 'another process'}")
 
         # One write, over the whole of an earlier name.
         with _named(path):

@@ -6,7 +6,7 @@ import os
 import urllib.request
 from pathlib import Path
 
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, one_line
 from dcgan.sources import write_file
 
 # The file of torch-fidelity's release v0.2.0, converted from the TensorFlow graph of 2015-12-05.
@@ -69,7 +69,7 @@ def read_hashed(path: Path, sha256: str) -> bytes:
 def reason(error: Exception) -> str:
     """What went wrong, in a few words on one line."""
     cause = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
-    return " ".join(str(cause).split()) or type(error).__name__
+    return one_line(cause) or type(error).__name__
 
 
 def _download(target: Path, sha256: str) -> bytes:

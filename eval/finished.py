@@ -72,7 +72,7 @@ class FinishedRun:
         try:
             return load_state(rundir.read_from(path.parent, STATE), self.config, self.device)
         except (SafetensorError, ValueError, LookupError) as error:
-            raise BadInput(f"{path}: {' '.join(str(error).split())}") from error
+            raise BadInput(f"{path}: {cli.one_line(error)}") from error
 
     def milestones(self) -> list[int]:
         """The milestones that kept their generator, and the last epoch that did."""

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, one_line
 from dcgan.config import Config, fault
 
 HERE = Path(__file__).parent
@@ -317,4 +317,4 @@ def read(path: Path, schema: Any, loader: type[UniqueKeys] = UniqueKeys) -> Any:
         said = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"{name}: {keys}{said}") from error
     except yaml.YAMLError as error:
-        raise BadInput(f"{name}: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{name}: {one_line(error)}") from error

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from dcgan import rundir
-from dcgan.cli import processor
+from dcgan.cli import first_line, processor
 from dcgan.config import Config
 from dcgan.data import Images, keep, load_cached, of_classes
 from dcgan.pictures import png_grid
@@ -148,6 +148,11 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
     return finish(state)
 
 
+def max_parallel(device: str) -> int:
+    """Runs at a time, unless somebody says otherwise: one a core, or one on a GPU."""
+    return cores() if device == "cpu" else 1
+
+
 def cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -172,7 +177,7 @@ def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> bool:
         complaint.unlink(missing_ok=True)  # of an earlier attempt
         run_job(job, send)
     except BaseException as error:
-        send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+        send({"failed": first_line(error)})
         with suppress(OSError):  # the disk may be full
             job.folder.mkdir(parents=True, exist_ok=True)
             complaint.write_text(_without_folders(traceback.format_exc(), job))

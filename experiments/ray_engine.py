@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from dcgan import rundir
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, first_line
 from experiments import launch, progress, signals
 from experiments.grid import Run
 from experiments.plan import Plan
@@ -112,10 +112,10 @@ def _outcome(reference: Any) -> list[dict[str, Any]]:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:  # it could not begin: an import failed, say
-        return [{"failed": _in_one_line(error.cause)}]
+        return [{"failed": first_line(error.cause)}]
     except ray.exceptions.RayError as error:
         lost = f"its node or worker was lost {RETRIES + 1} times"
-        return [{"failed": f"{lost}: {_in_one_line(error)}"}]
+        return [{"failed": f"{lost}: {first_line(error)}"}]
 
 
 def _committed_after(epoch: int, job: Job) -> Iterator[dict[str, Any]]:
@@ -193,11 +193,7 @@ def _connect(address: str | None, cpus: int | None = None) -> None:
         ray.init(address or "local", **options)
     except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         asked = f"--ray-address {address}" if address else "--engine ray"
-        raise BadInput(f"{asked}: no Ray answers there ({_in_one_line(error)})") from error
+        raise BadInput(f"{asked}: no Ray answers there ({first_line(error)})") from error
     finally:
         signals.listen()  # again, for Ray has a handler of its own
     signals.endings.append(ray.shutdown)
-
-
-def _in_one_line(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

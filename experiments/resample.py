@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from dcgan import rundir
-from dcgan.cli import Result
+from dcgan.cli import Result, first_line
 from dcgan.config import Config, is_milestone
 from dcgan.models import channels_last, load_generator
 from experiments import launch, progress, signals
@@ -55,7 +55,7 @@ class Plan:
 def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: int) -> Result:
     """Score what a study lacks, and say what was done; `jobs`: runs at a time."""
     console = Console(highlight=False)
-    max_parallel = jobs or (launch.cores() if device == "cpu" else 1)
+    max_parallel = jobs or launch.max_parallel(device)
     plan, failed = make_plan(study, sets, device, threads), {}
     scorings = sum(task.scorings for task in plan.tasks.values())
     took = progress.duration(scorings * plan.seconds / max_parallel)
@@ -128,7 +128,7 @@ def execute(plan: Plan, max_parallel: int, console: Console) -> dict[str, str]:
             scored += plan.tasks[name].scorings
             left = progress.duration((time.monotonic() - began) / scored * (total - scored))
             if error := future.exception():
-                failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                failed[name] = first_line(error)
             event = f"failed: {failed[name]}" if name in failed else "scored"
             line = f"{name}  {event}  [{ended}/{len(futures)} runs, {left} left]"
             console.print(line, markup=False, highlight=False, soft_wrap=True)

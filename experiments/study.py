@@ -176,7 +176,7 @@ def _engine(
     from experiments import launch
 
     if engine == "local":
-        return jobs or (launch.cores() if device == "cpu" else 1), launch.execute, ""
+        return jobs or launch.max_parallel(device), launch.execute, ""
 
     # Ray is an extra.
     if find_spec("ray") is None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgan import rundir
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, one_line
 from dcgan.config import Config
 from experiments import grid
 
@@ -35,6 +35,7 @@ MODES = {"run": "online", "dryrun": "offline"} | {m: m for m in ("online", "offl
 PROJECT = "dcgan-study"  # unless W&B's settings name one
 PATIENCE = 30.0  # seconds that a finished run waits for its mirror
 ANSWER_SECONDS = 10.0  # for W&B's server to answer
+END_SECONDS = 5.0  # that its process gets to tidy up once nobody waits for it
 CLOCK = ("epoch", "images", "steps", "status")  # of an epoch's record, under these very names
 FILES = ("study.json", "run.json", rundir.CALIBRATION)  # of a run, as W&B has them
 UNNAMED = "a processor that W&B is not told"
@@ -96,7 +97,7 @@ class Mirror:
         except subprocess.TimeoutExpired:
             self.process.terminate()  # it leaves nothing that names folders of this machine
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(PATIENCE)
+                self.process.wait(END_SECONDS)
             self.process.kill()
             self.process.wait()
             return f"{self.name}: no answer within {PATIENCE:g} s"
@@ -280,7 +281,7 @@ def _answer() -> None:
                 settings.entity = settings.entity or entity
                 url = settings.project_url
             except Exception as error:  # of W&B's service and of the network, of no common kind
-                mode, why = "offline", f"{settings.base_url}: {_in_one_line(error)}"
+                mode, why = "offline", f"{settings.base_url}: {one_line(error)}"
             signal.setitimer(signal.ITIMER_REAL, 0)
         environ = {"MODE": mode, "BASE_URL": settings.base_url, "PROJECT": settings.project}
         environ |= {"ENTITY": settings.entity} if settings.entity else {}
@@ -508,14 +509,10 @@ def _main(kind: str, folder: str = "", *rest: str) -> None:
         pass
     except Exception as error:
         code, name = 1, "" if kind == "ask" else f"{type(error).__name__}: "
-        print(f"{name}{_in_one_line(error)}", file=sys.stderr, flush=True)
+        print(f"{name}{one_line(error)}", file=sys.stderr, flush=True)
     if kind == "ask":
         os.killpg(0, signal.SIGKILL)  # W&B's service too, which may still wait for its server
     os._exit(code)  # without W&B's exit hook, which would wait for a service that may be gone
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from wandb_workspaces.workspaces import (
 )
 
 from dcgan import rundir
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, one_line
 from eval.metrics import lower_is_better
 from experiments import tracking
 
@@ -48,7 +48,7 @@ def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
     try:
         workspace, report = (model.save().url for model in models)
     except Exception as error:  # of W&B's service and of the network, which are of no common kind
-        raise BadInput(f"W&B: {' '.join(str(error).split())}") from error
+        raise BadInput(f"W&B: {one_line(error)}") from error
     print(f"workspace {workspace}\nreport    {report}")
     return 0, {"files": paths, "workspace": workspace, "report": report}
 

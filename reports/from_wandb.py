@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcgan import rundir
+from dcgan.cli import one_line
 from dcgan.rundir import Damaged
 from experiments import grid, tracking
 from reports import records
@@ -72,7 +73,7 @@ def online(project: str) -> Iterator[Mirror]:
                 rows = list(run.scan_history(use_cache=False))
                 yield _mirror(f"{project}/{run.id}", run.config, rows, files)
     except Exception as error:  # of W&B's service and of the network, which are of no common kind
-        raise NoStudy(f"{project}: W&B: {' '.join(str(error).split())}") from error
+        raise NoStudy(f"{project}: W&B: {one_line(error)}") from error
 
 
 def _mirror(
