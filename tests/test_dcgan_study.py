@@ -1,0 +1,104 @@
+"""`pip install .`: what is in the wheel, and the command that it installs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import dcgan_study
+from dcgan.__main__ import dcgan_group
+from eval.__main__ import eval_group
+from experiments.__main__ import experiments_group
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("dcgan", "eval", "experiments", "reports")
+
+
+def files(folder: Path) -> set[str]:
+    """The files of the packages, without published studies but for their generators."""
+    paths = [path for package in PACKAGES for path in (folder / package).rglob("*")]
+    names = {path.relative_to(folder) for path in paths if path.is_file()}
+    return {
+        str(name)
+        for name in names
+        if "__pycache__" not in name.parts
+        and ("published" not in name.parts or "generators" in name.parts)
+    }
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `pip install .` installs, of a checkout that has a published generator."""
+    tmp_path = tmp_path_factory.mktemp("installed")
+    checkout, target = tmp_path / "checkout", tmp_path / "target"
+    skip = shutil.ignore_patterns("__pycache__", "published")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, checkout / package, ignore=skip)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "dcgan_study.py"):
+        shutil.copy(ROOT / name, checkout)
+    generator = checkout / "reports/published/study/generators/norm=none,seed=0.safetensors"
+    generator.parent.mkdir(parents=True)
+    generator.write_bytes(b"weights")
+    (checkout / "reports/published/study/study.json").write_text("{}")
+
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    pip += ["--no-build-isolation", "--no-compile", "--target", str(target), str(checkout)]
+    subprocess.run(pip, check=True, cwd=tmp_path)
+    return target
+
+
+def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
+    assert files(installed) == files(installed.parent / "checkout")
+    assert "eval/weights/cifar10-resnet.safetensors" in files(installed)
+    published = installed / "reports/published"
+    assert [path.name for path in published.glob("*/*")] == ["generators"]
+
+
+def run(installed: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The installed command, in a folder."""
+    command = [installed / "bin/dcgan-study", *words]
+    environ = os.environ | {"PYTHONPATH": str(installed)}
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
+
+
+def test_the_installed_command_runs_its_own_packages(installed: Path, tmp_path: Path) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('not this one')")
+    shown = run(installed, cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == run(installed, "--help", cwd=tmp_path).stdout
+    listed = {line.split()[0] for line in shown.stdout.split("Commands:")[1].splitlines() if line}
+    assert {*experiments_group.commands, *dcgan_group.commands, "eval", "report"} <= listed
+
+    refused = run(installed, "status", "nowhere", cwd=tmp_path)
+    said = "experiments: nowhere is not a study: it has no study.json\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", said)
+    unknown = run(installed, "stats", cwd=tmp_path)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr.startswith("experiments: No such command 'stats'.")
+
+
+def test_every_command_stands_for_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "0")
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, words: became.append(words))
+    groups: dict[str, click.Group] = {"dcgan": dcgan_group, "experiments": experiments_group}
+    typed = {(name,): [p, name] for p, group in groups.items() for name in group.commands}
+    typed |= {("eval", name): ["eval", name] for name in eval_group.commands}
+    typed |= {("report",): ["reports"]}
+    for words, module in typed.items():
+        monkeypatch.setattr(sys, "argv", ["dcgan-study", *words, "--json"])
+        dcgan_study.main()
+        assert became.pop() == [sys.executable, "-m", *module, "--json"]
+    assert len(typed) > 20
+    assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import dcgan_study, sys; dcgan_study.show_help(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
