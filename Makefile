@@ -85,7 +85,7 @@ sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 workspace: setup ## build a W&B workspace and report for the newest study, or for STUDY
 	@$(RUN) experiments workspace $(PLACE)
 
-publish: setup ## copy the records of the newest study, or of STUDY, to reports/published
+publish: setup ## pack the whole seeds of the newest study, or of STUDY, in reports/published
 	@$(RUN) experiments publish $(PLACE) $(ARGS)
 
 ##@ Measure

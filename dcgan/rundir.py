@@ -269,6 +269,17 @@ def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
     return epochs
 
 
+def all_committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
+    """The epochs that are there; raises Damaged where one is not as it was committed."""
+    epochs = committed(run, may_lack)
+    if len(epochs) < len(list(run.glob("epochs/[0-9]*"))):
+        epoch = len(epochs) + 1
+        for name in (RECORD, TIMING, SAMPLES):
+            read(run, epoch, name)
+        raise Damaged(f"{epoch_folder(run, epoch)}: is not as it was committed")
+    return epochs
+
+
 def last_state(run: Path) -> tuple[int, bytes] | None:
     """The newest committed epoch whose state is whole, and that state."""
     for epoch in reversed(committed(run)):

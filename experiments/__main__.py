@@ -13,7 +13,6 @@ Each command has its own --help.
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -49,12 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
 # --- Options of several commands ------------------------------------------------------------------
 
 
-def _whole_numbers(context: click.Context, option: click.Parameter, text: str | None) -> Any:
-    if text is not None and not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
-        raise click.BadParameter(f"{text!r} is no list such as 0,3,5")
-    return text and [int(number) for number in text.split(",")]
-
-
 def _share(context: click.Context, option: click.Parameter, value: float) -> float:
     if not (0 < value <= 1 or (value > 1 and value.is_integer())):
         raise click.BadParameter(f"{value:g} is neither a part of one nor a whole number")
@@ -85,9 +78,9 @@ def of_study(command: Callable) -> Callable:
 
 
 def find_study(name: str | None, out: Path) -> Path:
-    """The named study folder, or the newest one; the record of a bench is taken as it is."""
+    """The named study folder, or the newest one."""
     if name:
-        if (Path(name) / "study.json").exists() or name.endswith(".json"):
+        if (Path(name) / "study.json").exists():
             return Path(name)
         raise BadInput(f"{name} is not a study: it has no study.json")
     studies = sorted(out.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
@@ -121,18 +114,6 @@ of_grid = options(
     click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
     option("--scale", "NAME", SCALES),
     option("--seeds", "N", "runs of each arm; default: the scale's", type=FEW),
-)
-PICTURED = "pictures of the lowest seed of each arm, of all or of none"
-EPOCHS = "pictures of these epochs alone, such as 1,2,5,10; default: of all"
-of_samples = options(
-    option(
-        "--samples",
-        None,
-        PICTURED,
-        type=click.Choice(["lowest", "all", "none"]),
-        default="lowest",
-    ),
-    option("--sample-epochs", "LIST", EPOCHS, callback=_whole_numbers),
 )
 
 
@@ -327,59 +308,42 @@ def bench_machine(
 
 
 @experiments_group.command("publish")
-@of_study
-@of_samples
-def publish(study: Path, **given: Any) -> Result:
-    """Copy the records of a study to reports/published, and build its report there.
+@click.argument("study", required=False)
+@out_option("folder of studies, of which the newest one is taken")
+def publish_study(study: str | None, out: Path) -> Result:
+    """Pack the whole seeds of a study into reports/published, and build its report there.
 
-    Records and samples are checked by their hashes; states and generators stay behind. What a
-    folder of that name held is replaced. The record of a bench is published by its file.
+    A seed has an archive of its own, which is written once: what a study has that is published
+    already must agree, and later seeds are added. Pictures are those of the lowest seed at a few
+    epochs; two of its generators lie beside. The report is made from the archives alone. Of a
+    folder in reports/published itself only the report is made, again.
 
-        python -m experiments publish runs/ablation-small
-        python -m experiments publish runs/bench/cpu.json
+        python -m experiments publish runs/ablation-cpu32
+        python -m experiments publish reports/published/ablation-cpu32
     """
     from experiments import publish
-    from experiments.study import report
 
-    if study.suffix == ".json":
-        print(f"wrote {(path := publish.publish_bench(study))}")
-        return 0, {"file": path}
-    target = publish.PUBLISHED / study.name
-    publish.publish_study(study, target, **given)
-    return report(target), {"folder": target, "report": target / "report" / "index.html"}
+    if study and publish.archives(Path(study)):
+        return publish.build(Path(study))
+    return publish.publish(find_study(study, out))
 
 
 @experiments_group.command("export")
 @of_study
-@of_samples
-@option(
-    "--seeds",
-    "LIST",
-    "whole seeds alone, such as 0,3; default: whatever is committed",
-    callback=_whole_numbers,
-)
 @click.option("-o", "--file", metavar="FILE.zip", type=PATH, required=True, help="what to write")
-def export_study(
-    study: Path,
-    samples: str,
-    sample_epochs: list[int] | None,
-    seeds: list[int] | None,
-    file: Path,
-) -> Result:
-    """Pack the records of a study into one file, which `import` reads elsewhere.
+def export_study(study: Path, file: Path) -> Result:
+    """Pack the committed records of a study into one file, which `import` reads elsewhere.
 
-    States and generators stay behind: a few MB for 64 runs. With --seeds it is these seeds alone,
-    each of which must be whole, so that a later seed has a file of its own and changes no earlier
-    one.
+    States and generators stay behind, and pictures of all but the lowest seed of each arm: a few MB
+    for 64 runs.
 
         python -m experiments export runs/ablation-small -o small.zip
-        python -m experiments export runs/ablation-small --seeds 3 -o small-3.zip
     """
     from experiments import archive
 
     if file.is_dir():
         raise BadInput(f"--file {file}: is a folder")
-    archive.pack(study, file, samples, seeds, sample_epochs)
+    archive.pack(study, file)
     size = file.stat().st_size
     print(f"wrote {file}, {size / 1e6:.1f} MB")
     return 0, {"file": file, "bytes": size}
@@ -388,21 +352,28 @@ def export_study(
 @experiments_group.command("import")
 @click.argument("files", metavar="FILE...", type=PATH, nargs=-1, required=True)
 @out_option("folder of the study")
-def import_study(files: tuple[Path, ...], out: Path) -> Result:
-    """Add the runs and epochs of files that `export` wrote, and build the report.
+def import_archives(files: tuple[Path, ...], out: Path) -> Result:
+    """Add the runs and epochs of files that `export` or `publish` wrote, and build the report.
 
     What is there already must agree: a run that contradicts is refused by name, with both values,
     and nothing of its file is written then.
 
         python -m experiments import small.zip --out runs
-        python -m experiments import small-*.zip --out runs
+        python -m experiments import reports/published/ablation-cpu32/seed-*.zip
     """
-    from experiments.publish import import_archives
+    from experiments import archive
     from experiments.study import report
 
-    done = import_archives(files, out)
-    code = max(report(study) for study in done)
-    return code, {"imported": [merged for study in done.values() for merged in study]}
+    if absent := [path for path in files if not path.is_file()]:
+        raise BadInput(f"{absent[0]}: no such file")
+    done = []
+    for path in files:
+        done.append(merged := archive.merge(path, out))
+        new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
+        print(f"{path} -> {merged.study}: {new}.")
+    code = max(report(study) for study in dict.fromkeys(merged.study for merged in done))
+    imported = [asdict(merged) | {"file": path} for merged, path in zip(done, files, strict=True)]
+    return code, {"imported": imported}
 
 
 # --- W&B ------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The records of a study as one file, for another machine: `pack` there, `merge` here.
 
-A published study and an archive have the same files, those that `files` lists:
+An archive has these files, and so has a study that an earlier version published as a folder:
 
 study.json, calibration.json, audit.json    those of them that the study has
 <run>/run.json
@@ -25,6 +25,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,27 +72,23 @@ class Merged:
 
 
 def files(
-    study: Path,
-    samples: str = "lowest",
-    seeds: list[int] | None = None,
-    sample_epochs: list[int] | None = None,
+    study: Path, seeds: Collection[int] | None = None, sample_epochs: Collection[int] | None = None
 ) -> Iterator[tuple[str, bytes]]:
-    """Every file of a study that is published or packed, by name; raises Damaged.
+    """Every file of a study that is packed, by name; raises Damaged.
 
-    `samples`: "lowest", the pictures of the lowest seed of each arm, "all" or "none";
-    `sample_epochs`: only those of these epochs. `seeds`: these alone; study.json then names no
-    others. Of a study that is being made these are the epochs that are committed by now.
+    `seeds`: these alone, and study.json then names no others. `sample_epochs`: of each arm's lowest
+    seed the pictures of these epochs alone. Of a study that is being made these are the epochs that
+    are committed by now.
     """
     paths = [study / name for name in OF_STUDY]
     generators: dict[str, str] = {}
     pictured: set[str] = set()
     for run in _runs(study):
-        epochs, arm = rundir.committed(run, MAY_LACK), run.parent.name
-        shown = samples == "all" or (samples == "lowest" and arm not in pictured)
-        pictured |= {arm} if epochs else set()
         if seeds is None or _seed(run) in seeds:
+            epochs, arm = rundir.committed(run, MAY_LACK), run.parent.name
             chosen = epochs if sample_epochs is None else {*epochs} & {*sample_epochs}
-            paths += _files_of(run, epochs, chosen if shown else ())
+            paths += _files_of(run, epochs, () if arm in pictured else chosen)
+            pictured |= {arm} if epochs else set()
             generators |= _last_generator(study, run, epochs)
 
     content = {path.relative_to(study).as_posix(): _read(path) for path in paths if path.exists()}
@@ -109,19 +106,16 @@ def files(
 def pack(
     study: Path,
     path: Path,
-    samples: str = "lowest",
-    seeds: list[int] | None = None,
-    sample_epochs: list[int] | None = None,
+    seeds: Collection[int] | None = None,
+    sample_epochs: Collection[int] | None = None,
 ) -> None:
-    """Write the archive of a study, or of these seeds; equal records give equal bytes.
+    """Write the archive of a study, or of a part (see `files`); equal records give equal bytes.
 
-    Raises Damaged, and BadInput where a run of these seeds is not finished.
+    Raises Damaged.
     """
-    if seeds is not None:
-        _check_finished(study, seeds)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files(study, samples, seeds, sample_epochs):
+        for name, data in files(study, seeds, sample_epochs):
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, data)
@@ -134,20 +128,41 @@ def merge(path: Path, out: Path) -> Merged:
     Raises BadInput for a fault of the archive, Differs and Damaged for what it meets here, and
     rundir.Busy; nothing has been written then. If it is interrupted, the same call continues.
     """
+    with unpacked(path) as (folder, name), rundir.owned(out / name):
+        return _add(folder, out / name, check_against(folder, out / name))
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder with the records of an archive while the block runs, and the name of their study.
+
+    Raises BadInput for a fault of the archive.
+    """
     with tempfile.TemporaryDirectory() as scratch_dir:
         folder = Path(scratch_dir)
         try:
             _unpack(path, folder)
-            study = _check_runs(folder)
+            name = _check_runs(folder).folder
         except (Damaged, grid.BadStudy) as error:
             raise BadInput(str(error).replace(scratch_dir, str(path))) from error
+        yield folder, name
 
-        # Contradictions are found before even a lock is made.
-        target = out / study.folder
-        _check_against(folder, target)
-        with rundir.owned(target):
-            _check_against(folder, target)
-            return _add(folder, target)
+
+def whole_seeds(study: Path) -> list[int]:
+    """The seeds of which every planned run is finished; raises Damaged.
+
+    Where runs of the study have evaluation sets, every run of a whole seed has them.
+    """
+    planned = [(run.config.seed, study / run.folder) for run in grid.runs(_study(study))]
+    measured = any(study.glob(f"*/seed=*/{EVAL_SETS}"))
+    unfinished = {
+        seed
+        for seed, run in planned
+        if not (done := rundir.committed(run, MAY_LACK))
+        or len(done) < rundir.read_config(run).epochs
+        or (measured and not (run / EVAL_SETS).exists())
+    }
+    return sorted({seed for seed, _ in planned} - unfinished)
 
 
 # --- The files of a study -------------------------------------------------------------------------
@@ -184,23 +199,15 @@ def _last_generator(study: Path, run: Path, epochs: list[int]) -> dict[str, str]
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a file, compared with the SHA-256 that it was written with, if it has one."""
-    if path.name in (RECORD, TIMING, SAMPLES, EVAL_SCORES):
+    """The bytes of a file, compared with the SHA-256 that it was written with, if it has one.
+
+    Those of an epoch were, by `rundir.committed`.
+    """
+    if path.name == EVAL_SCORES:
         return rundir.read_from(path.parent, path.name)
     if path.name in ("study.json", "run.json", CALIBRATION):
         rundir.unseal(path)
     return path.read_bytes()
-
-
-def _check_finished(study: Path, seeds: list[int]) -> None:
-    """Whether every run of these seeds that the study planned is finished; raises BadInput."""
-    planned = [run for run in grid.runs(_study(study)) if run.config.seed in seeds]
-    if absent := {*seeds} - {run.config.seed for run in planned}:
-        raise BadInput(f"{study}: has no seed={min(absent)}")
-    for folder in (study / run.folder for run in planned):
-        done = len(rundir.committed(folder, MAY_LACK))
-        if not done or done < rundir.read_config(folder).epochs:
-            raise BadInput(f"{folder}: {done} of its epochs are done; only whole seeds are packed")
 
 
 # --- Whether an archive is whole ------------------------------------------------------------------
@@ -224,8 +231,9 @@ def _check_runs(folder: Path) -> grid.Study:
 
     Every record is compared with its SHA-256. Raises Damaged.
     """
-    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
-        _read(path)
+    for path in sorted(folder.rglob("*.json")):
+        if path.parents[1].name != "epochs":
+            _read(path)
     study = _study(folder)
     planned = {run.folder for run in grid.runs(study)}
     if not (runs := _runs(folder)):
@@ -234,8 +242,7 @@ def _check_runs(folder: Path) -> grid.Study:
         rundir.read_config(run)
         if run.relative_to(folder).as_posix() not in planned:
             raise Damaged(f"{run}: is no run of its study.json")
-        if rundir.committed(run, MAY_LACK) != rundir.kept(run):
-            raise Damaged(f"{run}: its epochs are not as they were committed")
+        rundir.all_committed(run, MAY_LACK)
     return study
 
 
@@ -258,18 +265,22 @@ def _study(folder: Path) -> grid.Study:
 # --- What is here already -------------------------------------------------------------------------
 
 
-def _check_against(folder: Path, target: Path) -> None:
-    """Whether a study that is here agrees with what was unpacked; raises Differs and Damaged."""
+def check_against(folder: Path, target: Path) -> dict[Path, int]:
+    """Whether a study that is here agrees with what was unpacked; raises Differs and Damaged.
+
+    Returns how many epochs of each unpacked run are here.
+    """
     if (target / "study.json").exists():
         _check_equal(target, _shared(target), _shared(folder))
+    epochs = {}
     for run in _runs(folder):
         here = target / run.relative_to(folder)
         if differences := rundir.compare(here, rundir.unseal(run / "run.json")):
             raise Differs(f"{here}: {'; '.join(differences)}")
-        stored, added = (rundir.committed(run_folder, MAY_LACK) for run_folder in (here, run))
+        stored, added = rundir.committed(here, MAY_LACK), rundir.kept(run)
         for epoch in stored[: len(added)]:
-            both = (rundir.read_json(run_folder, epoch, RECORD) for run_folder in (here, run))
-            _check_equal(f"{here}: epoch {epoch}", *both)
+            _check_record(here, run, epoch)
+        epochs[run] = len(stored)
 
         # Records alone lengthen a run that has no state to go on from.
         if len(added) > len(stored):
@@ -279,6 +290,15 @@ def _check_against(folder: Path, target: Path) -> None:
                 more = f"epochs={len(stored)} are stored, with the state to go on from, "
                 more += f"epochs={len(added)} are in the archive"
                 raise Differs(f"{here}: {more}; finish the run here, or remove it to import it")
+    return epochs
+
+
+def _check_record(here: Path, run: Path, epoch: int) -> None:
+    """Compare the records of an epoch, by their sums where these are the same; raises Differs."""
+    sums = [rundir.read_sums(rundir.epoch_folder(x, epoch))[RECORD] for x in (here, run)]
+    if sums[0] != sums[1]:
+        both = (rundir.read_json(run_folder, epoch, RECORD) for run_folder in (here, run))
+        _check_equal(f"{here}: epoch {epoch}", *both)
 
 
 def _shared(study: Path) -> dict[str, Any]:
@@ -299,34 +319,33 @@ def _check_equal(what: Any, stored: Any, added: Any) -> None:
 # --- Adding to it ---------------------------------------------------------------------------------
 
 
-def _add(folder: Path, target: Path) -> Merged:
+def _add(folder: Path, target: Path, stored: dict[Path, int]) -> Merged:
     """Write what is not here yet, study.json first, each epoch by one rename."""
-    # The sums of a published study are no longer those of its files: publishing writes them anew.
+    # The sums of a published study are no longer those of its files.
     (target / SUMS).unlink(missing_ok=True)
     if (target / "study.json").exists():
-        stored, added = (rundir.unseal(study / "study.json") for study in (target, folder))
-        if (merged := stored | grid.merge(stored, added)) != stored:
+        here, added = (rundir.unseal(study / "study.json") for study in (target, folder))
+        if (merged := here | grid.merge(here, added)) != here:
             rundir.replace(target / "study.json", rundir.seal(merged))
     for name in OF_STUDY:
         _copy(folder / name, target / name)
 
-    runs = {run: target / run.relative_to(folder) for run in _runs(folder)}
+    runs = {run: target / run.relative_to(folder) for run in stored}
     new_runs = sum(not (here / "run.json").exists() for here in runs.values())
-    new_epochs = sum(_add_run(run, here) for run, here in runs.items())
+    new_epochs = sum(_add_run(run, here, stored[run]) for run, here in runs.items())
     return Merged(target, len(runs), new_runs, new_epochs)
 
 
-def _add_run(run: Path, here: Path) -> int:
-    """Add a run, or its epochs that are not here yet; returns how many these are."""
+def _add_run(run: Path, here: Path, stored: int) -> int:
+    """Add a run, or its epochs after the stored ones; returns how many these are."""
     rundir.describe(here, rundir.unseal(run / "run.json"))
-    stored, added = (rundir.committed(run_folder, MAY_LACK) for run_folder in (here, run))
+    new = rundir.kept(run)[stored:]
     results = [path.relative_to(run) for path in (run / ANALYSES).glob("*")]
-    if len(added) > len(stored):  # what was measured of the shorter run is replaced
+    if new:  # what was measured of the shorter run is replaced
         if (run / EVAL_SETS).exists():
             shutil.rmtree(here / EVAL_SETS, ignore_errors=True)
         for name in results:
             (here / name).unlink(missing_ok=True)
-    new = added[len(stored) :]
     for name in [*(rundir.epoch_folder(Path(), epoch) for epoch in new), Path(EVAL_SETS)]:
         if (run / name).exists() and not (here / name).exists():
             files = {path.name: path.read_bytes() for path in sorted((run / name).iterdir())}

@@ -1,67 +1,100 @@
-"""Records that travel: to reports/published, or from archives into a study."""
+"""A study in reports/published: records in an archive a seed, two generators, and the report.
 
+<study>/seed-0.zip     of each whole seed, see experiments.archive; the lowest one has pictures
+<study>/generators/    <arm>,seed=<n>.safetensors and SHA256SUMS, of GENERATORS at the lowest seed
+<study>/report/        made from the archives alone
+
+An archive is written once: a later seed adds one, and changes no other.
+"""
+
+import hashlib
 import re
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from dcgan import rundir
 from dcgan.cli import BadInput
-from experiments import archive
+from experiments import archive, signals
 
 PUBLISHED = Path("reports/published")
+GENERATORS = tuple(f"norm=none,head=conv,batch={batch}" for batch in (128, 512))
+PICTURED = (1, 5)  # epochs that have pictures, and the last one
 
 
-def publish_study(
-    study: Path, target: Path, samples: str = "lowest", sample_epochs: list[int] | None = None
-) -> None:
-    """Replace a folder by the files of a study that are published, by one rename.
+def archives(folder: Path) -> dict[int, Path]:
+    """The archive of each seed in a published study's folder."""
+    paths = {path: re.fullmatch(r"seed-(\d+)\.zip", path.name) for path in folder.glob("seed-*")}
+    return dict(sorted((int(match[1]), path) for path, match in paths.items() if match))
 
-    Records and samples are checked by their hashes; raises rundir.Damaged.
+
+def publish(study: Path) -> tuple[int, dict[str, Any]]:
+    """Add the whole seeds of a study that have no archive yet, then build the report.
+
+    Raises BadInput where the study contradicts an archive; nothing has been written then.
     """
-    staged = target.with_name(f".{target.name}")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
-        for name, data in archive.files(study, samples, None, sample_epochs):
-            (staged / name).parent.mkdir(parents=True, exist_ok=True)
-            (staged / name).write_bytes(data)
-    except rundir.Damaged:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
-    shutil.rmtree(target, ignore_errors=True)
-    staged.rename(target)
+    target = PUBLISHED / study.name
+    if (target / "study.json").exists():
+        raise BadInput(f"{target}: holds files in the place of archives; remove it first")
+    known = archives(target)
+    for path in known.values():
+        _check_same(path, study)
+    with tempfile.TemporaryDirectory() as scratch_dir:
+        whole = archive.whole_seeds(study)
+        new = {x: Path(scratch_dir, f"seed-{x}.zip") for x in whole if x not in known}
+        if not (both := known | new):
+            raise BadInput(f"{study}: has no whole seed: not all runs of one are finished")
+        lowest, length = min(both), rundir.unseal(study / "study.json")["settings"]["epochs"]
+        for seed, path in new.items():
+            archive.pack(study, path, [seed], (*PICTURED, length) if seed == lowest else ())
+        generators = _generators(both[lowest], study, target / "generators", lowest)
+
+        for path in new.values():
+            rundir.replace(target / path.name, path.read_bytes())
+            print(f"wrote {target / path.name}")
+        if generators:
+            shutil.rmtree(target / "generators", ignore_errors=True)
+            rundir.commit_to(target / "generators", generators)
+    return build(target)
 
 
-def publish_bench(path: Path) -> Path:
-    """Copy the record of a bench, under the name of its processor or GPU; raises BadInput."""
-    try:
-        record = rundir.unseal(path)
-        hardware, quick = record["hardware"], record["quick"]
-    except (rundir.Damaged, LookupError) as error:
-        raise BadInput(f"{path}: is not what bench wrote: {error}") from error
-    if quick:
-        raise BadInput(f"{path}: comes from --quick, whose figures say nothing")
-    name = hardware["processor"] if hardware["device"] == "cpu" else hardware["device"]
-    target = PUBLISHED / "bench" / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    rundir.replace(target, path.read_bytes())
-    return target
+def build(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Make the report of a published study from its archives; raises BadInput."""
+    report = folder / "report"
+    with tempfile.TemporaryDirectory() as scratch_dir:
+        merged = [archive.merge(x, Path(scratch_dir)) for x in archives(folder).values()]
+        shutil.rmtree(report, ignore_errors=True)
+        code = signals.call("-m", "reports", "--from", str(merged[0].study), "--to", str(report))
+    return code, {"folder": folder, "report": report / "index.html"}
 
 
-def import_archives(files: Iterable[Path], out: Path) -> dict[Path, list[dict[str, Any]]]:
-    """Add archives to their studies in `out`; study -> what was new of each. Raises BadInput."""
-    done: dict[Path, list[dict[str, Any]]] = {}
-    if absent := [path for path in files if not path.is_file()]:
-        raise BadInput(f"{absent[0]}: no such file")
-    for path in files:
-        merged = archive.merge(path, out)
-        new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
-        print(f"{path} -> {merged.study}: {new}.")
-        done.setdefault(merged.study, []).append(asdict(merged) | {"file": path})
+def _check_same(path: Path, study: Path) -> None:
+    """Whether a study agrees with what was published of it, and is no longer than that."""
+    with archive.unpacked(path) as (folder, _):
+        for run, epochs in archive.check_against(folder, study).items():
+            if epochs > (published := len(rundir.kept(run))):
+                more = f"epochs={epochs} are stored, epochs={published} are in {path}"
+                raise rundir.Differs(f"{study / run.relative_to(folder)}: {more}; remove that")
 
-    # A published study stays one: the sums of all files, the pictures of the lowest seeds.
-    if out.resolve() == PUBLISHED.resolve():
-        for study in done:
-            publish_study(study, study)
-    return done
+
+def _generators(path: Path, study: Path, folder: Path, seed: int) -> dict[str, bytes]:
+    """The generators to be published whose SHA-256 is in an archive, from study or folder.
+
+    Raises rundir.Differs where the folder has others.
+    """
+    with zipfile.ZipFile(path) as packed:
+        listed = packed.read(archive.GENERATORS) if archive.GENERATORS in packed.namelist() else b""
+    generators = {}
+    for wanted, name in (line.split("  ", 1) for line in listed.decode().splitlines()):
+        if (arm := name.partition("/")[0]) not in GENERATORS:
+            continue
+        there = folder / f"{arm},seed={seed}.safetensors"
+        for file in (study / name, there):
+            data = file.read_bytes() if file.exists() else b""
+            if hashlib.sha256(data).hexdigest() == wanted:
+                generators[there.name] = data
+            elif data and file == there:
+                raise rundir.Differs(f"{there}: its SHA-256 is not {wanted}, as in {path}")
+    return generators

@@ -199,20 +199,9 @@ def _config(run: Path, stored: dict[str, Any]) -> dict[str, Any]:
 
 def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Record and timing of each committed epoch of a run."""
+    epochs = rundir.all_committed(run, may_lack=(rundir.SAMPLES,))
     names = (rundir.RECORD, rundir.TIMING)
-    return [tuple(rundir.read_json(run, epoch, x) for x in names) for epoch in _epochs(run)]
-
-
-def _epochs(run: Path) -> list[int]:
-    """The committed epochs of a run; raises Damaged where one is not as it was committed."""
-    folders = [path.name for path in (run / "epochs").glob("[0-9]*")]
-    epochs = rundir.committed(run, may_lack=(rundir.SAMPLES,))
-    if len(epochs) < len(folders):
-        epoch = len(epochs) + 1
-        for name in (rundir.RECORD, rundir.TIMING, rundir.SAMPLES):
-            rundir.read(run, epoch, name)
-        raise Damaged(f"{rundir.epoch_folder(run, epoch)}: is not as it was committed")
-    return epochs
+    return [tuple(rundir.read_json(run, epoch, x) for x in names) for epoch in epochs]
 
 
 def _eval_sets(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from dcgan.data import Images
 from dcgan.rundir import Damaged, Differs
 from experiments import __main__ as command
 from experiments import archive, grid
-from experiments import publish as publishing
 from experiments.plan import make_plan
 from reports import records
 
@@ -69,35 +68,23 @@ def packed(made, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def publish(tmp_path, monkeypatch):
-    """Publish a study; the files of what was published."""
-    monkeypatch.setattr(publishing, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr("experiments.study.report", lambda study: 0)
-
-    def run(study):
-        assert command.main(["publish", str(study)]) == 0
-        return contents(tmp_path / "published" / study.name)
-
-    return run
+def repacked(study, path):
+    """The bytes of a study's archive."""
+    archive.pack(study, path)
+    return path.read_bytes()
 
 
 # --- Packing --------------------------------------------------------------------------------------
 
 
-def test_an_archive_has_what_is_published_records_and_the_lowest_seeds_pictures(
-    made, packed, publish, tmp_path
-):
+def test_an_archive_has_records_and_the_pictures_of_the_lowest_seeds(made, packed):
     files = entries(packed)
-    assert files == publish(made)
     assert {"study.json", "calibration.json", "audit.json", "generators.sha256"} < files.keys()
     assert "real.png" not in files  # it shows the data set
     assert not [name for name in files if name.endswith((".safetensors", "lock"))]
     assert len([name for name in files if name.endswith("banks/scores.json")]) == 4
     pictured = {name.split("/epochs")[0] for name in files if name.endswith(rundir.SAMPLES)}
     assert pictured == {f"{NONE}/seed=2", f"{BATCH}/seed=2"}
-    archive.pack(made, tmp_path / "all.zip", "all")
-    assert len([n for n in entries(tmp_path / "all.zip") if n.endswith(rundir.SAMPLES)]) == 12
 
     # The hashes of the last generators, as coreutils checks them.
     lines = files["generators.sha256"].decode().splitlines()
@@ -117,14 +104,14 @@ def test_what_is_damaged_is_not_packed(made, tmp_path):
     assert not list(tmp_path.glob("*.zip")) + list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize(("samples", "epochs"), [("lowest", [1, 2, 50]), ("none", None)])
-def test_chosen_pictures_travel(made, tmp_path, samples, epochs):
-    archive.pack(made, tmp_path / "few.zip", samples, sample_epochs=epochs)
+@pytest.mark.parametrize("epochs", [(1, 2, 50), ()])
+def test_chosen_pictures_travel(made, tmp_path, epochs):
+    archive.pack(made, tmp_path / "few.zip", sample_epochs=epochs)
     pictures = [n for n in entries(tmp_path / "few.zip") if n.endswith(rundir.SAMPLES)]
     assert sorted(pictures) == [
         f"{arm}/seed=2/epochs/{epoch:04d}/samples.png"
         for arm in (BATCH, NONE)
-        for epoch in ((1, 2) if epochs else ())
+        for epoch in epochs[:2]
     ]
     merged = archive.merge(tmp_path / "few.zip", tmp_path / "out")
     assert len(records.load(merged.study).frame) == 12
@@ -133,12 +120,10 @@ def test_chosen_pictures_travel(made, tmp_path, samples, epochs):
 # --- Merging --------------------------------------------------------------------------------------
 
 
-def test_an_imported_study_publishes_the_same_bytes(made, packed, publish, tmp_path):
-    before = publish(made)
+def test_an_imported_study_is_packed_into_the_same_bytes(packed, tmp_path):
     merged = archive.merge(packed, tmp_path / "out")
     assert (merged.runs, merged.new_runs, merged.new_epochs) == (4, 4, 12)
-    assert merged.study == tmp_path / "out" / made.name
-    assert publish(merged.study) == before
+    assert repacked(merged.study, tmp_path / "again.zip") == packed.read_bytes()
     assert not records.load(merged.study).missing
 
 
@@ -161,7 +146,7 @@ def test_results_are_added_once_and_those_that_are_here_stay(made, packed, tmp_p
     assert there.read_bytes() == b'{"epoch": 2}'
 
 
-def test_two_halves_make_the_whole(make_study, publish, tmp_path):
+def test_two_halves_make_the_whole(make_study, tmp_path):
     """Seeds of two machines, then the later epochs of one: as if one machine had made all."""
     whole = make_study(tmp_path / "whole", seeds=(0, 1), eval_sets=2, **GIVEN)
     begun = {f"{arm}/seed=1": 1 for arm in (NONE, BATCH)}
@@ -174,11 +159,12 @@ def test_two_halves_make_the_whole(make_study, publish, tmp_path):
         archive.pack(study, tmp_path / f"{name}.zip")
     counts = [archive.merge(tmp_path / f"{name}.zip", tmp_path / "out") for name in parts]
     assert [(m.new_runs, m.new_epochs) for m in counts] == [(2, 2), (2, 6), (0, 4)]
-    assert publish(counts[0].study) == publish(whole)
+    together = repacked(counts[0].study, tmp_path / "together.zip")
+    assert together == repacked(whole, tmp_path / "whole.zip")
 
 
-def test_a_merge_that_was_stopped_goes_on(made, packed, publish, tmp_path, monkeypatch):
-    whole, place = publish(made), rundir.place
+def test_a_merge_that_was_stopped_goes_on(made, packed, tmp_path, monkeypatch):
+    place = rundir.place
     left = iter(range(5))
 
     def stop(target, files):
@@ -191,22 +177,7 @@ def test_a_merge_that_was_stopped_goes_on(made, packed, publish, tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             archive.merge(packed, tmp_path / "out")
     assert archive.merge(packed, tmp_path / "out").new_epochs > 0
-    assert publish(tmp_path / "out" / made.name) == whole
-
-
-def test_import_into_the_published_studies_keeps_one_picture_and_the_sums(
-    make_study, publish, tmp_path
-):
-    whole = make_study(tmp_path / "whole", seeds=(0, 1), **GIVEN)
-    expected = publish(whole)
-    shutil.rmtree(tmp_path / "published")
-    paths = [tmp_path / f"{seed}.zip" for seed in (1, 0)]
-    for path in paths:
-        seed = int(path.stem)
-        archive.pack(make_study(tmp_path / f"seed{seed}", seeds=(seed,), **GIVEN), path)
-    assert command.main(["import", *map(str, paths), "--out", str(tmp_path / "published")]) == 0
-    assert contents(tmp_path / "published" / whole.name) == expected
-    assert not list((tmp_path / "published").rglob("lock"))
+    assert repacked(tmp_path / "out" / made.name, tmp_path / "a.zip") == packed.read_bytes()
 
 
 def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_nothing(
@@ -227,24 +198,23 @@ def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_noth
 
 
 def test_whole_seeds_have_a_file_each_and_together_are_the_study(made, packed, tmp_path):
-    for seed in (10, 2):
-        archive.pack(made, tmp_path / f"{seed}.zip", seeds=[seed])
+    for seed, pictures in {10: (), 2: None}.items():
+        archive.pack(made, tmp_path / f"{seed}.zip", [seed], pictures)
         names = {name.split("/")[1] for name in entries(tmp_path / f"{seed}.zip") if "/" in name}
         assert names == {f"seed={seed}"}
         study = archive.merge(tmp_path / f"{seed}.zip", tmp_path / "out").study
     archive.merge(packed, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    archive.pack(study, tmp_path / "again.zip")
-    assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
+    assert repacked(study, tmp_path / "again.zip") == packed.read_bytes()
 
 
-def test_unfinished_and_unknown_seeds_are_not_packed(make_study, tmp_path):
-    study = make_study(tmp_path / "there", seeds=(2, 10), committed={f"{NONE}/seed=2": 2}, **GIVEN)
-    with pytest.raises(BadInput, match=f"{NONE}/seed=2: 2 of its epochs are done; only whole"):
-        archive.pack(study, tmp_path / "half.zip", seeds=[2, 10])
-    with pytest.raises(BadInput, match="has no seed=3"):
-        archive.pack(study, tmp_path / "half.zip", seeds=[10, 3])
-    assert not (tmp_path / "half.zip").exists()
+def test_a_seed_is_whole_once_all_of_its_runs_are_finished_and_measured(make_study, tmp_path):
+    study = make_study(tmp_path, seeds=(2, 10), committed={f"{NONE}/seed=2": 2}, **GIVEN)
+    assert archive.whole_seeds(study) == [10]
+    study = make_study(tmp_path, seeds=(3,), eval_sets=2, **GIVEN | {"epochs": 4})
+    assert archive.whole_seeds(study) == [3]
+    shutil.rmtree(study / BATCH / "seed=3" / "banks")
+    assert archive.whole_seeds(study) == []
 
 
 # --- What contradicts -----------------------------------------------------------------------------
@@ -366,14 +336,14 @@ def test_damage_is_refused_by_the_name_of_the_file(packed, tmp_path):
             refused(changed, tmp_path, rf"hostile\.zip/{name}: ")
     epoch = f"{BATCH}/seed=10/epochs/0002"
     gone = {name: data for name, data in files.items() if name != f"{epoch}/record.json"}
-    refused(gone, tmp_path, "seed=10: its epochs are not as they were committed")
+    refused(gone, tmp_path, "seed=10/epochs/0002/record.json: No such file")
 
 
 @pytest.mark.parametrize(
     ("here", "there", "words"),
     [
         (f"{NONE}/seed=2/", f"{NONE}/seed=3/", "is no run of its study.json"),
-        ("seed=2/epochs/0001/", "seed=2/epochs/0005/", "epochs are not as they were committed"),
+        ("seed=2/epochs/0001/", "seed=2/epochs/0005/", "epochs/0001/record.json: No such file"),
     ],
 )
 def test_a_record_in_anothers_place_is_refused(packed, tmp_path, here, there, words):

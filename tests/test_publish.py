@@ -1,0 +1,110 @@
+"""Publication: whole seeds become archives that stay, and the report is made from these alone."""
+
+import shutil
+import zipfile
+
+import pytest
+
+from dcgan import rundir
+from experiments import __main__ as command
+from experiments import publish as publishing
+
+ARM, OTHER = "norm=none,head=conv,batch=128", "norm=batch,head=conv,batch=128"
+FACTORS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
+TINY = {"factors": FACTORS, "epochs": 6, "resolution": 16, "points": 2, "eval_sets": 3}
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Publish a folder; all files of what is published of it then."""
+    monkeypatch.setattr(publishing, "PUBLISHED", tmp_path / "published")
+
+    def run(study, code=0):
+        assert command.main(["publish", str(study)]) == code
+        folder = tmp_path / "published" / study.name
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+    return run
+
+
+@pytest.fixture
+def study(make_study, tmp_path):
+    """Two arms, seeds 0 and 1; the generator of one of GENERATORS, and what seed 0 has alone."""
+    study = make_study(tmp_path, seeds=(0, 1), **TINY)
+    folder = rundir.epoch_folder(study / ARM / "seed=0", 6)
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix}
+    shutil.rmtree(folder)
+    rundir.commit_to(folder, {**files, rundir.GENERATOR: b"weights"})
+    for seed in (0, 1):
+        walks = study / ARM / f"seed={seed}" / "eval" / "walks.png"
+        rundir.replace(walks, files[rundir.SAMPLES])
+    return study
+
+
+def records(files):
+    return {name: data for name, data in files.items() if not name.startswith("report/")}
+
+
+def pictures(path):
+    return sorted(name for name in zipfile.ZipFile(path).namelist() if name.endswith("png"))
+
+
+def test_later_seeds_are_added_and_the_report_is_that_of_the_archives(
+    study, make_study, publish, tmp_path
+):
+    two, target = publish(study), tmp_path / "published" / study.name
+    generator = f"generators/{ARM},seed=0.safetensors"
+    sums = "generators/SHA256SUMS"
+    assert records(two).keys() == {"seed-0.zip", "seed-1.zip", generator, sums}
+    assert two[generator] == b"weights"
+    assert pictures(target / "seed-1.zip") == []
+    epochs = [f"{arm}/seed=0/epochs/{x:04d}/samples.png" for arm in (OTHER, ARM) for x in (1, 5, 6)]
+    assert pictures(target / "seed-0.zip") == [*epochs, f"{ARM}/seed=0/eval/walks.png"]
+
+    # Made again from the archives, the report has the same bytes.
+    shutil.rmtree(study)
+    (target / "report" / "stale.html").write_text("of an earlier version")
+    assert publish(target) == two
+
+    # A third seed, made elsewhere: what was written stays.
+    three = publish(make_study(tmp_path, seeds=(2,), **TINY))
+    assert three.keys() - two.keys() == {"seed-2.zip"}
+    assert records(two).items() < records(three).items()
+    assert three["report/records.csv"].count(b"seed=2") == 12
+
+
+def test_only_whole_seeds_are_published(make_study, publish, tmp_path, capsys):
+    study = make_study(tmp_path, seeds=(0, 1), committed={f"{ARM}/seed=0": 5}, **TINY)
+    assert records(publish(study)).keys() == {"seed-1.zip"}
+    shutil.rmtree(study / ARM / "seed=1")
+    shutil.rmtree(tmp_path / "published")
+    assert publish(study, 2) == {}
+    assert f"{study}: has no whole seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["record", "longer", "generator", "files"])
+def test_what_contradicts_is_refused(
+    study, make_study, publish, tmp_path, monkeypatch, capsys, what
+):
+    monkeypatch.setattr("experiments.signals.call", lambda *words: 0)  # without a report
+    before, target = publish(study), tmp_path / "published" / study.name
+    if what in ("record", "longer"):
+        shutil.rmtree(study)
+        changed = {"record": {"points": 3}, "longer": {"epochs": 7}}[what]
+        make_study(tmp_path, seeds=(0, 1, 2), **TINY | changed)
+        line = {
+            "record": "is stored, losses.d_loss=",
+            "longer": "epochs=7 are stored, epochs=6 are in",
+        }
+    elif what == "generator":
+        path = next(target.glob("generators/*.safetensors"))
+        path.write_bytes(b"others")
+        before |= {f"generators/{path.name}": b"others"}
+        line = {what: f"{path}: its SHA-256 is not "}
+    else:
+        rundir.replace(target / "study.json", b"{}")
+        before |= {"study.json": b"{}"}
+        line = {what: f"{target}: holds files in the place of archives"}
+    assert publish(study, 2) == before
+    assert line[what] in capsys.readouterr().err
