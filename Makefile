@@ -76,6 +76,9 @@ report: setup ## build the report of every study in OUT again, or of STUDY
 	  $(if $(STUDY),,test -f "$$1" || { $(STOP) "there is no study in $(or $(OUT),runs)"; exit 2; };) \
 	  for study; do $(RUN) reports --from "$${study%/study.json}" || exit; done
 
+samples: setup ## draw 64 images with a published generator, into samples.png; needs no data
+	@$(RUN) dcgan sample batch=128 -n 64 --grid samples.png $(call option,device,$(DEVICE)) $(ARGS)
+
 dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal dashboard
 	@$(RUN) experiments dashboard $(PLACE)
 
@@ -112,7 +115,7 @@ lint: setup ## check style and format
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 
-.PHONY: help setup lock ablation followups precision status resample report dashboard sync workspace publish audit bench test test-ray chaos lint build
+.PHONY: help setup lock ablation followups precision status resample report samples dashboard sync workspace publish audit bench test test-ray chaos lint build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

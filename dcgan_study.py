@@ -3,7 +3,7 @@
     dcgan-study ablation --scale small --seeds 8
     dcgan-study status
     dcgan-study report --from runs/ablation-small
-    dcgan-study sample generator.safetensors -n 64 --grid images.png
+    dcgan-study sample batch=128 -n 64 --grid samples.png
     dcgan-study eval walks runs/ablation-small
 
 This is the command of an installation, and stands for `python -m`: `report` for `python -m

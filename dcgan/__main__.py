@@ -1,7 +1,7 @@
 """Make images with a trained generator; make a data set of your own pictures, or of CIFAR-10.
 
+    python -m dcgan sample batch=128 -n 64 --grid samples.png
     python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
-    python -m dcgan sample generator.safetensors -n 64 --grid images.png
     python -m dcgan prepare photos -o photos.zip --side 32
     python -m dcgan cifar10 -o data
 
@@ -23,6 +23,7 @@ from dcgan.sources import write_file
 
 BATCH = 500  # images that the generator makes at a time
 SHOWN = 20  # files left out that are named
+PUBLISHED = Path(__file__).parents[1] / "reports" / "published"  # studies, some with generators
 
 dcgan_group = cli.Group("dcgan", __doc__)
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @dcgan_group.command()
-@click.argument("checkpoint", type=PATH)
+@click.argument("generator", type=PATH)
 @click.option("-n", metavar="N", type=POSITIVE, default=1_000, help="how many images")
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, help="of the noise")
 @click.option("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:N")
@@ -50,17 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
     help="or one PNG of all, nearly square; default: none",
 )
 def sample(
-    checkpoint: Path, n: int, seed: int, device: str, out: Path | None, grid: Path | None
+    generator: Path, n: int, seed: int, device: str, out: Path | None, grid: Path | None
 ) -> Result:
-    """Write images of a kept generator.
+    """Draw images with a trained generator.
 
-    CHECKPOINT is a generator.safetensors, or the folder of a run, whose last kept generator is
-    taken. Where a SHA256SUMS lies beside it, it has to agree. G runs in eval mode, and its values
-    are rounded to the nearest of 256 levels. The same command gives the same bytes on one machine.
-    All images appear at once, or none does, and nothing that exists is written over.
+    GENERATOR is a generator.safetensors, the folder of a run, whose last kept generator is taken,
+    or as much of the name of a published generator as tells it from the others. Where a SHA256SUMS
+    lies beside the file, it has to agree. G runs in eval mode, and its values are rounded to the
+    nearest of 256 levels. The same command gives the same bytes on one machine. All images appear
+    at once, or none does, and nothing that exists is written over.
 
+        python -m dcgan sample batch=128 -n 64 --grid samples.png
         python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
-        python -m dcgan sample generator.safetensors -n 64 --grid images.png
+        python -m dcgan sample generator.safetensors --out images
     """
     if (out is None) == (grid is None):
         raise BadInput("one of the options --out and --grid is required")
@@ -68,7 +71,7 @@ def sample(
         raise BadInput(f"--out {out}: is there already, and no empty folder")
     if grid and grid.exists():
         raise BadInput(f"--grid {grid}: is there already")
-    images = draw(find(checkpoint), n, seed, device)
+    images = draw(find(generator), n, seed, device)
     if grid:
         picture = png_grid(images, columns=math.ceil(math.sqrt(len(images))))
         write_file(grid, lambda file: file.write(picture))
@@ -148,17 +151,28 @@ def cifar10(out: Path, cache: Path) -> Result:
     return 0, done
 
 
-def find(checkpoint: Path) -> Path:
-    """The generator's file; BadInput where it is not the one that was committed."""
-    kept = rundir.kept(checkpoint, rundir.GENERATOR)
-    if checkpoint.is_dir() and not kept:
-        raise BadInput(f"{checkpoint}: no epoch here kept its generator")
-    path = rundir.epoch_folder(checkpoint, kept[-1]) / rundir.GENERATOR if kept else checkpoint
+def find(generator: Path) -> Path:
+    """The file of a generator; BadInput where it is not the one that was committed or published."""
+    kept = rundir.kept(generator, rundir.GENERATOR)
+    if generator.is_dir() and not kept:
+        raise BadInput(f"{generator}: no epoch here kept its generator")
+    path = rundir.epoch_folder(generator, kept[-1]) / rundir.GENERATOR if kept else generator
     if not path.is_file():
-        raise BadInput(f"{path}: no such file or folder")
-    if path.with_name(rundir.SUMS).is_file():
+        path = published(str(generator))
+    if PUBLISHED in path.parents or path.with_name(rundir.SUMS).is_file():
         rundir.read_from(path.parent, path.name)
     return path
+
+
+def published(name: str) -> Path:
+    """The one published generator that has this in its name; BadInput lists what there is."""
+    known = {path.stem: path for path in sorted(PUBLISHED.glob("*/generators/*.safetensors"))}
+    matching = [full for full in known if name in full]
+    if len(matching) == 1:
+        return known[matching[0]]
+    which = "several published generators have" if matching else "no published generator has"
+    listed = "; ".join(matching or known) or "there are none"
+    raise BadInput(f"{name}: no such file or folder, and {which} this in the name: {listed}")
 
 
 def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:

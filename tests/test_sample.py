@@ -94,6 +94,43 @@ def test_of_a_run_it_is_the_last_kept_generator(G, file, run_sample, tmp_path):
     assert read_all(tmp_path / "by file") == read_all(tmp_path / "by run")
 
 
+def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
+    G, file, run_sample, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dcgan.__main__.PUBLISHED", tmp_path / "published")
+    out, absent = ("--out", tmp_path / "out"), "no such file or folder, and "
+    code, _, complaint = run_sample("batch=128", *out)
+    there_are_none = f"{absent}no published generator has this in the name: there are none"
+    assert (code, complaint) == (2, f"dcgan: batch=128: {there_are_none}\n")
+
+    names = [f"norm=none,batch={batch},seed=0" for batch in (128, 512)]
+    other = build(CONFIG.model_copy(update={"seed": 6}))[0]
+    files = {
+        f"{name}.safetensors": dump_generator(net, CONFIG)
+        for name, net in zip(names, (G, other), strict=True)
+    }
+    rundir.commit_to(tmp_path / "published/study/generators", files)
+    run_sample(file, "-n", 3, "--out", tmp_path / "by file")
+    for number, name in enumerate(["batch=128", names[0]]):
+        assert run_sample(name, "-n", 3, "--out", tmp_path / f"by name {number}")[0] == 0
+        assert read_all(tmp_path / f"by name {number}") == read_all(tmp_path / "by file")
+
+    listed = "; ".join(names)
+    for name, which in (("batch", "several published generators have"), ("x", "no published")):
+        code, shown, complaint = run_sample(name, *out)
+        assert (code, shown) == (2, "")
+        assert complaint.startswith(f"dcgan: {name}: {absent}{which}")
+        assert complaint.endswith(f" this in the name: {listed}\n")
+
+    # It has to be the one that was published.
+    path = tmp_path / "published/study/generators" / f"{names[0]}.safetensors"
+    path.write_bytes(files[f"{names[1]}.safetensors"])
+    refused = f"dcgan: {path}: its SHA-256 is not the committed one\n"
+    assert run_sample("batch=128", *out) == (2, "", refused)
+    path.with_name(rundir.SUMS).unlink()
+    assert run_sample("batch=128", *out)[0] == 2
+
+
 def test_what_is_no_generator_is_refused_by_name(G, file, run_sample, tmp_path):
     whole = file.read_bytes()
     broken = build(CONFIG)[0]
