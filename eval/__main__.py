@@ -39,22 +39,21 @@ def count(name: str, default: int | None, text: str, least: int = 1) -> Callable
     return click.option(name, metavar="N", type=kind, default=default, help=text)
 
 
-def number_or(word: str) -> Callable:
-    """A callback for an option that is a positive number or this word."""
-
-    def check(_: click.Context, __: click.Parameter, value: str | None) -> str | int | None:
-        if value in (None, word):
-            return value
-        if not value.isdecimal():
-            raise click.BadParameter(f"{value!r} is neither `{word}` nor a number")
-        return int(value)
-
-    return check
+def check_epoch(_: click.Context, __: click.Parameter, value: str) -> str | int:
+    """`last`, or a number."""
+    if value != "last" and not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither `last` nor a number")
+    return value if value == "last" else int(value)
 
 
 THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
-LAST = {"default": "last", "callback": number_or("last")}
-EPOCH = click.option("--epoch", metavar="N", **LAST, help="or `last`, the last usable one")
+EPOCH = click.option(
+    "--epoch",
+    metavar="N",
+    default="last",
+    callback=check_epoch,
+    help="or `last`, the last usable one",
+)
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
 TEST = click.option("--test", metavar="TEST", required=True, help="images of that kind it was not")
 CACHE = click.option("--cache", type=PATH, help="of images; default: `cache` beside the study")
@@ -156,15 +155,7 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
 @of_both_sets
 @count("--labels", 1_000, "labelled images of each SVM")
 @count("--draws", 5, "draws of labelled images")
-@click.option(
-    "--full",
-    metavar="[N]",
-    is_flag=False,
-    flag_value="all",
-    callback=number_or("all"),
-    help="one more SVM with N labels, or without a number with all; default: none",
-)
-def probe(labels: int, draws: int, full: str | int | None, **chosen: Any) -> Result:
+def probe(labels: int, draws: int, **chosen: Any) -> Result:
     """Find out what D's features are good for: linear SVMs on them name classes.
 
     As in Section 5.1 of the paper; the same draws of labelled training images serve the controls: D
@@ -172,8 +163,7 @@ def probe(labels: int, draws: int, full: str | int | None, **chosen: Any) -> Res
 
         python -m eval probe RUN --data TRAIN --test TEST
     """
-    settings = {"labels": labels, "draws": draws, "full": full}
-    return measure("probe", "state", settings, **chosen)
+    return measure("probe", "state", {"labels": labels, "draws": draws}, **chosen)
 
 
 @eval_group.command()

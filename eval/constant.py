@@ -79,18 +79,9 @@ def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
     The root of the variance over samples, averaged over positions. G, in eval mode, is on z's
     device. FloatingPointError where a feature is not finite.
     """
-    origins: dict[str, Tensor] = {}  # each layer's output for the first z, (features, positions)
-    sums: dict[str, Tensor] = {}  # over samples, of the differences from it
-    squares: dict[str, Tensor] = {}
-
-    def record(name: str, output: Tensor) -> None:
-        maps = output.double().unflatten(1, (-1, 1)).flatten(2)
-        away = maps - origins.setdefault(name, maps[0].clone())  # so a constant has no variance
-        sums[name] = sums.get(name, 0) + away.sum(dim=0)
-        squares[name] = squares.get(name, 0) + away.square().sum(dim=0)
-
+    outputs: dict[str, list[Tensor]] = {name: [] for name in layers(G)}
     hooks = [
-        layer.register_forward_hook(lambda _, __, output, name=name: record(name, output))
+        layer.register_forward_hook(lambda _, __, output, kept=outputs[name]: kept.append(output))
         for name, layer in layers(G).items()
     ]
     for part in z.split(BATCH):
@@ -99,11 +90,12 @@ def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
         hook.remove()
 
     roots = {}
-    for name in sums:
-        variance = squares[name] / len(z) - (sums[name] / len(z)).square()
+    for name, parts in outputs.items():
+        maps = torch.cat(parts).unflatten(1, (-1, 1)).flatten(2)  # (N, features, positions)
+        variance = maps.double().var(dim=0, correction=0)
         if not variance.isfinite().all():
             raise FloatingPointError(f"the features of {name} are not finite")
-        roots[name] = variance.clamp(min=0).mean(dim=1).sqrt().cpu()
+        roots[name] = variance.mean(dim=1).sqrt().cpu()
     return roots
 
 

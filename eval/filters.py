@@ -28,9 +28,6 @@ TITLES = {
     "energy_trained": "energy in 5 %",
     "energy_untrained": "untrained",
     "energy_ratio": "ratio",
-    "gini_trained": "Gini",
-    "gini_untrained": "untrained, Gini",
-    "gini_ratio": "ratio, Gini",
 }
 NOTES = [
     "energy in 5 %: the share of a feature's squared guided gradient that lies in its most "
@@ -59,11 +56,9 @@ def analyse(run: FinishedRun, images: int) -> Result:
         energy = gradients.double().square().sum(dim=1).flatten(1).numpy()
         active = energy[energy.sum(axis=1) > 0]
         about |= {f"units_{name}": len(energy), f"silent_{name}": len(energy) - len(active)}
-        values[f"energy_{name}"] = _mean(concentration(active))
-        values[f"gini_{name}"] = _mean(gini(active))
-    for kind in ("energy", "gini"):
-        values[f"{kind}_ratio"] = values[f"{kind}_trained"] / values[f"{kind}_untrained"]
-    values = {name: values[name] for name in TITLES}
+        shares = concentration(active)
+        values[f"energy_{name}"] = float(np.mean(shares)) if len(shares) else math.nan
+    values["energy_ratio"] = values["energy_trained"] / values["energy_untrained"]
     picture = draw([row.permute(0, 2, 3, 1).numpy() for row in rows])
     return Result(values, TITLES, about, NOTES, picture)
 
@@ -128,20 +123,9 @@ def concentration(energy: np.ndarray, share: float = SHARE) -> np.ndarray:
     return head / falling.sum(axis=1)
 
 
-def gini(energy: np.ndarray) -> np.ndarray:
-    """Gini's coefficient of energy (N, pixels), (N,): from 0, where all pixels are alike, to 1."""
-    rising, count = np.sort(energy, axis=1), energy.shape[1]
-    weights = 2 * np.arange(1, count + 1) - count - 1
-    return (rising @ weights) / (count * rising.sum(axis=1))
-
-
 def _rows(feature: Tensor, shown: Tensor, gradients: Tensor) -> list[Tensor]:
     """Images of the strongest features and, below, their gradients; grey is 0, both uint8."""
     features = feature.tolist()
     first = [features.index(number) for number in dict.fromkeys(features)][:COLUMNS]
     largest = gradients[first].abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
     return [shown[first], to_uint8(gradients[first] / largest)]
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else math.nan

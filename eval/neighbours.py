@@ -11,20 +11,16 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import pairwise_distances_argmin
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from dcgan.cli import BadInput
 from eval.extractors import resize
 from eval.finished import FinishedRun
-from eval.metrics import frechet_distance, moments
 from eval.results import Result, draw
 from eval.score import Reference, at_side, generate, reference
 
 BLOCK = 1024  # rows of which exact distances are in memory at a time
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious
-NEAR = 8.0  # grey levels of 255, RMS: images that are no further apart are near duplicates
-COARSE = 8  # squares a side, whose means say which images may be near duplicates
 SHOWN = 8  # generated images of the picture
 ENLARGED = 3  # times
 
@@ -35,11 +31,6 @@ TITLES = {
     "ratio_pixels": "ratio, pixels",
     "share_pixels": "below 1 %, pixels",
     "auc_pixels": "AUC, pixels",
-    "fd_cifar_train": "fd_cifar, train",
-    "fd_cifar_test": "fd_cifar, test",
-    "fd_cifar_gap": "test - train",
-    "duplicates_exact": "exact duplicates",
-    "duplicates_near": "near duplicates",
 }
 NOTES = [
     "Distances to the nearest training image, of generated images and of as many held-out ones.",
@@ -49,10 +40,6 @@ NOTES = [
     "is expected without, 1 from copies.",
     "Smooth images are near to everything in pixels: there, an AUC above 0.5 is no memorisation "
     "as long as the share is not above 0.01 in features too.",
-    "test - train: how much higher fd_cifar is against as many test images. The network learned "
-    "from CIFAR-10's training images, and sees those and its test images a little differently even "
-    "where G favours neither.",
-    f"Near duplicates: training images at most {NEAR:g} grey levels (RMS) from an earlier one.",
 ]
 
 
@@ -76,19 +63,17 @@ def analyse(run: FinishedRun, n: int) -> Result:
         raise BadInput(f"--test {run.shared.test.name}: {line}")
 
     pixels = train.pixels[: config.images]
-    real, held_out, copies = run.once(
+    real, held_out = run.once(
         ("neighbours", config.classes, config.images, side),
         lambda: (
             reference(network, pixels, train.sha256, cache),
             reference(network, test.pixels, test.sha256, cache, "test"),
-            duplicates(pixels),
         ),
     )
     made = see(generate(run.generator(), run.noise("neighbours", n)), real)
     values, picture = examine(
         made, Seen(real.features, pixels), Seen(held_out.features, test.pixels)
     )
-    values |= {"duplicates_exact": copies[0], "duplicates_near": copies[1]}
     about = {"training": real.count, "side": side, "data_sha256": real.sha256}
     about |= {"network": network.name, "network_sha256": network.sha256}
     return Result(values, TITLES, about, NOTES, picture)
@@ -104,22 +89,17 @@ def see(images: Tensor, real: Reference) -> Seen:
 def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], bytes]:
     """What memorisation would change in generated images, and the picture.
 
-    The held-out ones are as many test images as there are generated ones; the Fréchet distances
-    take equally many training and test images.
+    The held-out ones are as many test images as there are generated ones.
     """
     values: dict[str, float] = {}
     apart, index = {}, {}  # of each generated image and its nearest training image, by space
     for space in ("features", "pixels"):
-        rows, real, known = (as_rows(getattr(images, space)) for images in (made, test, train))
+        rows, real, known = (
+            getattr(images, space).reshape(len(images.pixels), -1) for images in (made, test, train)
+        )
         apart[space], index[space] = nearest(rows, known)
         compared = compare(apart[space], nearest(real[: len(rows)], known)[0])
         values |= {f"{name}_{space}": value for name, value in compared.items()}
-
-    # How far the distribution is from images that trained the generator, and from others.
-    equal, generated = min(len(train.pixels), len(test.pixels)), moments(made.features)
-    for name, real in (("train", train), ("test", test)):
-        values[f"fd_cifar_{name}"] = frechet_distance(generated, moments(real.features[:equal]))
-    values["fd_cifar_gap"] = values["fd_cifar_test"] - values["fd_cifar_train"]
 
     # The most suspicious images, above their neighbours in features and in pixels.
     shown = np.argsort(apart["features"], kind="stable")[:SHOWN]
@@ -156,32 +136,3 @@ def compare(generated: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
         "share": float((generated < np.quantile(held_out, LOW)).mean()),
         "auc": float(mannwhitneyu(held_out, generated, method="asymptotic").statistic / pairs),
     }
-
-
-def duplicates(pixels: np.ndarray) -> tuple[int, int]:
-    """How many images of a set, uint8 (N, S, S, 3), repeat an earlier one: exactly, and nearly.
-
-    Nearly: at most NEAR from an earlier one, and equal to none. Only pairs are compared whose means
-    over squares are near: times a square's side, they are no further apart than the pixels.
-    """
-    _, first = np.unique(as_rows(pixels), axis=0, return_index=True)
-    kept = pixels[np.sort(first)]
-    square = kept.shape[1] // COARSE
-    whole = kept[:, : COARSE * square, : COARSE * square]
-    means = as_rows(whole.reshape(-1, COARSE, square, COARSE, square, 3).mean(axis=(2, 4)))
-    radius = NEAR * np.sqrt(kept[0].size) / square * (1 + 1e-6)
-    candidates = NearestNeighbors(radius=radius, algorithm="brute").fit(means)
-    near = 0
-    for later, others in enumerate(candidates.radius_neighbors(return_distance=False)):
-        near += any(rms(kept[later], kept[other]) <= NEAR for other in others if other < later)
-    return len(pixels) - len(kept), near
-
-
-def rms(x: np.ndarray, y: np.ndarray) -> float:
-    """Root mean square difference of two images, in grey levels."""
-    return float(np.sqrt(np.square(x.astype(np.float64) - y).mean()))
-
-
-def as_rows(array: np.ndarray) -> np.ndarray:
-    """Images (N, H, W, 3), or rows already, as rows (N, D)."""
-    return array.reshape(len(array), -1)

@@ -45,7 +45,6 @@ NOTES = [
 ]
 
 Features = Callable[[np.ndarray], np.ndarray]  # uint8 (N, H, W, 3) -> float32 (N, D)
-Sets = dict[int, list[np.ndarray]]  # number of labels -> draws, each of indices of images
 
 
 class Accuracy(NamedTuple):
@@ -56,14 +55,14 @@ class Accuracy(NamedTuple):
     size: int  # features
 
 
-def analyse(run: FinishedRun, labels: int, draws: int, full: int | str | None) -> Result:
+def analyse(run: FinishedRun, labels: int, draws: int) -> Result:
     """The accuracies of SVMs on the features of a run's D and of the controls.
 
-    `full`: a number of labels of one more SVM, or `all`. FloatingPointError where a feature is not
-    finite, BadInput where the images do not give such draws.
+    FloatingPointError where a feature is not finite, BadInput where the images do not give such
+    draws.
     """
     train, test, side = run.shared.train, run.shared.test, run.config.resolution
-    sets = run.once("sets", lambda: choose_sets(train, test, labels, draws, full))
+    drawn = run.once("draws", lambda: draw_labelled(train, test, labels, draws))
     sized = run.once(("probe", side), lambda: (resize(train, side), resize(test, side)))
     network = run.classifier()
 
@@ -72,49 +71,40 @@ def analyse(run: FinishedRun, labels: int, draws: int, full: int | str | None) -
 
     kinds = {"pixels": pixel_features, "classifier": classifier_features}
     controls = run.once(
-        "controls", lambda: {kind: solve(f, train, test, sets) for kind, f in kinds.items()}
+        "controls", lambda: {kind: solve(f, train, test, drawn) for kind, f in kinds.items()}
     )
     networks = {"trained": run.state().D, "untrained": start(run.config, run.device).D}
     measured = controls | {
-        kind: solve(discriminator_features(D, run.device), *sized, sets)
+        kind: solve(discriminator_features(D, run.device), *sized, drawn)
         for kind, D in networks.items()
     }
-    result = to_result(measured)
+    result = to_result(measured, labels)
     result.about.update(test_images=len(test.labels), classifier_sha256=network.sha256)
     return result
 
 
-def choose_sets(
-    train: Images, test: Images, count: int, draws: int, full: int | str | None
-) -> Sets:
-    """`draws` seeded choices of `count` labels, equally many of each class, and one of `full`.
+def draw_labelled(train: Images, test: Images, count: int, draws: int) -> list[np.ndarray]:
+    """Which images each of `draws` seeded draws has: `count`, equally many of each class.
 
-    In a balanced draw the classes take turns, so that its last fifth is about as balanced as it
-    is. BadInput where that many labels cannot be chosen.
+    The classes take turns, so that the last fifth of a draw is about as balanced as all of it.
+    BadInput where that many labels cannot be chosen.
     """
     for option, images in (("--data", train), ("--test", test)):
         if unknown := int((images.labels < 0).sum()):
             raise BadInput(f"{option} {images.name}: {unknown} of its images have no label")
-    labels = train.labels
-    classes, sizes = np.unique(labels, return_counts=True)
+    classes, sizes = np.unique(train.labels, return_counts=True)
     if {*test.labels.tolist()} != {*classes.tolist()}:
         raise BadInput(f"--test {test.name}: its classes are not those of --data")
     of_class, rest = divmod(count, len(classes))
     if rest or not 2 <= of_class <= sizes.min():
         equally = f"equally many of each of {len(classes)} classes, from 2 to {sizes.min()}"
         raise BadInput(f"--labels {count}: not {equally}")
-    most = len(labels) if full == "all" else full
-    if most and not count < most <= len(labels):
-        raise BadInput(f"--full {most}: not more than {count} and at most {len(labels)}")
-
-    sets: Sets = {count: []}
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        chosen = [rng.permutation(np.flatnonzero(labels == c))[:of_class] for c in classes]
-        sets[count].append(np.stack(chosen, axis=1).ravel())
-    if most:
-        sets[most] = [np.random.default_rng(draws).permutation(len(labels))[:most]]
-    return sets
+    streams = map(np.random.default_rng, range(draws))
+    members = [np.flatnonzero(train.labels == c) for c in classes]
+    return [
+        np.stack([rng.permutation(rows)[:of_class] for rows in members], axis=1).ravel()
+        for rng in streams
+    ]
 
 
 def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
@@ -146,31 +136,28 @@ def pixel_features(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(len(pixels), -1).astype(np.float32)
 
 
-def solve(features: Features, train: Images, test: Images, sets: Sets) -> dict[int, Accuracy]:
-    """How well SVMs do on one kind of features, by the number of labels: one SVM for each draw.
+def solve(features: Features, train: Images, test: Images, draws: list[np.ndarray]) -> Accuracy:
+    """How well SVMs do on one kind of features, one SVM for each draw of equally many labels.
 
     C is the smallest one of COSTS with the best accuracy on the last fifths of all draws, by SVMs
     that saw only the rest. The test images choose nothing.
     """
-    accuracies = {}
-    for count, draws in sets.items():
-        labels = [train.labels[draw] for draw in draws]
-        spans = [span(features(train.pixels[draw])) for draw in draws]
-        right = dict.fromkeys(COSTS, 0.0)
-        seen = count - count // HELD_OUT
-        for (_, _, rows), y in zip(spans, labels, strict=True):
-            for cost in COSTS:
-                right[cost] += fit(rows[:seen], y[:seen], cost).score(rows[seen:], y[seen:])
-        cost = max(COSTS, key=right.get)
+    labels = [train.labels[draw] for draw in draws]
+    spans = [span(features(train.pixels[draw])) for draw in draws]
+    right = dict.fromkeys(COSTS, 0.0)
+    seen = len(labels[0]) - len(labels[0]) // HELD_OUT
+    for (_, _, rows), y in zip(spans, labels, strict=True):
+        for cost in COSTS:
+            right[cost] += fit(rows[:seen], y[:seen], cost).score(rows[seen:], y[seen:])
+    cost = max(COSTS, key=right.get)
 
-        # All test images go by once, a few at a time, for all draws.
-        machines = [machine(*spanned, y, cost) for spanned, y in zip(spans, labels, strict=True)]
-        hits = np.zeros(len(draws))
-        for i in range(0, len(test.pixels), BATCH):
-            x, y = features(test.pixels[i : i + BATCH]), test.labels[i : i + BATCH]
-            hits += [(svm.predict(x) == y).sum() for svm in machines]
-        accuracies[count] = Accuracy(hits / len(test.pixels), cost, x.shape[1])
-    return accuracies
+    # All test images go by once, a few at a time, for all draws.
+    machines = [machine(*spanned, y, cost) for spanned, y in zip(spans, labels, strict=True)]
+    hits = np.zeros(len(draws))
+    for i in range(0, len(test.pixels), BATCH):
+        x, y = features(test.pixels[i : i + BATCH]), test.labels[i : i + BATCH]
+        hits += [(svm.predict(x) == y).sum() for svm in machines]
+    return Accuracy(hits / len(test.pixels), cost, x.shape[1])
 
 
 def span(x: np.ndarray) -> tuple[StandardScaler, np.ndarray, np.ndarray]:
@@ -200,22 +187,21 @@ def machine(
     return make_pipeline(scaler, svm)
 
 
-def to_result(measured: dict[str, dict[int, Accuracy]]) -> Result:
-    """The result of a run from what was measured for each of KINDS."""
-    values: dict[str, float | None] = {}
+def to_result(measured: dict[str, Accuracy], count: int) -> Result:
+    """The result of a run from what was measured for each of KINDS with so many labels."""
+    values: dict[str, float] = {}
     titles: dict[str, str] = {}
-    svm: dict[str, dict[str, float]] = {}
-    for count in measured["trained"]:
-        rates = {kind: measured[kind][count].rates for kind in KINDS}
-        rates["gain"] = rates["trained"] - rates["untrained"]
-        for kind, of_draws in rates.items():
-            values[f"accuracy_{kind}_{count}"] = float(of_draws.mean())
-            titles[f"accuracy_{kind}_{count}"] = f"{kind}, {count}"
-            if len(of_draws) > 1:
-                values[f"sd_{kind}_{count}"] = float(of_draws.std(ddof=1))
-                titles[f"sd_{kind}_{count}"] = f"SD {kind}, {count}"
-        for kind in KINDS:
-            accuracy = measured[kind][count]
-            svm[f"{kind}_{count}"] = {"C": accuracy.cost, "features": accuracy.size}
+    rates = {kind: measured[kind].rates for kind in KINDS}
+    rates["gain"] = rates["trained"] - rates["untrained"]
+    for kind, of_draws in rates.items():
+        values[f"accuracy_{kind}_{count}"] = float(of_draws.mean())
+        titles[f"accuracy_{kind}_{count}"] = f"{kind}, {count}"
+        if len(of_draws) > 1:
+            values[f"sd_{kind}_{count}"] = float(of_draws.std(ddof=1))
+            titles[f"sd_{kind}_{count}"] = f"SD {kind}, {count}"
+    svm = {
+        f"{kind}_{count}": {"C": measured[kind].cost, "features": measured[kind].size}
+        for kind in KINDS
+    }
     about = {"scikit_learn": sklearn.__version__, "costs": list(COSTS), "svm": svm}
     return Result(values, titles, about, NOTES)

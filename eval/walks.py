@@ -16,15 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcgan.cli import BadInput
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import seed_of
 from eval.finished import FinishedRun
 from eval.results import Result, draw
 from eval.score import generate
 
-AROUND = 16  # steps of a circle
-RADIUS = 0.1  # of a circle, relative to the root mean square length of z
 CANDIDATES = 3_000  # images among which exemplars are looked for
 CONFIDENT = 0.5  # probability
 EXEMPLARS = 3
@@ -33,14 +30,13 @@ TRIALS = 500
 ROWS = 4  # of each kind in the picture
 TITLES = {
     f"{path}_{key}": f"{path}, {title}"
-    for path in ("walk", "blend", "circle")
+    for path in ("walk", "blend")
     for key, title in (
         ("mean_step", "mean step"),
         ("largest_step", "largest"),
         ("unevenness", "largest/mean"),
     )
 } | {
-    "walk_refined": "at half steps",
     "share_below_blend": "walk below blend",
     "hits_three": "hits, three",
     "hits_one": "hits, one",
@@ -50,10 +46,7 @@ TITLES = {
 }
 NOTES = [
     "Steps are distances of the classifier's features from one image to the next, relative to the "
-    "distance of a walk's ends or, in circles around a z, of opposite images. Equal steps are "
-    f"1 / steps of a straight line and {math.sin(math.pi / AROUND):.3f} of a circle.",
-    "at half steps: the largest step of a walk of twice as many steps, relative to that of the "
-    "walk; 0.5 where the images change smoothly, 1 where they jump.",
+    "distance of a walk's ends; equal steps of a straight line are 1 / steps.",
     "blend: between the same end images in pixels. walk below blend: the share of pairs in which "
     "the walk's largest step is the smaller one.",
     "hits: the share of trials of bright A - dark A + dark B that give a bright image of class B, "
@@ -67,11 +60,9 @@ Part = tuple[dict[str, float], dict[str, Any], list[Tensor]]  # values, counts, 
 def analyse(run: FinishedRun, pairs: int, steps: int) -> Result:
     """What is measured of a run's generator; the picture has walks above their blends, and sums.
 
-    BadInput where z has one dimension, FloatingPointError where an image is not finite.
+    FloatingPointError where an image is not finite.
     """
     config, G, network = run.config, run.generator(), run.classifier()
-    if config.latent_size == 1:
-        raise BadInput(f"{run.folder}: latent_size=1: there is no way around a z")
     smooth, counts, rows = smoothness(run, G, pairs, steps)
     hits, trials, more = arithmetic(run, G)
     notes = list(NOTES)
@@ -95,51 +86,26 @@ def analyse(run: FinishedRun, pairs: int, steps: int) -> Result:
 
 
 def smoothness(run: FinishedRun, G: nn.Module, pairs: int, steps: int) -> Part:
-    """How even walks are, their blends, and circles; the rows: walks, each above its blend.
+    """How even walks and their blends are; the rows: walks, each above its blend.
 
     Pairs of equal images take no part.
     """
-    normal = run.config.latent == "normal"
     start, end = run.noise("walks", 2 * pairs).split(pairs)
+    z = walk(start, end, steps, run.config.latent)
+    walked = generate(G, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    blended = blend(walked[:, 0], walked[:, -1], steps)
 
-    # Walks of twice the steps: every other image is one of the walk itself.
-    images, features = look(run, G, walk(start, end, 2 * steps, run.config.latent))
-    blended = blend(images[:, 0], images[:, -1], steps)
-    ends = (features[:, -1] - features[:, 0]).norm(dim=1)
+    features = {"walk": features_of(run, walked), "blend": features_of(run, blended)}
+    ends = (features["walk"][:, -1] - features["walk"][:, 0]).norm(dim=1)
     moving = ends > 0
-    fine, ends = features[moving], ends[moving]
-    steps_of = {"walk": measure(fine[:, ::2], ends)}
-    steps_of["blend"] = measure(features_of(run, blended)[moving], ends)
-    largest = steps_of["walk"][1]
-
-    # Circles, as large as the same share of z in either distribution.
-    length = math.sqrt(run.config.latent_size / (1 if normal else 3))
-    directions = run.noise("circles", 2 * pairs).unflatten(0, (pairs, 2))
-    _, around = look(run, G, circle(start, directions, RADIUS * length, AROUND))
-    half = AROUND // 2
-    across = (around[:, half:] - around[:, : half + 1]).norm(dim=2).mean(dim=1)
-    steps_of["circle"] = measure(around[across > 0], across[across > 0])
-
-    values = {
-        "walk_refined": measure(fine, ends)[1] / largest,
-        "share_below_blend": (largest < steps_of["blend"][1]).double(),
-    }
-    for path, (mean, largest) in steps_of.items():
+    sizes = {path: measure(x[moving], ends[moving]) for path, x in features.items()}
+    values = {"share_below_blend": (sizes["walk"][1] < sizes["blend"][1]).double()}
+    for path, (mean, largest) in sizes.items():
         values |= {f"{path}_mean_step": mean, f"{path}_largest_step": largest}
         values[f"{path}_unevenness"] = largest / mean
-    counts = {
-        "pairs_moving": len(ends),
-        "circles": int((across > 0).sum()),
-        "circle_radius": RADIUS,
-    }
-    rows = [row for pair in zip(images[:ROWS, ::2], blended[:ROWS], strict=True) for row in pair]
+    rows = [row for pair in zip(walked[:ROWS], blended[:ROWS], strict=True) for row in pair]
+    counts = {"pairs_moving": int(moving.sum())}
     return {name: x.mean().item() for name, x in values.items()}, counts, rows
-
-
-def look(run: FinishedRun, G: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Images and features of z (N, K, latent_size), each (N, K, ...)."""
-    images = generate(G, z.flatten(0, 1)).unflatten(0, z.shape[:2])
-    return images, features_of(run, images)
 
 
 def features_of(run: FinishedRun, images: Tensor) -> Tensor:
@@ -160,17 +126,6 @@ def walk(start: Tensor, end: Tensor, steps: int, latent: str) -> Tensor:
     cosine = torch.cosine_similarity(start, end, dim=2)[..., None].clamp(-1, 1)
     angle = cosine.arccos().clamp(min=1e-3)  # below which the sphere is flat
     return (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
-
-
-def circle(centre: Tensor, directions: Tensor, radius: float, steps: int) -> Tensor:
-    """Around z (N, latent_size) and back, in a random plane: (N, steps + 1, latent_size).
-
-    `directions` (N, 2, latent_size) span the plane.
-    """
-    plane = torch.linalg.qr(directions.mT).Q.mT
-    t = torch.linspace(0, 2 * math.pi, steps + 1, device=centre.device)
-    waves = radius * torch.stack([t.cos(), t.sin()], dim=1)
-    return centre[:, None] + waves @ plane
 
 
 def blend(start: Tensor, end: Tensor, steps: int) -> Tensor:

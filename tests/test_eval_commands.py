@@ -18,7 +18,7 @@ from eval.__main__ import main
 
 CONFIG = Config(resolution=16, width=2, latent_size=8, images=100, batch=20, epochs=2)
 WORDS = {  # of each analysis that leaves a result in a run, to be quick
-    "probe": ("--data", "train", "--test", "test", "--labels", 20, "--draws", 2, "--full", 60),
+    "probe": ("--data", "train", "--test", "test", "--labels", 20, "--draws", 2),
     "neighbours": ("--data", "train", "--test", "test", "--n", 110),
     "walks": ("--pairs", 3, "--steps", 4),
     "filters": ("--data", "train", "--images", 9),
@@ -186,8 +186,6 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
         (("probe", "STUDY", *PROBE[:3], "plain"), "110 of its images have no label"),
         (("probe", "STUDY", *PROBE, "--labels", 25), "--labels 25: not equally many of each of 10"),
         (("probe", "STUDY", *PROBE, "--labels", 500), "classes, from 2 to "),
-        (("probe", "STUDY", *PROBE, "--labels", 20, "--full", 20), "more than 20 and at most 120"),
-        (("probe", "STUDY", *PROBE, "--full", "few"), "'few' is neither `all` nor a number"),
         (("neighbours", "STUDY", *PROBE, "--n", 99), "99 is not in the range x>=100"),
         (("neighbours", "STUDY", *PROBE, "--n", 111), "110 images of classes=all, --n is 111"),
     ],

@@ -13,7 +13,7 @@ from torch import nn
 from dcgan.config import Config
 from dcgan.data import canonical
 from dcgan.models import build
-from eval.filters import BATCH, TOP, analyse, concentration, gini, guided, respond
+from eval.filters import BATCH, TOP, analyse, concentration, guided, respond
 from eval.results import GAP
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=6, batch=3, epochs=2)
@@ -85,13 +85,6 @@ def test_concentration_by_hand():
     assert concentration(ladder, share=0.015) == pytest.approx((100 + 99 / 2) / 5050)
 
 
-def test_ginis_coefficient_by_hand():
-    assert gini(np.full((1, 50), 3.0)) == pytest.approx(0, abs=1e-15)
-    assert gini(np.eye(50)[:2]).tolist() == pytest.approx([0.98, 0.98])
-    ladder = np.random.default_rng(0).permutation(np.arange(1.0, 101))
-    assert gini(np.stack([ladder, 7 * ladder])) == pytest.approx(99 / 300)  # (n - 1) / 3n
-
-
 # --- Trained against untrained --------------------------------------------------------------------
 
 
@@ -121,9 +114,7 @@ def test_filters_that_see_one_pixel_are_as_concentrated_as_can_be(analysed):
             conv.weight[:, :, 1, 2] = tap
     values = analysed(D).values
     assert values["energy_trained"] == 1
-    assert values["gini_trained"] == pytest.approx(1 - 1 / 256)
     assert values["energy_ratio"] == pytest.approx(1 / values["energy_untrained"])
-    assert values["gini_ratio"] == pytest.approx((1 - 1 / 256) / values["gini_untrained"])
     assert values["energy_untrained"] < 0.8
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dcgan.data import shapes
 from eval import metrics, neighbours
-from eval.neighbours import NEAR, Seen, compare, duplicates, examine, nearest, rms, see
+from eval.neighbours import Seen, compare, examine, nearest, see
 from eval.score import Reference
 
 # --- Distances ------------------------------------------------------------------------------------
@@ -35,7 +35,6 @@ def test_copies_are_exactly_nothing_apart_and_pixels_do_not_overflow():
     black, white = np.zeros((1, 3072), np.uint8), np.full((2, 3072), 255, np.uint8)
     distances, index = nearest(black, white)
     assert distances[0] == pytest.approx(255 * np.sqrt(3072), rel=1e-15)
-    assert rms(black[0], white[0]) == 255
 
 
 def test_what_is_compared_by_hand():
@@ -49,21 +48,6 @@ def test_what_is_compared_by_hand():
     assert far == {"ratio": 2.0, "share": 0.0, "auc": 0.0}
     same = compare(np.zeros(3), np.zeros(4))
     assert (same["share"], same["auc"], np.isnan(same["ratio"])) == (0.0, 0.5, True)
-
-
-# --- Duplicates -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("side", [8, 28])
-def test_duplicates_are_counted_on_both_sides_of_the_limit(side):
-    images = np.random.default_rng(0).integers(60, 190, (30, side, side, 3)).astype(np.uint8)
-    assert duplicates(images) == (0, 0)
-
-    # Of image 3 a copy and one that is just near; of image 5 two copies; of image 7 just not near.
-    more = [images[3], images[3] + int(NEAR), images[5], images[5], images[7] + int(NEAR) + 1]
-    both = np.concatenate([images, np.stack(more).astype(np.uint8)])
-    assert duplicates(both) == (3, 1)
-    assert duplicates(both[::-1]) == (3, 1)
 
 
 # --- A run ----------------------------------------------------------------------------------------
@@ -89,8 +73,6 @@ def test_a_generator_that_memorised_is_found_out(drawn):
         assert values[f"auc_{space}"] > 0.99
         assert values[f"ratio_{space}"] == 0
         assert values[f"share_{space}"] > 0.99
-    assert values["fd_cifar_train"] < 0.3 * values["fd_cifar_test"]
-    assert values["fd_cifar_gap"] == values["fd_cifar_test"] - values["fd_cifar_train"] > 0
 
     # Above its neighbours, each copy is there three times.
     grid = np.asarray(Image.open(io.BytesIO(figure))).astype(int)
@@ -120,9 +102,6 @@ def test_held_out_images_are_as_near_as_held_out_images(drawn):
         assert values[f"auc_{space}"] == 0.5
         assert values[f"ratio_{space}"] == 1
         assert values[f"share_{space}"] == 0.01
-    assert values["fd_cifar_test"] == pytest.approx(0, abs=1e-6)
-    assert values["fd_cifar_train"] == pytest.approx(-values["fd_cifar_gap"], abs=1e-6)
-    assert values["fd_cifar_train"] > 1e-3
 
 
 def test_larger_images_are_reduced_to_the_side_of_the_real_ones(colours):

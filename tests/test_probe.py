@@ -13,8 +13,8 @@ from eval.probe import (
     COSTS,
     KINDS,
     Accuracy,
-    choose_sets,
     discriminator_features,
+    draw_labelled,
     fit,
     machine,
     pixel_features,
@@ -77,9 +77,9 @@ def test_a_discriminator_that_sees_dots_beats_the_pixels():
         for channel in range(2):
             D.from_rgb[0].weight[channel, channel] = 1
     train, test = dots(400, 1), dots(200, 2)
-    sets = choose_sets(train, test, 100, 2, None)
-    seen = solve(discriminator_features(D), train, test, sets)[100]
-    raw = solve(pixel_features, train, test, sets)[100]
+    draws = draw_labelled(train, test, 100, 2)
+    seen = solve(discriminator_features(D), train, test, draws)
+    raw = solve(pixel_features, train, test, draws)
     assert seen.rates.min() > 0.95
     assert 0.4 < raw.rates.min() <= raw.rates.max() < 0.8
     assert (seen.size, raw.size) == ((4 + 8) * 16, 768)
@@ -94,48 +94,35 @@ def labelled(labels):
 
 def test_draws_are_balanced_seeded_and_in_turns():
     images = labelled(np.random.default_rng(0).permutation(np.repeat([0, 3, 7], [10, 20, 30])))
-    labels, sets = images.labels, choose_sets(images, images, 30, 4, 50)
-    assert list(sets) == [30, 50]
-    assert [len(draws) for draws in sets.values()] == [4, 1]
-    for draw in sets[30]:
-        assert labels[draw].tolist() == [0, 3, 7] * 10
+    draws = draw_labelled(images, images, 30, 4)
+    for draw in draws:
+        assert images.labels[draw].tolist() == [0, 3, 7] * 10
         assert len(set(draw.tolist())) == 30
-    assert len({draw.tobytes() for draw in sets[30]}) == 4
-    assert len(set(sets[50][0].tolist())) == 50
-    again = choose_sets(images, images, 30, 4, "all")
-    assert list(again) == [30, 60]
-    np.testing.assert_array_equal(again[30], sets[30])
+    assert len({draw.tobytes() for draw in draws}) == 4
+    again = draw_labelled(images, images, 30, 2)
+    np.testing.assert_array_equal(again, draws[:2])
 
 
-@pytest.mark.parametrize(
-    ("count", "full", "reason"),
-    [
-        (20, None, "--labels 20: not equally many of each of 3 classes, from 2 to 10"),
-        (3, None, "--labels 3: not equally many"),
-        (33, None, "--labels 33: not equally many"),
-        (30, 30, "--full 30: not more than 30 and at most 60"),
-        (30, 61, "--full 61: not more than 30 and at most 60"),
-    ],
-)
-def test_labels_that_cannot_be_chosen_are_refused(count, full, reason):
+@pytest.mark.parametrize("count", [20, 3, 33])
+def test_labels_that_cannot_be_chosen_are_refused(count):
     images = labelled(np.repeat([0, 1, 2], [10, 20, 30]))
+    reason = f"--labels {count}: not equally many of each of 3 classes, from 2 to 10"
     with pytest.raises(BadInput, match=reason):
-        choose_sets(images, images, count, 1, full)
+        draw_labelled(images, images, count, 1)
     two = labelled(np.repeat([0, 1], 30))
     with pytest.raises(BadInput, match="--test set: its classes are not those of --data"):
-        choose_sets(images, two, 30, 1, None)
+        draw_labelled(images, two, 30, 1)
 
 
 def test_classes_that_are_apart_are_told_apart_and_others_by_chance():
     train, test = (striped(count, 4, 4, seed) for count, seed in ((200, 1), (400, 2)))
-    sets = choose_sets(train, test, 80, 3, 160)
-    apart = solve(pixel_features, train, test, sets)
-    assert [result.rates.shape for result in apart.values()] == [(3,), (1,)]
-    assert apart[80].rates.min() > 0.9
-    assert apart[160].rates[0] >= apart[80].rates.mean()
+    draws = draw_labelled(train, test, 80, 3)
+    apart = solve(pixel_features, train, test, draws).rates
+    assert apart.shape == (3,)
+    assert apart.min() > 0.9
 
     train, test = (striped(count, 4, 0, seed) for count, seed in ((200, 1), (400, 2)))
-    blind = solve(pixel_features, train, test, sets)[80].rates
+    blind = solve(pixel_features, train, test, draws).rates
     assert np.abs(blind - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 400)
 
 
@@ -154,21 +141,21 @@ def test_other_images_get_the_class_that_the_svm_of_all_features_gives_them(clas
 
 def test_test_images_and_undrawn_labels_choose_nothing():
     train, test = (striped(count, 4, 0.5, seed) for count, seed in ((200, 1), (300, 9)))
-    sets = choose_sets(train, test, 40, 2, None)
-    result = solve(pixel_features, train, test, sets)[40]
+    draws = draw_labelled(train, test, 40, 2)
+    result = solve(pixel_features, train, test, draws)
     assert result.cost in COSTS
 
-    drawn = np.unique(np.concatenate(sets[40]))
+    drawn = np.unique(np.concatenate(draws))
     others = np.setdiff1d(np.arange(200), drawn)
     labels = train.labels.copy()
     labels[others] = 0
     poisoned = canonical("poisoned", train.pixels, labels)
     assert np.array_equal(poisoned.pixels, train.pixels)
-    again = solve(pixel_features, poisoned, test, sets)[40]
+    again = solve(pixel_features, poisoned, test, draws)
     assert (again.cost, again.rates.tolist()) == (result.cost, result.rates.tolist())
 
     shifted = Images("", "", test.pixels, (test.labels + 1) % 4, "")
-    wrong = solve(pixel_features, train, shifted, sets)[40]
+    wrong = solve(pixel_features, train, shifted, draws)
     assert wrong.cost == result.cost
     assert wrong.rates.max() < 0.25 < result.rates.min()
 
@@ -180,18 +167,16 @@ def test_the_result_has_means_spreads_and_paired_gains():
         "pixels": [0.2, 0.2],
         "classifier": [0.9, 0.8],
     }
-    actual = {
-        kind: {20: Accuracy(np.array(r), 1.0, 6), 40: Accuracy(np.array(r[:1]), 0.1, 6)}
-        for kind, r in rates.items()
-    }
-    result = to_result(actual)
+    measured = {kind: Accuracy(np.array(r), 1.0, 6) for kind, r in rates.items()}
+    result = to_result(measured, 20)
     values = result.values
     means = {kind: values[f"accuracy_{kind}_20"] for kind in (*KINDS, "gain")}
     expected = {"trained": 0.6, "untrained": 0.35, "pixels": 0.2, "classifier": 0.85, "gain": 0.25}
     assert means == pytest.approx(expected)
     spreads = [values["sd_trained_20"], values["sd_pixels_20"], values["sd_gain_20"]]
     assert spreads == pytest.approx([0.02**0.5, 0, 0.005**0.5])
-    assert values["accuracy_gain_40"] == pytest.approx(0.2)
-    assert len(values) == 10 + 5  # of one draw there is no spread
+    assert len(values) == 10
     assert result.titles.keys() == values.keys()
-    assert result.about["svm"]["pixels_40"] == {"C": 0.1, "features": 6}
+    assert result.about["svm"]["pixels_20"] == {"C": 1.0, "features": 6}
+    single = {kind: Accuracy(np.array(r[:1]), 0.1, 6) for kind, r in rates.items()}
+    assert len(to_result(single, 20).values) == 5  # of one draw there is no spread

@@ -16,13 +16,11 @@ from eval.extractors import Extractor
 from eval.results import GAP
 from eval.score import generate
 from eval.walks import (
-    AROUND,
     ROWS,
     TITLES,
     TRIALS,
     analyse,
     arithmetic,
-    circle,
     combine,
     describe,
     draw_trials,
@@ -105,18 +103,6 @@ def test_a_walk_ends_where_it_should_and_its_steps_are_equal(latent):
     assert torch.allclose(sizes, step[:, None].expand(5, 7), rtol=1e-4)
 
 
-def test_a_circle_is_round_and_closed():
-    centre, directions = torch.randn(4, 30), torch.randn(4, 2, 30)
-    z = circle(centre, directions, 0.5, 12) - centre[:, None]
-    assert torch.allclose(z.norm(dim=2), torch.full((4, 13), 0.5), rtol=1e-5)
-    assert torch.allclose(z[:, 0], z[:, -1], atol=1e-6)
-    assert torch.allclose(z[:, 0], -z[:, 6], atol=1e-6)
-    steps = z.diff(dim=1).norm(dim=2)
-    assert torch.allclose(steps, torch.full((4, 12), math.sin(math.pi / 12)), rtol=1e-4)
-    for each, plane in zip(z, directions, strict=True):  # it lies in the plane
-        assert torch.linalg.matrix_rank(torch.cat([each, plane]), atol=1e-4) == 2
-
-
 # --- How smooth -----------------------------------------------------------------------------------
 
 
@@ -124,15 +110,11 @@ def test_a_linear_generator_walks_in_equal_steps(finished_run):
     config = CONFIG.model_copy(update={"latent_size": 12})
     run = finished_run(config, 3, SEEN)
     values, counts, _ = smoothness(run, Linear(isometry(12)), 20, 8)
-    assert counts == {"pairs_moving": 20, "circles": 20, "circle_radius": 0.1}
+    assert counts == {"pairs_moving": 20}
     for kind, error in (("walk", 1e-2), ("blend", 5e-2)):  # one path; a blend is rounded twice
         assert values[f"{kind}_mean_step"] == pytest.approx(1 / 8, rel=error / 2)
         assert values[f"{kind}_largest_step"] == pytest.approx(1 / 8, rel=error)
         assert values[f"{kind}_unevenness"] == pytest.approx(1, rel=error)
-    assert values["walk_refined"] == pytest.approx(1 / 2, rel=1e-2)
-    side = math.sin(math.pi / AROUND)  # of a polygon, relative to its diameter
-    assert values["circle_mean_step"] == pytest.approx(side, rel=1e-2)
-    assert values["circle_largest_step"] == pytest.approx(side, rel=3e-2)
 
 
 def test_a_generator_that_jumps_takes_one_step(finished_run):
@@ -141,17 +123,16 @@ def test_a_generator_that_jumps_takes_one_step(finished_run):
     start, end = run.noise("walks", 200).split(100)
     assert counts["pairs_moving"] == ((start[:, 0] > 0) != (end[:, 0] > 0)).sum()
     assert 0 < counts["pairs_moving"] < 100
-    assert values["walk_largest_step"] == values["walk_refined"] == 1  # however small the steps
+    assert values["walk_largest_step"] == 1  # however small the steps
     assert values["walk_mean_step"] == 1 / 8
     assert values["blend_largest_step"] == pytest.approx(1 / 8, rel=1e-2)
     assert values["share_below_blend"] == 0
-    assert 0 < counts["circles"] < 20  # few come near the edge
 
 
 def test_a_generator_that_makes_one_image_has_no_steps(monkeypatch, finished_run):
     monkeypatch.setattr(work, "CANDIDATES", 50)
     result = analyse(finished_run(CONFIG, 3, SEEN, generator=Linear(torch.zeros(BLOCKS, 8))), 5, 4)
-    assert result.about["pairs_moving"] == result.about["circles"] == 0
+    assert result.about["pairs_moving"] == 0
     assert all(value is None or math.isnan(value) for value in result.values.values())
 
 
