@@ -35,9 +35,11 @@ from dcgan import cli
 from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
 from experiments import grid
 
-experiments_group = cli.Group(
-    "experiments", __doc__, renamed={"banks": "resample, and its option --sets"}
-)
+REPLACED = {
+    "banks": "is called resample, and its option --sets",
+    "sweep": "is gone: --engine ray spreads the runs of a study over machines",
+}
+experiments_group = cli.Group("experiments", __doc__, REPLACED)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -275,8 +277,6 @@ def bench_machine(
 
       training   images a second at each scale; the loop of the tutorials on the
                  same networks
-      jobs       two processes of one thread against one process of two, and their
-                 memory; on a GPU one, two, four and eight that share it
       scoring    from images to scores; the same by torchmetrics, torch-fidelity
       frechet    the Fréchet distance: seconds and errors, beside torch-fidelity's
       epoch      where the time of an epoch goes
@@ -426,43 +426,6 @@ def workspace(study: Path) -> Result:
     except ImportError as error:
         raise BadInput("workspace needs wandb-workspaces: make setup installs it") from error
     return make(study, to)
-
-
-LIKEWISE = "of every run; default: that of the study's command"
-
-
-@experiments_group.command("sweep")
-@click.argument("study", type=click.Choice(grid.names("studies")))
-@of_grid
-@option("--data", "DATA", LIKEWISE)
-@option("--test", "DATA", LIKEWISE)
-@option("--device", "NAME", LIKEWISE)
-@option("--out", "DIR", LIKEWISE)
-def sweep(
-    study: str,
-    overrides: tuple[str, ...],
-    scale: str | None,
-    seeds: int | None,
-    **given: str | None,
-) -> Result:
-    """Print a study as a W&B sweep: its agents make the runs of the grid.
-
-    Reads and writes nothing. Only one agent at a time can work in one --out.
-
-        python -m experiments sweep ablation --scale small > sweep.yaml
-        wandb sweep sweep.yaml
-        wandb agent ENTITY/PROJECT/SWEEP
-    """
-    from experiments import sweeps, tracking
-
-    planned = grid.define(study, scale or "small", seeds, overrides)
-    grid.runs(planned)
-    chosen = [part for key, value in given.items() if value for part in (f"--{key}", value)]
-    project = os.environ.get("WANDB_PROJECT") or tracking.PROJECT
-    config = sweeps.configure(planned, list(overrides), chosen, project)
-    if sys.stdout is not sys.stderr:
-        print(sweeps.to_yaml(config), end="")
-    return 0, config
 
 
 if __name__ == "__main__":

@@ -16,11 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -38,14 +36,13 @@ from dcgan.train import matmul_precision, start, train_epoch
 from eval import audit, metrics
 from eval.extractors import classifier
 from eval.score import reference, score
-from experiments import grid, launch, signals
+from experiments import grid, launch
 from experiments.run import fingerprint, prepare
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published" / "ablation-small"
 ARM = ("norm=none", "head=conv", "batch=128")  # of the runs that commands make
-START_SECONDS = 300.0  # that processes wait for each other
 ON_A_GPU = 32  # times as many images are trained on there
 
 # The networks that the tutorials' loop trains too, and the images that each speed is measured on.
@@ -223,65 +220,6 @@ def tutorial_loop(
     return losses
 
 
-# --- Processes ------------------------------------------------------------------------------------
-
-
-def jobs(bench: Bench) -> list[Row]:
-    """Images a second of several processes together; `ratio`: how much faster the first way is.
-
-    On a CPU two processes of one thread and one of two, at small; on a GPU one, two, four and eight
-    processes that share it, at cifar32. `peak MB` is the most memory that one process has had, on a
-    GPU that of its tensors.
-    """
-    ways = [(1, 1), (2, 1), (4, 1), (8, 1)] if bench.on_gpu else [(2, 1), (1, 2)]
-    settings = grid.define("ablation", "cifar32" if bench.on_gpu else "small").settings
-    config = bench.config(settings | {"images": 1024})
-    seconds: dict[str, list[float]] = {f"{count} x {threads}": [] for count, threads in ways}
-    peaks = dict.fromkeys(seconds, 0.0)
-    for _ in range(bench.rounds):
-        for name, (count, threads) in zip(seconds, ways, strict=True):
-            spans = train_together(config, count, threads, bench.device)
-            took = max(span["ended"] for span in spans) - min(span["began"] for span in spans)
-            seconds[name].append(took / (count * config.images))
-            peaks[name] = max(peaks[name], *(span["peak"] / 1e6 for span in spans))
-    return [
-        {"processes x threads": name, "images/s": 1 / row["s"], "peak MB": peaks[name], **row}
-        for name, row in against_first(seconds).items()  # seconds an image
-    ]
-
-
-def train_together(config: Config, processes: int, threads: int, device: str) -> list[Row]:
-    """One epoch in each of several processes, at the same time: `began`, `ended`, `peak` (bytes).
-
-    Raises BrokenProcessPool where a process ends early.
-    """
-    context = signals.workers(__name__)
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(processes, context, initializer=signals.follow) as pool,
-    ):
-        work = partial(_train_one, config, threads, device, manager.Barrier(processes))
-        return [future.result() for future in [pool.submit(work) for _ in range(processes)]]
-
-
-def _train_one(config: Config, threads: int, device: str, barrier: Barrier) -> Row:
-    """A step to warm up, then an epoch when all processes are ready."""
-    prepare(device, threads)
-    pixels = torch.from_numpy(noise(config.images, config.resolution)).to(device)
-    state = start(config, device)
-    train_epoch(state, config, pixels[: config.batch])
-    barrier.wait(START_SECONDS)
-    began = now(device)
-    train_epoch(state, config, pixels)
-    ended = now(device)
-    if device.startswith("cuda"):
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"began": began, "ended": ended, "peak": peak}
-
-
 # --- Scores ---------------------------------------------------------------------------------------
 
 
@@ -424,7 +362,6 @@ def committed_at(run: Path, epoch: int) -> float:
 
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "training": training,
-    "jobs": jobs,
     "scoring": scoring,
     "frechet": frechet,
     "epoch": epoch,

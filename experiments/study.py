@@ -199,8 +199,7 @@ def _finish(console: Console, study: Path, failed: dict[str, str], to: tracking.
 
     say("The report is being built.")
     code = report(study)
-    in_sweep = "WANDB_SWEEP_ID" in os.environ  # whose agents see one run each
-    mirror = tracking.start_report(study, "disabled" if code or in_sweep else to.mode)
+    mirror = tracking.start_report(study, "disabled" if code else to.mode)
     if why := mirror.finish():
         say(f"W&B: {why}")
     for run, why in failed.items():

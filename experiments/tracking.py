@@ -48,6 +48,7 @@ PRIVATE = dict.fromkeys(SWITCHES, "true") | {"HOST": "", "X_SAVE_REQUIREMENTS": 
 ALWAYS = {"PROGRAM": "experiments", "SILENT": "true", "SYMLINK": "false"}
 ALWAYS |= {"CONSOLE": "off", "SAVE_CODE": "false", "X_TRANSACTION_LOG_FLUSH_INTERVAL": "1"}
 IGNORED = {  # variables of W&B that a user may set, and why they change nothing
+    "WANDB_ARTIFACTS": "generators stay in the study's folder",
     "WANDB_CONSOLE": "the process that writes to W&B prints nothing",
     "WANDB_DIR": "W&B's files lie in the study's folder",
     "WANDB_RESUME": "a run always goes on from what is committed",
@@ -125,8 +126,6 @@ def destination(asked: subprocess.Popen | None) -> Destination:
 
     Without an answer of the server within ANSWER_SECONDS, runs are offline.
     """
-    if (artifacts := os.environ.get("WANDB_ARTIFACTS", "")) not in ("", "models"):
-        raise BadInput(f"WANDB_ARTIFACTS={artifacts} is not models")
     if asked is None:
         return Destination("disabled", "", "", {"WANDB_MODE": "disabled"})
     answer, err = asked.communicate()
@@ -137,12 +136,11 @@ def destination(asked: subprocess.Popen | None) -> Destination:
 
 def describe(to: Destination, study: Path) -> str:
     """Where the runs of a study go, for its plan, and what of the environment changes nothing."""
-    in_sweep = "WANDB_SWEEP_ID" in os.environ  # whose agent sets the id
     lines = [to.mode + (f", {to.url}" if to.url else "") + (f" ({to.why})" if to.why else "")]
     if to.mode == "offline":
         lines[0] += f"; to upload: python -m experiments sync {shlex.quote(str(study))}"
     for name in IGNORED if to.mode != "disabled" else ():
-        if os.environ.get(name) and not (in_sweep and name == "WANDB_RUN_ID"):
+        if os.environ.get(name):
             lines.append(f"{name} is ignored: {IGNORED[name]}")
     return "\n        ".join(lines)
 
@@ -308,8 +306,6 @@ def _mirror_run(run: Path) -> None:
         _define_axes(wandb_run)
         _save_files(wandb_run, run, info)
         last = _follow(wandb_run, run)
-        if last == config["epochs"] and os.environ.get("WANDB_ARTIFACTS"):
-            _attach(wandb_run, run, info, last)
     rundir.replace(study / MIRRORS / name / RECEIPT, f"{last}\n".encode())
 
 
@@ -346,8 +342,6 @@ def _opened(study: Path, name: str, label: str, names: dict, config: dict) -> It
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(study / "wandb", os.W_OK):
         raise PermissionError(f"{study / 'wandb'} is not writable")
-    if "WANDB_SWEEP_ID" in os.environ:  # whose agent was given the id
-        name = os.environ.get("WANDB_RUN_ID") or name
 
     # Wait until an earlier, killed process has ended, and drop what it left: it is sent again.
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)  # until this process ends
@@ -479,24 +473,6 @@ def _summary(measured: dict[str, list[tuple[float, int]]], record: dict) -> dict
             score, epoch = best(values, key=lambda pair: pair[0])
             summary[f"eval/{name}"] = {best.__name__: score, "best_epoch": epoch, "last": value}
     return summary
-
-
-def _attach(wandb_run: Any, run: Path, info: dict, epoch: int) -> None:
-    """Add the run's generator as a model, and its data as a reference without the images.
-
-    The model is the committed file in its place, which an offline run names and `wandb sync` reads.
-    """
-    import wandb
-
-    path, data = rundir.epoch_folder(run, epoch) / rundir.GENERATOR, info["data"]
-    facts = {"run": f"{run.parent.name}/{run.name}", "epoch": epoch}
-    facts["sha256"] = hashlib.sha256(rundir.read(run, epoch, rundir.GENERATOR)).hexdigest()
-    model = wandb.Artifact(f"generator-{wandb_run.id}", type="model", metadata=facts)
-    model.add_file(str(path), rundir.GENERATOR, policy="immutable")
-    images = wandb.Artifact(f"data-{data['name']}", type="dataset", metadata=data)
-    images.add_reference(f"sha256:{data['sha256']}", name="images", checksum=False)
-    for artifact in (model, images):
-        wandb_run.log_artifact(artifact)  # an offline run may not use one
 
 
 def _main(kind: str, folder: str = "", *rest: str) -> None:

@@ -116,27 +116,6 @@ def test_training_is_measured_at_every_scale_and_against_the_tutorials_loop(quic
         assert (row["images/s"], row["ratio"], row["seconds"]) == (32, 1.0, [1.0, 1.0])
 
 
-def test_processes_train_at_the_same_time(quick):
-    spans = bench.train_together(quick.config({"images": 32, "resolution": 16}), 2, 1, "cpu")
-    assert len(spans) == 2
-    assert all(1e8 < span["peak"] < 4e9 for span in spans)  # PyTorch alone has some 200 MB
-    assert max(span["began"] for span in spans) < min(span["ended"] for span in spans) + 1
-
-
-def test_images_of_all_processes_count(quick, monkeypatch):
-    seconds = {(2, 1): [2.0, 4.0], (1, 2): [4.0, 2.0]}
-
-    def train_together(config, processes, threads, device):
-        took = seconds[processes, threads].pop(0)
-        return [{"began": 1.0, "ended": 1.0 + took, "peak": 7_000_000}]
-
-    monkeypatch.setattr(bench, "train_together", train_together)
-    rows = bench.jobs(quick)
-    assert [row["processes x threads"] for row in rows] == ["2 x 1", "1 x 2"]
-    assert [row["images/s"] for row in rows] == [64 / 3, 32 / 3]
-    assert [rows[1][key] for key in ("ratio", "lowest", "highest", "peak MB")] == [2.5, 1, 4, 7]
-
-
 @pytest.mark.parametrize(("count", "width"), [(500, 64), (40, 3)])
 def test_features_have_the_distance_that_is_claimed(count, width):
     x, y, exact = bench.scaled(count, width)
@@ -204,15 +183,11 @@ def test_commands_have_the_medians_of_five_that_count(monkeypatch, tmp_path):
 def test_only_the_parts_asked_for_are_measured_in_their_order(tmp_path, monkeypatch, capsys):
     made = {name: lambda bench, name=name: [{"what": name}] for name in bench.PARTS}
     monkeypatch.setattr(bench, "PARTS", made)
-    words = ["--out", str(tmp_path), "--only", "epoch", "jobs", "--quick", "--device", "cpu"]
+    words = ["--out", str(tmp_path), "--only", "epoch", "training", "--quick", "--device", "cpu"]
     assert command.main(["bench", *words]) == 0
     path = tmp_path / "bench" / "cpu-quick.json"
-    assert list(rundir.unseal(path)["parts"]) == ["jobs", "epoch"]
+    assert list(rundir.unseal(path)["parts"]) == ["training", "epoch"]
     assert capsys.readouterr().out.endswith(f"wrote {path}\n")
-
-    # What is tiny says nothing, and is not published.
-    assert command.main(["publish", str(path)]) == 2
-    assert "comes from --quick, whose figures say nothing" in capsys.readouterr().err
 
 
 def test_the_page_of_speeds_says_what_the_published_record_does():
@@ -224,7 +199,7 @@ def test_the_page_of_speeds_says_what_the_published_record_does():
     share = {row["piece"]: 100 * row["share"] for row in parts["epoch"]}
     start = {row["what"]: row["median"] for row in parts["start"]}
     said = [f"{speeds['small']['images/s']:,.0f} at small, {speeds['cifar32']['images/s']:.0f} at"]
-    for row in speeds["blog64"], speeds["paper, 64x64"], *parts["jobs"][1:], *parts["scoring"][1:]:
+    for row in speeds["blog64"], speeds["paper, 64x64"], *parts["scoring"][1:]:
         said.append(f"{row['ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f}) times")
     said += [f"{share['scoring']:.1f} % of an epoch", f"the commit {share['commit']:.1f} %"]
     said += [

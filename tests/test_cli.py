@@ -159,7 +159,6 @@ CHEAP = (
     "experiments status {study}",
     "experiments export {study} -o {tmp}/study.zip",
     "experiments reproduce {study}/norm=none,head=conv,batch=128/seed=0 --print",
-    "experiments sweep ablation",
     "reports --from {study} --to {tmp}/report",
 )
 
@@ -175,13 +174,18 @@ def test_the_json_of_a_command_is_one_object_in_one_line(typed, pair, tmp_path, 
     assert isinstance(json.loads(line, parse_constant=pytest.fail), dict)
 
 
-def test_a_command_of_another_name_is_refused_with_the_new_one(capsys):
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["banks", "x", "--banks", "3"], "is called resample, and its option --sets"),
+        (["sweep", "ablation"], "is gone: --engine ray spreads the runs of a study over machines"),
+    ],
+)
+def test_a_command_that_was_replaced_is_refused_with_the_new_word(capsys, words, line):
     from experiments.__main__ import main
 
-    assert main(["banks", "runs/x", "--banks", "3"]) == 2
-    assert capsys.readouterr().err == (
-        "experiments: banks: this command is called resample, and its option --sets\n"
-    )
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"experiments: {words[0]}: this command {line}\n"
 
 
 def test_a_device_is_one_of_this_machine():
