@@ -124,7 +124,6 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
                  and on how floats become pixels?
       sizes      How do the metrics depend on the number of images, and what
                  is their limit (arXiv 1911.07023)?
-      parity     Do torchmetrics and torch-fidelity give the same?
       degraded   Do the metrics rise when real images get worse?
 
     Prints the tables and writes them to audit.json beside study.json, where the report looks for

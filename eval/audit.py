@@ -1,4 +1,4 @@
-"""Can these scores be trusted? One generator and held-out images, asked four questions.
+"""Can these scores be trusted? One generator and held-out images, asked three questions.
 
 `analyse` returns, and `python -m eval audit` writes as <study>/audit.json:
 
@@ -13,7 +13,6 @@
 
 import copy
 import itertools
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -27,16 +26,14 @@ from torch import Tensor, nn
 from dcgan.cli import BadInput
 from dcgan.data import Images, of_classes, to_uint8
 from dcgan.models import channels_last
-from eval import metrics
 from eval.extractors import Extractor
 from eval.finished import FinishedRun, find_study
-from eval.metrics import NEIGHBOUR, Sample
+from eval.metrics import Sample
 from eval.results import aligned
 from eval.score import (
     BATCH,
     BATCHNORM,
     Reference,
-    at_side,
     identities,
     reestimated,
     reference,
@@ -46,7 +43,6 @@ from eval.score import (
 
 SEED = 0  # of everything that is drawn here, z apart
 POINTS = 15  # sizes at which the metrics are measured, from N / 10 to N (Chong and Forsyth, 2020)
-PARITY = 2_000  # images that the others' code sees, at most
 NOISE = (4, 8, 16, 32, 64)  # standard deviation, in grey levels of 255
 BLUR = (0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviation of the kernel, pixels
 KEPT_CLASSES = (1.0, 0.8, 0.5, 0.2, 0.1)  # shares of all classes
@@ -71,8 +67,6 @@ def analyse(run: FinishedRun, count: int) -> dict[str, Any]:
     G = channels_last(run.generator(), run.device)
     try:
         tables = [batchnorm_table(run, G, real, count), *size_tables(run, G, real, count)]
-        z = run.noise("audit parity", min(count, PARITY))
-        tables.append(parity_table(to_uint8(signed_images(run, G, z)), real))
     except FloatingPointError as error:
         raise BadInput(f"{run.folder}, epoch {run.epoch}: {error}") from error
     degraded, answers = degraded_table(held_out, real)
@@ -211,112 +205,6 @@ def size_tables(run: FinishedRun, G: nn.Module, real: Reference, count: int) -> 
     )
     limit = "Extrapolated to infinitely many generated images"
     return [table("sizes", title, rows, notes), table("infinity", limit, limits, [line])]
-
-
-# --- Other people's code --------------------------------------------------------------------------
-
-
-class Borrowed(nn.Module):
-    """Our feature network in the form that torchmetrics takes."""
-
-    def __init__(self, extractor: Extractor, output: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.num_features = extractor.features
-        self.extractor, self.output, self.dtype = extractor, output, dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.extractor.extract(images)[self.output].to(self.dtype)
-
-
-def parity_table(images: Tensor, real: Reference) -> Row:
-    """Three implementations on the same images; the reference here is itself a few real images.
-
-    The network and its input are ours, all behind it is theirs. `images`: uint8 (N, 3, H, W) as the
-    network gets them; the other side are the reference's first N images, given as features.
-    """
-    network, sample = real.extractor, see(images, real)
-    nearby = sample.as_many
-    sample = replace(sample, real=nearby, real_moments=metrics.moments(nearby), splits=1)
-    given = (at_side(images, real), nearby, network, torch.float64)
-    torchmetrics, fidelity = by_torchmetrics(*given), by_torch_fidelity(*given)
-    rows = []
-    for stem in fidelity:
-        ((name, ours),) = measure(network, sample, stem).items()
-        theirs = [torchmetrics.get(stem), fidelity[stem]]
-        largest = max(abs(x - ours) / max(abs(ours), 1e-12) for x in theirs if x is not None)
-        row = {"metric": name, "ours": ours, "torchmetrics": theirs[0], "torch-fidelity": theirs[1]}
-        rows.append({**row, "largest difference": largest})
-    notes = [
-        f"{len(nearby)} generated images, and as many of the reference's, as features in float64. "
-        "The largest difference is relative to ours.",
-        "torchmetrics has no precision and recall.",
-    ]
-    title = "Three implementations on the same images and network"
-    return table("parity", title, rows, notes, digits=9)
-
-
-def by_torchmetrics(
-    images: Tensor, nearby: np.ndarray, extractor: Extractor, dtype: torch.dtype
-) -> dict[str, float]:
-    """fd, cs and kd by torchmetrics: images through `feature=`, the real side as features."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    from torchmetrics.image.inception import InceptionScore
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    real = torch.from_numpy(nearby).to(dtype)
-    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)  # it sums in a random order
-        network = Borrowed(extractor, 0, dtype)
-        distance = FrechetInceptionDistance(feature=network)
-        kernel = KernelInceptionDistance(feature=network, subsets=1, subset_size=len(real))
-        diversity = InceptionScore(feature=Borrowed(extractor, 1, dtype), splits=1)
-        for metric in (distance, kernel):
-            metric.update(images, real=False)
-            metric.inception = nn.Identity()
-            metric.update(real, real=True)
-        diversity.update(images)
-        return {
-            "fd": distance.compute().item(),
-            "cs": diversity.compute()[0].item(),
-            "kd": kernel.compute()[0].item(),
-        }
-
-
-def by_torch_fidelity(
-    images: Tensor, nearby: np.ndarray, extractor: Extractor, dtype: torch.dtype
-) -> dict[str, float]:
-    """fd, cs, kd, precision, recall by torch-fidelity: images through an extractor of its kind."""
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-    from torch_fidelity.metric_isc import isc_features_to_metric
-    from torch_fidelity.metric_kid import kid_features_to_metric
-    from torch_fidelity.metric_prc import prc_features_to_metric
-    from torch_fidelity.utils import get_featuresdict_from_dataset
-
-    class Network(FeatureExtractorBase):
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return "features", "logits"
-
-        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-            return tuple(output.to(dtype) for output in extractor.extract(x))
-
-    with torch.random.fork_rng(devices=[]):
-        network = Network("audit", ["features", "logits"])
-        listed = torch.utils.data.Subset(images, range(len(images)))
-        seen = get_featuresdict_from_dataset(listed, network, BATCH, False, True, False)
-    features, real = seen["features"], torch.from_numpy(nearby).to(dtype)
-    moments = [fid_features_to_statistics(x) for x in (features, real)]
-    options = {"kid_subsets": 1, "kid_subset_size": len(real), "prc_neighborhood": NEIGHBOUR}
-    options |= {"save_cpu_ram": False, "verbose": False}
-    neighbours = prc_features_to_metric(features, real, **options)
-    return {
-        "fd": fid_statistics_to_metric(*moments, verbose=False)["frechet_inception_distance"],
-        "cs": isc_features_to_metric(seen["logits"], splits=1)["inception_score_mean"],
-        "kd": kid_features_to_metric(features, real, **options)["kernel_inception_distance_mean"],
-        "precision": neighbours["precision"],
-        "recall": neighbours["recall"],
-    }
 
 
 # --- Real images made worse -----------------------------------------------------------------------

@@ -33,7 +33,7 @@ from dcgan.config import Config
 from dcgan.data import Images
 from dcgan.models import build
 from dcgan.train import matmul_precision, start, train_epoch
-from eval import audit, metrics
+from eval import metrics, parity
 from eval.extractors import classifier
 from eval.score import reference, score
 from experiments import grid, launch
@@ -237,8 +237,8 @@ def scoring(bench: Bench) -> list[Row]:
     theirs = (images, real.features, extractor, torch.float32)
     ways: dict[str, Callable[[], Any]] = {
         "ours": partial(score, images, [real]),
-        "torchmetrics": partial(audit.by_torchmetrics, *theirs),
-        "torch-fidelity": partial(audit.by_torch_fidelity, *theirs),
+        "torchmetrics": partial(parity.by_torchmetrics, *theirs),
+        "torch-fidelity": partial(parity.by_torch_fidelity, *theirs),
     }
     rows, _ = in_turn(ways, bench.rounds, bench.device)
     return [{"scored by": way, "images/s": count / row["s"], **row} for way, row in rows.items()]
