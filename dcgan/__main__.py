@@ -1,9 +1,8 @@
-"""Make images with a trained generator; make a data set of your own pictures, or of CIFAR-10.
+"""Make images with a trained generator; make a data set of your own pictures.
 
     python -m dcgan sample batch=128 -n 64 --grid samples.png
     python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
     python -m dcgan prepare photos -o photos.zip --side 32
-    python -m dcgan cifar10 -o data
 
 Each command has its own --help.
 """
@@ -122,33 +121,6 @@ def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> 
     counts = {"pictures": count, "classes": classes, "lossy": prepared.lossy}
     names = {"left_out": prepared.left_out, "skipped": prepared.skipped}
     return 0, {**counts, "side": side, "path": out, **names}
-
-
-@dcgan_group.command()
-@click.option("-o", "out", metavar="DIR", type=PATH, required=True, help="a folder")
-@click.option("--cache", metavar="DIR", type=PATH, default="runs/cache", help="of downloads")
-def cifar10(out: Path, cache: Path) -> Result:
-    """Write CIFAR-10 as two zips for DATA= and TEST=.
-
-    They are cifar10-train.zip, 50,000 images, and cifar10-test.zip, 10,000. They are made of
-    torchvision's folder or archive in data/ or the cache, where it is downloaded to otherwise.
-
-        python -m dcgan cifar10 -o data
-    """
-    from dcgan.data import load
-    from dcgan.prepare import encode, write_zip
-
-    done = {}
-    for split in ("train", "test"):
-        path = out / f"cifar10-{split}.zip"
-        if path.exists():
-            raise BadInput(f"{path}: is there already")
-        images = load("cifar10", cache, split)
-        labels = images.labels.tolist()
-        write_file(path, lambda file, x=images, y=labels: write_zip(file, map(encode, x.pixels), y))
-        print(f"wrote {len(labels):,} images to {path}", flush=True)
-        done[split] = path
-    return 0, done
 
 
 def find(generator: Path) -> Path:

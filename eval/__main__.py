@@ -3,7 +3,8 @@
     python -m eval score RUN
     python -m eval probe RUN --data TRAIN --test TEST
 
-RUN is a run or a whole study, TRAIN and TEST are images, such as cifar10-train.zip.
+RUN is a run or a whole study; TRAIN and TEST are images, as DATA= takes them. CIFAR-10 as TEST, in
+torchvision's form, is its test split.
 
 Each command has its own --help. probe, neighbours, walks, filters, heads and constant write
 RUN/eval/COMMAND.json, and some of them a picture COMMAND.png; a run that has the result of this
@@ -248,8 +249,8 @@ def constant(**chosen: Any) -> Result:
 
 
 @eval_group.command()
-@click.option("--train", metavar="ZIP", required=True, help="the 50,000 training images")
-@click.option("--test", metavar="ZIP", required=True, help="the 10,000 test images")
+@click.option("--train", metavar="TRAIN", required=True, help="the 50,000 training images")
+@click.option("--test", metavar="TEST", required=True, help="the 10,000 test images")
 @click.option("--seed", metavar="N", type=int, default=0, help="of weights and augmentation")
 @count("--threads", None, "threads of PyTorch, on which results depend; default: its own choice")
 @click.option("--out", type=PATH, default=Path("eval/weights"), help="their folder")

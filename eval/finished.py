@@ -216,7 +216,7 @@ def _kept(where: Path, folders: list[Path], epoch: int | str, needs: Needs) -> d
 
 def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) -> None:
     """Read the images with the SHA-256s that the runs name, and others of the same side."""
-    from dcgan.data import load
+    from dcgan.data import load, load_test
 
     if data:
         shared.train = load(data, shared.cache)
@@ -226,7 +226,7 @@ def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) 
                 f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}..."
             )
     if test:
-        shared.test = load(test, shared.cache)
+        shared.test = load_test(test, shared.cache) or load(test, shared.cache)
         if (side := shared.test.pixels.shape[1]) != shared.native:
             raise BadInput(f"--test {test}: {side} pixels a side, not {shared.native}")
         if shared.test.sha256 in wanted:

@@ -147,7 +147,7 @@ def _load(
         console.print(f"{error}: the images are shapes.", markup=False, soft_wrap=True)
         images = load("shapes", cache)
     if test:
-        return images, load(test, cache)
+        return images, load_test(test, cache) or load(test, cache)
     return images, load_test(data, cache) if images.kind == "cifar10" else None
 
 

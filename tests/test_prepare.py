@@ -1,10 +1,8 @@
 """`python -m dcgan prepare`: pixels worked out by hand, and refusals."""
 
-import hashlib
 import io
 import json
 import os
-import pickle
 import re
 import struct
 import zipfile
@@ -14,13 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from torchvision.datasets import CIFAR10
 
 from dcgan import prepare
 from dcgan.__main__ import main
-from dcgan.data import load, shapes
+from dcgan.data import load
 from dcgan.pictures import decode
-from dcgan.sources import TREE
 
 ROOT = Path(__file__).resolve().parents[1]
 RGB = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -175,28 +171,6 @@ def test_labels_are_those_of_dataset_json_or_none(run_prepare, tmp_path):
         assert labels == (None if null else [["img00000000.png", 7], ["img00000001.png", 3]])
         assert np.array_equal(images, [RGB, grey(GREY)])
     assert load(str(out), tmp_path / "cache").labels.tolist() == [-1, -1]
-
-
-def test_cifar10_is_written_as_two_zips_with_its_pixels_and_labels(tmp_path, monkeypatch, capsys):
-    tree, known, drawn = tmp_path / "cache" / TREE, {}, shapes(60)
-    tree.mkdir(parents=True)
-    for i, name in enumerate([*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]):
-        part = slice(10 * i, 10 * i + 10)
-        planes = drawn.pixels[part].transpose(0, 3, 1, 2).reshape(10, -1)
-        batch = pickle.dumps({"data": planes, "labels": drawn.labels[part].tolist()}, protocol=2)
-        (tree / name).write_bytes(batch)
-        known[name] = hashlib.md5(batch).hexdigest()
-    monkeypatch.setattr(CIFAR10, "train_list", [*known.items()][:5])
-    monkeypatch.setattr(CIFAR10, "test_list", [*known.items()][5:])
-    monkeypatch.chdir(tmp_path)
-    assert main(["cifar10", "-o", "zips", "--cache", "cache"]) == 0
-    said = "wrote 50 images to zips/cifar10-train.zip\nwrote 10 images to zips/cifar10-test.zip\n"
-    assert capsys.readouterr().out == said
-    for split in ("train", "test"):
-        whole, packed = load("cifar10", tree.parent, split), f"zips/cifar10-{split}.zip"
-        assert load(packed, tmp_path / "none").sha256 == whole.sha256
-    assert main(["cifar10", "-o", "zips"]) == 2
-    assert capsys.readouterr().err == "dcgan: zips/cifar10-train.zip: is there already\n"
 
 
 # --- Pixels ---------------------------------------------------------------------------------------
