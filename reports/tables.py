@@ -53,7 +53,8 @@ SPREAD = "Mean ± standard deviation over seeds."
 INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-LINE, LINES = 84, 40  # characters of small print, and rows of a table, on a page of LaTeX
+LINE, LINES = 80, 40  # characters of small print, and rows of a table, on a page of LaTeX
+PACKAGES = ("array", "booktabs", "longtable")  # of LaTeX that a table needs
 
 
 class Column(NamedTuple):
@@ -149,7 +150,7 @@ def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
     latex = [to_latex(table, caption(study, table.metrics)) for table in tables]
     files = {
         "tables.md": "\n".join([*map(to_markdown, tables), *_paragraphs(caption(study))]),
-        "tables.tex": "\n".join(["% Needs \\usepackage{booktabs,longtable}.\n", *latex]),
+        "tables.tex": "\n".join([f"% Needs \\usepackage{{{','.join(PACKAGES)}}}.\n", *latex]),
         **{f"{table.name}.csv": to_csv(table.frame) for table in tables},
     }
     for name, text in files.items():
@@ -184,25 +185,23 @@ def _markdown(text: str) -> str:
 
 
 def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
-    """A table for a page 84 characters of small print wide; longer cells become paragraphs.
-
-    The document needs booktabs, and longtable for those of more than 40 rows.
-    """
-    text = _latex(" ".join([f"{table.title}.", *table.notes, *caption]))
-    label = rf"\caption{{{text}}}\label{{tab:{table.name}}}"
+    """A table within the text of a page of LaTeX's own; the document needs PACKAGES."""
+    title = rf"\caption{{{_latex(table.title)}}}\label{{tab:{table.name}}}"
+    notes = [r"\par\smallskip\raggedright", _latex(" ".join([*table.notes, *caption]))]
     below = [
         rf"\multicolumn{{{_span(table, cells)}}}{{l}}{{{_latex(name)}}} & {_latex_row(cells)}"
         for name, *cells in table.below
     ]
     head, columns = _latex_row(table.headings), _latex_columns(table)
     body = [*map(_latex_row, table.rows), *[r"\midrule"] * bool(below), *below, r"\bottomrule"]
-    size = r"\footnotesize\setlength{\tabcolsep}{4pt}"
+    size = r"\footnotesize\setlength{\tabcolsep}{3pt}"
     if len(table.rows) > LINES:
-        begin = ["{" + size, rf"\begin{{longtable}}{{{columns}}}", label + r"\\", r"\toprule", head]
-        parts = [*begin, r"\midrule\endhead", *body, r"\end{longtable}", "}"]
+        begin = ["{" + size, rf"\begin{{longtable}}{{{columns}}}", title + r"\\", r"\toprule", head]
+        parts = [*begin, r"\midrule\endhead", *body, r"\end{longtable}", *notes, r"\par}"]
     else:
-        begin = [r"\begin{table}", r"\centering" + size, label, rf"\begin{{tabular}}{{{columns}}}"]
-        parts = [*begin, r"\toprule", head, r"\midrule", *body, r"\end{tabular}", r"\end{table}"]
+        begin = [r"\begin{table}", r"\centering" + size, title, rf"\begin{{tabular}}{{{columns}}}"]
+        head = [r"\toprule", head, r"\midrule"]
+        parts = [*begin, *head, *body, r"\end{tabular}", *notes, r"\end{table}"]
     return "\n".join(parts) + "\n"
 
 
@@ -211,14 +210,27 @@ def _latex_row(cells: list[str]) -> str:
 
 
 def _latex_columns(table: Table) -> str:
-    """The columns of a tabular that fits the page: the longest become paragraphs, alike wide."""
-    cells = zip(table.headings, *table.rows, strict=True)
+    """The columns of a tabular that fits the page: the widest become paragraphs, alike wide.
+
+    None is narrower than its longest word, which LaTeX would print over the next column.
+    """
+    cells = [*zip(table.headings, *table.rows, strict=True)]
     sizes = np.array([max(map(len, column)) for column in cells])
-    width = LINE - 2 * len(sizes)
-    most = next(x for x in range(sizes.max(), 0, -1) if np.minimum(sizes, x).sum() <= width)
-    kinds = ["r" if column.kind == "number" else "l" for column in table.columns]
-    wide = rf"p{{{most / 2:g}em}}"
-    return "".join(x if size <= most else wide for x, size in zip(kinds, sizes, strict=True))
+    words = np.array([max(map(_longest_word, column)) for column in cells])
+    options = [np.maximum(np.minimum(sizes, x), words) for x in range(sizes.max(), -1, -1)]
+    fitting = (x for x in options if x.sum() <= LINE - 2 * len(sizes))
+    widths = next(fitting, options[-1])
+    parts = []
+    for column, size, chosen in zip(table.columns, sizes, widths, strict=True):
+        letter, side = ("r", "left") if column.kind == "number" else ("l", "right")
+        wide = rf">{{\ragged{side}\arraybackslash}}p{{{chosen / 2:g}em}}"
+        parts.append(letter if size <= chosen else wide)
+    return "".join(parts)
+
+
+def _longest_word(text: str) -> int:
+    """The most characters between two breaks of a line, and one more for wide letters."""
+    return max(map(len, text.replace("_", "_ ").split()), default=0) + 1
 
 
 def _span(table: Table, cells: list[str]) -> int:
@@ -228,7 +240,8 @@ def _span(table: Table, cells: list[str]) -> int:
 
 LATEX = {
     "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "{}_%&#$"},
+    **{character: f"\\{character}" for character in "{}%&#$"},
+    "_": r"\_\allowbreak{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -325,9 +338,9 @@ def label(metric: str) -> str:
 
 
 def table_of(metric: str) -> str:
-    """The table of scores that a metric stands in, a key of SCORES."""
+    """The table of scores that a metric stands in, one of SCORES; "" for the records alone."""
     if metric.endswith("_reestimated"):
-        return "reestimated"
+        return "" if metric.partition("_")[0] in NEIGHBOUR_METRICS else "reestimated"
     return "fidelity" if metric.partition("_")[0] in NEIGHBOUR_METRICS else "last"
 
 
@@ -479,7 +492,7 @@ def _effects(study: Analysis, metric: str) -> Table:
     frame, names = pd.DataFrame(map(effect_numbers, effects)), map(effect_text, effects)
     frame.insert(1, "name", list(names))
     columns = [_text("name", "effect"), *_effect_columns(study, metric)]
-    columns.insert(-2, _p("p, Holm", "p_holm"))
+    columns[-1:-1] = [_p("p, Holm", "p_holm"), _number("P(better)", "improvement", 2)]
     name = "effects" if metric == PRIMARY else f"effects-{metric}"
     return _table(study, name, frame, columns, _seed_notes(frame), metric)
 
@@ -502,7 +515,6 @@ def _effect_columns(study: Analysis, metric: str) -> list[Column]:
         _interval("difference (95 %)", "difference", _usual_decimals(study, metric)),
         _p("p, t", "p_t"),
         _p("p, flip", "p_flip"),
-        _number("P(better)", "improvement", 2),
         _number("n", "n"),
     ]
 
