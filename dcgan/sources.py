@@ -114,12 +114,6 @@ def _find_cifar10(folder: Path) -> Path | None:
 # --- Listing a folder or a zip --------------------------------------------------------------------
 
 
-def count(kind: str, path: Path) -> int:
-    """How many images a folder or a zip has, none of them decoded; raises BadData."""
-    with opened(kind, path) as listing:
-        return len(listing.names)
-
-
 @contextmanager
 def opened(kind: str, path: Path) -> Iterator[Listing]:
     """List a folder or a zip, and read from it; raises BadData."""

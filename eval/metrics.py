@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from scipy.special import entr, log_softmax
 
 IMPLEMENTATION = "eval.metrics 2"  # part of a metric's identity; raise it when a number changes
 NEIGHBOUR = 5  # k of precision, recall, density and coverage
@@ -61,6 +60,8 @@ def score(logits: np.ndarray, splits: int = 1) -> float:
     parts of N / splits; p(y) is each part's own. ValueError on more splits than rows. Salimans et
     al., 2016, arXiv 1606.03498.
     """
+    from scipy.special import entr, log_softmax  # a third of a second
+
     count = len(logits)
     if not 1 <= splits <= count:
         raise ValueError(f"{count} rows cannot be split into {splits} parts")

@@ -122,9 +122,7 @@ def _check(config: Config, data: str | None, test: str | None, out: Path) -> Non
     check_out(out)
     for source in (data, test):
         if source not in (None, "cifar10"):
-            kind, path = sources.find(source, out / "cache")
-            if kind == "zip":
-                sources.count(kind, path)
+            sources.find(source, out / "cache")
     if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
         find_inception()
 
