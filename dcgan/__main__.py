@@ -111,14 +111,11 @@ def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> 
 
     count, classes = len(prepared.pngs), len({*prepared.labels} - {-1})
     source = f", from {prepared.labels_from}" if prepared.labels_from else ""
-    print(
-        f"wrote {count} pictures of {side}x{side} to {out}: "
-        f"{classes or 'no'} classes{source}, {prepared.lossy or 'none'} stored with loss"
-    )
+    print(f"wrote {count} pictures of {side}x{side} to {out}: {classes or 'no'} classes{source}")
     if left_out := [*prepared.left_out, *prepared.skipped]:
         print(f"left out {len(left_out)}:", *map(cli.shown, left_out[:SHOWN]), sep="\n  ")
         print(f"  and {len(left_out) - SHOWN} more\n" * (len(left_out) > SHOWN), end="")
-    counts = {"pictures": count, "classes": classes, "lossy": prepared.lossy}
+    counts = {"pictures": count, "classes": classes}
     names = {"left_out": prepared.left_out, "skipped": prepared.skipped}
     return 0, {**counts, "side": side, "path": out, **names}
 

@@ -49,7 +49,6 @@ class Images:
     pixels: np.ndarray  # (N, H, W, 3) uint8, in memory or mapped from a file
     labels: np.ndarray  # (N,) int64, -1 where there is none
     sha256: str  # of the pixels, at their native resolution, and the labels, in this order
-    lossy: bool = False  # some were stored with loss; see dcgan.pictures
     key: str = ""  # of the source's bytes: where the cache looks first
     labels_from: str = ""  # "folders", "dataset.json"; of a folder or a zip with labels
     left_out: tuple[str, ...] = ()  # files and folders of a folder or a zip that were not read
@@ -113,27 +112,25 @@ def _read(kind: str, path: Path | None, split: str, listing: Listing | None) -> 
         return shapes(SHAPES)
     if listing is None:
         return canonical("cifar10", *sources.read_cifar10(path, split), kind)
-    pixels, lossy = _decode(listing)
-    return canonical("", pixels, listing.labels, kind, lossy)
+    return canonical("", _decode(listing), listing.labels, kind)
 
 
-def _decode(listing: Listing) -> tuple[np.ndarray, bool]:
-    """Every image of a listing, (N, side, side, 3) uint8, and whether any is lossy.
+def _decode(listing: Listing) -> np.ndarray:
+    """Every image of a listing, (N, side, side, 3) uint8.
 
     Raises BadData, also where one has another side than the first.
     """
-    names, images, any_lossy = listing.names, [], False
+    names, images = listing.names, []
     for name in names:
         with pictures.error_context(name, listing.source):
-            image, lossy = pictures.decode(name, listing.read(name))
+            image = pictures.decode(listing.read(name))
             images.append(image)
             side, first = len(image), len(images[0])
             if side != first:
                 raise BadData(f"{side}x{side} pixels, but {names[0]!r} {first}x{first}")
             if len(names) * image.nbytes > MAX_BYTES:
                 raise BadData(f"{len(names)} images of {side}x{side} pixels are over 8 GiB")
-        any_lossy |= lossy
-    return np.stack(images), any_lossy
+    return np.stack(images)
 
 
 def shapes(count: int) -> Images:
@@ -141,9 +138,7 @@ def shapes(count: int) -> Images:
     return canonical("shapes", *drawing.draw(count), kind="shapes")
 
 
-def canonical(
-    name: str, pixels: np.ndarray, labels: np.ndarray, kind: str = "array", lossy: bool = False
-) -> Images:
+def canonical(name: str, pixels: np.ndarray, labels: np.ndarray, kind: str = "array") -> Images:
     """Sort by content, so that one data set is one array however it was stored.
 
     The first n images are therefore a random subset, the same whatever the source.
@@ -151,7 +146,7 @@ def canonical(
     keys = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
     order = np.lexsort((labels, np.array(keys, "S32")))  # equal images by their labels
     pixels, labels = np.ascontiguousarray(pixels[order]), labels[order].astype(np.int64)
-    return Images(name, kind, pixels, labels, _sha256(pixels, labels), lossy)
+    return Images(name, kind, pixels, labels, _sha256(pixels, labels))
 
 
 def _sha256(pixels: np.ndarray, labels: np.ndarray) -> str:
@@ -204,11 +199,11 @@ def keep(images: Images, cache: Path, resolution: int) -> None:
             pixels, labels = resize(images, side).pixels, images.labels
             sources.write_file(path, lambda file, array=pixels: np.save(file, array))
             about = {"array": _sha256(pixels, labels), "labels": labels.tolist()}
-        about |= {"name": images.name, "kind": images.kind, "lossy": images.lossy}
+        about |= {"name": images.name, "kind": images.kind}
         _write_json(path.with_suffix(".json"), about | {"sha256": images.sha256})
     if images.key:
         index = cache / "sources" / f"{images.key}.json"
-        _write_json(index, [images.sha256, native, images.lossy])
+        _write_json(index, [images.sha256, native])
 
 
 def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
@@ -221,7 +216,7 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
         about = json.loads(path.with_suffix(".json").read_text())
         pixels = np.lib.format.open_memmap(path, "c")  # pages are shared until one writes to them
         labels = np.array(about["labels"], dtype=np.int64)
-        images = Images(about["name"], about["kind"], pixels, labels, sha256, about["lossy"])
+        images = Images(about["name"], about["kind"], pixels, labels, sha256)
         whole = about["sha256"] == sha256 and about["array"] == _sha256(pixels, labels)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise BadData(f"{path}: not in the cache; start again from the source") from error
@@ -233,8 +228,8 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
 def _load_kept(cache: Path, key: str) -> Images | None:
     """The data set that a source of this key was, if its array is still whole."""
     try:
-        sha256, side, lossy = json.loads((cache / "sources" / f"{key}.json").read_text())
-        return dataclasses.replace(load_cached(cache, sha256, side), lossy=lossy)
+        sha256, side = json.loads((cache / "sources" / f"{key}.json").read_text())
+        return load_cached(cache, sha256, side)
     except (OSError, ValueError, TypeError, BadData):
         return None
 

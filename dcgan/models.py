@@ -2,10 +2,8 @@
 
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -230,14 +228,6 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _config(text: str) -> Config:
     """The config in a file's header; ValueError with one line where it is none."""
     try:
-        return Config.model_validate(json.loads(text, object_pairs_hook=_unrepeated))
+        return Config.model_validate_json(text)
     except ValidationError as error:
         raise ValueError(f"its config: {fault(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"its config is no JSON: {error}") from error
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(fields := dict(pairs)) < len(pairs):
-        raise ValueError("a key is there twice")
-    return fields

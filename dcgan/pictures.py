@@ -10,10 +10,8 @@ colour   grey is repeated three times, a palette is looked up, CMYK becomes (255
 depth    of 16 bits a channel the upper 8, v // 256; of fewer than 8, stretched to 0 ... 255
 alpha    laid on white; a transparent colour (tRNS) only at 8 bits
 turn     upright, by the EXIF orientation
-loss     JPEG and WebP are lossy: Pillow does not tell WebP's lossless kind
 
-A study takes pixels only as they are stored: a picture that needs another depth, a white ground, a
-turn or CMYK converted is refused by `decode`, and so is one that is not square.
+A study takes square pictures only, of one side; `dcgan.prepare` makes them so.
 """
 
 import io
@@ -24,14 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dcgan.cli import BadInput, one_line
 
 FORMATS = ("PNG", "BMP", "WEBP", "JPEG")
-LOSSY = ("WEBP", "JPEG", "MPO")
 ENDINGS = (".png", ".bmp", ".webp", ".jpg", ".jpeg", ".jpe", ".jfif")
-OTHER_ENDINGS = (".gif", ".tif", ".tiff", ".apng", ".avif", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
 SIDES = range(8, 1025)  # pixels
 MAX_FILE_BYTES = 256 << 20  # of one encoded picture
 MAX_BYTES = 8 << 30  # of pictures in memory at once
@@ -58,36 +54,26 @@ def error_context(name: str, source: Path) -> Iterator[None]:
         raise BadData(f"{where}: truncated or corrupt: {one_line(error)}") from error
 
 
-def open_picture(name: str, data: bytes) -> Image.Image:
-    """A picture of which only the header is decoded; raises BadData, and whatever Pillow raises."""
-    if not name.lower().endswith(ENDINGS):
-        raise BadData(f"not one of {' '.join(ENDINGS)}")
+def open_picture(data: bytes) -> Image.Image:
+    """A picture of which only the header is decoded; raises whatever Pillow raises."""
     Image.open(io.BytesIO(data), formats=FORMATS).verify()  # which closes it
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """RGB, upright and on white; and what of this had to be changed. Raises as open_picture."""
-    frames, changes = getattr(image, "n_frames", 1), []
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, upright and on white; raises BadData, and whatever Pillow raises."""
+    frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise BadData(f"an animation of {frames} frames")
-    if frames > 1:
-        changes.append(f"the first of {frames} pictures")
 
     # How Pillow names the samples of a file, such as RGB;16B, is known until it is decoded.
     stored = image.tile[0][3] if image.tile else ""
     stored = stored if isinstance(stored, str) else stored[0]
     image.load()
-    other_depth = image.mode != "P" and re.search(r"^1|;\d", stored)
     clear = "transparency" in image.info
-    if other_depth and clear:  # Pillow compares it with what it has converted
+    if clear and image.mode != "P" and re.search(r"^1|;\d", stored):
+        # Pillow compares it with what it has converted.
         raise BadData("a transparent colour, and not 8 bits a channel")
-    if other_depth:
-        changes.append("not 8 bits a channel")
-    if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
-        changes.append(f"EXIF orientation {orientation}")
-    if image.mode == "CMYK":
-        changes.append("colour mode CMYK")
 
     # Of 16 bits a channel Pillow keeps the upper 8 in RGB, and all in grey.
     image = ImageOps.exif_transpose(image)
@@ -95,24 +81,18 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if clear or image.mode in ("LA", "PA", "RGBA"):
         image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
-            changes.append("transparent pixels")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB"), changes
+    return image.convert("RGB")
 
 
-def decode(name: str, data: bytes) -> tuple[np.ndarray, bool]:
-    """An image for a study -> (H, W, 3) uint8, and whether it is lossy; raises as open_picture."""
-    image = open_picture(name, data)
+def decode(data: bytes) -> np.ndarray:
+    """An image for a study -> (side, side, 3) uint8; raises as to_rgb."""
+    image = open_picture(data)
     width, height = image.size
     if width != height or width not in SIDES:
-        sides = f"{SIDES.start} to {SIDES.stop - 1}"
-        raise BadData(f"{width}x{height} pixels, not a square of {sides} a side")
-    lossy = image.format in LOSSY
-    rgb, changes = to_rgb(image)
-    if changes:
-        raise BadData(f"{changes[0]}; python -m dcgan prepare converts it")
-    return np.asarray(rgb), lossy
+        square = f"a square of {SIDES.start} to {SIDES.stop - 1} a side"
+        raise BadData(f"{width}x{height} pixels, not {square}; python -m dcgan prepare cuts it")
+    return np.asarray(to_rgb(image))
 
 
 def png_grid(images: np.ndarray, columns: int, gap: int = 0) -> bytes:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from dcgan import pictures, sources
-from dcgan.pictures import LOSSY, MAX_BYTES, BadData
+from dcgan.pictures import MAX_BYTES, BadData
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class Prepared:
     pngs: list[bytes]
     labels: list[int]  # -1 where there is none, and then everywhere
     labels_from: str  # as in sources.Listing
-    lossy: int  # pictures that were stored with loss
     left_out: list[str]  # files that are no pictures, by name
     skipped: list[str]  # pictures that had to be refused, by name, and why
 
@@ -44,7 +43,7 @@ def prepare(source: Path, side: int, enlarge: bool = False, skip: bool = False) 
     """
     if not source.exists():
         raise BadData(f"{source}: no such file or folder")
-    pngs, kept, lossy, skipped = [], [], 0, []
+    pngs, kept, skipped = [], [], []
     with sources.opened("folder" if source.is_dir() else "zip", source) as listing:
         if (count := len(listing.names)) * 3 * side**2 > MAX_BYTES:
             raise BadData(f"{source}: {count} pictures of {side}x{side} are over 8 GiB")
@@ -53,9 +52,7 @@ def prepare(source: Path, side: int, enlarge: bool = False, skip: bool = False) 
                 with pictures.error_context(name, source):
                     if listing.labels_from and label < 0:
                         raise BadData("lies outside of the class folders")
-                    image = pictures.open_picture(name, listing.read(name))
-                    loss = image.format in LOSSY
-                    image, _ = pictures.to_rgb(image)
+                    image = pictures.to_rgb(pictures.open_picture(listing.read(name)))
                     pngs.append(encode(np.asarray(square(image, side, enlarge))))
             except BadData as error:
                 if not skip:
@@ -63,10 +60,9 @@ def prepare(source: Path, side: int, enlarge: bool = False, skip: bool = False) 
                 skipped.append(str(error))
             else:
                 kept.append(label)
-                lossy += loss
     if not pngs:
         raise BadData(f"{source}: no picture is left, the first was refused: {skipped[0]}")
-    return Prepared(pngs, kept, listing.labels_from, lossy, listing.left_out, skipped)
+    return Prepared(pngs, kept, listing.labels_from, listing.left_out, skipped)
 
 
 def write_zip(file: IO[bytes], pngs: Iterable[bytes], labels: list[int]) -> None:

@@ -202,11 +202,7 @@ def read(run: Path, epoch: int, name: str) -> bytes:
 
 def read_from(folder: Path, name: str) -> bytes:
     """The bytes of a file of a folder with SHA256SUMS, checked against its sum; raises Damaged."""
-    path = folder / name
-    data = _read(path)
-    if hashlib.sha256(data).hexdigest() != read_sums(path.parent).get(name):
-        raise Damaged(f"{path}: its SHA-256 is not the committed one")
-    return data
+    return _checked(folder / name, _read(folder / name), read_sums(folder))
 
 
 def read_json(run: Path, epoch: int, name: str) -> Any:
@@ -259,10 +255,11 @@ def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
     epochs: list[int] = []
     while (folder := epoch_folder(run, len(epochs) + 1)).exists():
         try:
-            for name in {**read_sums(folder), RECORD: "", TIMING: "", SAMPLES: ""}:
+            sums = read_sums(folder)
+            for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
                 gone = name in may_lack and not (folder / name).exists()
                 if name not in PRUNABLE and not gone:
-                    read(run, len(epochs) + 1, name)
+                    _checked(folder / name, _read(folder / name), sums)
         except Damaged:
             break
         epochs.append(len(epochs) + 1)
@@ -384,6 +381,13 @@ def _read(path: Path) -> bytes:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
             raise Damaged(f"{path}: {error.strerror}") from error
         raise
+
+
+def _checked(path: Path, data: bytes, sums: dict[str, str]) -> bytes:
+    """The bytes of a file that has one of these sums; raises Damaged."""
+    if hashlib.sha256(data).hexdigest() != sums.get(path.name):
+        raise Damaged(f"{path}: its SHA-256 is not the committed one")
+    return data
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,8 +2,8 @@
 
 source   CIFAR-10 by its name or as torchvision's folder or archive (its pickles are opened after
          the MD5 check only), a folder of images, a zip of images, or "shapes"
-files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictures; other image
-         endings are refused; all other files are left out, by name
+files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictures; all others are
+         left out, by name
 folders  linked ones are followed; a folder that is reached twice is refused. Hidden ones are left
          out. Of train/ beside test/ (or val/) only train/ is read
 labels   of NVlabs' dataset.json, where there is one; else the first folder below the root is the
@@ -34,7 +34,7 @@ from typing import IO
 
 import numpy as np
 
-from dcgan.pictures import ENDINGS, MAX_FILE_BYTES, OTHER_ENDINGS, BadData
+from dcgan.pictures import ENDINGS, MAX_FILE_BYTES, BadData
 
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
@@ -184,8 +184,7 @@ def _is_hidden(part: str) -> bool:
 
 def _is_picture(name: str) -> bool:
     """By its ending; what is hidden is none."""
-    is_image = name.lower().endswith(ENDINGS + OTHER_ENDINGS)
-    return is_image and not any(map(_is_hidden, name.split("/")))
+    return name.lower().endswith(ENDINGS) and not any(map(_is_hidden, name.split("/")))
 
 
 def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listing:

@@ -20,8 +20,6 @@ import click
 
 from dcgan import cli, rundir
 from dcgan.cli import PATH, BadInput, Result, options
-from eval.fetch import find_inception
-from eval.finished import find_study, measure, open_runs
 
 eval_group = cli.Group("eval", __doc__)
 
@@ -68,6 +66,13 @@ of_epoch = options(of_run, again, EPOCH, THREADS)
 of_both_sets = options(of_epoch, DATA, TEST, CACHE)
 
 
+def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> Result:
+    """Let an analysis measure finished runs; see eval.finished.measure."""
+    from eval.finished import measure
+
+    return measure(name, needs, settings, **chosen)
+
+
 # --- Scores ---------------------------------------------------------------------------------------
 
 
@@ -89,16 +94,14 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
 
         python -m eval score runs/ablation-small --extractor inception --n 50000
     """
-    if extractor == "inception":
-        find_inception(weights, chosen["cache"] or find_study(chosen["where"]).parent / "cache")
-    runs = open_runs(needs="generator", **chosen)
-
     from eval.extractors import WEIGHTS, classifier, inception
+    from eval.finished import open_runs
     from eval.score import rescore, to_text
 
-    device, rows = runs[0].device, []
+    runs, rows = open_runs(needs="generator", **chosen), []
+    device = runs[0].device
     if extractor == "inception":
-        network = inception(weights, device, cache=runs[0].shared.cache)
+        network = inception(weights, device, runs[0].shared.cache)
     else:
         network = classifier(device, weights or WEIGHTS)
     for number, run in enumerate(runs, 1):
@@ -134,12 +137,12 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
     """
     if len(inside := list(where.rglob("run.json"))) > 1:
         raise BadInput(f"{where}: holds {len(inside)} runs; name one of them")
-    (run,) = open_runs(where, "generator", **chosen)
-
     import torch
 
     from eval import audit as work
+    from eval.finished import find_study, open_runs
 
+    (run,) = open_runs(where, "generator", **chosen)
     torch.set_num_threads(threads)
     result, path = work.analyse(run, n), find_study(where) / "audit.json"
     rundir.replace(path, rundir.to_json(result))
@@ -163,7 +166,7 @@ def probe(labels: int, draws: int, **chosen: Any) -> Result:
 
         python -m eval probe RUN --data TRAIN --test TEST
     """
-    return measure("probe", "state", {"labels": labels, "draws": draws}, **chosen)
+    return analyse("probe", "state", {"labels": labels, "draws": draws}, **chosen)
 
 
 @eval_group.command()
@@ -178,7 +181,7 @@ def neighbours(n: int, **chosen: Any) -> Result:
 
         python -m eval neighbours RUN --data TRAIN --test TEST
     """
-    return measure("neighbours", "generator", {"n": n}, **chosen)
+    return analyse("neighbours", "generator", {"n": n}, **chosen)
 
 
 @eval_group.command()
@@ -194,7 +197,7 @@ def walks(pairs: int, steps: int, **chosen: Any) -> Result:
 
         python -m eval walks runs/ablation-small
     """
-    return measure("walks", "generator", {"pairs": pairs, "steps": steps}, **chosen)
+    return analyse("walks", "generator", {"pairs": pairs, "steps": steps}, **chosen)
 
 
 @eval_group.command()
@@ -210,7 +213,7 @@ def filters(images: int, **chosen: Any) -> Result:
 
         python -m eval filters RUN --data TRAIN
     """
-    return measure("filters", "state", {"images": images}, **chosen)
+    return analyse("filters", "state", {"images": images}, **chosen)
 
 
 @eval_group.command()
@@ -227,7 +230,7 @@ def heads(pairs: int, **chosen: Any) -> Result:
 
         python -m eval heads runs/ablation-small
     """
-    return measure("heads", "config", {"pairs": pairs}, **chosen)
+    return analyse("heads", "config", {"pairs": pairs}, **chosen)
 
 
 @eval_group.command()
@@ -242,7 +245,7 @@ def constant(**chosen: Any) -> Result:
 
         python -m eval constant runs/ablation-small
     """
-    return measure("constant", "generator", {}, **chosen)
+    return analyse("constant", "generator", {}, **chosen)
 
 
 # --- The feature network --------------------------------------------------------------------------

@@ -128,22 +128,16 @@ def lite0(device: str = "cpu", most: int = LITE0_IMAGES) -> Extractor:
 
 
 def inception(
-    path: Path | None = None,
-    device: str = "cpu",
-    *,
-    cache: Path | None = None,
-    sha256: str = INCEPTION_SHA256,
+    path: Path | None = None, device: str = "cpu", cache: Path | None = None
 ) -> Extractor:
     """Inception 2015-12-05 as torch-fidelity builds it: pooled features and logits without bias.
 
-    The weights: the file at `path` or at INCEPTION_WEIGHTS, if one is named; else from `cache` or
-    torch hub's folder; else downloaded into `cache`, if there is one. Raises NoWeights. Other
-    weights than the published ones need their `sha256`, and their metrics another name.
+    `find_inception` says where the weights come from; raises NoWeights.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     # torch-fidelity unpickles what it is given: give it a file of our own with the same tensors.
-    weights, ours = io.BytesIO(find_inception(path, cache, sha256)), io.BytesIO()
+    weights, ours = io.BytesIO(find_inception(path, cache)), io.BytesIO()
     torch.save(torch.load(weights, weights_only=True), ours)
     ours.seek(0)
     with torch.random.fork_rng(devices=[]):
@@ -151,9 +145,8 @@ def inception(
             INCEPTION, ["2048", "logits_unbiased"], feature_extractor_weights_path=ours
         ).to(device)
 
-    suffix = "" if sha256 == INCEPTION_SHA256 else "_unpublished"
     side, resizer = FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE, "TensorFlow 1 bilinear"
-    return Extractor(INCEPTION, sha256, 2048, side, resizer, suffix, device, net)
+    return Extractor(INCEPTION, INCEPTION_SHA256, 2048, side, resizer, "", device, net)
 
 
 def resize(images: Tensor, side: int) -> Tensor:

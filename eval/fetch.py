@@ -23,9 +23,7 @@ class NoWeights(BadInput):
     """A network's weights are not to be had, said in one line."""
 
 
-def find_inception(
-    path: Path | None = None, cache: Path | None = None, sha256: str = INCEPTION_SHA256
-) -> bytes:
+def find_inception(path: Path | None = None, cache: Path | None = None) -> bytes:
     """Inception's weights, hashed and not opened; raises NoWeights.
 
     The file at `path` or at INCEPTION_WEIGHTS, if one is named; else from `cache` or torch hub's
@@ -33,37 +31,38 @@ def find_inception(
     """
     # A file that the user names is the one, or it is an error.
     if path:
-        return read_hashed(path, sha256)
+        return read_hashed(path, INCEPTION_SHA256)
     if named := os.environ.get("INCEPTION_WEIGHTS"):
-        try:
-            return read_hashed(Path(named), sha256)
-        except NoWeights as error:
-            raise NoWeights(f"INCEPTION_WEIGHTS={error}") from error
+        return read_hashed(Path(named), INCEPTION_SHA256, "INCEPTION_WEIGHTS=")
 
     # Otherwise the first of these that has it.
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    hub = Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser() / "hub/checkpoints"
-    ours = [cache / INCEPTION_FILES[0]] if cache else []
+    home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
+    files = [home / "hub/checkpoints" / name for name in INCEPTION_FILES]
+    if cache:
+        files.insert(0, cache / INCEPTION_FILES[0])
     tried = []
-    for file in (*ours, *(hub / name for name in INCEPTION_FILES)):
+    for file in files:
         try:
-            return read_hashed(file, sha256)
+            return read_hashed(file, INCEPTION_SHA256)
         except NoWeights as error:
             tried.append(str(error))
     try:
-        if ours:
-            return _download(*ours, sha256)
+        if cache:
+            return _download(files[0])
     except NoWeights as error:
         tried.append(str(error))
     raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set; {'; '.join(tried)}")
 
 
-def read_hashed(path: Path, sha256: str) -> bytes:
-    """The bytes of a file, once their hash is the expected one; raises NoWeights."""
+def read_hashed(path: Path, sha256: str, setting: str = "") -> bytes:
+    """The bytes of a file, once their hash is the expected one; raises NoWeights.
+
+    `setting`: what named the file.
+    """
     try:
-        return _checked(path.read_bytes(), sha256, str(path))
+        return _checked(path.read_bytes(), sha256, f"{setting}{path}")
     except OSError as error:
-        raise NoWeights(f"{path}: {reason(error)}") from error
+        raise NoWeights(f"{setting}{path}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
@@ -72,13 +71,13 @@ def reason(error: Exception) -> str:
     return one_line(cause) or type(error).__name__
 
 
-def _download(target: Path, sha256: str) -> bytes:
+def _download(target: Path) -> bytes:
     """Fetch torch-fidelity's file and keep it, if it is the right one."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
 
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
-            data = _checked(answer.read(MOST_BYTES), sha256, URL)
+            data = _checked(answer.read(MOST_BYTES), INCEPTION_SHA256, URL)
     except (OSError, http.client.HTTPException) as error:
         raise NoWeights(f"{URL}: {reason(error)}") from error
     write_file(target, lambda file: file.write(data))

@@ -1,7 +1,4 @@
-"""Finished runs: what an analysis can ask of one, and the loop over all runs of a study.
-
-Finding and checking runs knows no torch, so that wrong input is refused at once.
-"""
+"""Finished runs: what an analysis can ask of one, and the loop over all runs of a study."""
 
 import importlib
 import sys
@@ -9,22 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from dcgan import cli, rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config, is_milestone
+from dcgan.data import Images, load, load_cached, load_test, of_classes, resize
+from dcgan.models import load_generator
 from dcgan.pictures import BadData
 from dcgan.rundir import GENERATOR, STATE
+from dcgan.train import State, draw_latent, load_state
 from eval import results
+from eval.extractors import Extractor, classifier
 from eval.results import Result
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from dcgan.data import Images
-    from dcgan.train import State
-    from eval.extractors import Extractor
 
 Needs = Literal["generator", "state", "config"]
 FILES = {"generator": GENERATOR, "state": STATE}
@@ -36,8 +34,8 @@ class Shared:
 
     native: int  # pixels a side of the images, as the study has them
     cache: Path  # of decoded images and their features
-    train: "Images | None" = None  # None: what the cache has of them
-    test: "Images | None" = None
+    train: Images | None = None  # None: what the cache has of them
+    test: Images | None = None
     made: dict[Any, Any] = field(default_factory=dict)  # see FinishedRun.once
 
 
@@ -51,10 +49,8 @@ class FinishedRun:
     shared: Shared
     device: str = "cpu"
 
-    def generator(self, epoch: int | None = None) -> "nn.Module":
+    def generator(self, epoch: int | None = None) -> nn.Module:
         """G after an epoch, in eval mode on the device, once its hash is the committed one."""
-        from dcgan.models import load_generator
-
         path = rundir.epoch_folder(self.folder, epoch or self.epoch) / GENERATOR
         rundir.read_from(path.parent, GENERATOR)
         try:
@@ -62,12 +58,8 @@ class FinishedRun:
         except ValueError as error:
             raise BadInput(error) from error
 
-    def state(self) -> "State":
+    def state(self) -> State:
         """Both networks and their optimisers, once their hash is the committed one."""
-        from safetensors import SafetensorError
-
-        from dcgan.train import load_state
-
         path = rundir.epoch_folder(self.folder, self.epoch) / STATE
         try:
             return load_state(rundir.read_from(path.parent, STATE), self.config, self.device)
@@ -93,13 +85,11 @@ class FinishedRun:
         """Pixels a side at which its images are scored."""
         return min(self.shared.native, self.config.resolution)
 
-    def train(self, side: int) -> "Images":
+    def train(self, side: int) -> Images:
         """The real images of its classes that it could be trained on, in the canonical order."""
-        from dcgan.data import load_cached, of_classes, resize
-
         shared, sha256, classes = self.shared, self.config.data_sha256, self.config.classes
 
-        def make() -> "Images":
+        def make() -> Images:
             if shared.train:
                 return resize(of_classes(shared.train, classes), side)
             try:
@@ -109,23 +99,17 @@ class FinishedRun:
 
         return self.once(("train", sha256, classes, side), make)
 
-    def test(self, side: int) -> "Images":
+    def test(self, side: int) -> Images:
         """Held-out images of its classes; BadInput where there are none."""
-        from dcgan.data import of_classes, resize
-
         images, classes = self.shared.test, self.config.classes
         return self.once(("test", classes, side), lambda: resize(of_classes(images, classes), side))
 
-    def noise(self, stream: str, count: int) -> "Tensor":
+    def noise(self, stream: str, count: int) -> Tensor:
         """z (count, latent_size) of a stream of its own, for this epoch's G, on the device."""
-        from dcgan.train import draw_latent
-
         return draw_latent(self.config, stream, self.epoch, count).to(self.device)
 
-    def classifier(self) -> "Extractor":
+    def classifier(self) -> Extractor:
         """The bundled classifier on the device."""
-        from eval.extractors import classifier
-
         return self.once("classifier", lambda: classifier(self.device))
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -166,9 +150,7 @@ def open_runs(
         if needs != "generator" and config.model != "dcgan":
             raise BadInput(f"{folder}: model={config.model} has no convolutions")
 
-    from torch.cuda import device_count
-
-    device = cli.choose_device(device, device_count())
+    device = cli.choose_device(device, torch.cuda.device_count())
     shared = Shared(native, cache or study.parent / "cache")
     _load(shared, data, test, {config.data_sha256 for config in configs.values()})
     return [FinishedRun(run, configs[run], chosen[run], shared, device) for run in chosen]
@@ -198,7 +180,7 @@ def _finished(where: Path, folders: list[Path]) -> list[Path]:
 
 
 def _kept(where: Path, folders: list[Path], epoch: int | str, needs: Needs) -> dict[Path, int]:
-    """The epoch asked for of each run that kept such a file; a generator's hash is checked."""
+    """The epoch asked for of each run that kept such a file."""
     chosen = {}
     for folder in folders:
         if not (epochs := rundir.kept(folder, FILES[needs])):
@@ -207,8 +189,6 @@ def _kept(where: Path, folders: list[Path], epoch: int | str, needs: Needs) -> d
             known = ", ".join(map(str, epochs))
             raise BadInput(f"{folder}: epoch {epoch} kept no {needs}, only {known} did")
         chosen[folder] = epochs[-1] if epoch == "last" else int(epoch)
-        if needs == "generator":
-            rundir.read(folder, chosen[folder], GENERATOR)
     if not chosen:
         raise BadInput(f"{where}: no epoch here kept its {needs}")
     return chosen
@@ -216,8 +196,6 @@ def _kept(where: Path, folders: list[Path], epoch: int | str, needs: Needs) -> d
 
 def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) -> None:
     """Read the images with the SHA-256s that the runs name, and others of the same side."""
-    from dcgan.data import load, load_test
-
     if data:
         shared.train = load(data, shared.cache)
         if other := wanted - {shared.train.sha256}:
@@ -252,9 +230,6 @@ def measure(
     each run had.
     """
     runs, kept = open_runs(where, needs, **chosen), {}
-
-    import torch
-
     analysis = importlib.import_module(f"eval.{name}")
     for number, run in enumerate(runs, 1):
         result, done = results.stored(run.folder, name, run.epoch), "kept"

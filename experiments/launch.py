@@ -76,7 +76,6 @@ def write_study(plan: Plan, images: Images) -> None:
             "sha256": images.sha256,
             "images": len(images.pixels),
             "resolution": images.pixels.shape[1],
-            "lossy": images.lossy,
         },
         "factors": study.factors,
         "arms": study.arms,

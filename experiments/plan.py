@@ -113,9 +113,6 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
         "W&B": mode,
     }
     yield from (f"{name:<8}{text}" for name, text in rows.items())
-    if images.lossy:
-        yield "Some images were stored with loss: they are trained on, and scores taken"
-        yield "against them, as they are decoded."
     if images.kind == "shapes":
         yield "These images are shapes drawn by the code; DATA= names real ones."
     if config.inception == "never":

@@ -403,7 +403,6 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
     """
     info, data, hardware = study.info, study.info["data"], study.info["hardware"]
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
-    drawn += ", in part stored with loss, as decoded" if data.get("lossy") else ""
     seeds, runs = set(study.plan["seed"]), len(study.plan)
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
     keys = dict.fromkeys(key for machine in study.machines for key in machine)

@@ -162,8 +162,7 @@ def test_folder_zip_tree_and_archive_are_one_data_set(files, tree, archive, tmp_
     ]
     for kind, name, source in given:
         images = load(str(source), cache)
-        about = (images.kind, images.name, images.sha256, images.lossy)
-        assert about == (kind, name, DRAWN.sha256, False)
+        assert (images.kind, images.name, images.sha256) == (kind, name, DRAWN.sha256)
         np.testing.assert_array_equal(images.pixels, DRAWN.pixels)
         np.testing.assert_array_equal(images.labels, DRAWN.labels)
 
@@ -205,7 +204,7 @@ def cases(files, folder):
     listed, null = (json.dumps({"labels": value}).encode() for value in (pairs, None))
     in_top = {f"top/{name}": x for name, x in (shards | {"dataset.json": listed}).items()}
     test = {f"test/{name}": content for name, content in [*files.items()][:9]}
-    notes = {"notes.txt": b"", ".git/a.png": b"", "class0/Thumbs.db": b""}
+    notes = {"notes.txt": b"", ".git/a.png": b"", "class0/a.gif": b""}
 
     linked = Path(write_folder(folder / "linked", {n: x for n, x in files.items() if n[5] < "7"}))
     for name in ("class7", "class8", "class9"):
@@ -228,11 +227,11 @@ def cases(files, folder):
         ),
         (
             write_folder(folder / "odd", files | notes),
-            f"{ten} folders; left out: .git/, class0/Thumbs.db, notes.txt",
+            f"{ten} folders; left out: .git/, class0/a.gif, notes.txt",
         ),
         (
             write_zip(folder / "odd.zip", files | notes),
-            f"{ten} folders; left out: .git/a.png, class0/Thumbs.db, notes.txt",
+            f"{ten} folders; left out: .git/a.png, class0/a.gif, notes.txt",
         ),
     ]
 
@@ -241,7 +240,7 @@ def test_folders_and_zips_as_people_have_them_are_read_as_they_are_meant(files, 
     for source, said in cases(files, tmp_path):
         images = load(str(source), cache)
         assert describe(images) == said, source
-        if images.labels_from and not images.lossy:
+        if images.labels_from and "endings" not in str(source):  # some of which are JPEGs
             assert images.labels.tolist() == [LABELS[x.tobytes()] for x in images.pixels], source
         assert sources.count(images.kind, Path(source)) == 40
 
@@ -264,57 +263,21 @@ def test_a_link_to_a_folder_that_is_read_already_is_refused(target, files, tmp_p
     assert refusal(source, cache) == f"{source}/other: a link to a folder that is read already"
 
 
-@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
-def test_one_lossy_image_marks_the_set_whatever_its_ending(form, tmp_path, cache):
-    lossy = encode(DRAWN.pixels[1], form, quality=95)
-    images = load(write_folder(tmp_path / "f", {"a.png": GOOD, "b.png": lossy}), cache)
-    decoded = np.asarray(Image.open(io.BytesIO(lossy)).convert("RGB"))
-    assert {image.tobytes() for image in images.pixels} >= {decoded.tobytes()}
-    keep(images, cache, 32)
-    again = load(str(tmp_path / "f"), cache), load_cached(cache, images.sha256, 32)
-    assert all(x.lossy for x in (images, *again))
-
-
 # --- What is refused ------------------------------------------------------------------------------
-
-
-def opaque(mode):
-    return Image.fromarray(DRAWN.pixels[0]).convert(mode)
-
-
-def transparent(mode):
-    image = opaque("RGBA")
-    image.putpixel((3, 4), (9, 9, 9, 254))
-    return saved(image.convert(mode))
-
-
-def rotated(form):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return saved(opaque("RGB"), form, exif=exif)
 
 
 def blank(height, width):
     return encode(np.zeros((height, width, 3), np.uint8))
 
 
-CONVERTS = "; python -m dcgan prepare converts it"
 FLIPPED = GOOD[:-20] + bytes([GOOD[-20] ^ 1]) + GOOD[-19:]
-CLEAR = saved(opaque("RGB"), transparency=tuple(DRAWN.pixels[0, 0, 0].tolist()))
 FRAMES = [Image.fromarray(image) for image in DRAWN.pixels[:3]]
 ANIMATED = saved(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:])
 REFUSED = {
-    "deep.png": (encode(np.zeros((32, 32), np.uint16)), f"not 8 bits a channel{CONVERTS}"),
-    "two-level.png": (saved(opaque("1")), f"not 8 bits a channel{CONVERTS}"),
-    "la.png": (transparent("LA"), f"transparent pixels{CONVERTS}"),
-    "clear.png": (CLEAR, f"transparent pixels{CONVERTS}"),
     "animated.webp": (ANIMATED, "an animation of 3 frames"),
-    "rotated.jpe": (rotated("JPEG"), f"EXIF orientation 6{CONVERTS}"),
-    "cmyk.jpg": (saved(opaque("CMYK"), "JPEG"), f"colour mode CMYK{CONVERTS}"),
-    "oblong.png": (blank(32, 40), "40x32 pixels, not a square of 8 to 1024 a side"),
+    "oblong.png": (blank(32, 40), "40x32 pixels, not a square of 8 to 1024 a side; python -m"),
     "other.png": (blank(16, 16), "16x16 pixels, but 'a.png' 32x32"),
     "flipped.png": (FLIPPED, "truncated or corrupt: broken PNG file"),
-    "a.gif": (saved(opaque("P"), "GIF"), "not one of .png .bmp .webp .jpg .jpeg .jpe .jfif"),
     "two\nlines.png": (b"", "not a PNG, BMP, WebP or JPEG image"),
 }
 

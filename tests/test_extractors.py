@@ -1,11 +1,9 @@
 """The feature networks, built from made-up weights: what they compute, and what they refuse."""
 
 import hashlib
-import http.server
 import io
 import json
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -134,11 +132,12 @@ def sha256_of(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_inception_gives_what_torch_fidelity_gives(weights):
+def test_inception_gives_what_torch_fidelity_gives(weights, monkeypatch):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     before = torch.get_rng_state()
-    extractor = inception(weights, sha256=sha256_of(weights))
+    monkeypatch.setattr(fetch, "INCEPTION_SHA256", sha256_of(weights))
+    extractor = inception(weights)
     images = pictures(3, 32)
     features, logits = extractor.extract(images)
     assert torch.equal(before, torch.get_rng_state())
@@ -149,10 +148,10 @@ def test_inception_gives_what_torch_fidelity_gives(weights):
     torch.testing.assert_close(features, expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits, expected[1], rtol=1e-5, atol=1e-5)
     assert features.std(dim=0).mean() > 0.001  # they tell images apart
-    assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "_unpublished")
+    assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "")
 
 
-def test_weights_are_hashed_before_anything_is_unpickled(tmp_path):
+def test_weights_are_hashed_before_anything_is_unpickled(tmp_path, monkeypatch):
     """A pickle that writes a file when it is opened: it stays shut, whatever its name."""
 
     class Trap:
@@ -165,8 +164,9 @@ def test_weights_are_hashed_before_anything_is_unpickled(tmp_path):
         inception(path)
 
     # With the hash of the trap itself the restricted unpickler still refuses.
+    monkeypatch.setattr(fetch, "INCEPTION_SHA256", sha256_of(path))
     with pytest.raises(Exception, match="Weights only load failed"):
-        inception(path, sha256=sha256_of(path))
+        inception(path)
     assert not (tmp_path / "sprung").exists()
 
     torch.load(path, weights_only=False)
@@ -174,11 +174,9 @@ def test_weights_are_hashed_before_anything_is_unpickled(tmp_path):
 
 
 def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
-    data, expected = weights.read_bytes(), sha256_of(weights)
+    data, find = weights.read_bytes(), fetch.find_inception
+    monkeypatch.setattr(fetch, "INCEPTION_SHA256", sha256_of(weights))
     hub, cache = tmp_path / "hub" / "checkpoints", tmp_path / "cache"
-
-    def find(**options):
-        return fetch.find_inception(options.get("path"), options.get("cache"), expected)
 
     # The hub's folder is torch's own.
     assert hub.parent == Path(torch.hub.get_dir())
@@ -207,46 +205,24 @@ def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
     assert find(path=weights) == data
 
 
-@pytest.fixture
-def served(monkeypatch):
-    """A server of this machine in the place of torch-fidelity's; the test sets what it answers."""
+def test_download_is_checked_and_kept(tmp_path, monkeypatch):
     from torch_fidelity import feature_extractor_inceptionv3
 
-    content: dict[str, bytes] = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if "data" in content else 404)
-            self.end_headers()
-            self.wfile.write(content.get("data", b""))
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/weights.pth"
-        monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", url)
-        yield content
-        server.shutdown()
-
-
-def test_download_is_checked_and_kept(served, tmp_path):
-    cache, data = tmp_path / "cache", b"not really weights"
-    expected = hashlib.sha256(data).hexdigest()
-
-    with pytest.raises(NoWeights, match=r"weights\.pth: Not Found"):
-        fetch.find_inception(None, cache, expected)
-    served["data"] = b"something else"
+    cache, data, served = tmp_path / "cache", b"not really weights", tmp_path / "weights.pth"
+    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", served.as_uri())
+    monkeypatch.setattr(fetch, "INCEPTION_SHA256", hashlib.sha256(data).hexdigest())
+    with pytest.raises(NoWeights, match=r"weights\.pth: .*No such file"):
+        fetch.find_inception(cache=cache)
+    served.write_bytes(b"something else")
     with pytest.raises(NoWeights, match=r"weights\.pth: its SHA-256 is"):
-        fetch.find_inception(None, cache, expected)
+        fetch.find_inception(cache=cache)
     assert not cache.exists()
 
-    served["data"] = data
-    assert fetch.find_inception(None, cache, expected) == data
+    served.write_bytes(data)
+    assert fetch.find_inception(cache=cache) == data
     assert [path.name for path in cache.iterdir()] == [INCEPTION_FILES[0]]
-    del served["data"]
-    assert fetch.find_inception(None, cache, expected) == data  # from the cache
+    served.unlink()
+    assert fetch.find_inception(cache=cache) == data  # from the cache
 
 
 # --- EfficientNet-Lite0 ---------------------------------------------------------------------------

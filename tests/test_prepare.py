@@ -74,7 +74,7 @@ def contents(path):
         names = [name for name in archive.namelist() if name != "dataset.json"]
         assert names == [f"img{i:08d}.png" for i in range(len(names))]
         labels = json.loads(archive.read("dataset.json"))["labels"]
-        return labels, [decode(name, archive.read(name))[0] for name in names]
+        return labels, [decode(archive.read(name)) for name in names]
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_folder_becomes_a_labelled_set_of_one_size(photos, run_prepare, tmp_pa
     out = tmp_path / "new" / "photos.zip"
     assert run_prepare(photos, "-o", out, "--side", 16) == (
         0,
-        f"wrote 5 pictures of 16x16 to {out}: 2 classes, from folders, 3 stored with loss\n"
+        f"wrote 5 pictures of 16x16 to {out}: 2 classes, from folders\n"
         "left out 2:\n  cats/.hidden.png\n  notes.txt\n",
         "",
     )
@@ -130,7 +130,7 @@ def test_a_folder_becomes_a_labelled_set_of_one_size(photos, run_prepare, tmp_pa
 
     # And the study reads just this.
     result = load(str(out), tmp_path / "cache")
-    assert (result.kind, result.pixels.shape, result.lossy) == ("zip", (5, 16, 16, 3), False)
+    assert (result.kind, result.pixels.shape) == ("zip", (5, 16, 16, 3))
     pairs = {(image.tobytes(), label) for image, label in zip(images, [0, 0, 1, 1, 1], strict=True)}
     assert {(result.pixels[i].tobytes(), result.labels[i]) for i in range(5)} == pairs
 
@@ -156,8 +156,8 @@ def test_equal_pictures_give_equal_bytes(photos, run_prepare, tmp_path):
 
 
 def test_labels_are_those_of_dataset_json_or_none(run_prepare, tmp_path):
-    files = {"b.png": encode(RGB), "x/a.png": encode(GREY), "c.gif": b"GIF89a"}
-    listing = {"labels": [["b.png", 7], ["c.gif", 5], ["x/a.png", 3]]}
+    files = {"b.png": encode(RGB), "x/a.png": encode(GREY)}
+    listing = {"labels": [["b.png", 7], ["x/a.png", 3]]}
     out = tmp_path / "o.zip"
     for null in (False, True):
         text = json.dumps({"labels": None} if null else listing)
@@ -166,7 +166,7 @@ def test_labels_are_those_of_dataset_json_or_none(run_prepare, tmp_path):
         code, shown, _ = run_prepare(source, "-o", out, "--side", 16, "--skip")
         assert code == 0
         said = "no classes" if null else "2 classes, from dataset.json"
-        assert f"wrote 2 pictures of 16x16 to {out}: {said}, none stored with loss" in shown
+        assert f"wrote 2 pictures of 16x16 to {out}: {said}\n" in shown
         labels, images = contents(out)
         assert labels == (None if null else [["img00000000.png", 7], ["img00000001.png", 3]])
         assert np.array_equal(images, [RGB, grey(GREY)])
@@ -274,7 +274,6 @@ BOMB = png(8, 2, []).replace(struct.pack(">II", 16, 16), struct.pack(">II", 60_0
 TWO = encode(Image.new("L", (16, 16)), save_all=True, append_images=[Image.new("L", (16, 16), 9)])
 REFUSED = {
     "x.png": (b"no picture", "not a PNG, BMP, WebP or JPEG image"),
-    "x.heic": (b"a phone's", "not one of .png .bmp .webp .jpg .jpeg .jpe .jfif"),
     "cut.jpg": (encode(RGB, "JPEG")[:-200], "truncated or corrupt: "),
     "bomb.png": (BOMB.replace(BOMB[29:33], zlib.crc32(BOMB[12:29]).to_bytes(4)), "a bomb: "),
     "two.png": (TWO, "an animation of 2 frames"),

@@ -154,7 +154,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
     for name in ("images/a/a.png", *(f"images/data_batch_{number}" for number in range(1, 6))):
         (places / name).write_bytes(bait)
     (places / f"{NAME}.json").write_text(json.dumps({"sha256": sha256}))
-    about = {"name": "x", "kind": "zip", "lossy": False, "sha256": sha256, "array": ""}
+    about = {"name": "x", "kind": "zip", "sha256": sha256, "array": ""}
     about["labels"] = []
     (places / f"{sha256}-16.json").write_text(json.dumps(about))
     before = tree(folder)
@@ -356,12 +356,12 @@ def refusals(folder: Path) -> list[Refusal]:
         setting("--device tpu", "--device", "tpu", torch=True),
         setting("WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}, torch=True),
         setting("file is not a folder", "--out", str(folder / "file/x")),
-        score("INCEPTION_WEIGHTS=", *inception, environ=absent),
-        score("w: No such file", *inception, "--weights", str(folder / "w")),
-        score("epoch 2 kept no generator, only 1 did", "--epoch", "2"),
+        score("INCEPTION_WEIGHTS=", *inception, environ=absent, torch=True),
+        score("w: No such file", *inception, "--weights", str(folder / "w"), torch=True),
+        score("epoch 2 kept no generator, only 1 did", "--epoch", "2", torch=True),
         score("not a generator of this study", "--device", "cpu", torch=True),
         score("9 is not in the range x>=10", "--n", "9"),
-        Refusal(["eval", "score", str(folder / "few")], "no study here or above"),
+        Refusal(["eval", "score", str(folder / "few")], "no study here or above", torch=True),
     ]
 
 
