@@ -18,7 +18,6 @@ import sys
 
 # Commands that are not of `experiments` -> what follows `python -m`.
 OTHERS = {
-    "cifar10": ("dcgan", "cifar10"),
     "eval": ("eval",),
     "prepare": ("dcgan", "prepare"),
     "report": ("reports",),

@@ -96,6 +96,7 @@ def test_every_command_stands_for_a_module(monkeypatch: pytest.MonkeyPatch) -> N
         dcgan_study.main()
         assert became.pop() == [sys.executable, "-m", *module, "--json"]
     assert len(typed) > 20
+    assert {*dcgan_study.OTHERS} == {*dcgan_group.commands, "eval", "report"}
     assert os.environ["PYTHONSAFEPATH"] == "1"
 
 
