@@ -59,10 +59,10 @@ followups: setup ## train, score and report single changes, and images of one ki
 precision: setup ## train, score and report three precisions of the arithmetic
 	@$(RUN) experiments precision $(OPTIONS) $(ARGS)
 
-status: setup ## what is done, at work, failed and missing in the newest study, or in STUDY
+status: setup ## what is done, running, failed and missing in the newest study, or in STUDY
 	@$(RUN) experiments status $(PLACE) $(ARGS)
 
-resample: setup ## score finished runs of the newest study, or of STUDY, on more noise
+resample: setup ## score finished runs of the newest study, or of STUDY, on more evaluation sets
 	@$(RUN) experiments resample $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
 
@@ -85,10 +85,10 @@ dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal das
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 	@$(RUN) experiments sync $(PLACE)
 
-workspace: setup ## build a W&B workspace and report for the newest study, or for STUDY
+workspace: setup ## build a workspace and a report on W&B for the newest study, or for STUDY
 	@$(RUN) experiments workspace $(PLACE)
 
-publish: setup ## pack the whole seeds of the newest study, or of STUDY, in reports/published
+publish: setup ## pack whole seeds of the newest study, or of STUDY, into reports/published
 	@$(RUN) experiments publish $(PLACE) $(ARGS)
 
 ##@ Measure

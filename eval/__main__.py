@@ -55,12 +55,12 @@ EPOCH = click.option(
 )
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
 TEST = click.option("--test", metavar="TEST", required=True, help="images of that kind it was not")
-CACHE = click.option("--cache", type=PATH, help="of images; default: `cache` beside the study")
-DEVICE = click.option(
-    "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: a GPU, if any"
-)
+BESIDE = "of images; default: `cache` beside the study"
+CACHE = click.option("--cache", metavar="DIR", type=PATH, help=BESIDE)
+GPU = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
+DEVICE = click.option("--device", metavar="NAME", help=GPU)
 NETWORKS = click.Choice(["cifar", "inception"])
-of_run = options(click.argument("where", metavar="RUN_OR_STUDY", type=PATH), DEVICE)
+of_run = options(click.argument("where", metavar="RUN", type=PATH), DEVICE)
 again = click.option("--again", is_flag=True, help="measure runs anew that have the result")
 of_epoch = options(of_run, again, EPOCH, THREADS)
 of_both_sets = options(of_epoch, DATA, TEST, CACHE)
@@ -81,7 +81,7 @@ def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> R
 @EPOCH
 @click.option("--extractor", type=NETWORKS, default="cifar", help="what sees the images")
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
-@click.option("--data", metavar="SOURCE", help="the data set; default: what the cache has of it")
+@click.option("--data", metavar="TRAIN", help="images it was trained on; default: the cache's")
 @click.option("--weights", type=PATH, help="of Inception, or a folder; default: as above")
 @CACHE
 def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result:
@@ -256,8 +256,8 @@ def constant(**chosen: Any) -> Result:
 @click.option("--test", metavar="TEST", required=True, help="the 10,000 test images")
 @click.option("--seed", metavar="N", type=int, default=0, help="of weights and augmentation")
 @count("--threads", None, "threads of PyTorch, on which results depend; default: its own choice")
-@click.option("--out", type=PATH, default=Path("eval/weights"), help="their folder")
-@click.option("--cache", type=PATH, default=Path("runs/cache"), help="of images")
+@click.option("--out", metavar="DIR", type=PATH, default=Path("eval/weights"), help="their folder")
+@click.option("--cache", metavar="DIR", type=PATH, default=Path("runs/cache"), help="of images")
 def train_extractor(**chosen: Any) -> Result:
     """Train the bundled CIFAR-10 classifier anew; on two CPU cores this takes an hour.
 

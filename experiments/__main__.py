@@ -204,7 +204,7 @@ def show_status(study: Path) -> Result:
 
 @experiments_group.command("reproduce")
 @click.argument("run", metavar="RUN")
-@option("--data", "DATA", "what it was trained on; default: CIFAR-10, or shapes")
+@option("--data", "DATA", "images it was trained on; default: CIFAR-10, or shapes")
 @option("--to", "DIR", "OUT of that command", type=PATH, default=Path("runs/reproduced"))
 @out_option("where a name is looked for")
 @click.option("--print", "print_only", is_flag=True, help="print the command and stop")
@@ -232,15 +232,15 @@ def reproduce_run(**given: Any) -> Result:
 
 @experiments_group.command("resample")
 @of_study
-@option("--sets", "N", "of a run, with its own", type=click.IntRange(min=2), default=3)
+@option("--sets", "N", "evaluation sets, with set 0", type=click.IntRange(min=2), default=3)
 @DEVICE
 @JOBS
 @threads_option("as the runs had")
 def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
-    """Score the kept generators of every finished run again, on noise of their own.
+    """Score the kept generators of every finished run again, on more evaluation sets.
 
-    Set 0 is the scoring that a run did itself; sets 1, 2, ... have the same number of images, the
-    same reference and the same networks, and go to RUN/banks. How far they lie apart is how much of
+    Set 0 is the scoring that a run did itself; sets 1, 2, ... are as many images of other noise,
+    with the same reference and networks, and go to RUN/banks. How far they lie apart is how much of
     a score is the noise that it was taken on. Runs that have their sets are skipped, and a command
     that was stopped goes on with the others. The machine must be the one that made the runs.
 
@@ -260,7 +260,7 @@ def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
 @click.argument("parts", metavar="[PART]...", nargs=-1)
 @option("--only", "PART", "this part, and those that follow; default: all")
 @click.option("--quick", is_flag=True, help="everything tiny: do the parts work?")
-@click.option("--data", default="shapes", help="the images of `epoch` and `commands`")
+@click.option("--data", metavar="DATA", default="shapes", help="images of `epoch` and `commands`")
 @DEVICE
 @threads_option("of this process")
 @out_option("the record goes to OUT/bench")
@@ -410,10 +410,10 @@ def sync(study: Path) -> Result:
 @experiments_group.command("workspace")
 @of_study
 def workspace(study: Path) -> Result:
-    """Build panels for W&B, a workspace and a report; saved where there is an account.
+    """Build a workspace and a report on W&B; without an account, as files alone.
 
-    Scores by arm with bands over seeds, fluctuation, losses, samples, a table of the runs. Written
-    as JSON into the study's folder `wandb`, without network too.
+    Panels of scores by arm with bands over seeds, fluctuation, losses, samples, a table of the
+    runs. Their JSON lies in the study's folder `wandb`, without network too.
 
         python -m experiments workspace runs/ablation-small
     """

@@ -38,7 +38,7 @@ SOURCE = "a study's folder, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
 @click.command("reports", cls=cli.Command, help=__doc__)
 @click.option("--from", "kind", metavar="STUDY", required=True, help=SOURCE)
 @click.argument("more", metavar="", nargs=-1)
-@click.option("--to", metavar="FOLDER", type=PATH, help="of the report; default: STUDY/report")
+@click.option("--to", metavar="DIR", type=PATH, help="of the report; default: STUDY/report")
 @click.option("--study", metavar="NAME", help="of W&B's studies; default: the only one")
 @click.option("--pdf", is_flag=True, help="every figure as PDF too, for LaTeX")
 def report(

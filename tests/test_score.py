@@ -332,7 +332,7 @@ def test_bad_input_is_one_line_and_exit_code_2(study, tmp_path, run_eval):
     good = ("--weights", study.parent / "weights", "--device", "cpu", "--n", 20)
     training = ("--train", tmp_path / "a.zip", "--test", "b.zip")
     refused = {
-        ("score",): "RUN_OR_STUDY",
+        ("score",): "RUN",
         ("score", study, "--n", 3): "3 is not in the range x>=10",
         ("score", study, "--extractor", "vgg"): "'vgg'",
         ("score", study, "--weights", tmp_path): "cifar10-resnet.json: No such file",
