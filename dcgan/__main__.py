@@ -17,10 +17,9 @@ import numpy as np
 
 from dcgan import cli, rundir
 from dcgan.cli import PATH, POSITIVE, BadInput, Result
-from dcgan.pictures import MAX_BYTES, png_grid
+from dcgan.pictures import MAX_BYTES, encode, png_grid
 from dcgan.sources import write_file
 
-BATCH = 500  # images that the generator makes at a time
 SHOWN = 20  # files left out that are named
 PUBLISHED = Path(__file__).parents[1] / "reports" / "published"  # studies, some with generators
 
@@ -149,29 +148,23 @@ def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
 
     The noise is a stream of its own, which belongs to `seed` and to no run.
     """
-    import torch
+    from torch.cuda import device_count
 
-    from dcgan.data import to_uint8
     from dcgan.models import load_generator
-    from dcgan.train import draw_latent
+    from dcgan.train import draw_latent, generate
 
-    device = cli.choose_device(device, torch.cuda.device_count())
+    device = cli.choose_device(device, device_count())
     try:
         G, config = load_generator(str(path))
     except ValueError as error:
         raise BadInput(error) from error
     if count * 3 * config.resolution**2 > MAX_BYTES:
         raise BadInput(f"-n {count}: images of {config.resolution} pixels a side, over 8 GiB")
-
     z = draw_latent(config.model_copy(update={"seed": seed}), "sample", 0, count)
-    G, images = G.to(device), []
-    with torch.no_grad():
-        for part in z.split(BATCH):
-            signed = G(part.to(device))
-            if not signed.isfinite().all():
-                raise BadInput(f"{path}: its images are not finite")
-            images.append(to_uint8(signed).permute(0, 2, 3, 1).cpu())
-    return torch.cat(images).numpy()
+    try:
+        return generate(G.to(device), z).permute(0, 2, 3, 1).numpy()
+    except FloatingPointError as error:
+        raise BadInput(f"{path}: {error}") from error
 
 
 def write_folder(target: Path, images: np.ndarray) -> None:
@@ -182,7 +175,7 @@ def write_folder(target: Path, images: np.ndarray) -> None:
         folder = Path(staged, target.name)
         folder.mkdir()
         for number, image in enumerate(images):
-            (folder / f"{number:0{digits}d}.png").write_bytes(png_grid(image[None], 1))
+            (folder / f"{number:0{digits}d}.png").write_bytes(encode(image))
         folder.replace(target)
 
 

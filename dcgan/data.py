@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate
 from dcgan import pictures, sources
 from dcgan import shapes as drawing
 from dcgan.cli import shown
-from dcgan.pictures import MAX_BYTES, SIDES, BadData
+from dcgan.pictures import MAX_BYTES, BadData
 from dcgan.sources import Listing
 
 SHAPES = 12_000  # images that `load` draws
@@ -270,8 +270,6 @@ def resize(images: Images, resolution: int) -> Images:
     side = images.pixels.shape[1]
     if resolution == side:
         return images
-    if resolution not in SIDES:
-        raise BadData(f"{images.name}: cannot be resized to {resolution} pixels, only to 8 to 1024")
     pixels = np.empty((len(images.pixels), resolution, resolution, 3), np.uint8)
     step = max(1, AT_ONCE // max(side, resolution) ** 2)
     for i in range(0, len(pixels), step):

@@ -95,6 +95,13 @@ def decode(data: bytes) -> np.ndarray:
     return np.asarray(to_rgb(image))
 
 
+def encode(pixels: np.ndarray) -> bytes:
+    """A PNG of pixels (H, W, 3) uint8 alone: no profile, no date, no place."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def png_grid(images: np.ndarray, columns: int, gap: int = 0) -> bytes:
     """uint8 images (N, H, W, 3) in rows of `columns`, `gap` white pixels apart -> one PNG.
 
@@ -106,6 +113,4 @@ def png_grid(images: np.ndarray, columns: int, gap: int = 0) -> bytes:
     cells[: len(images), : height - gap, : width - gap] = images
     grid = cells.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
     grid = grid.reshape(rows * height, columns * width, 3)
-    buffer = io.BytesIO()
-    Image.fromarray(grid[: rows * height - gap, : columns * width - gap]).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(grid[: rows * height - gap, : columns * width - gap])

@@ -10,7 +10,6 @@ The zip has NVlabs' layout: PNGs in the order of the pictures' names, and datase
 are fixed: equal pictures, labels and order give equal bytes with one version of Pillow.
 """
 
-import io
 import json
 import zipfile
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from dcgan import pictures, sources
-from dcgan.pictures import MAX_BYTES, BadData
+from dcgan.pictures import BadData, encode
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,6 @@ def prepare(source: Path, side: int, enlarge: bool = False, skip: bool = False) 
         raise BadData(f"{source}: no such file or folder")
     pngs, kept, skipped = [], [], []
     with sources.opened("folder" if source.is_dir() else "zip", source) as listing:
-        if (count := len(listing.names)) * 3 * side**2 > MAX_BYTES:
-            raise BadData(f"{source}: {count} pictures of {side}x{side} are over 8 GiB")
         for name, label in zip(listing.names, listing.labels.tolist(), strict=True):
             try:
                 with pictures.error_context(name, source):
@@ -91,10 +88,3 @@ def square(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
     # Cut first: the filter would otherwise look beyond the edges.
     image = image.crop((left, top, left + shorter, top + shorter))
     return image.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    """A PNG of pixels alone: no profile, no date, no place."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

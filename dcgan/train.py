@@ -10,8 +10,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
-from dcgan.data import signed_batches
+from dcgan.data import signed_batches, to_uint8
 from dcgan.models import build, channels_last, seed_of
+
+AT_ONCE = 500  # images that `generate` makes in one pass
 
 
 @dataclass
@@ -108,6 +110,30 @@ def latent_batches(
         z = _draw(config, step if first + step <= count - 16 else count - first, generator)
         z = z.pin_memory() if pinned else z
         yield from z.to(device, non_blocking=pinned).split(config.batch)
+
+
+@torch.no_grad()
+def generate(G: nn.Module, z: Tensor) -> Tensor:
+    """Images of z (N, latent_size), on any device: uint8 (N, 3, H, W) on the CPU.
+
+    In eval mode, so with BatchNorm's running statistics, and in float32, whatever the training is
+    in; every module's mode is put back, and neither buffers nor random streams are touched.
+    FloatingPointError where an image is not finite.
+    """
+    device, images = next(G.parameters()).device, []
+    modes = {module: module.training for module in G.modules()}
+    G.eval()
+    try:
+        with matmul_precision("fp32"):
+            for part in z.split(AT_ONCE):
+                signed = G(part.to(device))
+                if not signed.isfinite().all():
+                    raise FloatingPointError("the generator's images are not finite")
+                images.append(to_uint8(signed).cpu())
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return torch.cat(images)
 
 
 def _noise(config: Config, stream: str, epoch: int) -> torch.Generator:

@@ -26,12 +26,11 @@ from torch import Tensor, nn
 from dcgan.cli import BadInput
 from dcgan.data import Images, of_classes, to_uint8
 from dcgan.models import channels_last
-from eval.extractors import Extractor
+from dcgan.train import AT_ONCE
 from eval.finished import FinishedRun, find_study
 from eval.metrics import Sample
 from eval.results import aligned
 from eval.score import (
-    BATCH,
     BATCHNORM,
     Reference,
     identities,
@@ -41,7 +40,9 @@ from eval.score import (
     split_of,
 )
 
+DIGITS = 4  # significant ones, of a number that is shown
 SEED = 0  # of everything that is drawn here, z apart
+FD = "fd_cifar"  # the metric that is asked about
 POINTS = 15  # sizes at which the metrics are measured, from N / 10 to N (Chong and Forsyth, 2020)
 NOISE = (4, 8, 16, 32, 64)  # standard deviation, in grey levels of 255
 BLUR = (0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviation of the kernel, pixels
@@ -89,26 +90,22 @@ def to_text(result: dict[str, Any]) -> str:
     """The tables and answers of an audit as a terminal shows them."""
     lines: list[str] = []
     for part in result["tables"]:
-        rows = aligned(part["columns"], part["rows"], part["digits"])
+        rows = aligned(part["columns"], part["rows"], DIGITS)
         lines += [part["title"], rows, *part["notes"], ""]
     return "\n".join([*lines, *(" ".join(answer) for answer in result["answers"])])
 
 
-def table(name: str, title: str, rows: list[Row], notes: list[str], digits: int = 4) -> Row:
+def table(name: str, title: str, rows: list[Row], notes: list[str]) -> Row:
     """A table as audit.json has it; see the top of this file."""
     cells = {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]}
-    return {"name": name, "title": title, **cells, "notes": notes, "digits": digits}
+    return {"name": name, "title": title, **cells, "notes": notes, "digits": DIGITS}
 
 
-def measure(network: Extractor, sample: Sample, *stems: str) -> dict[str, float]:
-    """Some of a network's metrics, by the stems of their names."""
-    chosen = {name: metric for name, metric in network.metrics.items() if metric.stem in stems}
-    return {name: metric.measure(sample) for name, metric in chosen.items()}
-
-
-def distances(images: Tensor, real: Reference) -> dict[str, float]:
-    """Fréchet distance, score and kernel distance of generated images, by their full names."""
-    return measure(real.extractor, see(images, real), "fd", "cs", "kd")
+def measure(sample: Sample, real: Reference) -> dict[str, float]:
+    """Fréchet distance, score and kernel distance of a sample."""
+    return {
+        name: real.extractor.metrics[name].measure(sample) for name in (FD, "cs_cifar", "kd_cifar")
+    }
 
 
 # --- How G's images are made ----------------------------------------------------------------------
@@ -120,7 +117,7 @@ def signed_images(run: FinishedRun, G: nn.Module, z: Tensor, mode: str = "runnin
     `mode`: where BatchNorm's statistics come from, a key of BATCHNORM. In the mode "batch" batches
     have the training's size; the last one is filled up with noise from the front.
     """
-    G, size = copy.deepcopy(G).eval(), BATCH
+    G, size = copy.deepcopy(G).eval(), AT_ONCE
     if mode == "batch":
         G, size = G.train(), run.config.batch
     elif mode == "re-estimated":
@@ -150,23 +147,17 @@ def batchnorm_table(run: FinishedRun, G: nn.Module, real: Reference, count: int)
     for mode in BATCHNORM:
         signed = signed_images(run, G, z, mode)
         for how in QUANTISERS:
-            measures = distances(quantise(signed, how), real)
+            measures = measure(see(quantise(signed, how), real), real)
             rows.append({"BatchNorm": mode, "quantiser": how, **measures})
-    name = _named(real, "fd")
     for row in rows:
-        row["of the first"] = row[name] / rows[0][name]
+        row["of the first"] = row[FD] / rows[0][FD]
     notes = [
         f"{count} images of the same noise in every row; the study's own scores are those of "
         "the first row's kind.",
         *(f"BatchNorm {mode}: {text}." for mode, text in BATCHNORM.items()),
         *(f"Quantiser {how}: {text}." for how, text in QUANTISERS.items()),
     ]
-    return table("batchnorm", f"{name} by BatchNorm mode of G and by quantiser", rows, notes)
-
-
-def _named(real: Reference, stem: str) -> str:
-    """What a metric is called with the reference's network."""
-    return next(name for name, m in real.extractor.metrics.items() if m.stem == stem)
+    return table("batchnorm", f"{FD} by BatchNorm mode of G and by quantiser", rows, notes)
 
 
 # --- How many images ------------------------------------------------------------------------------
@@ -189,14 +180,14 @@ def size_tables(run: FinishedRun, G: nn.Module, real: Reference, count: int) -> 
     measured = []
     for number, size in enumerate(sizes):
         images = signed_images(run, G, run.noise(f"audit size {number}", size))
-        measured.append(distances(to_uint8(images), real))
+        measured.append(measure(see(to_uint8(images), real), real))
     limits = []
     for name, last in measured[-1].items():
         limit, error, slope = extrapolate(sizes, [row[name] for row in measured])
         row = {"metric": name, "at infinity": limit, "standard error": error, "slope": slope}
         limits.append({**row, f"at {sizes[-1]}": last, "bias there": last - limit})
     rows = [{"images": size, **row} for size, row in zip(sizes, measured, strict=True)]
-    title = f"{_named(real, 'fd')} by the number of generated images"
+    title = f"{FD} by the number of generated images"
     notes = [f"Each row has images of its own; the reference is always the same {real.count}."]
     line = (
         f"A straight line against 1 / N through the {POINTS} sizes of the table before (Chong and "
@@ -212,19 +203,19 @@ def size_tables(run: FinishedRun, G: nn.Module, real: Reference, count: int) -> 
 
 def degraded_table(test: Images, real: Reference) -> tuple[Row, list[list[str]]]:
     """What the metric makes of held-out images that get worse step by step, and the answers."""
-    name, rows, by_kind = _named(real, "fd"), [], {}
+    rows, by_kind = [], {}
     for kind, level, sample in damaged(test, real):
-        measures = measure(real.extractor, sample, "fd", "cs")
+        measures = measure(sample, real)
         steps = by_kind.setdefault(kind, [])
-        steps.append(measures.pop(name))
+        steps.append(measures.pop(FD))
         row = {"damage": kind, "level": level, "images": len(sample.features)}
-        rows.append({**row, name: steps[-1], "of clean": steps[-1] / steps[0], **measures})
+        rows.append({**row, FD: steps[-1], "of clean": steps[-1] / steps[0], **measures})
     answers = []
     for kind, steps in by_kind.items():
         rises = all(low < high for low, high in itertools.pairwise(steps))
-        answers.append([f"does {name} rise with every step of {kind}?", "yes" if rises else "no"])
+        answers.append([f"does {FD} rise with every step of {kind}?", "yes" if rises else "no"])
     notes = [
-        f"{name} of {len(test.pixels)} clean held-out images is {rows[0][name]:.4g}: the floor, "
+        f"{FD} of {len(test.pixels)} clean held-out images is {rows[0][FD]:.4g}: the floor, "
         "for it is what real images themselves get.",
         "Noise: standard deviation in grey levels. Blur: standard deviation in pixels. Missing "
         "classes: how many of them. Repeated samples: how often each image is there.",
@@ -233,7 +224,7 @@ def degraded_table(test: Images, real: Reference) -> tuple[Row, list[list[str]]]
     ]
     if "missing classes" not in by_kind:
         notes.append("Missing classes were not tried: the held-out images have no labels.")
-    return table("degraded", f"{name} of real held-out images made worse", rows, notes), answers
+    return table("degraded", f"{FD} of real held-out images made worse", rows, notes), answers
 
 
 def damaged(test: Images, real: Reference) -> Iterator[tuple[str, float, Sample]]:

@@ -30,8 +30,8 @@ from dcgan.config import Config
 from dcgan.data import Images, of_classes, resize
 from dcgan.models import build, channels_last, seed_of
 from dcgan.pictures import BadData
-from dcgan.train import draw_latent
-from eval.score import Reference, generate, identities, score
+from dcgan.train import draw_latent, generate
+from eval.score import Reference, identities, score
 
 ROWS = ("held-out", "gaussian", "8x8", "flat", "untrained")
 TEST, HALF = "test split", "second half"
@@ -127,7 +127,7 @@ def sets(
     yield "8x8", coarse(held_images)
     yield "flat", flat(count, side)
     G = channels_last(build(config)[0], device)
-    yield "untrained", generate(G, draw_latent(config, "calibration", 0, count).to(device))
+    yield "untrained", generate(G, draw_latent(config, "calibration", 0, count))
 
 
 def gaussian(real: np.ndarray, count: int) -> np.ndarray:

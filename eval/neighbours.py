@@ -14,10 +14,11 @@ from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
 from dcgan.cli import BadInput
+from dcgan.train import generate
 from eval.extractors import resize
 from eval.finished import FinishedRun
 from eval.results import Result, draw
-from eval.score import Reference, at_side, generate, reference
+from eval.score import Reference, at_side, reference
 
 BLOCK = 1024  # rows of which exact distances are in memory at a time
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious

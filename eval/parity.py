@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dcgan.train import AT_ONCE
 from eval.extractors import Extractor
 from eval.metrics import NEIGHBOUR
-from eval.score import BATCH
 
 
 class Borrowed(nn.Module):
@@ -72,7 +72,7 @@ def by_torch_fidelity(
     with torch.random.fork_rng(devices=[]):
         network = Network("ours", ["features", "logits"])
         listed = torch.utils.data.Subset(images, range(len(images)))
-        seen = get_featuresdict_from_dataset(listed, network, BATCH, False, True, False)
+        seen = get_featuresdict_from_dataset(listed, network, AT_ONCE, False, True, False)
     features, real = seen["features"], torch.from_numpy(nearby).to(dtype)
     moments = [fid_features_to_statistics(x) for x in (features, real)]
     options = {"kid_subsets": 1, "kid_subset_size": len(real), "prc_neighborhood": NEIGHBOUR}

@@ -59,22 +59,16 @@ def stored(run: Path, name: str, epoch: int) -> dict[str, Any] | None:
 
 
 def to_text(results: dict[str, dict[str, Any]]) -> str:
-    """The results of runs, as `write` returns them, for a terminal: a table, then the notes."""
+    """The results of runs, as `write` returns them, for a terminal: runs, a table, the notes."""
     titles = {key: t for result in results.values() for key, t in result["titles"].items()}
-    runs = {f"{run}, epoch {result['epoch']}": result["values"] for run, result in results.items()}
-    notes = dict.fromkeys(note for result in results.values() for note in result["notes"])
-    return "\n".join([by_run(runs, titles), "", *map(filled, notes)]).rstrip()
-
-
-def by_run(runs: dict[str, dict[str, float | None]], titles: dict[str, str]) -> str:
-    """The runs, numbered, and a table with a column for each: run -> name -> value.
-
-    `titles`: name -> what the row is called.
-    """
-    numbered = [f"{number}  {run}" for number, run in enumerate(runs, 1)]
-    rows = [[title, *(row.get(name) for row in runs.values())] for name, title in titles.items()]
+    runs = [f"{i}  {x}, epoch {y['epoch']}" for i, (x, y) in enumerate(results.items(), 1)]
     columns = ["run", *map(str, range(1, len(runs) + 1))]
-    return "\n".join([*numbered, "", aligned(columns, rows)])
+    values = [result["values"] for result in results.values()]
+    rows = [[title, *(row.get(name) for row in values)] for name, title in titles.items()]
+    width = shutil.get_terminal_size().columns
+    notes = dict.fromkeys(note for result in results.values() for note in result["notes"])
+    lines = [*runs, "", aligned(columns, rows), "", *(textwrap.fill(x, width) for x in notes)]
+    return "\n".join(lines).rstrip()
 
 
 def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
@@ -92,11 +86,6 @@ def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
         for block in blocks
     ]
     return "\n\n".join("\n".join("  ".join(row).rstrip() for row in table) for table in tables)
-
-
-def filled(note: str) -> str:
-    """A sentence in lines that fit the terminal."""
-    return textwrap.fill(note, shutil.get_terminal_size().columns)
 
 
 def draw(rows: list[np.ndarray]) -> bytes:

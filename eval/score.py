@@ -14,16 +14,13 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
-from dcgan.data import to_uint8
 from dcgan.sources import write_file
-from dcgan.train import draw_latent, matmul_precision
-from eval import metrics
+from dcgan.train import draw_latent, generate, matmul_precision
+from eval import metrics, results
 from eval.extractors import Extractor, resize
 from eval.finished import FinishedRun
 from eval.metrics import Moments, Sample
-from eval.results import by_run, filled
 
-BATCH = 500  # images that the generator makes at a time
 REESTIMATED = "_reestimated"  # end of a score's name whose images G made so, see `reestimated`
 BATCHNORM = {  # where the statistics of G's BatchNorm come from when it makes images
     "running": "averages that training kept, which lag behind the weights",
@@ -43,29 +40,6 @@ class Reference:
     resolution: int  # pixels a side of the real images
     sha256: str  # of the data set
     split: str
-
-
-def generate(generator: nn.Module, z: Tensor) -> Tensor:
-    """Images of z (N, latent_size) on the generator's device: uint8 (N, 3, H, W) on the CPU.
-
-    In eval mode, so with BatchNorm's running statistics, and in float32, whatever the training is
-    in; every module's mode is put back, and neither buffers nor random streams are touched.
-    FloatingPointError where an image is not finite.
-    """
-    modes = {module: module.training for module in generator.modules()}
-    generator.eval()
-    images = []
-    try:
-        with torch.no_grad(), matmul_precision("fp32"):
-            for part in z.split(BATCH):
-                signed = generator(part)
-                if not signed.isfinite().all():
-                    raise FloatingPointError("the generator's images are not finite")
-                images.append(to_uint8(signed).cpu())
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    return torch.cat(images)
 
 
 def reestimated(G: nn.Module, config: Config, count: int) -> nn.Module:
@@ -196,17 +170,14 @@ def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
 
 def to_text(rows: list[dict[str, Any]]) -> str:
     """What `rescore` gave of each run, for a terminal: the numbers, then what they are."""
-    runs = {f"{row['run']}, epoch {row['epoch']}": row["scores"] for row in rows}
-    lines = [by_run(runs, {name: name for name in rows[0]["scores"]}), ""]
-
-    # What all of these numbers share is said once, then what is particular to each.
-    known_as = [identity for row in rows for identity in row["identities"].values()]
-    shared = [key for key in known_as[0] if len({identity[key] for identity in known_as}) == 1]
-    lines += [f"{key:20}{known_as[0][key]}" for key in shared]
-    for identity in known_as:
-        own = [f"{key} {identity[key]}" for key in identity if key not in ("metric", *shared)]
-        lines.append(filled(f"{identity['metric']}: {', '.join(own)}"))
-    return "\n".join(dict.fromkeys(lines))
+    shown = {}
+    for row in rows:
+        known_as = row["identities"].values()
+        notes = [", ".join(f"{key} {x}" for key, x in identity.items()) for identity in known_as]
+        titles = {name: name for name in row["scores"]}
+        numbers = {"epoch": row["epoch"], "values": row["scores"], "titles": titles}
+        shown[row["run"]] = numbers | {"notes": notes}
+    return results.to_text(shown)
 
 
 def at_side(images: Tensor, reference: Reference) -> Tensor:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import seed_of
+from dcgan.train import generate
 from eval.finished import FinishedRun
 from eval.results import Result, draw
-from eval.score import generate
 
 CANDIDATES = 3_000  # images among which exemplars are looked for
 CONFIDENT = 0.5  # probability

@@ -20,13 +20,21 @@ from dcgan.config import Config, is_milestone
 from dcgan.data import load_cached, of_classes, training_images
 from dcgan.models import dump_generator
 from dcgan.pictures import png_grid
-from dcgan.train import Log, State, draw_latent, dump_state, load_state, start, train_epoch
+from dcgan.train import (
+    Log,
+    State,
+    draw_latent,
+    dump_state,
+    generate,
+    load_state,
+    start,
+    train_epoch,
+)
 from eval import metrics
 from eval.extractors import Extractor, classifier, inception, lite0
 from eval.score import (
     REESTIMATED,
     Reference,
-    generate,
     identities,
     reestimated,
     reference,
@@ -155,7 +163,7 @@ def measure(
     """
     z = draw_latent(config, stream, epoch, config.score_images)
     try:
-        images = generate(G, z.to(next(G.parameters()).device))
+        images = generate(G, z)
         collapsed = bool((images == images[0]).all())
     except FloatingPointError:
         collapsed = True
@@ -277,7 +285,7 @@ def draw_samples(config: Config, state: State) -> bytes:
     """A PNG of the images that G makes of the noise which all epochs and arms of a seed share."""
     z = draw_latent(config, "samples", 0, SAMPLE_ROWS * SAMPLE_COLUMNS)
     try:
-        images = generate(state.G, z.to(next(state.G.parameters()).device))
+        images = generate(state.G, z)
     except FloatingPointError:
         images = torch.zeros((len(z), 3, config.resolution, config.resolution), dtype=torch.uint8)
     return png_grid(images.permute(0, 2, 3, 1).numpy(), SAMPLE_COLUMNS)

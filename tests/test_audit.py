@@ -12,8 +12,9 @@ from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import Images, canonical, load, of_classes, resize, shapes
 from dcgan.models import build, dump_generator, load_generator
-from dcgan.prepare import encode, write_zip
-from dcgan.train import draw_latent
+from dcgan.pictures import encode
+from dcgan.prepare import write_zip
+from dcgan.train import draw_latent, generate
 from eval import audit, metrics
 from eval.__main__ import main
 from eval.audit import (
@@ -27,7 +28,7 @@ from eval.audit import (
     size_tables,
 )
 from eval.extractors import classifier
-from eval.score import Reference, generate, reference, score
+from eval.score import Reference, reference, score
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=120, batch=20, epochs=2)
 

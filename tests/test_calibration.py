@@ -12,11 +12,11 @@ from dcgan.config import Config
 from dcgan.data import canonical, shapes
 from dcgan.models import build
 from dcgan.sources import BadData
-from dcgan.train import draw_latent
+from dcgan.train import draw_latent, generate
 from eval import calibration
 from eval.calibration import HALF, ROWS, TEST, calibrate, coarse, flat, gaussian, held_out
 from eval.extractors import classifier
-from eval.score import generate, reference
+from eval.score import reference
 from experiments import __main__ as command
 from experiments import launch
 from reports import records

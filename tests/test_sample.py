@@ -10,9 +10,8 @@ from dcgan import rundir
 from dcgan.__main__ import main
 from dcgan.config import Config
 from dcgan.models import build, dump_generator
-from dcgan.train import draw_latent
+from dcgan.train import draw_latent, generate
 from eval.extractors import WEIGHTS
-from eval.score import generate
 
 CONFIG = Config(resolution=16, width=2, latent_size=4, images=40, batch=20, seed=5)
 
@@ -154,7 +153,8 @@ def test_what_is_no_generator_is_refused_by_name(G, file, run_sample, tmp_path):
         for word in ("--out", "--grid"):
             code, shown, complaint = run_sample(path, "-n", 2, word, out)
             assert (code, shown) == (2, ""), name
-            reason = "its images are not finite" if name == "not a number" else "not a generator"
+            finite = "the generator's images are not finite"
+            reason = finite if name == "not a number" else "not a generator"
             assert complaint.startswith(f"dcgan: {path}: {reason}")
             assert len(complaint.splitlines()) == 1
             assert not out.exists()

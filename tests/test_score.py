@@ -13,13 +13,14 @@ from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, load
 from dcgan.models import build, dump_generator
-from dcgan.prepare import encode, write_zip
-from dcgan.train import draw_latent, matmul_precision
+from dcgan.pictures import encode
+from dcgan.prepare import write_zip
+from dcgan.train import AT_ONCE, draw_latent, generate, matmul_precision
 from eval import metrics
 from eval.__main__ import main
 from eval.classifier import Classifier, write_card
 from eval.extractors import INCEPTION, INCEPTION_SHA256, classifier, resize
-from eval.score import BATCH, Reference, generate, identities, reference, score
+from eval.score import Reference, identities, reference, score
 
 STEMS = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
 CONFIG = Config(resolution=16, width=2, latent_size=8, images=40, batch=20, epochs=2)
@@ -60,12 +61,12 @@ def generator():
 
 
 def test_images_are_what_the_generator_says_in_eval_mode(generator):
-    z = draw_latent(CONFIG, "test", 0, BATCH + 3)
+    z = draw_latent(CONFIG, "test", 0, AT_ONCE + 3)
     images = generate(generator, z)
     with torch.no_grad():
         signed = generator.eval()(z)
         trained = ((generator.train()(z) + 1) * 127.5).round()
-    assert (images.shape, images.dtype) == ((BATCH + 3, 3, 16, 16), torch.uint8)
+    assert (images.shape, images.dtype) == ((AT_ONCE + 3, 3, 16, 16), torch.uint8)
     assert (images.float() - (signed + 1) * 127.5).abs().max() <= 0.5 + 1e-3  # nearest level
     assert (images.float() - trained).abs().max() >= 1  # BatchNorm's two modes differ
 
@@ -323,9 +324,8 @@ def test_rescoring_gives_the_same_numbers_as_scoring(study, run_eval, monkeypatc
     first, _, _, *rest = shown.splitlines()
     assert (code, first) == (0, f"1  {run}, epoch 1")
     assert [line.split()[0] for line in rest[:7]] == list(extractor.metrics)
-    assert f"{'network_sha256':20}{extractor.sha256}" in rest
-    distance = next(line for line in rest if line.startswith("fd_cifar:"))
-    assert "reference 40, split train" in distance
+    distance = next(line for line in rest if line.startswith("metric fd_cifar, "))
+    assert f"network_sha256 {extractor.sha256}, generated 20, reference 40, " in distance
 
 
 def test_bad_input_is_one_line_and_exit_code_2(study, tmp_path, run_eval):

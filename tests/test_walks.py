@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 from dcgan.config import Config
+from dcgan.train import generate
 from eval import walks as work
 from eval.extractors import Extractor
 from eval.results import GAP
-from eval.score import generate
 from eval.walks import (
     ROWS,
     TITLES,
