@@ -97,7 +97,7 @@ audit: setup ## can the scores be trusted? RUNDIR= a run, DATA= its images, TEST
 	@$(RUN) eval audit $(call quote,$(RUNDIR)) $(call option,data,$(DATA)) \
 	  $(call option,test,$(TEST)) $(call option,device,$(DEVICE)) $(ARGS)
 
-bench: setup ## how fast is all this here? ARGS="--only training frechet" measures a part
+bench: setup ## how fast is all this here? ARGS="--only training scoring" measures a part
 	@$(RUN) experiments bench $(call option,data,$(DATA)) $(call option,device,$(DEVICE)) \
 	  $(call option,out,$(OUT)) $(ARGS)
 

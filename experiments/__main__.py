@@ -278,7 +278,6 @@ def bench_machine(
       training   images a second at each scale; the loop of the tutorials on the
                  same networks
       scoring    from images to scores; the same by torchmetrics, torch-fidelity
-      frechet    the Fréchet distance: seconds and errors, beside torch-fidelity's
       epoch      where the time of an epoch goes
       commands   how long the first epoch, a report, a plan, status and help take
 

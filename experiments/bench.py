@@ -33,7 +33,7 @@ from dcgan.config import Config
 from dcgan.data import Images
 from dcgan.models import build
 from dcgan.train import matmul_precision, start, train_epoch
-from eval import metrics, parity
+from eval import parity
 from eval.extractors import classifier
 from eval.score import reference, score
 from experiments import grid, launch
@@ -244,46 +244,6 @@ def scoring(bench: Bench) -> list[Row]:
     return [{"scored by": way, "images/s": count / row["s"], **row} for way, row in rows.items()]
 
 
-def frechet(bench: Bench) -> list[Row]:
-    """The Fréchet distance of features to a reference whose statistics are known, in float64.
-
-    `error` is relative to the closed form, see `scaled`.
-    """
-    from torch_fidelity.metric_fid import fid_features_to_statistics as statistics_of
-    from torch_fidelity.metric_fid import fid_statistics_to_metric as distance_of
-
-    def by_torch_fidelity(x: np.ndarray, known: dict[str, np.ndarray]) -> float:
-        mine = statistics_of(torch.from_numpy(x))
-        return distance_of(mine, known, verbose=False)["frechet_inception_distance"]
-
-    def by_ours(x: np.ndarray, known: metrics.Moments) -> float:
-        return metrics.frechet_distance(metrics.moments(x), known)
-
-    table, sizes = [], {64: 500} if bench.quick else {64: 10_000, 256: 10_000, 2048: 5_000}
-    for width, count in sizes.items():
-        x, y, exact = scaled(count, width)
-        ways = {
-            "ours": partial(by_ours, x, metrics.moments(y)),
-            "torch-fidelity": partial(by_torch_fidelity, x, statistics_of(torch.from_numpy(y))),
-        }
-        rows, values = in_turn(ways, bench.rounds, "cpu")
-        for way, row in rows.items():
-            key = {"D": width, "N": count, "computed by": way}
-            table.append({**key, "error": abs(values[way] - exact) / exact, **row})
-    return table
-
-
-def scaled(count: int, width: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Two feature arrays (count, width) whose Fréchet distance is known, and that distance.
-
-    y = 2 x, whose covariance is 4 times that of x: the distance is the squared norm of the mean of
-    x plus the trace of its covariance.
-    """
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(count, width)) @ rng.normal(size=(width, width)) / width**0.5 + 0.1
-    return x, 2 * x, float((x.mean(0) ** 2).sum() + x.var(0, ddof=1).sum())
-
-
 # --- Whole commands -------------------------------------------------------------------------------
 
 
@@ -363,7 +323,6 @@ def committed_at(run: Path, epoch: int) -> float:
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "training": training,
     "scoring": scoring,
-    "frechet": frechet,
     "epoch": epoch,
     "commands": commands,
 }
