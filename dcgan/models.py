@@ -210,19 +210,15 @@ def load_generator(path: str) -> tuple[nn.Module, Config]:
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a network that was built on `meta` these tensors, no copies.
+    """Give a network that was built on `meta` these tensors, as float32, no copies.
 
-    Raises ValueError with one line where a name, a shape or a type is not the network's own.
+    Raises ValueError with one line where a name or a shape is not the network's own.
     """
-    own = net.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        wanted, actual = (
-            f"{state[name].dtype} {tuple(state[name].shape)}" if name in state else "nothing"
-            for state in (own, tensors)
-        )
-        if wanted != actual:
-            raise ValueError(f"{name!r} is {actual}, not {wanted}")
-    net.load_state_dict(tensors, assign=True)
+    try:
+        net.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(one_line(error)) from error
+    net.float()
 
 
 def _config(text: str) -> Config:

@@ -19,6 +19,7 @@ from eval.results import Result
 SAMPLES = 1_000
 BATCH = 100  # images at a time
 THRESHOLD = 0.01  # of the layer's spread
+TITLES = {"share_first": "nearly constant, first", "share_last": "nearly constant, last"}
 NOTES = [
     f"nearly constant: the share of G's channels, after the ReLU, that vary over {SAMPLES:,} "
     f"samples by at most {100 * THRESHOLD:g} % of what the channels of their layer do (root of the "
@@ -33,34 +34,25 @@ NOTES = [
 def analyse(run: FinishedRun) -> Result:
     """Shares of nearly constant features after each milestone that kept its generator.
 
-    None for epochs whose features are not finite; a note names them.
+    FloatingPointError where features are not finite.
     """
     z = draw_latent(run.config, "constant", 0, SAMPLES).to(run.device)
-    shares: dict[int, dict[str, float | None]] = {}
-    counts: dict[str, int] = {}
-    notes = list(NOTES)
+    shares: dict[int, dict[str, float]] = {}
     for epoch in run.milestones():
-        G = run.generator(epoch)
-        try:
-            still = {name: nearly_constant(x) for name, x in spreads(G, z).items()}
-        except FloatingPointError as error:
-            notes.append(f"Not measured in epoch {epoch} of seed {run.config.seed}: {error}.")
-            shares[epoch] = dict.fromkeys(["all", *layers(G)])
-            continue
+        still = {x: nearly_constant(y) for x, y in spreads(run.generator(epoch), z).items()}
         counts = {name: len(x) for name, x in still.items()}
         still = {"all": torch.cat(list(still.values()))} | still
         shares[epoch] = {name: x.double().mean().item() for name, x in still.items()}
 
-    first, last = min(shares), max(shares)
-    values = {"share_first": shares[first]["all"], "share_last": shares[last]["all"]}
-    titles = {"share_first": "nearly constant, first", "share_last": "nearly constant, last"}
-    for name in list(shares[first])[1:]:
+    values = {"share_first": shares[min(shares)]["all"], "share_last": shares[max(shares)]["all"]}
+    titles = dict(TITLES)
+    for name in counts:
         for epoch in shares:
             values[f"share_{name}_{epoch}"] = shares[epoch][name]
             titles[f"share_{name}_{epoch}"] = f"{name}, epoch {epoch}"
     about = {"samples": SAMPLES, "threshold": THRESHOLD, "features": counts}
     about["generator_sha256"] = {str(epoch): run.sha256(GENERATOR, epoch) for epoch in shares}
-    return Result(values, titles, about, notes)
+    return Result(values, titles, about, NOTES)
 
 
 def layers(G: nn.Module) -> dict[str, nn.Module]:

@@ -15,7 +15,7 @@ from dcgan.data import keep, load
 from dcgan.models import build, dump_generator
 from dcgan.pictures import encode
 from dcgan.prepare import write_zip
-from dcgan.train import AT_ONCE, draw_latent, generate, matmul_precision
+from dcgan.train import draw_latent, generate, matmul_precision
 from eval import metrics
 from eval.__main__ import main
 from eval.classifier import Classifier, write_card
@@ -48,60 +48,17 @@ def counting(network):
     return replace(network, forward=forward), seen
 
 
-# --- Generating -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def generator():
-    G = build(CONFIG)[0].train()
-    with torch.no_grad():
-        for _ in range(3):  # so that the running statistics are not the initial ones
-            G(draw_latent(CONFIG, "warm-up", 0, 20))
-    return G
-
-
-def test_images_are_what_the_generator_says_in_eval_mode(generator):
-    z = draw_latent(CONFIG, "test", 0, AT_ONCE + 3)
-    images = generate(generator, z)
-    with torch.no_grad():
-        signed = generator.eval()(z)
-        trained = ((generator.train()(z) + 1) * 127.5).round()
-    assert (images.shape, images.dtype) == ((AT_ONCE + 3, 3, 16, 16), torch.uint8)
-    assert (images.float() - (signed + 1) * 127.5).abs().max() <= 0.5 + 1e-3  # nearest level
-    assert (images.float() - trained).abs().max() >= 1  # BatchNorm's two modes differ
-
-
-def test_generating_leaves_no_trace(generator):
-    generator.up[0].eval()  # a mixture of modes has to come back as it was
-    modes = [module.training for module in generator.modules()]
-    state = {name: value.clone() for name, value in generator.state_dict().items()}
-    random = torch.get_rng_state()
-    generate(generator, draw_latent(CONFIG, "test", 0, 30))
-    assert [module.training for module in generator.modules()] == modes
-    assert {True, False} == set(modes)
-    assert all(torch.equal(value, state[name]) for name, value in generator.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_images_are_made_and_seen_in_float32(generator):
+def test_images_are_made_and_seen_in_float32():
     kinds, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), {}
     network = classifier()
     hook = nn.modules.module.register_module_forward_hook(
         lambda module, *_: seen.update({module: [kind.fp32_precision for kind in kinds]})
     )
     with hook, matmul_precision("tf32"):
-        network.extract(generate(generator, draw_latent(CONFIG, "test", 0, 4)))
+        network.extract(generate(build(CONFIG)[0], draw_latent(CONFIG, "test", 0, 4)))
     convolutions = {type(m).__name__ for m in seen if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
     assert convolutions == {"Conv2d", "ConvTranspose2d"}  # of the network, and of G
     assert set(map(tuple, seen.values())) == {("ieee", "ieee")}
-
-
-def test_images_that_are_not_finite_are_refused(generator):
-    with torch.no_grad():
-        generator.to_rgb.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="the generator's images are not finite"):
-        generate(generator, draw_latent(CONFIG, "test", 0, 4))
-    assert generator.training
 
 
 # --- References -----------------------------------------------------------------------------------

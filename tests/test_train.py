@@ -7,9 +7,12 @@ from safetensors.torch import load, save
 
 from dcgan.config import Config
 from dcgan.data import canonical, keep, load_cached, training_images
+from dcgan.models import build
 from dcgan.train import (
+    AT_ONCE,
     draw_latent,
     dump_state,
+    generate,
     latent_batches,
     load_state,
     start,
@@ -203,3 +206,46 @@ def test_forward_and_backward_passes_have_the_precision_of_the_config(pixels, pr
 
 def test_a_cpu_has_no_tf32(pixels):
     assert train(TINY, pixels, 1) == train(TINY.model_copy(update={"precision": "tf32"}), pixels, 1)
+
+
+# --- Generating -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def generator():
+    G = build(TINY)[0].train()
+    with torch.no_grad():
+        for _ in range(3):  # so that the running statistics are not the initial ones
+            G(draw_latent(TINY, "warm-up", 0, 20))
+    return G
+
+
+def test_images_are_what_the_generator_says_in_eval_mode(generator):
+    z = draw_latent(TINY, "test", 0, AT_ONCE + 3)
+    images = generate(generator, z)
+    with torch.no_grad():
+        signed = generator.eval()(z)
+        trained = ((generator.train()(z) + 1) * 127.5).round()
+    assert (images.shape, images.dtype) == ((AT_ONCE + 3, 3, 16, 16), torch.uint8)
+    assert (images.float() - (signed + 1) * 127.5).abs().max() <= 0.5 + 1e-3  # nearest level
+    assert (images.float() - trained).abs().max() >= 1  # BatchNorm's two modes differ
+
+
+def test_generating_leaves_no_trace(generator):
+    generator.up[0].eval()  # a mixture of modes has to come back as it was
+    modes = [module.training for module in generator.modules()]
+    state = {name: value.clone() for name, value in generator.state_dict().items()}
+    random = torch.get_rng_state()
+    generate(generator, draw_latent(TINY, "test", 0, 30))
+    assert [module.training for module in generator.modules()] == modes
+    assert {True, False} == set(modes)
+    assert all(torch.equal(value, state[name]) for name, value in generator.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_images_that_are_not_finite_are_refused(generator):
+    with torch.no_grad():
+        generator.to_rgb.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="the generator's images are not finite"):
+        generate(generator, draw_latent(TINY, "test", 0, 4))
+    assert generator.training
