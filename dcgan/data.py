@@ -275,8 +275,7 @@ def resize(images: Images, resolution: int) -> Images:
     for i in range(0, len(pixels), step):
         x = torch.from_numpy(images.pixels[i : i + step]).permute(0, 3, 1, 2).contiguous()
         x = interpolate(x.float(), size=resolution, mode="bilinear", antialias=True)
-        x = x.round().clamp(0, 255).to(torch.uint8)
-        pixels[i : i + step] = x.permute(0, 2, 3, 1)
+        pixels[i : i + step] = round_to_uint8(x).permute(0, 2, 3, 1)
     return dataclasses.replace(images, pixels=pixels)
 
 
@@ -302,7 +301,12 @@ def to_signed(pixels: Tensor) -> Tensor:
 
 def to_uint8(images: Tensor) -> Tensor:
     """float in [-1, 1] -> uint8, rounded to the nearest level; values outside are clipped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return round_to_uint8((images.float() + 1) * 127.5)
+
+
+def round_to_uint8(levels: Tensor) -> Tensor:
+    """Grey levels to the nearest whole one from 0 to 255."""
+    return levels.round().clamp(0, 255).to(torch.uint8)
 
 
 def signed_batches(

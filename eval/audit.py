@@ -24,7 +24,7 @@ from scipy.stats import linregress
 from torch import Tensor, nn
 
 from dcgan.cli import BadInput
-from dcgan.data import Images, of_classes, to_uint8
+from dcgan.data import Images, of_classes, round_to_uint8, to_uint8
 from dcgan.models import channels_last
 from dcgan.train import AT_ONCE
 from eval.finished import FinishedRun, find_study
@@ -264,10 +264,10 @@ def add_noise(pixels: Tensor, level: float) -> Tensor:
     """uint8 images with Gaussian noise of `level` grey levels, rounded and clipped; seeded."""
     stream = torch.Generator().manual_seed(SEED)
     noise = torch.empty(pixels.shape).normal_(0, level, generator=stream)
-    return (pixels.float() + noise).round().clamp(0, 255).to(torch.uint8)
+    return round_to_uint8(pixels.float() + noise)
 
 
 def blur(pixels: Tensor, level: float) -> Tensor:
     """uint8 images (N, 3, H, W) under a Gaussian of `level` pixels, rounded."""
     blurred = gaussian_filter(pixels.float().numpy(), (0, 0, level, level), mode="reflect")
-    return torch.from_numpy(blurred).round().clamp(0, 255).to(torch.uint8)
+    return round_to_uint8(torch.from_numpy(blurred))

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dcgan.config import Config
-from dcgan.data import Images, of_classes, resize
+from dcgan.data import Images, of_classes, resize, round_to_uint8
 from dcgan.models import build, channels_last, seed_of
 from dcgan.pictures import BadData
 from dcgan.train import draw_latent, generate
@@ -155,7 +155,7 @@ def coarse(images: Tensor) -> Tensor:
     """Images (N, 3, H, W) uint8, reduced to 8x8 by averages over areas, enlarged bilinearly."""
     small = interpolate(images.float(), size=COARSE, mode="area")
     enlarged = interpolate(small, size=images.shape[-1], mode="bilinear")
-    return enlarged.round().clamp(0, 255).to(torch.uint8)
+    return round_to_uint8(enlarged)
 
 
 def flat(count: int, side: int) -> Tensor:

@@ -8,12 +8,12 @@ the network that scores every epoch (Euclidean) and in pixels (root mean square,
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
 from dcgan.cli import BadInput
+from dcgan.data import round_to_uint8
 from dcgan.train import generate
 from eval.extractors import resize
 from eval.finished import FinishedRun
@@ -83,7 +83,7 @@ def analyse(run: FinishedRun, n: int) -> Result:
 def see(images: Tensor, real: Reference) -> Seen:
     """Generated images, uint8 (N, 3, H, W), as they meet real ones: in features, and in pixels."""
     features = real.extractor.extract(at_side(images, real))[0].numpy()
-    small = resize(images, real.resolution).round().clamp(0, 255).to(torch.uint8)
+    small = round_to_uint8(resize(images, real.resolution))
     return Seen(features, small.permute(0, 2, 3, 1).numpy())
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
+from dcgan.data import round_to_uint8
 from dcgan.sources import write_file
 from dcgan.train import draw_latent, generate, matmul_precision
 from eval import metrics, results
@@ -185,7 +186,7 @@ def at_side(images: Tensor, reference: Reference) -> Tensor:
     side = _meeting_side(reference, images.shape[-1])
     if side == images.shape[-1]:
         return images
-    return resize(images, side).round().clamp(0, 255).to(torch.uint8)
+    return round_to_uint8(resize(images, side))
 
 
 def _meeting_side(reference: Reference, resolution: int) -> int:
