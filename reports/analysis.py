@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dcgan.config import Config
+from eval.metrics import NEIGHBOUR_METRICS
 from experiments import grid
 from reports import statistics
 from reports.records import LOWER_IS_BETTER, PRIMARY, TIMES, Study
@@ -25,7 +26,7 @@ WORSE = math.log(1.05)  # by which one of them has to be worse than another
 THRESHOLDS = (50, 40, 30)  # of the primary metric, to which the time is measured
 LN2 = math.log(2)  # the loss of chance
 LEARNT = 0.8  # of the untrained generator's primary metric; what is not below has learnt nothing
-UPDATES_APART = 0.05  # of the updates at which runs are compared; none is further away
+UPDATES_APART = 0.02  # of the updates at which runs are compared; none is further away
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,18 @@ class Analysis(Study):
 
     @cached_property
     def equal_updates(self) -> pd.DataFrame:
-        """For each run the row nearest in updates to the end of the arm that makes the fewest.
+        """For each run its row at the last number of updates that all runs make, but for 2 %.
 
-        A run that has no epoch within 5 % of that keeps its clock, and NaN for every number.
+        That is an epoch of the run that makes the fewest. A run without an epoch so near keeps the
+        clock of its nearest one, and has NaN for every number.
         """
         frame = self.frame
-        ends = frame["run"].map(self.planned) * frame["steps"] / frame["epoch"]
-        goal = ends.groupby([frame[x] for x in self.factors]).max().min()
+        updates = (frame["steps"] / frame["epoch"]).groupby(frame["run"]).first()  # an epoch
+        slowest = (updates * self.planned.reindex(updates.index)).idxmin()
+        goals = updates[slowest] * np.arange(self.planned[slowest], 0, -1)
+        nearest = np.maximum(np.round(goals[:, None] / updates.to_numpy()), 1) * updates.to_numpy()
+        near = (np.abs(nearest / goals[:, None] - 1) <= UPDATES_APART).all(axis=1)
+        goal = goals[near.argmax()]
         gap = (frame["steps"] - goal).abs()
         rows = frame.loc[gap.groupby(frame["run"], sort=False).idxmin()].copy()
         rows.loc[gap[rows.index] > UPDATES_APART * goal, self.numbers] = math.nan
@@ -231,9 +237,35 @@ class Analysis(Study):
         return pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
 
     @cached_property
-    def speed_effects(self) -> list[Effect]:
-        """The effects on the training images a second."""
-        return self.effects(self.speeds, "images_per_second")
+    def agreement(self) -> pd.DataFrame:
+        """One row per metric of quality: how far it ranks like the primary one.
+
+        Spearman's correlation, 1 where both put the better first. Columns: `metric`; `epochs` (at
+        which both are measured); `arms` (over all arms at the last epoch, mean over seeds);
+        `learners` (over those that have learnt); `runs` (over the epochs of a run, mean over the
+        runs of these arms); `lowest` (of these runs).
+        """
+        judges = [x for x in self.measured if x.partition("_")[0] not in NEIGHBOUR_METRICS]
+        rows = []
+        for metric in [x for x in judges if x != PRIMARY]:
+            sign = 1 if LOWER_IS_BETTER[metric] else -1
+            everything, learners = (
+                x.frame[["run", "seed", PRIMARY]].assign(other=sign * x.frame[metric]).dropna()
+                for x in (self, self.learners)
+            )
+            last, learners_last = (x[x.index.isin(self.last.index)] for x in (everything, learners))
+            runs = _rank_correlations(learners, "run")
+            row = {"metric": metric, "epochs": self.measured[metric]}
+            row["arms"] = _rank_correlations(last, "seed").mean()
+            row["learners"] = _rank_correlations(learners_last, "seed").mean()
+            rows.append(row | {"runs": runs.mean(), "lowest": runs.min()})
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def hours(self) -> dict[str, float]:
+        """The hours of "training" and of "scoring", over all committed epochs of all runs."""
+        columns = {"training": "train_seconds", "scoring": "score_seconds"}
+        return {name: float(self.frame[x].sum()) / 3600 for name, x in columns.items()}
 
     @cached_property
     def untrained(self) -> float:
@@ -520,10 +552,11 @@ def effect_numbers(effect: Effect) -> dict[str, object]:
 
 def no_verdict(seeds: int) -> str:
     """Why so few seeds get numbers and no verdict."""
-    number = f"{seeds} seed" + ("" if seeds == 1 else "s")
+    if seeds == 1:
+        return "One seed gives neither an interval nor a verdict."
     return (
-        f"Below {VERDICT_SEEDS} seeds no verdict is given: the p of a two-sided sign-flip test of "
-        f"{number} cannot be below {2.0 ** (1 - seeds):.4g}."
+        f"Below {VERDICT_SEEDS} seeds no verdict is given: with {seeds}, the p of a two-sided "
+        f"sign-flip test cannot be below {2.0 ** (1 - seeds):.4g}."
     )
 
 
@@ -531,6 +564,13 @@ def _where_least(values: pd.Series, logs: np.ndarray) -> float:
     """The logarithm at the epoch whose value is lowest; NaN where none is known."""
     known = np.where(np.isfinite(values), values, math.inf)
     return float(logs[known.argmin()]) if np.isfinite(known).any() else math.nan
+
+
+def _rank_correlations(rows: pd.DataFrame, by: str) -> pd.Series:
+    """Spearman's correlation of the primary metric with `other`, of each run or seed."""
+    groups = rows.groupby(by)[[PRIMARY, "other"]]
+    values = [x.corr("spearman", min_periods=3).iloc[0, 1] for _, x in groups]
+    return pd.Series(values, dtype=float)
 
 
 def _mean_and_sd(name: str, values: np.ndarray) -> dict[str, float]:

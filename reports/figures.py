@@ -71,6 +71,7 @@ DASHED = (
     "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
     "lies beyond the axis."
 )
+NO_REAL = " The row of real images is left out: they are not ours to publish."
 KINDS = {  # how a file of each kind is written: no dates
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -411,6 +412,7 @@ def samples(study: Analysis) -> tuple[Image.Image, str]:
         ("Samples" if real is None else "Real images, then samples")
         + f" of every arm after its last epoch, not selected: n = 1 run of each arm, seed {seeds}, "
         "the same noise for every arm, its score above it; no band."
+        + (NO_REAL if real is None else "")
     )
 
 

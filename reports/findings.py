@@ -1,5 +1,6 @@
 """Sentences: what the numbers say, with intervals where the seeds are enough for a verdict."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, get_args
 
@@ -50,7 +51,7 @@ def findings(study: Analysis) -> Findings:
     if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
     moves = f"{_fluctuation(study)} {_best(study)}".strip()
-    factors = [*_within_first(study), _bound(study), _speed(study)]
+    factors = [_bound(study)]
     epochs = [_shares(study), _selection(study), _ranks(study), _lost(study), _few(study)]
     headline = [*_effects(study), moves]
     return Findings(*([*filter(None, lines)] for lines in (headline, factors, epochs)))
@@ -83,39 +84,65 @@ def tally(verdicts: list[Verdict]) -> str:
 
 
 def _effects(study: Analysis) -> list[str]:
-    """A sentence for each factor; batch at equal epochs and at equal updates."""
-    effects = _main_effects(study.partial_effects["epochs", "all"])
-    updates = _main_effects(study.partial_effects["updates", "all"])
-    if len(study.arms) > 1 and not effects:
+    """What the first factor does, then what each other one does at every level of the first."""
+    first = study.factors[0]
+    main = [x for x in study.partial_effects["epochs", "all"] if len(x.factors) == 1]
+    if len(study.arms) > 1 and not main:
         return ["No seed has the last epoch of every arm yet, so that no arms are compared."]
+    effects = [x for x in main if x.factors == [first]]
+    return [*_of_first(study, effects), *_of_others(study)]
+
+
+def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
+    """Its mean effect, and that at each level of the factor that changes it most."""
+    if not effects:
+        return []
+    if len(effects) > 1:
+        effects = sorted(effects, key=lambda effect: -effect.ratio.value)
+        ((factor, (base, _)),) = effects[0].levels.items()
+        parts = [f"{_times(study, x)} by {prose(factor, x.levels[factor][1])}" for x in effects]
+        text = f"Against {prose(factor, base)}, {PRIMARY} is multiplied by {join(parts)}"
+        return [text + _unclear(study, effects)]
+    text = f"{_subject(effects[0])} multiplies {PRIMARY} by {_times(study, effects[0])}"
+    pairs = [x for x in study.partial_effects["epochs", "all"] if len(x.factors) == 2]
+    pairs = [x for x in pairs if x.factors[0] == study.factors[0]]
+    if pairs:
+        other = max(pairs, key=lambda x: abs(math.log(x.ratio.value))).factors[1]
+        parts = [
+            f"by {_times(study, effect, p=False)} {_with(other, level)}"
+            for level in study.levels[other]
+            for effect in study.effects(study.last[study.last[other] == level])
+            if effect.factors == effects[0].factors
+        ]
+        text += f": {join(parts)}" if parts else ""
+    return [text + _unclear(study, effects)]
+
+
+def _of_others(study: Analysis) -> list[str]:
+    """The effects of the other factors; of batch also at equal updates."""
+    first, levels = study.factors[0], study.levels[study.factors[0]]
+    where = {f"{first}={x}": f" {_with(first, x)}" for x in levels}
+    subjects: dict[str, list[tuple[Effect, str, Effect | None]]] = {}
+    for key, condition in where.items() if len(levels) > 1 else [("all", "")]:
+        updates = {x.name: x for x in study.partial_effects["updates", key]}
+        for effect in study.partial_effects["epochs", key]:
+            if len(effect.factors) == 1 and effect.factors != [first]:
+                same = updates.get(effect.name) if effect.factors == ["batch"] else None
+                subjects.setdefault(_subject(effect), []).append((effect, condition, same))
     sentences = []
-    for factor, some in effects.items():
-        if len(some) == 1:
-            text = f"{_subject(some[0])} multiplies {PRIMARY} by {_times(study, some[0])}"
-        else:
-            some = sorted(some, key=lambda effect: -effect.ratio.value)
-            parts = [f"{_times(study, x)} by {prose(factor, _high(x))}" for x in some]
-            base = prose(factor, some[0].levels[factor][0])
-            text = f"Against {base}, {PRIMARY} is multiplied by {join(parts)}"
-        if factor == "batch" and len(some) == len(updates.get(factor, [])) == 1:
-            text += f" at equal epochs, and by {_times(study, updates[factor][0], p=False)}"
-            text += " at equal updates"
-        unclear = enough(study) and all(effect.p_holm >= ALPHA for effect in some)
-        sentences.append(text + (": not established." if unclear else "."))
+    for subject, rows in subjects.items():
+        parts = [f"by {_times(study, x, p=False)}{condition}" for x, condition, _ in rows]
+        text = f"{subject} multiplies {PRIMARY} {join(parts)}"
+        same = [f"by {_times(study, x, p=False)}" for *_, x in rows if x]
+        text += f"; at equal updates {join(same)}" if len(same) == len(rows) else ""
+        sentences.append(text + _unclear(study, [x for x, *_ in rows]))
     return sentences
 
 
-def _main_effects(effects: list[Effect]) -> dict[str, list[Effect]]:
-    """Factor -> its effects, one for each level but the first."""
-    main: dict[str, list[Effect]] = {}
-    for effect in effects:
-        if len(effect.factors) == 1:
-            main.setdefault(effect.factors[0], []).append(effect)
-    return main
-
-
-def _high(effect: Effect) -> object:
-    return effect.levels[effect.factors[0]][1]
+def _unclear(study: Analysis, effects: list[Effect]) -> str:
+    """The end of a sentence on effects, none of which may be established."""
+    unclear = enough(study) and all(effect.p_holm >= ALPHA for effect in effects)
+    return ": not established." if unclear else "."
 
 
 def _subject(effect: Effect) -> str:
@@ -136,33 +163,10 @@ def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:
     """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
     ratio, p_holm = effect.ratio, p_value(effect.p_holm)
     if not enough(study) or ratio.n < 2:
-        above, seeds = int((effect.ratios > 1).sum()), count(ratio.n, "seed")
-        return f"{digits(ratio.value)} (above 1 in {above} of {seeds})"
+        above, value = int((effect.ratios > 1).sum()), digits(ratio.value)
+        return f"{value} (above 1 in {above} of {ratio.n} seeds)" if p and ratio.n > 1 else value
     said = f", p {'< ' + p_holm[1:] if p_holm.startswith('<') else '= ' + p_holm}" if p else ""
     return f"{digits(ratio.value)} ({digits(ratio.low)} to {digits(ratio.high)}{said})"
-
-
-def _within_first(study: Analysis) -> list[str]:
-    """The effects of the other factors, apart for each level of the first."""
-    first = study.factors[0]
-    parts: dict[str, list[str]] = {}
-    for level in study.levels[first]:
-        for effect in study.partial_effects.get(("epochs", f"{first}={level}"), []):
-            if len(effect.factors) == 1:
-                said = f"{_times(study, effect, p=False)} {_with(first, level)}"
-                parts.setdefault(_subject(effect), []).append(said)
-    return [f"{subject} multiplies {PRIMARY} by {join(said)}." for subject, said in parts.items()]
-
-
-def _speed(study: Analysis) -> str:
-    """How much faster one level of each factor trains than another."""
-    parts = [
-        f"by {_times(study, some[0], p=False)} {_with(factor, _high(some[0]))}"
-        for factor, some in _main_effects(study.speed_effects).items()
-        if len(some) == 1
-    ]
-    text = "The speed of training, in images a second, is multiplied"
-    return f"{text} {join(parts)}." if parts else ""
 
 
 def _bound(study: Analysis) -> str:
@@ -208,7 +212,7 @@ def _best(study: Analysis) -> str:
 
 def _shares(study: Analysis) -> str:
     """How the variance is shared, over all arms."""
-    if not len(study.shares):
+    if not len(study.shares) or not enough(study):
         return ""
     row = study.shares.iloc[0]
     shares = {name: 100 * row[f"{axis}_share"] for axis, name in AXES.items()}

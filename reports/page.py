@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
@@ -23,13 +24,12 @@ from reports.findings import Findings
 from reports.records import PRIMARY, Study
 from reports.tables import Table
 
-PAGE_BYTES = 7_800_000  # the pictures get what the rest leaves of it
-MOST_PICTURES = (24, 18, 12, 8, 6, 4)  # an arm; the first number whose pictures fit
+MOST_PICTURES = 12  # of an arm in the film
 READOUT = {PRIMARY: PRIMARY, "fid": "FID"} | tables.LOSSES  # beside the film, where measured
 SECTIONS = {  # of the page: its figures and tables in the order in which they are read
     "scores": (
         ["fid", PRIMARY, "is", "kid", "*_*"],
-        ["last", "best", "epochs-*", "fidelity", "reestimated"],
+        ["last", "agreement", "best", "epochs-*", "fidelity", "reestimated"],
     ),
     "samples": (["samples"], []),
     "effects": (["effects"], ["arms", "effects*", "batch"]),
@@ -39,11 +39,12 @@ SECTIONS = {  # of the page: its figures and tables in the order in which they a
         ["fluctuation", "shares", "selection", "ranks", "regret", "relapse", "reach"],
     ),
     "runs": (["losses"], ["losses", "throughput"]),
+    "networks": ([], ["layers"]),
     "audit": ([], ["audit*"]),
 }
 OPENED = {  # all else is folded
     "figures": ["fid", PRIMARY, "samples", "effects", "fluctuation", "losses"],
-    "tables": ["last", "arms", "effects", "ledger", "audit"],
+    "tables": ["last", "agreement", "arms", "effects", "ledger", "audit"],
 }
 DEMONSTRATIONS = ("smoke", "small")  # scales
 TITLES = {
@@ -52,6 +53,7 @@ TITLES = {
     "kinds": "Images of one kind and of ten, and DCGAN",
     "precision": "The arithmetic that DCGAN is trained in",
 }
+LITERATURE = yaml.safe_load(Path(__file__).with_name("literature.yaml").read_text(encoding="utf-8"))
 TARGETS = {"kinds": "followups"}  # of make, where it is not the study's name
 
 
@@ -73,7 +75,6 @@ def render(
         for name, (some, x) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
     }
     order = [name for section in sections.values() for name in section["figures"]]
-    spent = sum(map(len, [*downloads.values(), *(text for text, _ in pictures.values())]))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -85,6 +86,10 @@ def render(
     return environment.get_template("page.html").render(
         title=title(study),
         scale=scale(study),
+        blog=grid.define("ablation", "blog64").settings,
+        references=LITERATURE["references"],
+        fids=LITERATURE["fids"],
+        cite=cite,
         info=study.info,
         study=study,
         config=study.config,
@@ -98,7 +103,7 @@ def render(
         missing=tables.missing_lines(study),
         sections=sections,
         opened=OPENED,
-        film=filmstrip(study, PAGE_BYTES - 300_000 - spent),
+        film=filmstrip(study),
         figures=pictures,
         numbers={name: i for i, name in enumerate(order, start=1)},
         identities=identities(study),
@@ -156,24 +161,29 @@ def command(study: Study) -> str:
 
 
 def bibtex(study: Study) -> str:
-    """The study and the paper that it is about, to be cited."""
+    """The study and what it cites."""
     info, data = study.info, study.info["data"]
-    return f"""@misc{{{info["study"]}-{info["scale"]}-{data["name"]},
-  title = {{{title(study)}}},
-  note = {{Scale {info["scale"]}, seeds: {len(info["seeds"])}, commit {info["commit"]},
-          data {data["name"]} with SHA-256 {data["sha256"]}}}
-}}
+    own = {
+        "title": title(study),
+        "note": f"Scale {info['scale']}, seeds: {len(info['seeds'])}, commit {info['commit']}, "
+        f"data {data['name']} with SHA-256 {data['sha256']}",
+    }
+    entries = {f"{info['study']}-{info['scale']}-{data['name']}": own} | LITERATURE["references"]
+    return "\n".join(_bibtex_entry(*entry) for entry in entries.items())
 
-@inproceedings{{radford2016dcgan,
-  title = {{Unsupervised Representation Learning with Deep Convolutional
-           Generative Adversarial Networks}},
-  author = {{Radford, Alec and Metz, Luke and Chintala, Soumith}},
-  booktitle = {{International Conference on Learning Representations}},
-  year = {{2016}},
-  eprint = {{1511.06434}},
-  archiveprefix = {{arXiv}}
-}}
-"""
+
+def _bibtex_entry(key: str, fields: dict[str, Any]) -> str:
+    known = {"howpublished" if x == "venue" else x: value for x, value in fields.items()}
+    lines = [f"  {name} = {{{value}}}" for name, value in known.items()]
+    return ",\n".join([f"@misc{{{key}", *lines]) + "\n}\n"
+
+
+def cite(key: str) -> str:
+    """`Sato and Iiduka, 2023`, `Heusel et al., 2017`, `w86763777`."""
+    reference = LITERATURE["references"][key]
+    names = [author.partition(",")[0] for author in reference["author"].split(" and ")]
+    who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+    return ", ".join(map(str, filter(None, [who, reference.get("year")])))
 
 
 def identities(study: Study) -> dict[str, list]:
@@ -188,8 +198,8 @@ def identities(study: Study) -> dict[str, list]:
     return {"heads": heads, "rows": [[key, *table[key]] for key in table]}
 
 
-def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
-    """The lowest seed of every arm: its numbers, its line in the chart, pictures in `budget` bytes.
+def filmstrip(study: Analysis) -> dict[str, Any]:
+    """The lowest seed of every arm: its numbers, its line in the chart, at most 12 pictures.
 
     The chart is a unit square: x the epoch, y the logarithm of the primary metric, the best below.
     """
@@ -206,7 +216,8 @@ def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
     for run, rows in frame.groupby("run", sort=False):
         known, epochs = logs[rows.index].dropna(), rows["epoch"]
         colour, line, _ = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
-        arms[run.rpartition("/")[0]] = {
+        name = run.rpartition("/")[0]
+        arms[name] = {
             "colour": colour,
             "dashed": line != "-",
             "last": int(epochs.max()),
@@ -215,10 +226,11 @@ def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
             "points": {int(epochs[i]): [float(x[i]), float(y[i])] for i in known.index},
             "scores": texts.loc[rows.index].set_axis(epochs).to_dict("index"),
         }
-    _add_pictures(study, arms, seed, budget)
+        arms[name]["frames"] = _frames(study, run, arms[name])
 
     # The arm with the best epoch of all comes first.
     first = max(arms, key=lambda name: max([p[1] for p in arms[name]["points"].values()] or [0]))
+    pictured = {epoch for arm in arms.values() for epoch in arm["frames"]}
     whole = all(arm["frames"].keys() == arm["scores"].keys() for arm in arms.values())
     return {
         "shown": any(arm["frames"] for arm in arms.values()),
@@ -228,26 +240,17 @@ def filmstrip(study: Analysis, budget: int) -> dict[str, Any]:
         "seed": seed,
         "last": last,
         "metric": PRIMARY,
-        "most": None if whole else max(len(arm["frames"]) for arm in arms.values()),
+        "pictured": "" if whole else tables.ranges(pictured),
         "arms": arms,
     }
 
 
-def _add_pictures(study: Study, arms: dict[str, dict], seed: int, budget: int) -> None:
-    """Give each arm its `frames`, epoch -> picture, within the budget."""
-    pictures: dict[tuple[str, int], str] = {}
-    for most in MOST_PICTURES:
-        for name, arm in arms.items():
-            run = f"{name}/seed={seed}"
-            epochs = [epoch for epoch in arm["scores"] if figures.has_picture(study, run, epoch)]
-            arm["frames"] = {}
-            for epoch in chosen_epochs(epochs, {arm["best"], arm["worst"]}, most):
-                if (name, epoch) not in pictures:
-                    data = rundir.read(study.folder / run, epoch, rundir.SAMPLES)
-                    pictures[name, epoch] = _webp_uri(data)
-                arm["frames"][epoch] = pictures[name, epoch]
-        if sum(len(uri) for arm in arms.values() for uri in arm["frames"].values()) <= budget:
-            break
+def _frames(study: Study, run: str, arm: dict[str, Any]) -> dict[int, str]:
+    """Epoch -> picture of a run, for the epochs that the film shows."""
+    epochs = [epoch for epoch in arm["scores"] if figures.has_picture(study, run, epoch)]
+    chosen = chosen_epochs(epochs, {arm["best"], arm["worst"]}, MOST_PICTURES)
+    pictures = {x: rundir.read(study.folder / run, x, rundir.SAMPLES) for x in chosen}
+    return {epoch: _webp_uri(data) for epoch, data in pictures.items()}
 
 
 def chosen_epochs(epochs: list[int], wanted: set[int | None], most: int) -> list[int]:

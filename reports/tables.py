@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from eval.metrics import NEIGHBOUR_METRICS
-from reports import claims
+from reports import claims, networks
 from reports.analysis import (
     LEARNT,
     LN2,
@@ -103,12 +103,14 @@ def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
         *(_effects(study, metric) for metric in study.last_effects),
         _batches(study),
         *_scores(study),
+        _agreement(study),
         _losses(study),
         _per_arm(study, "throughput"),
         ledger(study, verdicts),
         *(_per_arm(study, x) for x in ("fluctuation", "selection", "ranks", "regret", "relapse")),
         _shares(study),
         _reach(study),
+        _layers(study),
         *(
             _analysis(study, name)
             for name in sorted(study.analyses, key=[*TEXTS, *study.analyses].index)
@@ -261,7 +263,7 @@ def _latex(text: str) -> str:
 
 
 def rounded(value: float, decimals: int) -> str:
-    return f"{value:,.{decimals}f}" if math.isfinite(value) else DASH
+    return f"{value:z,.{decimals}f}" if math.isfinite(value) else DASH
 
 
 def digits(value: float) -> str:
@@ -543,14 +545,28 @@ def _scores(study: Analysis) -> list[Table]:
     """Scores at the last, at the best and at fixed epochs; precision, recall and the like."""
     last, best = study.scores("last"), study.scores("best")
     named = {name: [x for x in study.measured if table_of(x) == name] for name in SCORES}
+    every = [x for x in named["last"] if study.measured[x] == study.measured.get(PRIMARY)]
     epochs = Column("epoch", lambda row: row["epochs"].replace(" ", ", ") or DASH)
     moving = [x for x in ("fid", PRIMARY) if study.measured.get(x, 0) > 1]
     return [
         _score_table(study, "last", last, named["last"]),
-        _score_table(study, "best", best, named["last"], [epochs]),
+        _score_table(study, "best", best, every, [epochs]),
         *(_fixed_epochs(study, metric) for metric in moving),
         *(_score_table(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
     ]
+
+
+def _agreement(study: Analysis) -> Table:
+    columns = [
+        Column("metric", lambda row: label(row["metric"]), "word"),
+        _number("epochs", "epochs"),
+        _number("all arms", "arms", 2),
+        _number("arms that have learnt", "learners", 2),
+        _number("epochs of a run", "runs", 2),
+        _number("lowest run", "lowest", 2),
+    ]
+    metrics = [PRIMARY, *study.agreement.get("metric", [])]
+    return _table(study, "agreement", study.agreement, columns, metrics=metrics)
 
 
 def _score_table(
@@ -804,6 +820,16 @@ def _reach(study: Analysis) -> Table:
         _number("updates", "steps"),
     ]
     return _table(study, "reach", study.reach, columns)
+
+
+def _layers(study: Analysis) -> Table:
+    """The layers of the first arm's networks, and how many parameters each network has."""
+    frame = pd.DataFrame(networks.layers(study.config) if study.config.model == "dcgan" else [])
+    columns = [_text(x) for x in ("network", "layer", "output")]
+    columns.append(_number("parameters", "parameters"))
+    totals = frame.groupby("network", sort=False)["parameters"].sum() if len(frame) else pd.Series()
+    below = [[f"{name} in all", rounded(total, 0)] for name, total in totals.items()]
+    return _table(study, "layers", frame, columns, metrics=[], below=below)
 
 
 # The tables: what `python -m eval` measured.

@@ -91,7 +91,7 @@ def test_the_page_names_its_study_and_its_command(named):
     chosen = replace(named, info=named.info | {"seeds": [1, 5]})
     assert page.command(chosen).startswith("make followups SCALE=small DATA=shapes")
     assert page.command(chosen).endswith(' seed=1,5"')
-    film = page.filmstrip(named, 1 << 20)
+    film = page.filmstrip(named)
     assert film["factors"] == {"arm": ["baseline", "plain-gan", "relu-d"]}
 
 
