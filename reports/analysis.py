@@ -17,7 +17,7 @@ from dcgan.config import Config
 from eval.metrics import NEIGHBOUR_METRICS
 from experiments import grid
 from reports import statistics
-from reports.records import LOWER_IS_BETTER, PRIMARY, TIMES, Study
+from reports.records import LOWER_IS_BETTER, PRIMARY, Study
 from reports.statistics import AXES, VERDICT_SEEDS, Effect, burn_in, logarithm
 
 FIRST_LOSSES = ("d_loss", "g_loss")
@@ -190,12 +190,6 @@ class Analysis(Study):
             row["lowest"] = self.of_arm(self.frame, arm)["d_loss_min"].min()
             rows.append(row | {"bound": LN2 if bounded else math.nan})
         return pd.DataFrame(rows)
-
-    @cached_property
-    def speeds(self) -> pd.DataFrame:
-        """A table of runs: the medians over epochs of what the wall clock says."""
-        keys = ["run", *self.factors, "seed"]
-        return self.frame.groupby(keys, sort=False)[TIMES].median().reset_index()
 
     def effects(self, rows: pd.DataFrame, metric: str = PRIMARY) -> list[Effect]:
         """All effects of the factors on `rows`, one of a run; Holm goes over the main effects."""
@@ -543,7 +537,6 @@ def effect_numbers(effect: Effect) -> dict[str, object]:
         "p_t": effect.ratio.p,
         "p_flip": effect.ratio.p_flip,
         "p_holm": effect.p_holm,
-        "improvement": effect.improvement,
         "n": len(effect.seeds),
         "seeds": " ".join(map(str, effect.seeds)),
         "dropped": " ".join(map(str, effect.dropped)),

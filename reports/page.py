@@ -38,7 +38,7 @@ SECTIONS = {  # of the page: its figures and tables in the order in which they a
         ["fluctuation"],
         ["fluctuation", "shares", "selection", "ranks", "regret", "relapse", "reach"],
     ),
-    "runs": (["losses"], ["losses", "throughput"]),
+    "runs": (["losses"], ["losses"]),
     "networks": ([], ["layers"]),
     "audit": ([], ["audit*"]),
 }

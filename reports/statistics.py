@@ -52,7 +52,6 @@ class Effect:
     ratio: Estimate  # high / low, of an interaction the ratio of ratios; p of the logarithm
     ratios: np.ndarray  # of each seed
     difference: Estimate  # high - low; of an interaction the difference of differences
-    improvement: float  # P(a run at high < a run at low), mean over the other cells; main effects
     seeds: list[int]
     dropped: list[int]  # of which a cell is missing
     p_holm: float = math.nan  # of the ratio, over the main effects; NaN for an interaction
@@ -156,7 +155,6 @@ def effects(table: pd.DataFrame, factors: Sequence[str], metric: str) -> list[Ef
             ratio=_exp(over_seeds(changes)),
             ratios=np.exp(changes[kept]),
             difference=over_seeds(_per_seed(values, levels, chosen)),
-            improvement=_improvement(values[kept], levels, chosen),
             seeds=seeds[kept].tolist(),
             dropped=seeds[~kept].tolist(),
         )
@@ -308,20 +306,6 @@ def _per_seed(values: np.ndarray, levels: dict[str, list], chosen: dict[str, tup
         else:
             values = values.mean(axis)
     return values
-
-
-def _improvement(values: np.ndarray, levels: dict[str, list], chosen: dict[str, tuple]) -> float:
-    """P(high < low) + P(high = low) / 2 of a main effect, over all pairs of runs of a cell.
-
-    The mean over the cells of the other factors; NaN below two seeds. Agarwal et al. 2021, arXiv
-    2108.13264: probability of improvement.
-    """
-    if len(chosen) > 1 or len(values) < 2:
-        return math.nan
-    ((factor, pair),) = chosen.items()
-    axis = 1 + list(levels).index(factor)
-    low, high = (values.take(levels[factor].index(level), axis) for level in pair)
-    return float(np.mean((high[:, None] < low) + (high[:, None] == low) / 2))
 
 
 def _autocorrelation(x: np.ndarray) -> float:

@@ -105,7 +105,6 @@ def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
         *_scores(study),
         _agreement(study),
         _losses(study),
-        _per_arm(study, "throughput"),
         ledger(study, verdicts),
         *(_per_arm(study, x) for x in ("fluctuation", "selection", "ranks", "regret", "relapse")),
         _shares(study),
@@ -493,7 +492,7 @@ def _effects(study: Analysis, metric: str) -> Table:
     frame, names = pd.DataFrame(map(effect_numbers, effects)), map(effect_text, effects)
     frame.insert(1, "name", list(names))
     columns = [_text("name", "effect"), *_effect_columns(study, metric)]
-    columns[-1:-1] = [_p("p, Holm", "p_holm"), _number("P(better)", "improvement", 2)]
+    columns.insert(-1, _p("p, Holm", "p_holm"))
     name = "effects" if metric == PRIMARY else f"effects-{metric}"
     return _table(study, name, frame, columns, _seed_notes(frame), metric)
 

@@ -424,10 +424,3 @@ def test_losses_by_hand(pair):
     assert [cells[-2:] for cells in tables_of(study)["losses"].rows] == [
         [f"{none['lowest']:.4f}", "–"], ["0.6945", "0.6931"],
     ]  # fmt: skip
-
-
-def test_the_speed_of_a_run_is_its_median(pair):
-    speeds = {("none", 0): [100.0, 200, 900, 300], ("none", 1): [300.0, 400, 350, 350]}
-    study = with_values(pair, "images_per_second", speeds)
-    known = study.speeds.set_index(["norm", "seed"])["images_per_second"]
-    assert (known["none", 0], known["none", 1]) == (250.0, 350.0)

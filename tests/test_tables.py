@@ -27,7 +27,7 @@ def test_what_a_reader_sees(pair):
     shown = tables_of(pair)
     assert list(shown) == [
         "effects", "last", "best", "epochs-fd_cifar", "fidelity", "agreement", "losses",
-        "throughput", "fluctuation", "ranks", "regret", "reach", "layers",
+        "fluctuation", "ranks", "regret", "reach", "layers",
     ]  # fmt: skip
     assert shown["last"].headings == [
         "norm", "head", "batch", "seeds", "fd_cifar", "cs_cifar", "kd_cifar",
