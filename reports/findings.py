@@ -155,8 +155,9 @@ def _subject(effect: Effect) -> str:
 
 def _with(factor: str, level: object) -> str:
     """`with the average-pool head`, `without output BatchNorm`."""
-    text = SUBJECTS.get(f"{factor}={level}") or prose(factor, level)
-    return f"with {text}".replace("with no ", "without ")
+    text = prose(factor, level)
+    article = "the " if text.endswith(" head") else ""
+    return f"with {article}{text}".replace("with no ", "without ")
 
 
 def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:

@@ -121,8 +121,8 @@ def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
     usual = findings.findings(grid)
     assert "of 24 runs" in told.headline[3]
     assert "of 48 runs" in usual.headline[3]
-    assert "with BatchNorm on D's output" in usual.headline[3]
-    assert "BatchNorm on" not in told.headline[3]
+    assert "with output BatchNorm" in usual.headline[3]
+    assert "with output BatchNorm" not in told.headline[3]
     assert told.headline[:3] == usual.headline[:3]
 
 
