@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -32,6 +33,7 @@ from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, prepa
 from experiments.run import run as run_job
 
 ROOT = Path(__file__).parents[1]
+POLL_SECONDS = 0.5  # between two looks at what is committed
 CLAIMS = ROOT / "reports" / "claims.yaml"
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
@@ -100,51 +102,152 @@ def write_study(plan: Plan, images: Images) -> None:
     rundir.replace(plan.folder / "real.png", png_grid(chosen, SAMPLE_COLUMNS))
 
 
+# --- Runs, whatever makes them --------------------------------------------------------------------
+
+
+def run_all(
+    plan: Plan,
+    console: Console,
+    start: Callable[[Job], Any],
+    wait_for: Callable[[list[Any]], list[Any]],
+    outcome: Callable[[Any], dict[str, str]],
+) -> dict[str, str]:
+    """Run what is missing; returns why runs failed, by name.
+
+    `start` begins a task, `wait_for` gives those of some tasks that have ended, after POLL_SECONDS
+    at most, and `outcome` is what `attempt` returned in one, or why it could not. Epochs are seen
+    on the disk. A failed or killed run does not stop the others.
+    """
+    # Runs that are to go on for longer than they were planned say so from here on.
+    waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))[::-1]
+    for run, job in waiting:
+        if (job.folder / "run.json").exists():
+            rundir.describe(job.folder, {"config": run.config.model_dump()})
+    state = progress.Progress(
+        runs=len(plan.runs),
+        epochs=plan.epochs,
+        runs_done=len(plan.runs) - len(waiting),
+        epochs_done=plan.epochs_done,
+        epochs_before=plan.epochs_done,
+        epoch_seconds=plan.seconds * plan.max_parallel / (plan.epochs - plan.epochs_done or 1),
+    )
+    at_work: dict[Any, tuple[Run, Job]] = {}
+    with progress.shown(state, console) as show:
+        while waiting or at_work:
+            # Start as many runs as there may be at a time.
+            while waiting and len(at_work) < plan.max_parallel:
+                run, job = waiting.pop()
+                state.rows[str(run)] = progress.Row(plan.committed_of(run), run.config.epochs)
+                try:
+                    at_work[start(job)] = run, job
+                except (OSError, EOFError):  # there is no memory for it, or no server
+                    _end(state, run, {"failed": "could not be started"}, show)
+
+            # Show what is committed; then hear from the tasks that have ended.
+            ended = wait_for(list(at_work)) if at_work else []
+            for run, job in at_work.values():
+                _show_epochs(state, run, job, show)
+            for task in ended:
+                _end(state, at_work.pop(task)[0], outcome(task), show)
+    if state.unmirrored:
+        line = (
+            f"W&B: {len(state.unmirrored)} of {state.runs} runs went on without a mirror, "
+            f"which the same command makes: {state.unmirrored[0]}"
+        )
+        print(line, file=sys.stderr, flush=True)
+    return state.failed
+
+
+def _show_epochs(
+    state: progress.Progress, run: Run, job: Job, show: Callable[[Run, str], None]
+) -> None:
+    """Show the epochs of a run that were committed since the last look."""
+    row, epochs = state.rows[str(run)], run.config.epochs
+    with suppress(rundir.Damaged, OSError):  # or not to be seen here yet
+        while rundir.epoch_folder(job.folder, epoch := row.epoch + 1).exists():
+            names = (rundir.RECORD, rundir.TIMING)
+            record, timing = (rundir.read_json(job.folder, epoch, name) for name in names)
+            numbers = progress.numbers(record, timing)
+            seconds = timing["train_seconds"] + timing["score_seconds"]
+            state.rows[str(run)] = row = progress.Row(epoch, epochs, numbers, seconds)
+            state.epochs_done += 1
+            show(run, f"epoch {epoch}/{epochs}  {numbers}")
+
+
+def _end(
+    state: progress.Progress, run: Run, outcome: dict[str, str], show: Callable[[Run, str], None]
+) -> None:
+    """The end of a run, which may have failed, or its mirror."""
+    state.rows.pop(str(run))
+    state.unmirrored += [outcome["unmirrored"]] if "unmirrored" in outcome else []
+    if "failed" not in outcome:
+        state.runs_done += 1
+        return
+    state.failed[str(run)] = outcome["failed"]
+    show(run, f"failed: {outcome['failed']}")
+
+
+def attempt(job: Job) -> dict[str, str]:
+    """One run; {"failed": why}, {"unmirrored": why} or {}.
+
+    The whole of what failed goes to error.txt in the run's folder.
+    """
+    complaint = job.folder / "error.txt"
+    try:
+        complaint.unlink(missing_ok=True)  # of an earlier attempt
+        why = run_job(job)
+        return {"unmirrored": why} if why else {}
+    except BaseException as error:
+        with suppress(OSError):  # the disk may be full
+            job.folder.mkdir(parents=True, exist_ok=True)
+            complaint.write_text(_without_folders(traceback.format_exc(), job))
+        return {"failed": first_line(error)}
+
+
+def _without_folders(text: str, job: Job) -> str:
+    """A traceback that can be passed on: it names no folder that only this machine has."""
+    folders = {str(job.study.parent.absolute()): "OUT", str(ROOT): ".", str(Path.home()): "~"}
+    folders |= dict.fromkeys([sys.prefix, sys.base_prefix], "PYTHON")
+    for folder in sorted(folders.keys() - {"/"}, key=len, reverse=True):
+        text = text.replace(folder, folders[folder])
+    return text
+
+
 # --- Processes of this machine --------------------------------------------------------------------
 
 
 def execute(plan: Plan, console: Console) -> dict[str, str]:
-    """Run what is missing; returns why runs failed, by name.
+    """Run what is missing in processes; returns why runs failed, by name.
 
-    A failed or killed run does not stop the others. Leaving through an exception ends the workers;
-    what they had not committed is computed again next time.
+    Leaving through an exception ends the workers; what they had not committed is computed again
+    next time.
     """
     context = signals.workers("experiments.run")
-    waiting, state = begin(plan)
-    at_work: dict[Connection, tuple[Run, BaseProcess]] = {}
-    with progress.shown(state, console) as show:
-        try:
-            while waiting or at_work:
-                # Start as many runs as there may be at a time.
-                while waiting and len(at_work) < plan.max_parallel:
-                    run, job = waiting.pop()
-                    receiver, sender = context.Pipe(duplex=False)
-                    process = context.Process(target=_work, args=(job, sender), name=str(run))
-                    state.rows[str(run)] = progress.Row(plan.committed_of(run), run.config.epochs)
-                    try:
-                        with signals.signals_blocked():
-                            process.start()
-                        at_work[receiver] = run, process
-                    except (OSError, EOFError):  # there is no memory for it, or no server
-                        end(state, run, "could not be started", show)
-                    sender.close()
+    processes: dict[Connection, BaseProcess] = {}
 
-                # Hear from the workers; a closed pipe is the end of one.
-                for receiver in wait(list(at_work)):
-                    run, process = at_work[receiver]
-                    try:
-                        hear(state, run, receiver.recv(), show)
-                    except (EOFError, OSError):
-                        del at_work[receiver]
-                        process.join()
-                        end(state, run, _ending(process.exitcode), show)
-        finally:
-            for _, process in at_work.values():
-                process.terminate()
-            for _, process in at_work.values():
-                process.join(5)
-                process.kill()
-    return finish(state)
+    def start(job: Job) -> Connection:
+        receiver, sender = context.Pipe(duplex=False)
+        with sender, signals.signals_blocked():
+            process = context.Process(target=_work, args=(job, sender))
+            process.start()
+        processes[receiver] = process
+        return receiver
+
+    def outcome(receiver: Connection) -> dict[str, str]:
+        process, said = processes.pop(receiver), None
+        with suppress(EOFError, OSError):  # a closed pipe: it could not say how it ended
+            said = receiver.recv()
+        process.join()
+        return {"failed": _ending(process.exitcode)} if said is None else said
+
+    try:
+        return run_all(plan, console, start, partial(wait, timeout=POLL_SECONDS), outcome)
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.join(5)
+            process.kill()
 
 
 def max_parallel(device: str) -> int:
@@ -160,38 +263,9 @@ def cores() -> int:
 
 
 def _work(job: Job, sender: Connection) -> None:
-    """The body of a worker: one run, its messages sent to the launcher."""
+    """The body of a worker: one run, whose outcome is sent to the launcher."""
     signals.follow()
-    if not attempt(job, sender.send):
-        raise SystemExit(1)
-
-
-def attempt(job: Job, send: Callable[[dict[str, Any]], None]) -> bool:
-    """One run, its messages sent on, and at last {"done": True} or {"failed": why}; which it was.
-
-    The whole of what failed goes to error.txt in the run's folder.
-    """
-    complaint = job.folder / "error.txt"
-    try:
-        complaint.unlink(missing_ok=True)  # of an earlier attempt
-        run_job(job, send)
-    except BaseException as error:
-        send({"failed": first_line(error)})
-        with suppress(OSError):  # the disk may be full
-            job.folder.mkdir(parents=True, exist_ok=True)
-            complaint.write_text(_without_folders(traceback.format_exc(), job))
-        return False
-    send({"done": True})
-    return True
-
-
-def _without_folders(text: str, job: Job) -> str:
-    """A traceback that can be passed on: it names no folder that only this machine has."""
-    folders = {str(job.study.parent.absolute()): "OUT", str(ROOT): ".", str(Path.home()): "~"}
-    folders |= dict.fromkeys([sys.prefix, sys.base_prefix], "PYTHON")
-    for folder in sorted(folders.keys() - {"/"}, key=len, reverse=True):
-        text = text.replace(folder, folders[folder])
-    return text
+    sender.send(attempt(job))
 
 
 def _ending(exitcode: int) -> str:
@@ -201,66 +275,6 @@ def _ending(exitcode: int) -> str:
     if exitcode < 0:
         return f"killed by {signal.Signals(-exitcode).name}"
     return f"ended early, with exit code {exitcode}"
-
-
-# --- Where the study stands, for every engine -----------------------------------------------------
-
-
-def begin(plan: Plan) -> tuple[list[tuple[Run, Job]], progress.Progress]:
-    """What is missing, the last one first, and where the study stands.
-
-    Runs that are to go on for longer than they were planned say so from here on.
-    """
-    waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))
-    for run, job in waiting:
-        if (job.folder / "run.json").exists():
-            rundir.describe(job.folder, {"config": run.config.model_dump()})
-    state = progress.Progress(
-        runs=len(plan.runs),
-        epochs=plan.epochs,
-        runs_done=len(plan.runs) - len(waiting),
-        epochs_done=plan.epochs_done,
-        epochs_before=plan.epochs_done,
-        epoch_seconds=plan.seconds * plan.max_parallel / (plan.epochs - plan.epochs_done or 1),
-    )
-    return waiting[::-1], state
-
-
-def hear(
-    state: progress.Progress, run: Run, message: dict[str, Any], show: Callable[[Run, str], None]
-) -> None:
-    """One message of a run: its end, a failure, W&B's failure, or an epoch."""
-    if "done" in message:
-        state.runs_done += 1
-        state.rows.pop(str(run))
-    elif "failed" in message:
-        state.failed[str(run)] = message["failed"]
-    elif "unmirrored" in message:
-        state.unmirrored.append(message["unmirrored"])
-    else:
-        state.epochs_done += 1
-        epoch, numbers = message["record"]["epoch"], progress.numbers(message)
-        seconds = message["timing"]["train_seconds"] + message["timing"]["score_seconds"]
-        state.rows[str(run)] = progress.Row(epoch, run.config.epochs, numbers, seconds)
-        show(run, f"epoch {epoch}/{run.config.epochs}  {numbers}")
-
-
-def end(state: progress.Progress, run: Run, why: str, show: Callable[[Run, str], None]) -> None:
-    """The end of a run: a failed one, if it had not said that it was done."""
-    if state.rows.pop(str(run), None):
-        state.failed.setdefault(str(run), why)
-        show(run, f"failed: {state.failed[str(run)]}")
-
-
-def finish(state: progress.Progress) -> dict[str, str]:
-    """Say what W&B lacks; returns why runs failed, by name."""
-    if state.unmirrored:
-        line = (
-            f"W&B: {len(state.unmirrored)} of {state.runs} runs went on without a mirror, "
-            f"which the same command makes: {state.unmirrored[0]}"
-        )
-        print(line, file=sys.stderr, flush=True)
-    return state.failed
 
 
 # --- What a study was made with -------------------------------------------------------------------

@@ -83,9 +83,8 @@ def left(seconds: float | None) -> str:
     return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
 
 
-def numbers(message: dict[str, Any]) -> str:
-    """The latest numbers of a run in one line."""
-    record, timing = message["record"], message["timing"]
+def numbers(record: dict[str, Any], timing: dict[str, Any]) -> str:
+    """The numbers of an epoch in one line."""
     scores = {key: record["scores"].get(key) for key in ("fid", "fd_cifar")}
     parts = [f"{key} {value:.3g}" for key, value in scores.items() if value is not None]
     if record["status"] != "ok":

@@ -1,7 +1,6 @@
 """The Ray engine: each run is a task, on a running cluster or on Ray started here.
 
-A task is the run function around its run directory, which lies where every node sees it. Progress
-is read there, too: a task sends nothing before it ends, and no epoch is counted twice. A run that
+A task is the run function around its run directory, which lies where every node sees it. A run that
 has lost its node is started again by Ray, and goes on from its last committed epoch.
 
 Ray is an extra and takes seconds to import: it is imported where it is needed.
@@ -11,7 +10,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +19,7 @@ from rich.console import Console
 
 from dcgan import rundir
 from dcgan.cli import BadInput, first_line
-from experiments import launch, progress, signals
-from experiments.grid import Run
+from experiments import launch, signals
 from experiments.plan import Plan
 from experiments.run import Job
 
@@ -30,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RETRIES = 3  # of a run whose node or worker is lost
 OWNER_SECONDS = 180.0  # for the lock of a lost node: an NFS server keeps it for 90 s
 CONNECT_SECONDS = 5.0  # for the head of a cluster to answer
-POLL_SECONDS = 0.5  # between two looks at what is committed
 STORE_BYTES = 75 << 20  # the least that Ray accepts: nothing large passes through it
 BITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 
@@ -66,68 +62,38 @@ def execute(
     _connect(address, plan.max_parallel * plan.jobs[0].threads)
     import ray
 
-    try:
-        return _execute(plan, console, gpus_per_run)
-    finally:
-        ray.shutdown()
-
-
-def _execute(plan: Plan, console: Console, gpus_per_run: float) -> dict[str, str]:
-    import ray
-
     # Ray logs the environment of a process: what may be secret goes with the task.
     given = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
     demand = _demand(plan.jobs[0].device, plan.jobs[0].threads, gpus_per_run)
     options = {"max_retries": RETRIES, "max_calls": 1, "runtime_env": _environment(), **demand}
     task = ray.remote(**options)(_work)
-    waiting, state = launch.begin(plan)
-    at_work: dict[ray.ObjectRef, tuple[Run, Job]] = {}
-    shown = dict(zip(map(str, plan.runs), plan.committed, strict=True))  # epochs of each run
-    with progress.shown(state, console) as show:
-        while waiting or at_work:
-            # Start as many runs as there may be at a time.
-            while waiting and len(at_work) < plan.max_parallel:
-                run, job = waiting.pop()
-                state.rows[str(run)] = progress.Row(plan.committed_of(run), run.config.epochs)
-                at_work[task.remote(_for_all_nodes(job), given)] = run, job
-
-            # Show what is committed; then hear from the tasks that have ended.
-            ended, _ = ray.wait(list(at_work), timeout=POLL_SECONDS)
-            for run, job in at_work.values():
-                for message in _committed_after(shown[str(run)], job):
-                    shown[str(run)] += 1
-                    launch.hear(state, run, message, show)
-            for reference in ended:
-                run, _ = at_work.pop(reference)
-                for message in _outcome(reference):
-                    launch.hear(state, run, message, show)
-                launch.end(state, run, "ended early", show)
-    return launch.finish(state)
+    try:
+        return launch.run_all(
+            plan,
+            console,
+            lambda job: task.remote(_for_all_nodes(job), given),
+            lambda tasks: ray.wait(tasks, timeout=launch.POLL_SECONDS)[0],
+            _outcome,
+        )
+    finally:
+        ray.shutdown()
 
 
-def _outcome(reference: Any) -> list[dict[str, Any]]:
-    """What an ended task has to say beside its epochs."""
+def _outcome(task: Any) -> dict[str, str]:
+    """What an ended task returned, or why it could not."""
     import ray
 
     try:
-        return ray.get(reference)
+        return ray.get(task)
     except ray.exceptions.RayTaskError as error:  # it could not begin: an import failed, say
-        return [{"failed": first_line(error.cause)}]
+        return {"failed": first_line(error.cause)}
     except ray.exceptions.RayError as error:
         lost = f"its node or worker was lost {RETRIES + 1} times"
-        return [{"failed": f"{lost}: {first_line(error)}"}]
+        return {"failed": f"{lost}: {first_line(error)}"}
 
 
-def _committed_after(epoch: int, job: Job) -> Iterator[dict[str, Any]]:
-    """The epochs of a run that were committed since this one, as the run itself tells of them."""
-    with suppress(rundir.Damaged):  # or not to be seen here yet
-        while rundir.epoch_folder(job.folder, epoch := epoch + 1).exists():
-            record = rundir.read_json(job.folder, epoch, rundir.RECORD)
-            yield {"record": record, "timing": rundir.read_json(job.folder, epoch, rundir.TIMING)}
-
-
-def _work(job: Job, environ: dict[str, str]) -> list[dict[str, Any]]:
-    """The body of a task: one run; what it has to say beside its epochs."""
+def _work(job: Job, environ: dict[str, str]) -> dict[str, str]:
+    """The body of a task: one run, and its outcome."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's raises, which would pass for a failure
     os.environ.update(environ)
 
@@ -137,9 +103,7 @@ def _work(job: Job, environ: dict[str, str]) -> list[dict[str, Any]]:
         with suppress(rundir.Busy), rundir.owned(job.folder):
             break
         time.sleep(1)
-    messages: list[dict[str, Any]] = []
-    launch.attempt(job, messages.append)
-    return [message for message in messages if "record" not in message]
+    return launch.attempt(job)
 
 
 def _for_all_nodes(job: Job) -> Job:

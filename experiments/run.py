@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,18 +62,17 @@ class Job:
     imagenet: bool = False  # whether to measure on EfficientNet-Lite0 at milestones
 
 
-def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
+def run(job: Job) -> str:
     """Make the epochs of a run that are not committed yet, and what W&B lacks of it.
 
-    `notify` hears of each epoch, {"record", "timing"}, and of W&B's failure, {"unmirrored": why}.
+    Returns why W&B failed, or "".
     """
     config = job.config
     prepare(job.device, job.threads)
     with rundir.owned(job.folder):
         # A finished run, which another machine may have made, can only lack its mirror.
         if len(rundir.committed(job.folder)) >= config.epochs:
-            _close(tracking.start(job.folder, job.wandb_mode), notify)
-            return
+            return tracking.start(job.folder, job.wandb_mode).finish()
 
         # The images to train on, and the real features to be scored against.
         images = load_cached(job.cache, config.data_sha256, config.resolution)
@@ -110,15 +108,8 @@ def run(job: Job, notify: Callable[[dict[str, Any]], None]) -> None:
             rundir.commit(job.folder, state.epoch, files(config, state, record, timing))
             rundir.prune(job.folder, state.epoch)
 
-            # Tell W&B and the launcher.
             mirror.log(state.epoch)
-            notify({"record": record, "timing": timing})
-        _close(mirror, notify)
-
-
-def _close(mirror: tracking.Mirror, notify: Callable[[dict[str, Any]], None]) -> None:
-    if why := mirror.finish():
-        notify({"unmirrored": why})
+        return mirror.finish()
 
 
 def prepare(device: str, threads: int) -> None:

@@ -19,9 +19,9 @@ MESSAGE = {
 def test_durations_and_numbers_in_one_line():
     durations = [progress.duration(seconds) for seconds in (0, 89.4, 420, 12_000)]
     assert durations == ["0 s", "89 s", "7 min", "3 h 20 min"]
-    assert progress.numbers(MESSAGE) == "fd_cifar 12.3  812 images/s"
+    assert progress.numbers(**MESSAGE) == "fd_cifar 12.3  812 images/s"
     broken = MESSAGE | {"record": {"status": "diverged", "scores": {"fd_cifar": None}}}
-    assert progress.numbers(broken) == "diverged  812 images/s"
+    assert progress.numbers(**broken) == "diverged  812 images/s"
 
 
 def test_time_left_is_of_the_epochs_made_since_the_start(monkeypatch):
@@ -47,7 +47,7 @@ def console_on(file, width=100, height=24, **environ):
 def shown_on(console, state):
     """What a study of one epoch prints there."""
     with progress.shown(state, console) as show:
-        show(RUN, f"epoch 1/2  {progress.numbers(MESSAGE)}")
+        show(RUN, f"epoch 1/2  {progress.numbers(**MESSAGE)}")
     return console.file.getvalue()
 
 
@@ -56,7 +56,7 @@ def state(monkeypatch):
     """A study whose first epoch has come."""
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     made = progress.Progress(runs=2, epochs=4, runs_done=0, epochs_done=1)
-    made.rows[str(RUN)] = progress.Row(1, 2, progress.numbers(MESSAGE), 30.0)
+    made.rows[str(RUN)] = progress.Row(1, 2, progress.numbers(**MESSAGE), 30.0)
     return made
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from dcgan import rundir
 from dcgan.cli import BadInput
-from experiments import grid, plan, ray_engine
+from dcgan.config import Config
+from experiments import grid, launch, plan, ray_engine
+from experiments.progress import Progress, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,12 +33,15 @@ def test_a_node_takes_runs_by_its_processors_and_gpus(cpus, gpus, threads, share
 
 def test_epochs_are_shown_once_and_only_if_they_are_whole(make_study, tmp_path):
     folder = make_study(tmp_path, epochs=4, factors={"norm": ["none"]}) / "norm=none" / "seed=0"
-    job = SimpleNamespace(folder=folder)
-    shown = [message["record"]["epoch"] for message in ray_engine._committed_after(1, job)]
-    assert shown == [2, 3, 4]
-    (rundir.epoch_folder(folder, 3) / rundir.RECORD).write_bytes(b"{}")
-    assert [m["record"]["epoch"] for m in ray_engine._committed_after(1, job)] == [2]
-    assert list(ray_engine._committed_after(4, job)) == []
+    run, job = grid.Run(Config(epochs=4), "norm=none"), SimpleNamespace(folder=folder)
+    record, shown = rundir.epoch_folder(folder, 3) / rundir.RECORD, []
+    whole = record.read_bytes()
+    state = Progress(1, 4, 0, 1, rows={str(run): Row(1, 4)})
+    for data in (b"{}", whole, whole):
+        record.write_bytes(data)
+        launch._show_epochs(state, run, job, lambda _, event: shown.append(event.split()[1]))
+        assert state.rows[str(run)].epoch == state.epochs_done == (2 if data == b"{}" else 4)
+    assert shown == ["2/4", "3/4", "4/4"]
 
 
 @pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:1", "127.0.0.1:x", "127.0.0.1:1"])
