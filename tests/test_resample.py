@@ -33,7 +33,7 @@ def made(tmp_path_factory):
     for name, norm in zip(RUNS, ("none", "batch"), strict=True):
         config = Config(norm=norm, **sizes, **scoring)
         made = Job(config, study, study / name, out / "cache", 16, "cpu", 1, False, "disabled")
-        run(made, lambda message: None)
+        run(made)
     return study
 
 
