@@ -10,10 +10,8 @@ KNOWN = SCALE SEEDS EPOCHS DATA TEST DEVICE JOBS ENGINE RAY_ADDRESS GPUS_PER_RUN
   ARGS WANDB_% PYTHON SETUP_GB MINUTES OMP_NUM_THREADS INCEPTION_WEIGHTS PIP_% UV_%
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN = $(firstword $(filter-out $(KNOWN),$(GIVEN)))
-NEAREST = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))
 ifneq ($(UNKNOWN),)
-$(error $(UNKNOWN)= is not read here; did you mean $(or $(shell $(PYTHON) -c '$(NEAREST)' \
-  $(UNKNOWN) $(filter-out %\%,$(KNOWN)) 2>/dev/null),one of $(KNOWN))=?)
+$(error $(UNKNOWN)= is not one of $(KNOWN))
 endif
 
 # Modules stay compiled in .venv: PyTorch is imported many times, and takes three times as long else.
@@ -65,10 +63,6 @@ status: setup ## what is done, running, failed and missing in the newest study, 
 resample: setup ## score finished runs of the newest study, or of STUDY, on more evaluation sets
 	@$(RUN) experiments resample $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
-
-.PHONY: banks
-banks:
-	@$(STOP) "this is called make resample now"
 
 ##@ Look at it
 report: setup ## build the report of every study in OUT again, or of STUDY

@@ -35,11 +35,7 @@ from dcgan import cli
 from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
 from experiments import grid
 
-REPLACED = {
-    "banks": "is called resample, and its option --sets",
-    "sweep": "is gone: --engine ray spreads the runs of a study over machines",
-}
-experiments_group = cli.Group("experiments", __doc__, REPLACED)
+experiments_group = cli.Group("experiments", __doc__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,7 +118,7 @@ of_grid = options(
 # --- Training -------------------------------------------------------------------------------------
 
 
-STUDY = """Train, score and report the study {name}.
+STUDY = """{about}
 
 Prints the plan, trains every run that is not done, scores it after every epoch and mirrors it to
 W&B, then builds the report in OUT/{name}-SCALE/report. Finished runs are skipped, half-done ones go
@@ -166,9 +162,9 @@ def train_study(name: str, **given: Any) -> Result:
 
 
 for _name in grid.names("studies"):
-    experiments_group.command(_name, help=STUDY.format(name=_name), epilog=KEYS)(
-        of_training(partial(train_study, _name))
-    )
+    _help = STUDY.format(name=_name, about=grid.about(_name))
+    _command = experiments_group.command(_name, help=_help, epilog=KEYS)
+    _command(of_training(partial(train_study, _name)))
 
 
 # --- Runs that exist ------------------------------------------------------------------------------

@@ -1,11 +1,8 @@
 """Which runs exist: factors x levels x seeds. Knows no torch."""
 
 import itertools
-import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -14,7 +11,6 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     TypeAdapter,
@@ -28,10 +24,6 @@ from dcgan.config import Config, fault
 HERE = Path(__file__).parent
 OPTIONS = ("seed", "data", "data_sha256")  # fields of Config that differ or come with the data
 NATIVE_DATA = "cifar10"  # what the study is about; a study of other data says so in its name
-
-# How a number is written. 1e4 and 1_000 are no whole numbers here, nor is 010 any number.
-WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})", re.ASCII)
-NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?(?<=[0-9])(e[+-]?[0-9]+)?", re.I | re.ASCII)
 
 
 class BadStudy(BadInput, ValueError):
@@ -78,6 +70,13 @@ class Run:
 def names(kind: str) -> list[str]:
     """All "studies" or "scales"."""
     return sorted(path.stem for path in (HERE / kind).glob("*.yaml"))
+
+
+def about(study: str) -> str:
+    """What a study is: the comment that its file begins with."""
+    lines = (HERE / "studies" / f"{study}.yaml").read_text("utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("# ") for line in comment)
 
 
 def define(name: str, scale: str, seeds: int | None = None, overrides: Iterable[str] = ()) -> Study:
@@ -208,22 +207,18 @@ def _seeds(text: str, count: int | None) -> list[int]:
 def _value(key: str, text: str) -> Any:
     """What a text means as the value of one field of Config; raises BadStudy with both."""
     kind = type(Config.model_fields[key].default)  # int, float or str
-    if kind is not str and not (WHOLE if kind is int else NUMBER).fullmatch(text):
-        raise BadStudy(f"{key}={text} is not a {'whole ' * (kind is int)}number")
-    value = kind(text)
-    if kind is float and abs(value) < sys.float_info.min and Decimal(text):
-        raise BadStudy(f"{key}={text} is too small to be kept in all its digits")
     try:
-        return _adapter(key).validate_python(value)
+        return _adapter(key).validate_python(kind(text))
     except ValidationError as error:
         raise BadStudy(f"{key}={text}: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise BadStudy(f"{key}={text} is not a {'whole ' * (kind is int)}number") from error
 
 
 @cache
 def _adapter(key: str) -> TypeAdapter:
     field = Config.model_fields[key]
-    config = ConfigDict(strict=True, allow_inf_nan=False)
-    return TypeAdapter(Annotated[field.annotation, field], config=config)
+    return TypeAdapter(Annotated[field.annotation, field], config={"allow_inf_nan": False})
 
 
 def _config(fields: dict[str, Any]) -> Config:
@@ -237,49 +232,41 @@ def _config(fields: dict[str, Any]) -> Config:
 # --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------
 
 
-def _settings(texts: dict[str, Any]) -> dict[str, Any]:
+def _settings(texts: dict[str, str]) -> dict[str, Any]:
     """What the texts of a mapping mean as fields of Config."""
-    for key, text in texts.items():
-        if key not in settable():
-            raise BadStudy(f"{key} is not a key: {', '.join(settable())}")
-        if not isinstance(text, str):
-            raise BadStudy(f"{key} is not a single value")
+    if unknown := [key for key in texts if key not in settable()]:
+        raise BadStudy(f"{unknown[0]} is not a key: {', '.join(settable())}")
     return {key: _value(key, text) for key, text in texts.items()}
 
 
-def _of_arm(texts: dict[str, Any]) -> dict[str, Any]:
-    """Fields that tell arms apart: how long a run goes on is not part of what it is."""
-    if "epochs" in texts:
-        raise BadStudy("epochs is no factor: a longer run is the same run")
-    return _settings(texts)
+def _levels(factors: dict[str, list[str]]) -> dict[str, list[Any]]:
+    return {key: [_settings({key: x})[key] for x in texts] for key, texts in factors.items()}
 
 
-def _levels(texts: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {key: [_of_arm({key: x})[key] for x in column] for key, column in texts.items()}
+Settings = Annotated[dict[str, str], AfterValidator(_settings)]  # fields of Config
 
 
 class ScaleFile(BaseModel, extra="forbid"):
     """scales/*.yaml: how many seeds, and the fields of Config that make the scale."""
 
     seeds: PositiveInt
-    config: Annotated[dict[str, Any], AfterValidator(_settings)]
+    config: Settings
 
 
 class StudyFile(BaseModel, extra="forbid"):
     """studies/*.yaml: levels of fields of Config to be crossed, or arms and what each one sets."""
 
     factors: Annotated[
-        dict[str, Annotated[list[Any], Field(min_length=1)]], AfterValidator(_levels)
+        dict[str, Annotated[list[str], Field(min_length=1)]], AfterValidator(_levels)
     ] = {}
-    arms: dict[
-        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")],
-        Annotated[dict[str, Any], AfterValidator(_of_arm)],
-    ] = {}
+    arms: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")], Settings] = {}
 
     @model_validator(mode="after")
-    def _has_one_kind(self) -> Self:
+    def _is_a_grid(self) -> Self:
         if bool(self.factors) == bool(self.arms):
             raise BadStudy("a study has factors, or it has arms")
+        if "epochs" in {*self.factors, *itertools.chain(*self.arms.values())}:
+            raise BadStudy("epochs is no factor: a longer run is the same run")
         return self
 
 
@@ -290,23 +277,13 @@ def _read(kind: str, name: str, schema: type) -> Any:
     return read(HERE / kind / f"{name}.yaml", schema, Text)
 
 
-class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML in which no key stands twice; the usual loader keeps the last one in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice[0]} is there twice")
-        return super().construct_mapping(node, deep)
-
-
-class Text(UniqueKeys):
+class Text(yaml.CSafeLoader):
     """YAML whose scalars stay text, for Config to read: YAML takes 2e-4 for text, NO for false."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
 
-def read(path: Path, schema: Any, loader: type[UniqueKeys] = UniqueKeys) -> Any:
+def read(path: Path, schema: Any, loader: type = yaml.CSafeLoader) -> Any:
     """The content of a YAML file by its schema; raises BadInput with the key or the line."""
     name = "/".join(path.parts[-2:])
     try:

@@ -217,10 +217,6 @@ def test_the_command_scores_what_is_missing_and_names_what_failed(study, capfd):
     [
         (["resample", ".", "--sets", "1"], "'--sets': 1 is not in the range x>=2"),
         (["resample", ".", "--threads", "2"], "threads=1 is stored, threads=2 is asked for"),
-        (
-            ["banks", "--banks", "5"],
-            "banks: this command is called resample, and its option --sets",
-        ),
     ],
 )
 def test_bad_input_is_one_line(made, capsys, monkeypatch, words, line):

@@ -99,15 +99,10 @@ def test_variables_become_options() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("word", "nearest"),
-    [("SEED=3", "SEEDS"), ("scale=smoke", "SCALE"), ("OUTPUT=x", "OUT")],
-)
-def test_a_variable_that_nothing_reads_is_refused_with_the_nearest(word: str, nearest: str) -> None:
-    result = make(ROOT, "--dry-run", "ablation", word)
+def test_a_variable_that_nothing_reads_is_refused() -> None:
+    result = make(ROOT, "--dry-run", "ablation", "SEED=3")
     assert (result.returncode, result.stdout) == (2, "")
-    name = word.partition("=")[0]
-    assert f"{name}= is not read here; did you mean {nearest}=?" in result.stderr
+    assert "SEED= is not one of SCALE SEEDS EPOCHS" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
