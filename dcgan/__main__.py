@@ -18,10 +18,10 @@ import numpy as np
 from dcgan import cli, rundir
 from dcgan.cli import PATH, POSITIVE, BadInput, Result
 from dcgan.pictures import MAX_BYTES, encode, png_grid
+from dcgan.rundir import PUBLISHED
 from dcgan.sources import write_file
 
 SHOWN = 20  # files left out that are named
-PUBLISHED = Path(__file__).parents[1] / "reports" / "published"  # studies, some with generators
 
 dcgan_group = cli.Group("dcgan", __doc__)
 

@@ -40,6 +40,7 @@ RECORD, TIMING, SAMPLES = "record.json", "timing.json", "samples.png"
 STATE, GENERATOR, SUMS = "state.safetensors", "generator.safetensors", "SHA256SUMS"
 EVAL_SETS, EVAL_SCORES = "banks", "scores.json"
 CALIBRATION = "calibration.json"  # beside study.json, see eval.calibration
+PUBLISHED = Path(__file__).parents[1] / "reports" / "published"  # studies, some with generators
 PRUNABLE = (STATE, GENERATOR)  # may be missing from a whole epoch
 STATES_KEPT = 2
 ATTEMPTS = 25  # to own a folder, in half a second

@@ -76,9 +76,9 @@ def of_study(command: Callable) -> Callable:
 
 
 def find_study(name: str | None, out: Path) -> Path:
-    """The named study folder, or the newest one."""
+    """The named study folder, which may be a published one, or the newest one."""
     if name:
-        if (Path(name) / "study.json").exists():
+        if any(Path(name).glob("study.json")) or any(Path(name).glob("seed-*.zip")):
             return Path(name)
         raise BadInput(f"{name} is not a study: it has no study.json")
     studies = sorted(out.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
@@ -207,10 +207,10 @@ def show_status(study: Path) -> Result:
 def reproduce_run(**given: Any) -> Result:
     """Make one run again, and compare every epoch with what it was, byte by byte.
 
-    RUN is a run's folder in a study of OUT or of reports/published, its name as W&B and the page
-    show it, or its id on W&B. Prints the one command that makes it and what it was made with: data
-    and their SHA-256, device, threads, packages, commit. Then gives that command in a folder of its
-    own, which takes as long as the run did, and names the first column that differs of each epoch.
+    RUN is a run's folder, or in a study of OUT its name as W&B and the page show it, or its id on
+    W&B. Prints the one command that makes it and what it was made with: data and their SHA-256,
+    device, threads, packages, commit. Then gives that command in a folder of its own, which takes
+    as long as the run did, and names the first column that differs of each epoch.
 
     The same processor, threads and PyTorch give the same bytes. Elsewhere it is "not bit for bit",
     with what is not the same there and the largest relative difference of a score. W&B is not
@@ -303,9 +303,8 @@ def bench_machine(
 
 
 @experiments_group.command("publish")
-@click.argument("study", required=False)
-@out_option("folder of studies, of which the newest one is taken")
-def publish_study(study: str | None, out: Path) -> Result:
+@of_study
+def publish_study(study: Path) -> Result:
     """Pack the whole seeds of a study into reports/published, and build its report there.
 
     A seed has an archive of its own, which is written once: what a study has that is published
@@ -318,9 +317,7 @@ def publish_study(study: str | None, out: Path) -> Result:
     """
     from experiments import publish
 
-    if study and publish.archives(Path(study)):
-        return publish.build(Path(study))
-    return publish.publish(find_study(study, out))
+    return publish.build(study) if publish.archives(study) else publish.publish(study)
 
 
 @experiments_group.command("export")

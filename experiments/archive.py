@@ -1,7 +1,5 @@
 """The records of a study as one file, for another machine: `pack` there, `merge` here.
 
-An archive has these files, and so has a study that an earlier version published as a folder:
-
 study.json, calibration.json, audit.json    those of them that the study has
 <run>/run.json
 <run>/epochs/0007/      record.json, timing.json, SHA256SUMS, and samples.png for the lowest seed
@@ -12,21 +10,20 @@ generators.sha256       of the last generator of each finished run, as coreutils
 SHA256SUMS              of all of the above
 
 States, generators and whatever shows an image of the data set stay where they were made: an
-imported run is read like any other, and cannot be continued. An archive that is damaged, has other
-files than these or contradicts what is here is refused before anything is written: each record by
-the sums that it was committed with, all else by zip's own.
+imported run is read like any other, and cannot be continued. An archive that is damaged or
+contradicts what is here is refused before anything is written: each epoch by the sums that it was
+committed with, all else by zip's own.
 """
 
 import hashlib
 import io
-import re
 import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +47,8 @@ GENERATORS = "generators.sha256"
 ANALYSES = "eval"
 PICTURE = "walks.png"  # made of samples alone; the others show images of the data set
 OF_STUDY = ("study.json", CALIBRATION, "audit.json")
+OF_EPOCH = (RECORD, TIMING, SAMPLES, SUMS)
 MAY_LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
-MAX_BYTES = 2 << 30  # of an archive, unpacked
-NAME = re.compile(  # real.png: of an early version, and not imported
-    r"(study|calibration|audit)\.json|real\.png|generators\.sha256|SHA256SUMS"
-    r"|\w+=[\w.+-]+(,\w+=[\w.+-]+)*/seed=\d+/"
-    r"(run\.json|epochs/\d{4,6}/(record\.json|timing\.json|samples\.png|SHA256SUMS)"
-    r"|banks/(scores\.json|SHA256SUMS)|eval/\w+\.(json|png))",
-    re.ASCII,
-)
 
 
 @dataclass(frozen=True)
@@ -73,13 +63,16 @@ class Merged:
 
 def files(
     study: Path, seeds: Collection[int] | None = None, sample_epochs: Collection[int] | None = None
-) -> Iterator[tuple[str, bytes]]:
+) -> dict[str, bytes]:
     """Every file of a study that is packed, by name; raises Damaged.
 
     `seeds`: these alone, and study.json then names no others. `sample_epochs`: of each arm's lowest
     seed the pictures of these epochs alone. Of a study that is being made these are the epochs that
     are committed by now.
     """
+    info = rundir.unseal(study / "study.json")
+    if seeds is not None:
+        info["seeds"] = sorted(seeds)
     paths = [study / name for name in OF_STUDY]
     generators: dict[str, str] = {}
     pictured: set[str] = set()
@@ -92,15 +85,12 @@ def files(
             generators |= _last_generator(study, run, epochs)
 
     content = {path.relative_to(study).as_posix(): _read(path) for path in paths if path.exists()}
-    if seeds is not None:
-        info = rundir.unseal(study / "study.json") | {"seeds": sorted(seeds)}
-        content["study.json"] = rundir.seal(info)
+    content["study.json"] = rundir.seal(info)
     if generators:
         content[GENERATORS] = rundir.to_lines(dict(sorted(generators.items())))
     content = dict(sorted(content.items()))
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    yield from content.items()
-    yield SUMS, rundir.to_lines(sums)
+    return content | {SUMS: rundir.to_lines(sums)}
 
 
 def pack(
@@ -115,7 +105,7 @@ def pack(
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files(study, seeds, sample_epochs):
+        for name, data in files(study, seeds, sample_epochs).items():
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, data)
@@ -141,8 +131,11 @@ def unpacked(path: Path) -> Iterator[tuple[Path, str]]:
     with tempfile.TemporaryDirectory() as scratch_dir:
         folder = Path(scratch_dir)
         try:
-            _unpack(path, folder)
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)  # which compares each file with its CRC
             name = _check_runs(folder).folder
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise BadInput(f"{path}: not a whole zip: {error}") from error
         except (Damaged, grid.BadStudy) as error:
             raise BadInput(str(error).replace(scratch_dir, str(path))) from error
         yield folder, name
@@ -153,13 +146,12 @@ def whole_seeds(study: Path) -> list[int]:
 
     Where runs of the study have evaluation sets, every run of a whole seed has them.
     """
-    planned = [(run.config.seed, study / run.folder) for run in grid.runs(_study(study))]
     measured = any(study.glob(f"*/seed=*/{EVAL_SETS}"))
+    planned = [(run.config.seed, study / run.folder) for run in grid.runs(_study(study))]
     unfinished = {
         seed
         for seed, run in planned
-        if not (done := rundir.committed(run, MAY_LACK))
-        or len(done) < rundir.read_config(run).epochs
+        if not _is_finished(run, rundir.committed(run, MAY_LACK))
         or (measured and not (run / EVAL_SETS).exists())
     }
     return sorted({seed for seed, _ in planned} - unfinished)
@@ -178,11 +170,15 @@ def _seed(run: Path) -> int:
     return int(run.name.removeprefix("seed="))
 
 
+def _is_finished(run: Path, epochs: list[int]) -> bool:
+    return bool(epochs) and len(epochs) >= rundir.read_config(run).epochs
+
+
 def _files_of(run: Path, epochs: list[int], pictured: Collection[int]) -> Iterator[Path]:
     """The files of a run that may be in an archive, with the pictures of these epochs."""
     yield from (run / "run.json", run / EVAL_SETS / EVAL_SCORES, run / EVAL_SETS / SUMS)
     for epoch in epochs:
-        names = (RECORD, TIMING, SUMS, *([SAMPLES] if epoch in pictured else []))
+        names = [name for name in OF_EPOCH if name != SAMPLES or epoch in pictured]
         yield from (rundir.epoch_folder(run, epoch) / name for name in names)
     yield from (run / ANALYSES).glob("*.json")
     if pictured:
@@ -191,7 +187,7 @@ def _files_of(run: Path, epochs: list[int], pictured: Collection[int]) -> Iterat
 
 def _last_generator(study: Path, run: Path, epochs: list[int]) -> dict[str, str]:
     """The name and the SHA-256 of a finished run's last generator, where it had one."""
-    if not epochs or len(epochs) < rundir.read_config(run).epochs:
+    if not _is_finished(run, epochs):
         return {}
     path = rundir.epoch_folder(run, epochs[-1]) / rundir.GENERATOR
     sums = rundir.read_sums(path.parent)
@@ -210,35 +206,14 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-# --- Whether an archive is whole ------------------------------------------------------------------
-
-
-def _unpack(path: Path, folder: Path) -> None:
-    """Unpack an archive that has only records of a study; raises BadInput."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if other := [name for name in archive.namelist() if not NAME.fullmatch(name)]:
-                raise BadInput(f"{path}: {other[0]!r} is no record of a study")
-            if (size := sum(entry.file_size for entry in archive.infolist())) > MAX_BYTES:
-                raise BadInput(f"{path}: {size:,} bytes unpacked, over {MAX_BYTES >> 30} GiB")
-            archive.extractall(folder)  # which compares each file with its CRC
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BadInput(f"{path}: not a whole zip: {error}") from error
+# --- Whether an archive fits what is here ---------------------------------------------------------
 
 
 def _check_runs(folder: Path) -> grid.Study:
-    """The study that was unpacked, if all that it has are committed epochs of its own runs.
-
-    Every record is compared with its SHA-256. Raises Damaged.
-    """
-    for path in sorted(folder.rglob("*.json")):
-        if path.parents[1].name != "epochs":
-            _read(path)
+    """The study that was unpacked, if its runs are of its plan and whole; raises Damaged."""
     study = _study(folder)
     planned = {run.folder for run in grid.runs(study)}
-    if not (runs := _runs(folder)):
-        raise Damaged(f"{folder}: has no run")
-    for run in runs:
+    for run in _runs(folder):
         rundir.read_config(run)
         if run.relative_to(folder).as_posix() not in planned:
             raise Damaged(f"{run}: is no run of its study.json")
@@ -247,22 +222,13 @@ def _check_runs(folder: Path) -> grid.Study:
 
 
 def _study(folder: Path) -> grid.Study:
-    """The study of a study.json, if it is known here with its levels and arms; raises Damaged."""
+    """The study of a study.json, if it is known here with its levels; raises Damaged."""
     path = folder / "study.json"
-    info = rundir.unseal(path)
-    try:
-        known, factors = grid.define(info["study"], info["scale"]), info["factors"]
-        same = factors.keys() == known.factors.keys() and info.get("arms", {}) == known.arms
-        if not same or any({*factors[key]} - {*levels} for key, levels in known.factors.items()):
-            raise Damaged(f"{path}: its factors, levels or arms are not those of {known.name} here")
-        study = replace(known, factors=factors, seeds=info["seeds"], settings=info["settings"])
-        grid.runs(study)  # every value is one of Config's
-        return study
-    except (LookupError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path}: is no description of a study: {error!r}") from error
-
-
-# --- What is here already -------------------------------------------------------------------------
+    study = grid.stored(rundir.unseal(path))
+    known = grid.define(study.name, study.scale).factors
+    if any({*levels} - {*known.get(key, ())} for key, levels in study.factors.items()):
+        raise Damaged(f"{path}: its factors or levels are not those of {study.name} here")
+    return study
 
 
 def check_against(folder: Path, target: Path) -> dict[Path, int]:
@@ -277,35 +243,19 @@ def check_against(folder: Path, target: Path) -> dict[Path, int]:
         here = target / run.relative_to(folder)
         if differences := rundir.compare(here, rundir.unseal(run / "run.json")):
             raise Differs(f"{here}: {'; '.join(differences)}")
-        stored, added = rundir.committed(here, MAY_LACK), rundir.kept(run)
-        for epoch in stored[: len(added)]:
-            _check_record(here, run, epoch)
+        stored = rundir.all_committed(here, MAY_LACK)
+        for epoch in stored[: len(rundir.kept(run))]:
+            records = [rundir.read_json(x, epoch, RECORD) for x in (here, run)]
+            _check_equal(f"{here}: epoch {epoch}", *records)
         epochs[run] = len(stored)
-
-        # Records alone lengthen a run that has no state to go on from.
-        if len(added) > len(stored):
-            if (later := rundir.epoch_folder(here, len(stored) + 1)).exists():
-                raise Damaged(f"{later}: is not as it was committed; remove the run to import it")
-            if stored and not rundir.has_records_only(here):
-                more = f"epochs={len(stored)} are stored, with the state to go on from, "
-                more += f"epochs={len(added)} are in the archive"
-                raise Differs(f"{here}: {more}; finish the run here, or remove it to import it")
     return epochs
-
-
-def _check_record(here: Path, run: Path, epoch: int) -> None:
-    """Compare the records of an epoch, by their sums where these are the same; raises Differs."""
-    sums = [rundir.read_sums(rundir.epoch_folder(x, epoch))[RECORD] for x in (here, run)]
-    if sums[0] != sums[1]:
-        both = (rundir.read_json(run_folder, epoch, RECORD) for run_folder in (here, run))
-        _check_equal(f"{here}: epoch {epoch}", *both)
 
 
 def _shared(study: Path) -> dict[str, Any]:
     """What all parts of a study have in common: its arms, and the settings but for the length."""
-    info = rundir.unseal(study / "study.json")
-    settings = Config.model_construct(**info["settings"]).model_dump(exclude={"epochs"})
-    return {"arms": info.get("arms", {}), **settings}
+    info = grid.stored(rundir.unseal(study / "study.json"))
+    settings = Config.model_construct(**info.settings).model_dump(exclude={"epochs"})
+    return {"arms": info.arms, **settings}
 
 
 def _check_equal(what: Any, stored: Any, added: Any) -> None:
@@ -321,12 +271,9 @@ def _check_equal(what: Any, stored: Any, added: Any) -> None:
 
 def _add(folder: Path, target: Path, stored: dict[Path, int]) -> Merged:
     """Write what is not here yet, study.json first, each epoch by one rename."""
-    # The sums of a published study are no longer those of its files.
-    (target / SUMS).unlink(missing_ok=True)
     if (target / "study.json").exists():
         here, added = (rundir.unseal(study / "study.json") for study in (target, folder))
-        if (merged := here | grid.merge(here, added)) != here:
-            rundir.replace(target / "study.json", rundir.seal(merged))
+        rundir.replace(target / "study.json", rundir.seal(here | grid.merge(here, added)))
     for name in OF_STUDY:
         _copy(folder / name, target / name)
 
@@ -347,9 +294,10 @@ def _add_run(run: Path, here: Path, stored: int) -> int:
         for name in results:
             (here / name).unlink(missing_ok=True)
     for name in [*(rundir.epoch_folder(Path(), epoch) for epoch in new), Path(EVAL_SETS)]:
-        if (run / name).exists() and not (here / name).exists():
-            files = {path.name: path.read_bytes() for path in sorted((run / name).iterdir())}
-            rundir.place(here / name, files)
+        paths = [run / name / file for file in (*OF_EPOCH, EVAL_SCORES)]
+        content = {path.name: path.read_bytes() for path in paths if path.exists()}
+        if content and not (here / name).exists():
+            rundir.place(here / name, content)
     for name in results:
         _copy(run / name, here / name)
     return len(new)

@@ -100,6 +100,12 @@ def define(name: str, scale: str, seeds: int | None = None, overrides: Iterable[
     return Study(name, scale, factors, chosen, settings, study.arms)
 
 
+def stored(info: dict[str, Any]) -> Study:
+    """The study that a study.json describes."""
+    keys = ("study", "scale", "factors", "seeds", "settings")
+    return Study(*(info[key] for key in keys), info.get("arms", {}))
+
+
 def fit(study: Study, data: str, data_sha256: str, available: int) -> Study:
     """The study on some data: no more images than there are."""
     settings = study.settings | {"data": data, "data_sha256": data_sha256}

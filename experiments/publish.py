@@ -8,36 +8,32 @@ An archive is written once: a later seed adds one, and changes no other.
 """
 
 import hashlib
-import re
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from dcgan import rundir
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, Result
+from dcgan.rundir import PUBLISHED
 from experiments import archive, signals
 
-PUBLISHED = Path("reports/published")
 GENERATORS = tuple(f"norm=none,head=conv,batch={batch}" for batch in (128, 512))
 PICTURED = (1, 5)  # epochs that have pictures, and the last one
 
 
 def archives(folder: Path) -> dict[int, Path]:
     """The archive of each seed in a published study's folder."""
-    paths = {path: re.fullmatch(r"seed-(\d+)\.zip", path.name) for path in folder.glob("seed-*")}
-    return dict(sorted((int(match[1]), path) for path, match in paths.items() if match))
+    paths = folder.glob("seed-*.zip")
+    return dict(sorted((int(path.stem.removeprefix("seed-")), path) for path in paths))
 
 
-def publish(study: Path) -> tuple[int, dict[str, Any]]:
+def publish(study: Path) -> Result:
     """Add the whole seeds of a study that have no archive yet, then build the report.
 
     Raises BadInput where the study contradicts an archive; nothing has been written then.
     """
     target = PUBLISHED / study.name
-    if (target / "study.json").exists():
-        raise BadInput(f"{target}: holds files in the place of archives; remove it first")
     known = archives(target)
     for path in known.values():
         _check_same(path, study)
@@ -60,7 +56,7 @@ def publish(study: Path) -> tuple[int, dict[str, Any]]:
     return build(target)
 
 
-def build(folder: Path) -> tuple[int, dict[str, Any]]:
+def build(folder: Path) -> Result:
     """Make the report of a published study from its archives; raises BadInput."""
     report = folder / "report"
     with tempfile.TemporaryDirectory() as scratch_dir:
@@ -80,21 +76,14 @@ def _check_same(path: Path, study: Path) -> None:
 
 
 def _generators(path: Path, study: Path, folder: Path, seed: int) -> dict[str, bytes]:
-    """The generators to be published whose SHA-256 is in an archive, from study or folder.
-
-    Raises rundir.Differs where the folder has others.
-    """
+    """The generators that a folder has, and those of a study whose SHA-256 is in an archive."""
     with zipfile.ZipFile(path) as packed:
         listed = packed.read(archive.GENERATORS) if archive.GENERATORS in packed.namelist() else b""
-    generators = {}
-    for wanted, name in (line.split("  ", 1) for line in listed.decode().splitlines()):
-        if (arm := name.partition("/")[0]) not in GENERATORS:
-            continue
-        there = folder / f"{arm},seed={seed}.safetensors"
-        for file in (study / name, there):
-            data = file.read_bytes() if file.exists() else b""
-            if hashlib.sha256(data).hexdigest() == wanted:
-                generators[there.name] = data
-            elif data and file == there:
-                raise rundir.Differs(f"{there}: its SHA-256 is not {wanted}, as in {path}")
+    generators = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    for digest, name in (line.split("  ", 1) for line in listed.decode().splitlines()):
+        arm, file = name.partition("/")[0], study / name
+        if arm in GENERATORS and file.exists():
+            data = file.read_bytes()
+            if hashlib.sha256(data).hexdigest() == digest:
+                generators[f"{arm},seed={seed}.safetensors"] = data
     return generators

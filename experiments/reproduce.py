@@ -14,19 +14,6 @@ from experiments import grid, signals, tracking
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What makes a run again."""
-
-    run: Path
-    arguments: list[str]  # of `python -m experiments`, without --data and --out
-    folder: str  # of the run below OUT
-    data: dict[str, Any]  # of study.json
-    commit: str
-    versions: dict[str, str]
-    fingerprint: dict[str, Any]  # what bits depend on beside the config
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Two runs of one config, epoch by epoch."""
 
@@ -56,30 +43,35 @@ class Comparison:
 def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool) -> Result:
     """Print the command that makes a run, give it in `to`, and compare the two; raises BadInput.
 
-    `run`: a folder, a name or an id, looked for in `out` and among the published studies.
+    `run`: a folder, or a name or an id that is looked for in `out`.
     """
-    from experiments.publish import PUBLISHED
-
-    old = find(run, [out, PUBLISHED])
-    made = recipe(old)
-    if data is None and made.data["kind"] == "shapes":
+    old = find(run, out)
+    words, folder = recipe(old)
+    info, fingerprint = _study_of(old), rundir.unseal(old / "run.json")["fingerprint"]
+    if data is None and info["data"]["kind"] == "shapes":
         data = "shapes"
-    unknown = data is None and made.data["name"] != grid.NATIVE_DATA  # which needs no option
+    unknown = data is None and info["data"]["name"] != grid.NATIVE_DATA  # which needs no option
     given = ["--data", "DATA" if unknown else data] if unknown or data else []
-    arguments = ["-m", "experiments", *made.arguments, *given, "--out", str(to)]
-    done = {"command": ["python", *arguments], **asdict(made)}
+    arguments = ["-m", "experiments", *words, *given, "--out", str(to)]
+    facts = {name: info[name] for name in ("data", "commit", "versions")}
+    done = {"run": old, "command": ["python", *arguments], **facts, "fingerprint": fingerprint}
     print(shlex.join(done["command"]))
-    _print_facts(made)
+    print(f"  data      {info['data']['name']}, {info['data']['images']:,} images, ", end="")
+    print(f"SHA-256 {info['data']['sha256']}")
+    for name, values in (("machine", fingerprint), ("packages", info["versions"])):
+        print(f"  {name:<10}{', '.join(f'{key} {value}' for key, value in values.items())}")
+    print(f"  commit    {info['commit']}", flush=True)
     if print_only:
         return 0, done
     if unknown:
-        raise BadInput(f"--data: name the images that {old} was trained on, {made.data['name']}")
-    new = to / made.folder
-    _check_new(old, new, made.data, data, to)
+        raise BadInput(f"--data: name the images that {old} was trained on, {info['data']['name']}")
+    new = to / folder
+    if epochs_of(new) >= epochs_of(old):
+        raise BadInput(f"--to {to}: holds this run already; name another folder")
+    _check_data(data, to / "cache", info["data"])
 
     # W&B has the run already, under this very id.
     os.environ["WANDB_MODE"] = "disabled"
-    print(flush=True)
     if code := signals.call(*arguments):
         return code, done
     compared = compare(old, new)
@@ -88,47 +80,36 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
     return int(unexplained), done | {"made": new, **asdict(compared)}
 
 
-def _print_facts(made: Recipe) -> None:
-    """What a run was made with: data, machine, packages, commit."""
-    print(f"  data      {made.data['name']}, {made.data['images']:,} images, ", end="")
-    print(f"SHA-256 {made.data['sha256']}")
-    for name, facts in (("machine", made.fingerprint), ("packages", made.versions)):
-        print(f"  {name:<10}{', '.join(f'{key} {value}' for key, value in facts.items())}")
-    print(f"  commit    {made.commit}")
-
-
-def _check_new(old: Path, new: Path, about: dict[str, Any], data: str | None, to: Path) -> None:
-    """The run is made where it is not yet, and of the same images; raises BadInput."""
+def _check_data(source: str | None, cache: Path, about: dict[str, Any]) -> None:
+    """Refuse other images than those that a run was trained on."""
     from dcgan.data import load
 
-    if new.parents[1].resolve() == old.resolve().parents[1]:
-        raise BadInput(f"--to {to}: is where {old} lies")
-    if epochs_of(new) >= epochs_of(old):
-        raise BadInput(f"--to {to}: holds this run already; name another folder, or remove it")
-    here, stored = load(data, to / "cache").sha256, about["sha256"]
+    here, stored = load(source, cache).sha256, about["sha256"]
     if here != stored:
         sums = f"its SHA-256 is {here[:12]}..., that of the run's is {stored[:12]}..."
-        raise BadInput(f"--data {data or about['name']}: {sums}")
+        raise BadInput(f"--data {source or about['name']}: {sums}")
 
 
-def find(name: str, folders: list[Path]) -> Path:
-    """The folder of a run: itself, or by its name or W&B's id in the studies of these folders.
+def find(name: str, out: Path) -> Path:
+    """The folder of a run: itself, or by its name or W&B's id in the studies of a folder.
 
     Raises BadInput, also where several runs have the name.
     """
     if (Path(name) / "run.json").is_file():
         return Path(name)
-    runs = [path.parent for folder in folders for path in folder.glob("*/*/seed=*/run.json")]
+    runs = [path.parent for path in out.glob("*/*/seed=*/run.json")]
     matching = sorted(str(run) for run in runs if name in _names(run))
     if len(matching) == 1:
         return Path(matching[0])
-    where = " or ".join(map(str, folders))
-    several = f"{len(matching)} runs in {where} have" if matching else f"no run in {where} has"
+    several = f"{len(matching)} runs in {out} have" if matching else f"no run in {out} has"
     raise BadInput(f"{name}: no folder of a run, and {several} this name or id {matching or ''}")
 
 
-def recipe(run: Path) -> Recipe:
-    """How a run was made, as its folder says; raises BadInput."""
+def recipe(run: Path) -> tuple[list[str], str]:
+    """What makes a run again: words for `experiments`, without --data and --out; its folder in OUT.
+
+    Raises BadInput where this version cannot.
+    """
     info, fingerprint = _study_of(run), rundir.unseal(run / "run.json")["fingerprint"]
     try:
         config = rundir.read_config(run)
@@ -140,20 +121,18 @@ def recipe(run: Path) -> Recipe:
             if value != getattr(usual.config, key):
                 overrides.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
         study, planned = _plan(info, overrides)
-    except (grid.BadStudy, rundir.Damaged, LookupError, TypeError, ValueError) as error:
+    except (grid.BadStudy, rundir.Damaged) as error:
         raise BadInput(f"{run}: this version cannot make it: {error}") from error
     if planned.config != config:
         raise BadInput(f"{run}: this version makes another run of {' '.join(overrides)}")
     device = "cpu" if fingerprint["device"] == "cpu" else "cuda"
-    arguments = [info["study"], "--scale", info["scale"], "--device", device]
-    arguments += ["--threads", str(fingerprint["threads"]), *overrides]
-    folder = f"{study.folder}/{planned.folder}"
-    about = (info["data"], info["commit"], info["versions"])
-    return Recipe(run, arguments, folder, *about, fingerprint)
+    options = ["--device", device, "--threads", str(fingerprint["threads"])]
+    words = [info["study"], "--scale", info["scale"], *options, *overrides]
+    return words, f"{study.folder}/{planned.folder}"
 
 
 def epochs_of(run: Path) -> int:
-    """How many epochs a run has committed; a published one may lack its pictures."""
+    """How many epochs a run has committed; an imported one may lack its pictures."""
     return len(rundir.committed(run, (rundir.SAMPLES,)))
 
 
@@ -164,9 +143,10 @@ def compare(old: Path, new: Path) -> Comparison:
     differences, relative = [], [0.0]
     for epoch in range(1, epochs + 1):
         changed = _changes(*(dict(_columns(run, epoch)) for run in (old, new)))
-        for column, (was, now) in list(changed.items())[:1]:
-            values = {"column": column, "was": was, "now": now}
-            differences.append({"epoch": epoch, **values, "more": len(changed) - 1})
+        if changed:
+            column, (was, now) = next(iter(changed.items()))
+            first = {"epoch": epoch, "column": column, "was": was, "now": now}
+            differences.append(first | {"more": len(changed) - 1})
         scores = [both for key, both in changed.items() if key.startswith("scores.")]
         relative += [abs(now / was - 1) for was, now in scores if was and now is not None]
     fingerprints = (rundir.unseal(run / "run.json")["fingerprint"] for run in (old, new))

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ class RunStatus:
     state: str  # one of STATES
     epoch: int  # the last one that is committed
     epochs: int  # planned
-    fd_cifar: float | None  # of that epoch; None also where the run diverged
+    scores: dict[str, float | None]  # of that epoch; None where the run diverged
     seconds: float | None  # of a committed epoch, on average: training and scoring
     note: str  # who runs it, why it failed, what is damaged
 
@@ -56,8 +55,8 @@ class Status:
 
 def look(folder: Path) -> Status:
     """Read where a study stands. Raises rundir.Damaged or grid.BadStudy where nobody can tell."""
-    planned, max_parallel = _planned(folder)
-    runs = [_look_at_run(folder / run.folder, run) for run in planned]
+    info = rundir.unseal(folder / "study.json")
+    runs = [_look_at_run(folder / run.folder, run) for run in grid.runs(grid.stored(info))]
     counts = Counter(run.state for run in runs)
     return Status(
         folder=str(folder),
@@ -65,24 +64,13 @@ def look(folder: Path) -> Status:
         states={state: counts[state] for state in STATES if counts[state]},
         epochs=sum(run.epochs for run in runs),
         epochs_done=sum(run.epoch for run in runs),
-        seconds_left=_seconds_left(runs, max_parallel),
+        seconds_left=_seconds_left(runs, info["hardware"]["jobs"]),
         runs=runs,
     )
 
 
-def _planned(folder: Path) -> tuple[list[grid.Run], int]:
-    """The runs that study.json plans, and how many go on at a time."""
-    info = rundir.unseal(folder / "study.json")
-    try:
-        keys = ("study", "scale", "factors", "seeds", "settings")
-        study = grid.Study(*(info[key] for key in keys), info.get("arms", {}))
-        return grid.runs(study), max(1, int(info["hardware"]["jobs"]))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise rundir.Damaged(f"{folder / 'study.json'}: {type(error).__name__}: {error}") from error
-
-
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
-    planned, seconds, score, done, damage = run.config.epochs, None, None, [], ""
+    planned, seconds, scores, done, damage = run.config.epochs, None, {}, [], ""
     owner = rundir.owner_of(folder)
     try:
         done = rundir.committed(folder, (rundir.SAMPLES,))
@@ -91,17 +79,15 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
         if done:
             timings = [rundir.read_json(folder, epoch, rundir.TIMING) for epoch in done]
             seconds = fmean(x["train_seconds"] + x["score_seconds"] for x in timings)
-            score = rundir.read_json(folder, done[-1], rundir.RECORD)["scores"].get("fd_cifar")
+            scores = rundir.read_json(folder, done[-1], rundir.RECORD)["scores"]
         if done or (folder / "run.json").exists():
             planned = rundir.read_config(folder).epochs
     except rundir.Damaged as error:
         damage = str(error)
-    except OSError as error:
-        damage = f"{error.filename or folder}: {error.strerror}"
 
     state, note = _state(folder, owner, len(done), planned, damage)
     epoch = min(len(done), planned)
-    return RunStatus(run.arm, run.config.seed, state, epoch, planned, score, seconds, note)
+    return RunStatus(run.arm, run.config.seed, state, epoch, planned, scores, seconds, note)
 
 
 def _state(
@@ -112,8 +98,8 @@ def _state(
         return "running", owner
     if damage:
         return "damaged", damage
-    if complaint := _complaint(folder):
-        return "failed", complaint
+    if (path := folder / "error.txt").exists():  # a traceback, whose last line says why
+        return "failed", path.read_text(errors="replace").strip().rpartition("\n")[2]
     if done >= planned:
         return "done", ""
     if elsewhere := rundir.owner_elsewhere(folder):
@@ -121,23 +107,15 @@ def _state(
     return ("stopped" if done else "missing"), ""
 
 
-def _complaint(folder: Path) -> str:
-    """The last line of a failed run's traceback; nothing where it did not fail."""
-    with suppress(OSError):
-        text = (folder / "error.txt").read_text(errors="replace").strip()
-        return text.rpartition("\n")[2] or "error.txt is empty"
-    return ""
-
-
 def _seconds_left(runs: list[RunStatus], max_parallel: int) -> float | None:
     """Of the remaining epochs, at the speed of their run, else of their arm, else of the study."""
-    speeds = {run: run.seconds for run in runs if run.seconds is not None}
-    if not speeds:
+    begun = [run for run in runs if run.seconds is not None]
+    if not begun:
         return None
 
     def speed(run: RunStatus) -> float:
-        own = [seconds for other, seconds in speeds.items() if other.arm == run.arm]
-        return speeds.get(run) or fmean(own or speeds.values())
+        own = [other.seconds for other in begun if other.arm == run.arm]
+        return run.seconds or fmean(own or [other.seconds for other in begun])
 
     # However many runs go on at a time, the longest one takes its own time.
     left = [(run.epochs - run.epoch) * speed(run) for run in runs]
@@ -162,14 +140,7 @@ def show(status: Status, console: Console) -> None:
     elif left:
         console.print("Nobody is at work on it; its own command goes on with it.")
 
-    # On a narrow screen arms have the names of their levels alone.
-    arms = _arms(status, str)
-    if (
-        console.measure(arms, options=console.options.update(max_width=1_000)).maximum
-        > console.width
-    ):
-        arms = _arms(status, progress.levels)
-    console.print("", arms)
+    console.print("", _arms(status, console.width))
     if unusual := [run for run in status.runs if run.state in IN_FULL]:
         console.print("", _lines(unusual))
 
@@ -181,13 +152,10 @@ def show_scores(folder: Path, console: Console) -> None:
     """
     from eval.results import aligned  # and with it NumPy
 
-    runs, _ = _planned(folder)
-    rows: dict[str, dict[str, float]] = {}
-    for arm in dict.fromkeys(run.arm for run in runs):
-        latest = [_latest_scores(folder / run.folder) for run in runs if run.arm == arm]
-        names = dict.fromkeys(name for scores in latest for name in scores)
-        values = {x: [s[x] for s in latest if s.get(x) is not None] for x in names}
-        rows[progress.levels(arm)] = {name: fmean(x) for name, x in values.items() if x}
+    rows: dict[str, dict[str, float | None]] = {}
+    for arm, runs in _by_arm(look(folder)).items():
+        names = dict.fromkeys(name for run in runs for name in run.scores)
+        rows[progress.levels(arm)] = {name: _mean_score(runs, name) for name in names}
     with suppress(rundir.Damaged, LookupError):
         calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
         rows |= {CALIBRATION_ROWS.get(name, name): scores for name, scores in calibration.items()}
@@ -198,34 +166,43 @@ def show_scores(folder: Path, console: Console) -> None:
         console.print(aligned(["", *metrics], cells), markup=False, soft_wrap=True)
 
 
-def _latest_scores(run: Path) -> dict[str, float | None]:
-    """The scores of a run's last committed epoch; none where there is no epoch."""
-    with suppress(rundir.Damaged, LookupError):
-        return rundir.read_json(run, rundir.kept(run)[-1], rundir.RECORD)["scores"]
-    return {}
+def _by_arm(status: Status) -> dict[str, list[RunStatus]]:
+    arms: dict[str, list[RunStatus]] = {}
+    for run in status.runs:
+        arms.setdefault(run.arm, []).append(run)
+    return arms
 
 
-def _arms(status: Status, name: Callable[[str], str]) -> Table:
+def _mean_score(runs: list[RunStatus], metric: str) -> float | None:
+    """The mean of the latest scores of the runs that have one."""
+    values = [run.scores[metric] for run in runs if run.scores.get(metric) is not None]
+    return fmean(values) if values else None
+
+
+def _arms(status: Status, width: int) -> Table:
     table = progress.plain_table("arm", *status.states, "epochs", "fd_cifar")
     for column in table.columns[1:]:
         column.justify = "right"
-    for arm in dict.fromkeys(run.arm for run in status.runs):
-        runs = [run for run in status.runs if run.arm == arm]
+    for arm, runs in _by_arm(status).items():
+        name = arm if width >= progress.WIDE else progress.levels(arm)
         counts = Counter(run.state for run in runs)
         epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
-        latest = [run.fd_cifar for run in runs if run.fd_cifar is not None]
-        score = f"{fmean(latest):.1f}" if latest else ""
-        table.add_row(name(arm), *(str(counts[x] or "") for x in status.states), epochs, score)
+        score = _shown(_mean_score(runs, "fd_cifar"))
+        table.add_row(name, *(str(counts[x] or "") for x in status.states), epochs, score)
     return table
+
+
+def _shown(score: float | None) -> str:
+    return "" if score is None else f"{score:.1f}"
 
 
 def _lines(runs: list[RunStatus]) -> Table:
     table = progress.plain_table("state", "epoch", "fd_cifar", "run")
     table.columns[-1].no_wrap, table.columns[-1].overflow = False, "fold"  # a path has no blanks
     for run in sorted(runs, key=lambda run: IN_FULL.index(run.state)):
-        score = "" if run.fd_cifar is None else f"{run.fd_cifar:.1f}"
         note = f": {run.note}" if run.note and run.state != "running" else ""
         style = "bold red" if run.state in ("failed", "damaged") else None
         name = escape(f"{run.arm} seed={run.seed}{note}")
+        score = _shown(run.scores.get("fd_cifar"))
         table.add_row(run.state, f"{run.epoch}/{run.epochs}", score, name, style=style)
     return table

@@ -38,7 +38,6 @@ MAY_IMPORT = {
     "experiments.reproduce": (
         "dcgan",
         "experiments.grid",
-        "experiments.publish",
         "experiments.signals",
         "experiments.tracking",
     ),

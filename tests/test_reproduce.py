@@ -9,8 +9,7 @@ import pytest
 from dcgan import rundir
 from dcgan.cli import BadInput
 from experiments import __main__ as experiments
-from experiments import grid, reproduce, signals, tracking
-from experiments.publish import PUBLISHED
+from experiments import archive, grid, reproduce, signals, tracking
 
 SMALL = ("images=200", "score_images=20", "reference_images=50")
 SET = ("norm=batch", "head=conv", "batch=128", "epochs=3", "lr_g=1e-4", "seed=1", *SMALL)
@@ -67,28 +66,27 @@ def with_value(run, epoch, part, key, value):
 
 
 def test_the_recipe_is_the_command_that_made_the_run(run):
-    made = reproduce.recipe(run)
-    name, *words = made.arguments
+    made, folder = reproduce.recipe(run)
+    name, *words = made
     given = experiments.experiments_group.commands[name].make_context(name, words).params
     planned = grid.define(name, given["scale"], given["seeds"], given["overrides"])
-    data = made.data
+    data = rundir.unseal(run.parents[1] / "study.json")["data"]
     (again,) = grid.runs(grid.fit(planned, data["name"], data["sha256"], data["images"]))
     assert again.config.model_dump() == rundir.unseal(run / "run.json")["config"]
-    assert made.folder == f"{run.parents[1].name}/{run.parent.name}/seed=1"
-    assert {"seed=1", "epochs=3", "lr_g=0.0001", *SMALL} <= {*made.arguments}
-    assert not any(word.startswith("width=") for word in made.arguments)
+    assert folder == f"{run.parents[1].name}/{run.parent.name}/seed=1"
+    assert {"seed=1", "epochs=3", "lr_g=0.0001", *SMALL} <= {*made}
+    assert not any(word.startswith("width=") for word in made)
 
 
-def test_the_recipe_of_every_published_run_is_one_run():
-    runs = sorted(PUBLISHED.absolute().glob("*/*/seed=*"))
+def test_the_recipe_of_every_published_run_is_one_run(tmp_path):
+    for path in rundir.PUBLISHED.glob("*/seed-*.zip"):
+        archive.merge(path, tmp_path)
+    runs = sorted(tmp_path.glob("*/*/seed=*"))
     assert runs
     for run in runs:
-        made = reproduce.recipe(run)
-        assert made.folder == "/".join(run.parts[-3:])
-        assert made.arguments[-4:] == [
-            *run.parts[-2].split(","),
-            run.name,
-        ]  # the scale says the rest
+        words, folder = reproduce.recipe(run)
+        assert folder == "/".join(run.parts[-3:])
+        assert words[-4:] == [*run.parts[-2].split(","), run.name]  # the scale says the rest
 
 
 def test_a_run_is_found_by_its_folder_its_name_and_its_id_on_wandb(study, run, tmp_path):
@@ -96,12 +94,13 @@ def test_a_run_is_found_by_its_folder_its_name_and_its_id_on_wandb(study, run, t
     arm = run.parent.name
     names = (str(run), f"{arm}/seed=1", f"{arm} seed=1", tracking.run_id(info, stored["config"]))
     for name in names:
-        assert reproduce.find(name, [tmp_path, study.parent]) == run
+        assert reproduce.find(name, study.parent) == run
     with pytest.raises(BadInput, match=r"^0123456789: no folder of a run, and no run in "):
-        reproduce.find("0123456789", [study.parent])
-    shutil.copytree(study, tmp_path / "copy")
+        reproduce.find("0123456789", study.parent)
+    for copy in ("one", "two"):
+        shutil.copytree(study, tmp_path / copy)
     with pytest.raises(BadInput, match=f"^{arm} seed=1: no folder of a run, and 2 runs in "):
-        reproduce.find(names[2], [tmp_path, study.parent])
+        reproduce.find(names[2], tmp_path)
 
 
 def test_a_run_that_is_made_again_has_every_byte(run, capfd, tmp_path):
@@ -116,7 +115,7 @@ def test_a_run_that_is_made_again_has_every_byte(run, capfd, tmp_path):
 
     # A finished run is not compared with itself.
     assert experiments.main(words) == 2
-    line = f"experiments: --to {tmp_path}: holds this run already; name another folder, or remove"
+    line = f"experiments: --to {tmp_path}: holds this run already; name another folder"
     assert capfd.readouterr().err.splitlines()[-1].startswith(line)
 
 
@@ -129,7 +128,7 @@ def test_printing_makes_nothing_and_what_cannot_be_made_is_refused(run, capsys, 
         assert fact in out
     assert not (tmp_path / "x").exists()
     refused = {
-        ("--to", str(run.parents[2])): f"--to {run.parents[2]}: is where {run} lies",
+        ("--to", str(run.parents[2])): f"--to {run.parents[2]}: holds this run already",
         ("--to", str(tmp_path / "x"), "--data", str(tmp_path)): f"{tmp_path}: no images",
     }
     for words, line in refused.items():
