@@ -8,8 +8,8 @@ the ratios of the pairs, beside the lowest and the highest.
                              asked for last; <device>-quick.json where they were tiny
 """
 
+import itertools
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +41,6 @@ from experiments.run import fingerprint, prepare
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = ROOT / "reports" / "published" / "ablation-small"
 ARM = ("norm=none", "head=conv", "batch=128")  # of the runs that commands make
 ON_A_GPU = 32  # times as many images are trained on there
 
@@ -67,15 +66,11 @@ class Bench:
     def rounds(self) -> int:
         return 2 if self.quick else 3
 
-    @property
-    def on_gpu(self) -> bool:
-        return self.device.startswith("cuda")
-
     def config(self, settings: dict[str, Any]) -> Config:
         """Networks to be trained; `images` are those that a CPU is given, a GPU gets more."""
         if self.quick:
             settings = settings | {"images": 32, "width": 4}
-        elif self.on_gpu:
+        elif self.device != "cpu":
             settings = settings | {"images": settings["images"] * ON_A_GPU}
         return Config(**settings | {"batch": min(settings.get("batch", 128), settings["images"])})
 
@@ -109,29 +104,25 @@ def to_text(rows: list[Row]) -> str:
 
 def now(device: str) -> float:
     """Seconds of a clock that processes share, once the device has done what it was given."""
-    if device.startswith("cuda"):
+    if device != "cpu":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def in_turn(
-    ways: dict[str, Callable[[], Any]], rounds: int, device: str
-) -> tuple[dict[str, Row], dict[str, Any]]:
-    """Measure each way in turn; also what each gave at a first go that does not count."""
-    first = {name: work() for name, work in ways.items()}
+def in_turn(ways: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, Row]:
+    """Measure each way in turn, after a first go at each that does not count.
+
+    Of each the median, and how many times as long as the first way it takes, in pairs.
+    """
+    for work in ways.values():
+        work()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
             began = now(device)
             work()
             seconds[name].append(now(device) - began)
-    return against_first(seconds), first
-
-
-def against_first(seconds: dict[str, list[float]]) -> dict[str, Row]:
-    """The median of each way, and how many times as long as the first one it takes, in pairs."""
-    first = next(iter(seconds.values()))
-    rows = {}
+    first, rows = next(iter(seconds.values())), {}
     for way, taken in seconds.items():
         ratios = [theirs / ours for ours, theirs in zip(first, taken, strict=True)]
         rows[way] = {"s": statistics.median(taken), "ratio": statistics.median(ratios)}
@@ -153,7 +144,7 @@ def training(bench: Bench) -> list[Row]:
         if name in COMPARED:
             ways["tutorials'"] = tutorial_epoch(config, pixels, bench.device)
         with matmul_precision("fp32"):  # for the tutorials' loop, which sets nothing
-            rows, _ = in_turn(ways, bench.rounds, bench.device)
+            rows = in_turn(ways, bench.rounds, bench.device)
         for way, row in rows.items():
             speed = config.images / row["s"]
             table.append({"networks": name, "loop": way, "images/s": speed, **row})
@@ -240,7 +231,7 @@ def scoring(bench: Bench) -> list[Row]:
         "torchmetrics": partial(parity.by_torchmetrics, *theirs),
         "torch-fidelity": partial(parity.by_torch_fidelity, *theirs),
     }
-    rows, _ = in_turn(ways, bench.rounds, bench.device)
+    rows = in_turn(ways, bench.rounds, bench.device)
     return [{"scored by": way, "images/s": count / row["s"], **row} for way, row in rows.items()]
 
 
@@ -255,7 +246,7 @@ def epoch(bench: Bench) -> list[Row]:
     """
     with tempfile.TemporaryDirectory(dir=bench.out) as folder:
         arguments = ablation(bench, folder, "smoke" if bench.quick else "small")
-        cost_of([*arguments, *ARM, "seed=0", "epochs=3"], WANDB_MODE="offline")
+        give([*arguments, *ARM, "seed=0", "epochs=3"], WANDB_MODE="offline")
         (run,) = Path(folder).glob("*/*/seed=0")
         whole = committed_at(run, 3) - committed_at(run, 2)
         timing = rundir.read_json(run, 3, rundir.TIMING)
@@ -265,47 +256,36 @@ def epoch(bench: Bench) -> list[Row]:
 
 
 def commands(bench: Bench) -> list[Row]:
-    """What the commands cost that a person waits for: medians of five, one more uncounted.
-
-    Report and status are those of the published study of 64 runs, the plan is that of its grid on
-    images that are in the cache. The first epoch is one of smoke, from the command to its commit.
-    """
-    costs: dict[str, list[Row]] = {}
+    """What the commands cost that a person waits for, on a study at smoke that grows by a run."""
     with tempfile.TemporaryDirectory(dir=bench.out) as folder:
-        arguments = {
-            "report": ["reports", "--from", str(PUBLISHED), "--to", f"{folder}/report"],
-            "plan": [*ablation(bench, folder, "small"), "--plan"],
-            "status": ["experiments", "status", str(PUBLISHED)],
-            "help": ["experiments", "ablation", "--help"],
+        arguments, seeds = ablation(bench, folder, "smoke"), itertools.count()
+
+        def make_run() -> None:
+            give([*arguments, *ARM, f"seed={next(seeds)}", "epochs=1"])
+
+        make_run()
+        (study,) = Path(folder).glob("ablation-*")
+        ways = {
+            "a run of one epoch": make_run,
+            "report": partial(give, ["reports", "--from", str(study)]),
+            "plan": partial(give, [*arguments, "--plan"]),
+            "status": partial(give, ["experiments", "status", str(study)]),
+            "help": partial(give, ["experiments", "ablation", "--help"]),
         }
-        for number in range(2 if bench.quick else 6):
-            began = time.time()
-            cost_of([*ablation(bench, folder, "smoke"), *ARM, f"seed={number}", "epochs=1"])
-            (run,) = Path(folder).glob(f"*/*/seed={number}")
-            costs.setdefault("first epoch", []).append({"s": committed_at(run, 1) - began})
-            for name, command in arguments.items():
-                costs.setdefault(name, []).append(cost_of(command))
-    return [medians(name, measured[1:]) for name, measured in costs.items()]
+        rows = in_turn(ways, bench.rounds, bench.device)
+    return [
+        {"command": name, "s": row["s"], "seconds": row["seconds"]} for name, row in rows.items()
+    ]
 
 
-def medians(command: str, costs: list[Row]) -> Row:
-    """The median of each kind of seconds, and all of them."""
-    kinds = {kind: [cost[kind] for cost in costs] for kind in costs[0]}
-    row = {kind: statistics.median(values) for kind, values in kinds.items()}
-    return {"command": command, **row, **{f"all {kind}": x for kind, x in kinds.items()}}
+def give(arguments: list[str], **environ: str) -> None:
+    """Give the command `python -m` with these words; raises CalledProcessError where it fails.
 
-
-def cost_of(arguments: list[str], **environ: str) -> Row:
-    """Seconds of `python -m` with these words, by the wall clock and of the processor.
-
-    Raises CalledProcessError where it fails. Nothing goes to W&B unless `environ` says so.
+    Nothing goes to W&B unless `environ` says so.
     """
     environ = {**os.environ, "WANDB_MODE": "disabled", **environ}
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, "-m", *arguments]
     subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, check=True)
-    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"s": took, "CPU s": after[0] + after[1] - before[0] - before[1]}
 
 
 def ablation(bench: Bench, out: str, scale: str) -> list[str]:
