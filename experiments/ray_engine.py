@@ -36,19 +36,20 @@ def max_parallel(device: str, threads: int, address: str | None, gpus_per_run: f
 
     Raises BadInput where a cluster has none; creates nothing.
     """
-    demand = _demand(device, threads, gpus_per_run)
     if address is None:
         import torch
 
-        return max(1, _capacity({"CPU": launch.cores(), "GPU": torch.cuda.device_count()}, demand))
-    _connect(address)
-    import ray
+        resources = {"CPU": launch.cores(), "GPU": torch.cuda.device_count()}
+    else:
+        _connect(address)
+        import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if count := sum(_capacity(node, demand) for node in nodes):
-        return count
-    wanted = f"{demand['num_cpus']} CPUs and {demand['num_gpus']} GPUs"
-    raise BadInput(f"none of the {len(nodes)} nodes of the cluster has {wanted} for a run")
+        resources = ray.cluster_resources()
+    demand = {"CPU": threads} | ({} if device == "cpu" else {"GPU": gpus_per_run})
+    count = min(int(resources.get(kind, 0) / each) for kind, each in demand.items())
+    if address and not count:
+        raise BadInput(f"--ray-address {address}: no run fits there, each takes {demand}")
+    return max(1, count)
 
 
 def execute(
@@ -64,7 +65,8 @@ def execute(
 
     # Ray logs the environment of a process: what may be secret goes with the task.
     given = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
-    demand = _demand(plan.jobs[0].device, plan.jobs[0].threads, gpus_per_run)
+    gpus = 0 if plan.jobs[0].device == "cpu" else gpus_per_run
+    demand = {"num_cpus": plan.jobs[0].threads, "num_gpus": gpus}
     options = {"max_retries": RETRIES, "max_calls": 1, "runtime_env": _environment(), **demand}
     task = ray.remote(**options)(_work)
     try:
@@ -121,20 +123,6 @@ def _environment() -> dict[str, dict[str, str]]:
     return {"env_vars": {"PYTHONPATH": path, **given}}
 
 
-def _demand(device: str, threads: int, gpus_per_run: float) -> dict[str, float]:
-    """What a run takes of its node."""
-    return {"num_cpus": threads, "num_gpus": 0 if device == "cpu" else gpus_per_run}
-
-
-def _capacity(resources: dict[str, float], demand: dict[str, float]) -> int:
-    """Runs that a node can take at a time; none is spread over two GPUs that it shares."""
-    capacity = int(resources.get("CPU", 0) // demand["num_cpus"])
-    if share := demand["num_gpus"]:
-        gpus = int(resources.get("GPU", 0))
-        capacity = min(capacity, gpus * int(1 / share) if share <= 1 else int(gpus / share))
-    return capacity
-
-
 def _connect(address: str | None, cpus: int | None = None) -> None:
     """Join a cluster of which this machine is a node, or start Ray here, unless that is done.
 
@@ -155,7 +143,7 @@ def _connect(address: str | None, cpus: int | None = None) -> None:
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         ray.init(address or "local", **options)
-    except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         asked = f"--ray-address {address}" if address else "--engine ray"
         raise BadInput(f"{asked}: no Ray answers there ({first_line(error)})") from error
     finally:

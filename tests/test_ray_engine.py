@@ -1,7 +1,5 @@
 """The parts of the Ray engine that need no Ray; whole studies are in test_ray.py."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,26 +7,25 @@ import pytest
 from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
-from experiments import grid, launch, plan, ray_engine
+from experiments import grid, launch, ray_engine
 from experiments.progress import Progress, Row
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "threads", "share", "runs"),
+    ("cpus", "gpus", "threads", "device", "share", "runs"),
     [
-        (0, 0, 1, 0, 0),  # a head without processors
-        (16, 0, 3, 0, 5),
-        (16, 4, 1, 0.25, 16),
-        (64, 4, 1, 0.3, 12),  # three on each GPU: no run is cut in two
-        (64, 5, 1, 2, 2),
-        (64, 0, 1, 0.25, 0),
+        (16, 0, 3, "cpu", 1, 5),
+        (16, 4, 1, "cuda", 0.25, 16),
+        (64, 5, 1, "cuda", 2, 2),
+        (1, 0, 4, "cpu", 1, 1),  # Ray that is started here is told of as many as one run takes
     ],
 )
-def test_a_node_takes_runs_by_its_processors_and_gpus(cpus, gpus, threads, share, runs):
-    demand = {"num_cpus": threads, "num_gpus": share}
-    assert ray_engine._capacity({"CPU": cpus, "GPU": gpus}, demand) == runs
+def test_runs_at_a_time_go_by_processors_and_gpus(
+    monkeypatch, cpus, gpus, threads, device, share, runs
+):
+    monkeypatch.setattr(launch, "cores", lambda: cpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert ray_engine.max_parallel(device, threads, None, share) == runs
 
 
 def test_epochs_are_shown_once_and_only_if_they_are_whole(make_study, tmp_path):
@@ -49,17 +46,3 @@ def test_an_address_where_no_cluster_answers_is_refused(address):
     pytest.importorskip("ray")
     with pytest.raises(BadInput, match=f"^--ray-address {address}: no Ray answers there"):
         ray_engine.max_parallel("cpu", 1, address, 1.0)
-
-
-def test_the_table_of_costs_is_that_of_the_published_study():
-    study = ROOT / "reports" / "published" / "ablation-small"
-    timings = [json.loads(path.read_text()) for path in study.glob("*/*/epochs/*/timing.json")]
-    runs = len(list(study.glob("*/*/run.json")))
-    seconds = sum(each["train_seconds"] + each["score_seconds"] for each in timings) / runs
-    first = grid.runs(grid.fit(grid.define("ablation", "small", 1, []), "images", "", 10_000))[0]
-    text = (ROOT / "docs" / "cluster.md").read_text()
-    assert f"A `small` run takes {seconds:.0f} s on one core: the mean over the {runs} runs" in text
-    assert f"takes {plan._disk(first) / 1e6:.0f} MB at most" in text
-    for count, shown in ((10, ".2f"), (100, ".1f"), (1_000, ".0f"), (10_000, ".0f")):
-        hours, size = count * seconds / 3600, count * plan._disk(first) / 1e9
-        assert f"| {count:,} | {hours:{shown}} | {size:{shown}} GB |" in text
