@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from experiments import signals
 
@@ -275,7 +275,8 @@ def bench_machine(
                  same networks
       scoring    from images to scores; the same by torchmetrics, torch-fidelity
       epoch      where the time of an epoch goes
-      commands   how long the first epoch, a report, a plan, status and help take
+      commands   how long a run of one epoch, a report, a plan, status and help
+                 take
 
     Prints a table for each and writes OUT/bench/DEVICE.json, which has every single measurement of
     this command. Other work on the machine spoils speeds, and ratios less.
@@ -373,7 +374,7 @@ def import_archives(files: tuple[Path, ...], out: Path) -> Result:
 
 @experiments_group.command("dashboard", offers_json=False)
 @of_study
-def dashboard(study: Path) -> Result:
+def dashboard(study: Path) -> NoReturn:
     """Look at the runs of a study in W&B's terminal dashboard; needs no account.
 
     Reads the offline runs in the study's folder `wandb`. W&B's own program takes the terminal.
@@ -382,12 +383,12 @@ def dashboard(study: Path) -> Result:
     """
     from experiments import tracking
 
-    return tracking.run_wandb(study, "leet"), {}
+    tracking.become_wandb(study, "leet")
 
 
 @experiments_group.command("sync", offers_json=False)
 @of_study
-def sync(study: Path) -> Result:
+def sync(study: Path) -> NoReturn:
     """Upload the offline runs of a study to W&B; needs an account.
 
     Each run keeps its id: a second upload, or one after more epochs, makes no second run.
@@ -396,7 +397,7 @@ def sync(study: Path) -> Result:
     """
     from experiments import tracking
 
-    return tracking.run_wandb(study, "sync", "--yes"), {}
+    tracking.become_wandb(study, "sync", "--yes")
 
 
 @experiments_group.command("workspace")

@@ -11,18 +11,18 @@ which the arms of a seed share as they share set 0; all else is the run's own.
 
 import json
 import shutil
-import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from torch import nn
 
 from dcgan import rundir
 from dcgan.cli import Result, first_line
-from dcgan.config import Config, is_milestone
+from dcgan.config import Config
 from dcgan.models import channels_last, load_generator
 from experiments import launch, progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
@@ -54,7 +54,7 @@ class Plan:
 
 def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: int) -> Result:
     """Score what a study lacks, and say what was done; `jobs`: runs at a time."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     max_parallel = jobs or launch.max_parallel(device)
     plan, failed = make_plan(study, sets, device, threads), {}
     scorings = sum(task.scorings for task in plan.tasks.values())
@@ -62,8 +62,7 @@ def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: 
     console.print(
         f"{len(plan.tasks)} runs are to be scored, {scorings} times in all, in about {took}; "
         f"{plan.done} are done, {plan.unfinished} are unfinished, "
-        f"{plan.without} kept no generator.",
-        soft_wrap=True,
+        f"{plan.without} kept no generator."
     )
     if plan.tasks:
         with rundir.owned(study):
@@ -85,9 +84,12 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> Plan:
     tasks: dict[str, Task] = {}
     done = unfinished = without = 0
     seconds: list[float] = []
-    for folder in (path.parent for path in study.glob("*/*/run.json")):
-        config = rundir.read_config(folder)
-        epochs = kept(folder, config)
+
+    # All arms of a seed before the next seed, as they were trained.
+    runs = [path.parent for path in study.glob("*/*/run.json")]
+    configs = {run: rundir.read_config(run) for run in runs}
+    for folder in sorted(runs, key=lambda run: (configs[run].seed, run)):
+        config, epochs = configs[folder], rundir.kept(folder, rundir.GENERATOR)
         if len(rundir.committed(folder, (rundir.SAMPLES,))) < config.epochs:
             unfinished += 1
         elif _has(folder, sets, epochs):
@@ -102,11 +104,7 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> Plan:
             tasks[folder.relative_to(study).as_posix()] = task
             timings = (rundir.read_json(folder, epoch, rundir.TIMING) for epoch in epochs)
             seconds += [timing["score_seconds"] for timing in timings]
-
-    # All arms of a seed before the next seed, as they were trained.
-    ordered = sorted(tasks.items(), key=lambda item: (item[1].job.config.seed, item[0]))
-    typical = statistics.median(seconds) if seconds else 0.0
-    return Plan(dict(ordered), done, unfinished, without, typical)
+    return Plan(tasks, done, unfinished, without, median(seconds) if seconds else 0.0)
 
 
 def execute(plan: Plan, max_parallel: int, console: Console) -> dict[str, str]:
@@ -116,43 +114,34 @@ def execute(plan: Plan, max_parallel: int, console: Console) -> dict[str, str]:
     that were being scored are scored again next time.
     """
     failed: dict[str, str] = {}
-    total = sum(task.scorings for task in plan.tasks.values())
-    scored = 0
-    context = signals.workers(__name__)
-    began = time.monotonic()
+    left = sum(task.scorings for task in plan.tasks.values())
+    context, began, scored = signals.workers(__name__), time.monotonic(), 0
     with ProcessPoolExecutor(max_parallel, context, initializer=signals.follow) as pool:
         with signals.signals_blocked():
             futures = {pool.submit(score_run, task): name for name, task in plan.tasks.items()}
         for ended, future in enumerate(as_completed(futures), 1):
             name = futures[future]
-            scored += plan.tasks[name].scorings
-            left = progress.duration((time.monotonic() - began) / scored * (total - scored))
+            scored, left = scored + plan.tasks[name].scorings, left - plan.tasks[name].scorings
+            remaining = progress.left((time.monotonic() - began) / scored * left)
+            event = "scored"
             if error := future.exception():
                 failed[name] = first_line(error)
-            event = f"failed: {failed[name]}" if name in failed else "scored"
-            line = f"{name}  {event}  [{ended}/{len(futures)} runs, {left} left]"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+                event = f"failed: {failed[name]}"
+            line = f"{name}  {event}  [{ended}/{len(futures)} runs, {remaining}]"
+            console.print(line, markup=False)
     return failed
 
 
 def score_run(task: Task) -> None:
     """Score every kept generator of a run on its evaluation sets, and commit the scores.
 
-    Raises rundir.Differs where this machine does not give the scores that the run recorded, and
-    rundir.Damaged where a generator is not the one that was committed.
+    Raises rundir.Damaged where a generator is not the one that was committed.
     """
     job, config = task.job, task.job.config
     prepare(job.device, job.threads)
     with rundir.owned(job.folder):
-        # What is measured here is what the run measured at every epoch, bit for bit.
-        compared, last = references(job)[0], task.epochs[-1]
-        record = rundir.read_json(job.folder, last, rundir.RECORD)["scores"]
-        for name, here in measure(load_kept(job, last), config, last, compared).items():
-            if here != (stored := record.get(name)):
-                values = f"is {stored} in its record, {here} on this machine"
-                raise rundir.Differs(f"{job.folder}: {name} at epoch {last} {values}")
-
         # Score each epoch on noise of its own; the streams keep the name of earlier versions.
+        compared = references(job)[0]
         epochs: dict[str, list[dict[str, float | None]]] = {}
         for epoch in task.epochs:
             G = load_kept(job, epoch)
@@ -164,12 +153,6 @@ def score_run(task: Task) -> None:
         shutil.rmtree(target, ignore_errors=True)
         content = {"banks": task.sets, "epochs": epochs}
         rundir.commit_to(target, {rundir.EVAL_SCORES: rundir.to_json(content)})
-
-
-def kept(folder: Path, config: Config) -> list[int]:
-    """The milestones of a run, and its last epoch, that kept their generator."""
-    epochs = rundir.kept(folder, rundir.GENERATOR)
-    return [e for e in epochs if is_milestone(e) or e == config.epochs]
 
 
 def load_kept(job: Job, epoch: int) -> nn.Module:
@@ -184,7 +167,7 @@ def _has(folder: Path, sets: int, epochs: list[int]) -> bool:
     try:
         stored = json.loads(rundir.read_from(folder / rundir.EVAL_SETS, rundir.EVAL_SCORES))
     except rundir.Damaged:
-        return sets <= 1
+        return False
     return stored["banks"] >= sets and set(map(str, epochs)) <= stored["epochs"].keys()
 
 

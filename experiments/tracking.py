@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dcgan import rundir
 from dcgan.cli import BadInput, one_line
@@ -47,14 +47,7 @@ SWITCHES = ("DISABLE_GIT", "LABEL_DISABLE", "X_DISABLE_META", "X_DISABLE_STATS")
 PRIVATE = dict.fromkeys(SWITCHES, "true") | {"HOST": "", "X_SAVE_REQUIREMENTS": "false"}
 ALWAYS = {"PROGRAM": "experiments", "SILENT": "true", "SYMLINK": "false"}
 ALWAYS |= {"CONSOLE": "off", "SAVE_CODE": "false", "X_TRANSACTION_LOG_FLUSH_INTERVAL": "1"}
-IGNORED = {  # variables of W&B that a user may set, and why they change nothing
-    "WANDB_ARTIFACTS": "generators stay in the study's folder",
-    "WANDB_CONSOLE": "the process that writes to W&B prints nothing",
-    "WANDB_DIR": "W&B's files lie in the study's folder",
-    "WANDB_RESUME": "a run always goes on from what is committed",
-    "WANDB_RUN_ID": "the id of a run follows from its config",
-    "WANDB_SAVE_CODE": "every run has the commit of its code",
-}
+IGNORED = ("ARTIFACTS", "CONSOLE", "DIR", "RESUME", "RUN_ID", "SAVE_CODE")  # in vain set by a user
 
 # The fields of Config when ids were defined.
 AT_FIRST = (
@@ -136,13 +129,13 @@ def destination(asked: subprocess.Popen | None) -> Destination:
 
 def describe(to: Destination, study: Path) -> str:
     """Where the runs of a study go, for its plan, and what of the environment changes nothing."""
-    lines = [to.mode + (f", {to.url}" if to.url else "") + (f" ({to.why})" if to.why else "")]
+    text = to.mode + (f", {to.url}" if to.url else "") + (f" ({to.why})" if to.why else "")
     if to.mode == "offline":
-        lines[0] += f"; to upload: python -m experiments sync {shlex.quote(str(study))}"
-    for name in IGNORED if to.mode != "disabled" else ():
-        if os.environ.get(name):
-            lines.append(f"{name} is ignored: {IGNORED[name]}")
-    return "\n        ".join(lines)
+        text += f"; to upload: python -m experiments sync {shlex.quote(str(study))}"
+    ignored = [f"WANDB_{name}" for name in IGNORED if os.environ.get(f"WANDB_{name}")]
+    if ignored and to.mode != "disabled":
+        text += f"\n        not read here: {', '.join(ignored)}"
+    return text
 
 
 def environment(study: Path) -> dict[str, str]:
@@ -152,8 +145,8 @@ def environment(study: Path) -> dict[str, str]:
     return {**folders, "WANDB_DIR": str(folder), "WANDB_ERROR_REPORTING": "false"}
 
 
-def run_wandb(study: Path, *arguments: str) -> int:
-    """Run W&B's own command line on the runs of a study: `leet` or `sync`; its exit code.
+def become_wandb(study: Path, *arguments: str) -> NoReturn:
+    """Go on as W&B's own command line on the runs of a study: `leet` or `sync`.
 
     Raises BadInput where there are no runs, or no server for `sync`.
     """
@@ -167,11 +160,7 @@ def run_wandb(study: Path, *arguments: str) -> int:
             raise BadInput(f"sync: {to.why}")
         environ |= to.environ
     command = [sys.executable, "-m", "wandb", *arguments, str(home)]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # W&B's program ends itself
-    try:
-        return subprocess.run(command, env=environ).returncode
-    except KeyboardInterrupt:
-        return 130
+    os.execve(sys.executable, command, environ)
 
 
 # --- Beginning a mirror ---------------------------------------------------------------------------
@@ -310,24 +299,18 @@ def _mirror_run(run: Path) -> None:
 
 
 def _mirror_report(study: Path, name: str, key: str) -> None:
-    """Send the report of a study as a run: a table of each arm, the figures, the page."""
-    import pandas as pd
-
+    """Send the report of a study as a run: its figures, and the page."""
     report, names = study / "report", {"NAME": f"report of {study.name}", "JOB_TYPE": "report"}
     with _opened(study, name, "report", names, {"report": study.name}) as wandb_run:
         import wandb
 
-        records = pd.read_csv(report / "records.csv")
-        by_arm = records.groupby(records["run"].str.rpartition("/")[0], sort=False)
-        shown = {f"records/{arm}": wandb.Table(dataframe=rows) for arm, rows in by_arm}
-        for title, table in shown.items():
-            table.bind_to_run(wandb_run, title, 0)  # else it is an artifact too, with folder names
+        shown = {"page": wandb.Html(str(report / "index.html"), inject=False)}
         for path in sorted(report.glob("figures/*.svg")):
             svg = path.read_text(encoding="utf-8")
             shown[f"figures/{path.stem}"] = wandb.Html(svg, inject=False)
         for path in sorted(report.glob("figures/*.png")):  # samples, and what an analysis drew
             shown[f"figures/{path.stem}"] = wandb.Image(str(path))
-        wandb_run.log({**shown, "page": wandb.Html(str(report / "index.html"), inject=False)})
+        wandb_run.log(shown)
     rundir.replace(study / MIRRORS / name / RECEIPT, f"{key}\n".encode())
 
 
@@ -340,8 +323,6 @@ def _opened(study: Path, name: str, label: str, names: dict, config: dict) -> It
     folder = study / MIRRORS / name
     temporary = folder / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(study / "wandb", os.W_OK):
-        raise PermissionError(f"{study / 'wandb'} is not writable")
 
     # Wait until an earlier, killed process has ended, and drop what it left: it is sent again.
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)  # until this process ends
