@@ -3,20 +3,20 @@
     python tests/chaos.py --minutes 5          the same as `make chaos`
     python tests/chaos.py --minutes 2 --only race
 
-The next trial is always of the row that has least of its figure. Exit code 1 if anything broke.
+The next trial is always of the row that has least of its figure. Exit code 1 if anything broke;
+the folders of such trials are kept.
 """
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
@@ -25,8 +25,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from faults import Row, inputs, processes  # noqa: E402
 
-MODULES = (inputs, processes)
-ROWS = [row for module in MODULES for row in module.ROWS]
+ROWS = [*inputs.ROWS, *processes.ROWS]
 WORKERS = 2
 
 
@@ -39,71 +38,54 @@ class Tally:
     broken: list[str] = field(default_factory=list)
 
     @property
-    def whole(self) -> bool:
-        return self.cases >= self.row.long
+    def share(self) -> float:
+        """How much of its figure it has; a row that is broken needs no more."""
+        return 1 if self.broken else self.cases / self.row.long
 
 
-def rows() -> list[Row]:
-    """The rows that can be tested here; says why where some cannot."""
-    possible = []
-    for module in MODULES:
-        why = module.unavailable() if hasattr(module, "unavailable") else ""
-        if why:
-            print(f"{module.__name__} is left out: {why}", file=sys.stderr)
-        else:
-            possible += module.ROWS
-    return possible
+def make_trial(name: str, seed: int) -> tuple[int, str]:
+    """One trial of a row, by the name of its function: its cases, and what broke."""
+    (row,) = (row for row in ROWS if row.trial.__name__ == name)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        cases = row.trial(Random(seed), folder)
+    except Exception:
+        return 0, f"{folder}, seed {seed}\n{traceback.format_exc()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    return cases, ""
 
 
-def work() -> None:
-    """The body of a worker: one trial a line, by its row's number and a seed."""
-    answers = os.fdopen(os.dup(1), "w")  # what a trial prints does not go among the answers
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        number, seed = json.loads(line)
-        folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-        try:
-            answer = {"cases": ROWS[number].trial(Random(seed), folder), "broken": ""}
-            shutil.rmtree(folder, ignore_errors=True)
-        except Exception:
-            answer = {"cases": 0, "broken": f"{folder}, seed {seed}\n{traceback.format_exc()}"}
-        print(json.dumps(answer), file=answers, flush=True)
+def make_trials(tallies: list[Tally], rng: Random, end: float) -> None:
+    """Make trials until every row has its figure or the time is up."""
+    at_work: dict[Future, Tally] = {}
 
-
-def make_trials(tallies: list[Tally], rng: Random, end: float, lock: threading.Lock) -> None:
-    """Feed one worker with trials until every row is whole or the time is up."""
-    command = [sys.executable, str(HERE / "chaos.py"), "--work"]
-    pipe = subprocess.PIPE
-    worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1)
-    assert worker.stdin
-    assert worker.stdout
-    while time.monotonic() < end:
-        with lock:
-            left = [tally for tally in tallies if not tally.whole and not tally.broken]
-            if not left:
-                break
-            seed = rng.getrandbits(32)
-            tally = min(left, key=lambda tally: (tally.cases / tally.row.long, rng.random()))
-        worker.stdin.write(json.dumps([ROWS.index(tally.row), seed]) + "\n")
-        answer = json.loads(worker.stdout.readline())
-        with lock:
-            tally.cases += answer["cases"]
-            print(f"{tally.cases:>6} {tally.row.title[0]}", file=sys.stderr, flush=True)
-            if answer["broken"]:
-                tally.broken.append(answer["broken"])
-                print(
-                    f"BROKEN: {tally.row.title[0]}: {answer['broken']}", file=sys.stderr, flush=True
-                )
-    worker.stdin.close()
-    worker.wait()
+    # What a trial prints goes to stderr, where it is not in the table.
+    options = {"initializer": os.dup2, "initargs": (2, 1)}
+    with ProcessPoolExecutor(WORKERS, get_context("spawn"), **options) as pool:
+        while True:
+            left = [tally for tally in tallies if tally.share < 1 and time.monotonic() < end]
+            while left and len(at_work) < WORKERS:
+                tally = min(left, key=lambda tally: (tally.share, rng.random()))
+                name = tally.row.trial.__name__
+                at_work[pool.submit(make_trial, name, rng.getrandbits(32))] = tally
+            if not at_work:
+                return
+            for future in wait(at_work, return_when=FIRST_COMPLETED).done:
+                tally, (cases, broken) = at_work.pop(future), future.result()
+                tally.cases += cases
+                print(f"{tally.cases:>6} {tally.row.title[0]}", file=sys.stderr, flush=True)
+                if broken:
+                    tally.broken.append(broken)
+                    print(f"BROKEN: {broken}", file=sys.stderr, flush=True)
 
 
 def as_table(tallies: list[Tally]) -> str:
     """The table of promises as Markdown."""
     lines = ["| fault or input | promise | cases | broken |", "|---|---|---:|---:|"]
     for tally in tallies:
-        count = f"{tally.cases:,}" + ("" if tally.whole else f" of {tally.row.long:,}")
-        lines.append("| {} | {} |".format(*tally.row.title) + f" {count} | {len(tally.broken)} |")
+        few = "" if tally.cases >= tally.row.long else f" of {tally.row.long:,}"
+        counts = f"{tally.cases:,}{few} | {len(tally.broken)}"
+        lines.append(f"| {' | '.join(tally.row.title)} | {counts} |")
     return "\n".join(lines)
 
 
@@ -112,21 +94,15 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="trials whose name has this in it")
-    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        work()
-        return 0
-    rng, end = Random(options.seed), time.monotonic() + 60 * options.minutes
-    tallies = [Tally(row) for row in rows() if options.only in row.trial.__name__]
-    lock, streams = threading.Lock(), [Random(rng.getrandbits(32)) for _ in range(WORKERS)]
-    threads = [threading.Thread(target=make_trials, args=(tallies, s, end, lock)) for s in streams]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    tallies = [Tally(row) for row in ROWS if options.only in row.trial.__name__]
+    scratch_dir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="chaos-")
+    make_trials(tallies, Random(options.seed), time.monotonic() + 60 * options.minutes)
     print(as_table(tallies))
-    return int(any(tally.broken for tally in tallies))
+    if any(tally.broken for tally in tallies):
+        return 1
+    shutil.rmtree(scratch_dir, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -33,23 +33,18 @@ from PIL import Image
 
 from dcgan import rundir
 from experiments import signals
-from faults import Row, request, serve
+from faults import Row
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 STUDY = "ablation-smoke-dots"
 EPOCHS = 3
 GRID = ["images=520", "width=1", "latent_size=4", "score_images=12", "reference_images=20"]
 PAIR = ["head=conv", "batch=512"]  # narrows the grid to two runs
 EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.STATE, rundir.GENERATOR)
 QUIET = {"WANDB_MODE": "disabled"}
-KEY = "c0ffee" * 7  # long enough for W&B to take it for a key
 NUMBERS = itertools.count()  # of the commands
 LONG = 300.0  # seconds after which a command is taken for one that hangs
-
-
-def unavailable() -> str:
-    """Why these trials cannot be made here; empty where they can."""
-    return "" if sys.platform == "linux" else "/proc and prlimit are Linux's"
 
 
 # --- Commands -------------------------------------------------------------------------------------
@@ -73,14 +68,29 @@ def shared() -> Path:
 def starter() -> subprocess.Popen:
     """faults.starter, which ends with this process."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
-    environ = {**kept, "OPENBLAS_NUM_THREADS": "1"}
-    hear = conftest.hear_interrupts
-    return serve("faults.starter", environ, cwd=HERE.parents[1], preexec_fn=hear)
+    kept |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faults.starter"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**kept, "PYTHONPATH": f"{ROOT}:{HERE.parent}"},
+        start_new_session=True,
+        preexec_fn=conftest.hear_interrupts,
+    )
+    atexit.register(process.kill)
+    return process
 
 
 def ask(**content: Any) -> dict[str, Any]:
-    """One request to the starter; see there."""
-    return request(starter(), **content)
+    """One request to the starter, and its answer; see there."""
+    process = starter()
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(json.dumps(content) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
 
 
 @dataclass(frozen=True)
@@ -358,51 +368,39 @@ def damage(rng: Random, folder: Path) -> int:
     return 1
 
 
-OTHERS: list[tuple[str, dict[str, Any]]] = [
-    ("threads", {"words": ["--threads", "2"]}),
-    ("torch", {"torch": "2.14.0"}),
-    ("precision", {"words": ["precision=bf16"]}),
-    ("instructions", {"environ": {"ATEN_CPU_CAPABILITY": "default"}}),
-    ("arithmetic", {"environ": {"ONEDNN_MAX_CPU_ISA": "SSE41"}}),
-    ("arithmetic", {"environ": {"OPENBLAS_CORETYPE": "Nehalem"}}),
+OTHERS = [  # key of the fingerprint or the config, words, environment
+    ("threads", ["--threads", "2"], {}),
+    ("precision", ["precision=bf16"], {}),
+    ("instructions", [], {"ATEN_CPU_CAPABILITY": "default"}),
+    ("arithmetic", [], {"ONEDNN_MAX_CPU_ISA": "SSE41"}),
+    ("arithmetic", [], {"OPENBLAS_CORETYPE": "Nehalem"}),
 ]
 
 
 def change_machine(rng: Random, folder: Path) -> int:
-    """other threads, instruction set, PyTorch, precision, libraries: refused by name, nothing
-    changed; or the same bytes.
+    """other threads, instruction set, precision, libraries: refused by name, nothing changed; or
+    the same bytes.
     """
-    key, change = rng.choice(OTHERS)
+    key, words, environ = rng.choice(OTHERS)
     study = copy_of_twin(folder / "out")
     run = rng.choice(sorted(study.glob("*/seed=*")))
     for epoch in range(rng.randint(2, EPOCHS), EPOCHS + 1):
         shutil.rmtree(rundir.epoch_folder(run, epoch))
     before = contents(study)
-    code, out, err = start_elsewhere(study.parent, **change)
-    if code == 0 and key == "arithmetic":
+
+    # What the environment says counts at the start of a process.
+    words = ["--epochs", str(EPOCHS), *GRID, *words]
+    given = QUIET | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | environ
+    process = conftest.start_ablation(study.parent, *words, data=shared() / "dots.zip", **given)
+    out, err = process.communicate(timeout=LONG)
+    if process.returncode == 0 and key == "arithmetic":
         check(study)  # this machine computes alike, whatever it is told
         return 1
-    assert code == 2, out + err
+    assert process.returncode == 2, out + err
     assert len(err.splitlines()) == 1
     assert re.search(rf"\b{key}=\S+ is stored, {key}=\S+ is asked for", err), err
     assert contents(study) == before
     return 1
-
-
-def start_elsewhere(
-    out: Path, words: tuple[str, ...] = (), environ: dict[str, str] | None = None, **more: Any
-) -> tuple[int, str, str]:
-    """The command as another machine would run it; what the environment says counts at start."""
-    if environ is None:
-        command = begin(out, *words, **more)
-        return command.wait(), command.out, command.err
-    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    done = ["--epochs", str(EPOCHS), *GRID]
-    process = conftest.start_ablation(
-        out, *done, data=shared() / "dots.zip", **threads, **QUIET, **environ
-    )
-    written, err = process.communicate(timeout=LONG)
-    return process.returncode, written, err
 
 
 # --- Two starts -----------------------------------------------------------------------------------
@@ -445,33 +443,22 @@ def race(rng: Random, folder: Path) -> int:
 
 
 def break_wandb(rng: Random, folder: Path) -> int:
-    """W&B killed, stopped, unwritable, without network: training untouched, at most one warning;
-    replayed, its history is the records.
+    """W&B killed, stopped: training untouched, at most one warning; replayed, its history is the
+    records.
     """
-    how = rng.choice(["kill service", "stop service", "kill mirror", "unwritable", "no network"])
-    out = folder / "out"
-    study = out / STUDY
+    out, study = folder / "out", folder / "out" / STUDY
     environ = {"WANDB_MODE": "offline", "HOME": str(folder)}
     words = ["--jobs", "2", *PAIR]
-    with socket.socket() as held:  # bound but not listening: connections are refused
-        held.bind(("127.0.0.1", 0))
-        if how == "no network":
-            url = f"http://127.0.0.1:{held.getsockname()[1]}"
-            environ |= {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": url}
-        if how == "unwritable":
-            study.mkdir(parents=True)
-            (study / "wandb").write_text("in the way\n")
-        command = begin(out, *words, environ=environ, patience=5)
-        struck = []
-        if how.endswith(("service", "mirror")):
-            result = until(lambda: victims(how.split()[1], study), "W&B")
-            time.sleep(rng.uniform(0, 0.5))
-            number = signal.SIGSTOP if how.startswith("stop") else signal.SIGKILL
-            struck = result if rng.random() < 0.5 else result[:1]
-            for pid in struck:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-        code = command.wait()
+    number, kind = rng.choice(
+        [(signal.SIGKILL, "service"), (signal.SIGSTOP, "service"), (signal.SIGKILL, "mirror")]
+    )
+    command = begin(out, *words, environ=environ, patience=5)
+    struck = until(lambda: victims(kind, study), "W&B")
+    time.sleep(rng.uniform(0, 0.5))
+    for pid in struck:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    code = command.wait()
 
     # Training does not notice; one line does.
     assert code == 0, command.out + command.err
@@ -479,15 +466,12 @@ def break_wandb(rng: Random, folder: Path) -> int:
     lines = command.err.splitlines()
     assert len(lines) <= 1
     assert all(re.match(r"W&B: [12] of 2 runs went on without a mirror", line) for line in lines)
-    assert lines or how != "unwritable"  # without network, the plan says that it is offline
     for pid in struck:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
     # Started again, W&B gets what it lacks.
-    if how == "unwritable":
-        (study / "wandb").unlink()
-    finish(out, *words, environ={"WANDB_MODE": "offline", "HOME": str(folder)})
+    finish(out, *words, environ=environ)
     histories = [conftest.history(study, run) for run in study.glob("wandb/*run-*")]
     wanted = [conftest.rows_of_records(run) for run in study.glob("*/seed=*")]
     assert len(histories) == len(wanted) == 2

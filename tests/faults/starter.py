@@ -21,8 +21,6 @@ import traceback
 from random import Random
 from typing import Any
 
-import torch
-
 from experiments import __main__ as command
 from experiments import plan, signals, study, tracking
 
@@ -63,14 +61,11 @@ def changed(request: dict[str, Any]) -> None:
 
     report: false for none          patience: seconds that a run waits for W&B
     order: a seed, by which the runs are shuffled
-    torch: the version that PyTorch says it is
     """
     if request.get("report") is False:
         study.report = lambda folder: 0
     if "patience" in request:
         tracking.PATIENCE = request["patience"]
-    if "torch" in request:
-        torch.__version__ = request["torch"]
     if "order" in request:
         plan_in_order = plan.make_plan
         plan.make_plan = lambda *rest: shuffled(plan_in_order(*rest), request["order"])
