@@ -103,14 +103,11 @@ def mutated(rng: Random, data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Trap:
-    """Unpickled, it leaves a file, by a command or in this process."""
+    """Unpickled, it leaves a file."""
 
     mark: Path
-    how: str
 
     def __reduce__(self) -> tuple[Callable, tuple]:
-        if self.how == "command":
-            return os.system, (f"touch '{self.mark}'",)
         return Path.touch, (self.mark,)
 
 
@@ -130,7 +127,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
 
     # The trap works: opened by a careless reader it springs.
     mark = folder / CANARY
-    trap = Trap(mark, rng.choice(["command", "process"]))
+    trap = Trap(mark)
     pickle.loads(pickle.dumps(trap))
     assert mark.exists()
     mark.unlink()
@@ -154,8 +151,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
     for name in ("images/a/a.png", *(f"images/data_batch_{number}" for number in range(1, 6))):
         (places / name).write_bytes(bait)
     (places / f"{NAME}.json").write_text(json.dumps({"sha256": sha256}))
-    about = {"name": "x", "kind": "zip", "sha256": sha256, "array": ""}
-    about["labels"] = []
+    about = {"name": "x", "kind": "zip", "sha256": sha256, "array": "", "labels": []}
     (places / f"{sha256}-16.json").write_text(json.dumps(about))
     before = tree(folder)
 
@@ -345,14 +341,9 @@ def refusals(folder: Path) -> list[Refusal]:
         setting("leaves a last batch of one", "images=513"),
         setting("INCEPTION_WEIGHTS=", "inception=milestone", environ=absent),
         setting("'hed=conv'", "hed=conv"),
-        setting("head=linear", "head=linear"),
-        setting("width=wide", "width=wide"),
-        setting("width is given twice", "width=8", "width=9"),
         setting("epochs is given twice", "epochs=3", "--epochs", "4"),
         setting("epochs=0", "--epochs", "0"),
-        setting("'--seeds': 0 is not in the range", "--seeds", "0"),
         setting("99999999999 is not in the range", "--seeds", "99999999999"),
-        setting("'smal' is not among the scales", "--scale", "smal"),
         setting("--device tpu", "--device", "tpu", torch=True),
         setting("WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}, torch=True),
         setting("file is not a folder", "--out", str(folder / "file/x")),
