@@ -95,7 +95,7 @@ def _signed_root(variance: float) -> float:
 RATIO = Scale("times", 3, math.log, math.exp)
 SPREAD = Scale("% between epochs", 2, lambda percent: (percent / 100) ** 2, _signed_root)
 SHARE = Scale("of runs", 3, shown=lambda excess: excess + 0.5)
-MORE = Scale("of runs more than by noise", 3)
+MORE = Scale("of runs beyond noise", 3)
 RANK = Scale("rank correlation", 2)
 POINTS = Scale("points", 2)
 STEP = Scale("lowest step of each run", 4)
