@@ -57,7 +57,7 @@ class Images:
 # --- Loading --------------------------------------------------------------------------------------
 
 
-def load(source: str | None, cache: Path, split: str = "train") -> Images:
+def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
     """The images of a source, from `cache` where they are in it; raises BadData, NoCifar10.
 
     None is what lies in data/, or else CIFAR-10, which a download keeps in `cache`, the only thing
@@ -78,7 +78,7 @@ def load(source: str | None, cache: Path, split: str = "train") -> Images:
         raise BadData(f"{error.filename or source}: {error.strerror or error}") from error
 
 
-def load_test(source: str | None, cache: Path) -> Images | None:
+def load_test(source: sources.Source, cache: Path) -> Images | None:
     """CIFAR-10's test split, where the source is its tree or archive; None for any other source.
 
     A tree may lack it. Raises BadData.

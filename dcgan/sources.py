@@ -41,6 +41,10 @@ ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 ANSWER_SECONDS = 10  # for each wait of the download
 
 
+Found = tuple[str, Path | None]  # the kind of a source, and where it lies
+Source = str | None | Found  # what a user says of images, or what `find` made of it
+
+
 class NoCifar10(BadData):
     """CIFAR-10 is neither here nor can be downloaded."""
 
@@ -60,12 +64,14 @@ class Listing:
 # --- Finding a source -----------------------------------------------------------------------------
 
 
-def find(source: str | None, downloads: Path) -> tuple[str, Path | None]:
-    """The kind of a source (cifar10, folder, zip, shapes) and where it lies.
+def find(source: Source, downloads: Path) -> Found:
+    """The kind of a source (cifar10, folder, zip, shapes) and where it lies, unless that is known.
 
     None is what lies in data/, or else cifar10. That word means torchvision's folder or archive in
     data/ or `downloads`, where it is downloaded to otherwise. Raises BadData, or NoCifar10.
     """
+    if isinstance(source, tuple):
+        return source
     if source == "shapes":
         return "shapes", None
     if source is None and (known := _identify(Path("data"))):

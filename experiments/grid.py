@@ -63,9 +63,6 @@ class Run:
     def folder(self) -> str:
         return f"{self.arm}/seed={self.config.seed}"
 
-    def __str__(self) -> str:
-        return f"{self.arm} seed={self.config.seed}"
-
 
 def names(kind: str) -> list[str]:
     """All "studies" or "scales"."""

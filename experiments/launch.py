@@ -27,7 +27,6 @@ from dcgan.data import Images, keep, load_cached, of_classes
 from dcgan.pictures import png_grid
 from eval.calibration import HeldOut, calibrate, is_current
 from experiments import grid, progress, signals
-from experiments.grid import Run
 from experiments.plan import Plan
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, prepare, references
 from experiments.run import run as run_job
@@ -119,36 +118,36 @@ def run_all(
     on the disk. A failed or killed run does not stop the others.
     """
     # Runs that are to go on for longer than they were planned say so from here on.
-    waiting = list(itertools.compress(zip(plan.runs, plan.jobs, strict=True), plan.missing))[::-1]
-    for run, job in waiting:
+    waiting = plan.missing[::-1]
+    for job in waiting:
         if (job.folder / "run.json").exists():
-            rundir.describe(job.folder, {"config": run.config.model_dump()})
+            rundir.describe(job.folder, {"config": job.config.model_dump()})
     state = progress.Progress(
-        runs=len(plan.runs),
+        runs=len(plan.jobs),
         epochs=plan.epochs,
-        runs_done=len(plan.runs) - len(waiting),
+        runs_done=len(plan.jobs) - len(waiting),
         epochs_done=plan.epochs_done,
         epochs_before=plan.epochs_done,
         epoch_seconds=plan.seconds * plan.max_parallel / (plan.epochs - plan.epochs_done or 1),
     )
-    at_work: dict[Any, tuple[Run, Job]] = {}
+    at_work: dict[Any, Job] = {}
     with progress.shown(state, console) as show:
         while waiting or at_work:
             # Start as many runs as there may be at a time.
             while waiting and len(at_work) < plan.max_parallel:
-                run, job = waiting.pop()
-                state.rows[str(run)] = progress.Row(plan.committed_of(run), run.config.epochs)
+                job = waiting.pop()
+                state.rows[job.name] = progress.Row(plan.committed[job], job.config.epochs)
                 try:
-                    at_work[start(job)] = run, job
+                    at_work[start(job)] = job
                 except (OSError, EOFError):  # there is no memory for it, or no server
-                    _end(state, run, {"failed": "could not be started"}, show)
+                    _end(state, job.name, {"failed": "could not be started"}, show)
 
             # Show what is committed; then hear from the tasks that have ended.
             ended = wait_for(list(at_work)) if at_work else []
-            for run, job in at_work.values():
-                _show_epochs(state, run, job, show)
+            for job in at_work.values():
+                _show_epochs(state, job, show)
             for task in ended:
-                _end(state, at_work.pop(task)[0], outcome(task), show)
+                _end(state, at_work.pop(task).name, outcome(task), show)
     if state.unmirrored:
         line = (
             f"W&B: {len(state.unmirrored)} of {state.runs} runs went on without a mirror, "
@@ -158,32 +157,30 @@ def run_all(
     return state.failed
 
 
-def _show_epochs(
-    state: progress.Progress, run: Run, job: Job, show: Callable[[Run, str], None]
-) -> None:
+def _show_epochs(state: progress.Progress, job: Job, show: Callable[[str, str], None]) -> None:
     """Show the epochs of a run that were committed since the last look."""
-    row, epochs = state.rows[str(run)], run.config.epochs
+    row, epochs = state.rows[job.name], job.config.epochs
     with suppress(rundir.Damaged, OSError):  # or not to be seen here yet
         while rundir.epoch_folder(job.folder, epoch := row.epoch + 1).exists():
             names = (rundir.RECORD, rundir.TIMING)
             record, timing = (rundir.read_json(job.folder, epoch, name) for name in names)
             numbers = progress.numbers(record, timing)
             seconds = timing["train_seconds"] + timing["score_seconds"]
-            state.rows[str(run)] = row = progress.Row(epoch, epochs, numbers, seconds)
+            state.rows[job.name] = row = progress.Row(epoch, epochs, numbers, seconds)
             state.epochs_done += 1
-            show(run, f"epoch {epoch}/{epochs}  {numbers}")
+            show(job.name, f"epoch {epoch}/{epochs}  {numbers}")
 
 
 def _end(
-    state: progress.Progress, run: Run, outcome: dict[str, str], show: Callable[[Run, str], None]
+    state: progress.Progress, run: str, outcome: dict[str, str], show: Callable[[str, str], None]
 ) -> None:
     """The end of a run, which may have failed, or its mirror."""
-    state.rows.pop(str(run))
+    state.rows.pop(run)
     state.unmirrored += [outcome["unmirrored"]] if "unmirrored" in outcome else []
     if "failed" not in outcome:
         state.runs_done += 1
         return
-    state.failed[str(run)] = outcome["failed"]
+    state.failed[run] = outcome["failed"]
     show(run, f"failed: {outcome['failed']}")
 
 

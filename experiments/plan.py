@@ -24,21 +24,20 @@ from experiments.grid import BadStudy, Run, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 
 START_SECONDS = 3  # of a run, before its first epoch
-PROBE_STEPS = 2  # of training, to tell how long an epoch takes
+PROBE_STEPS, PROBE_BATCH = 2, 64  # of training, to tell how long an epoch takes
 PROBE_IMAGES, PROBE_ROWS = 50, 1_000  # of scoring, likewise
 LITE0_TIMES = 4  # as long as the classifier does this network take for an image
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study still needs; the four lists are of the same length."""
+    """What a study still needs."""
 
     study: Study
     folder: Path
-    runs: list[Run]
-    jobs: list[Job]
-    committed: list[int]  # epochs that a run has
-    missing: list[bool]  # whether a run has something to do: epochs, or its W&B mirror
+    jobs: list[Job]  # all of its runs
+    committed: dict[Job, int]  # the epochs that a run has
+    missing: list[Job]  # those that have something to do: epochs, or their W&B mirror
     max_parallel: int  # runs at a time
     seconds: float  # an estimate of what is left
     bytes: int  # on disk, at most
@@ -46,17 +45,12 @@ class Plan:
     @property
     def epochs(self) -> int:
         """What is asked for, of all runs together."""
-        return sum(run.config.epochs for run in self.runs)
+        return sum(job.config.epochs for job in self.jobs)
 
     @property
     def epochs_done(self) -> int:
         """How much of that is committed; a run may have more."""
-        pairs = zip(self.runs, self.committed, strict=True)
-        return sum(min(run.config.epochs, done) for run, done in pairs)
-
-    def committed_of(self, run: Run) -> int:
-        """The epochs that a run of the plan has."""
-        return self.committed[self.runs.index(run)]
+        return sum(min(job.config.epochs, self.committed[job]) for job in self.jobs)
 
 
 def make_plan(
@@ -72,10 +66,7 @@ def make_plan(
     except BadStudy as error:
         raise BadStudy(f"{images.name} has {len(images.pixels)} images: {error}") from error
     _check_images(runs, images)
-    folder = out / study.folder
-    committed = [_committed(folder / run.folder, run, device, threads) for run in runs]
-
-    first = runs[0].config
+    folder, first = out / study.folder, runs[0].config
     common = {
         "study": folder,
         "cache": out / "cache",
@@ -87,14 +78,16 @@ def make_plan(
         "imagenet": first.imagenet != "never" and has_lite0(),
     }
     jobs = [Job(config=run.config, folder=folder / run.folder, **common) for run in runs]
+    committed = {job: _committed(job) for job in jobs}
     missing = [
-        done < job.config.epochs or _lacks_mirror(job, done)
-        for job, done in zip(jobs, committed, strict=True)
+        job
+        for job in jobs
+        if committed[job] < job.config.epochs or _lacks_mirror(job, committed[job])
     ]
-    seconds = _run_seconds(jobs, committed) / max_parallel
-    disk = {run.arm: _disk(run) for run in runs}
+    seconds = _run_seconds(committed) / max_parallel
+    disk = {run.arm: _disk(run.config) for run in runs}
     total = sum(disk[run.arm] for run in runs)
-    return Plan(study, folder, runs, jobs, committed, missing, max_parallel, seconds, total)
+    return Plan(study, folder, jobs, committed, missing, max_parallel, seconds, total)
 
 
 def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterable[str]:
@@ -103,8 +96,8 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
     levels = " x ".join(f"{k}={','.join(map(str, v))}" for k, v in study.factors.items())
     rows = {
         "study": f"{study.name} at {study.scale}, in {plan.folder}",
-        "runs": f"{len(plan.runs)}: {levels}, seeds {len(study.seeds)}; "
-        f"{plan.missing.count(False)} are done",
+        "runs": f"{len(plan.jobs)}: {levels}, seeds {len(study.seeds)}; "
+        f"{len(plan.jobs) - len(plan.missing)} are done",
         "epochs": f"{plan.epochs} of {config.images:,} images; {plan.epochs_done} are done",
         "data": f"{images.name}, SHA-256 {images.sha256[:12]}, {describe(images)}",
         "device": f"{job.device}, {plan.max_parallel} runs at a time{engine}",
@@ -128,8 +121,8 @@ def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
     shown = ("epochs", "epochs_done", "max_parallel", "seconds", "bytes")
     of_data = ("name", "sha256", "labels_from", "left_out")
     return {
-        "runs": [str(run) for run in plan.runs],
-        "missing": sum(plan.missing),
+        "runs": [job.name for job in plan.jobs],
+        "missing": len(plan.missing),
         "data": {"images": len(images.pixels)} | {name: getattr(images, name) for name in of_data},
         "device": plan.jobs[0].device,
         "wandb": mode,
@@ -147,26 +140,26 @@ def _check_images(runs: list[Run], images: Images) -> None:
         for key in ("images", "reference_images"):
             if (wanted := getattr(run.config, key)) > counts[run.config.classes]:
                 few = f"there are {counts[run.config.classes]:,} of classes={run.config.classes}"
-                raise BadStudy(f"{run}: {key}={wanted}, and {few}")
+                raise BadStudy(f"{run.arm}: {key}={wanted}, and {few}")
 
 
-def _committed(path: Path, run: Run, device: str, threads: int) -> int:
+def _committed(job: Job) -> int:
     """The epochs that a run has committed; raises Differs where they are not of this run.
 
     A finished run may come from another machine, an unfinished one goes on here, from a state.
     """
+    path, config = job.folder, job.config
     imported = rundir.has_records_only(path)
     epochs = len(rundir.committed(path, (rundir.SAMPLES,) if imported else ()))
-    unfinished = epochs < run.config.epochs
-    wanted: dict[str, dict[str, Any]] = {"config": run.config.model_dump()}
-    if unfinished and not imported and (path / "run.json").exists():
-        wanted["fingerprint"] = fingerprint(run.config, device, threads)
+    wanted: dict[str, dict[str, Any]] = {"config": config.model_dump()}
+    if epochs < config.epochs and not imported and (path / "run.json").exists():
+        wanted["fingerprint"] = fingerprint(config, job.device, job.threads)
     if differences := rundir.compare(path, wanted):
         raise rundir.Differs(f"{path}: {'; '.join(differences)}")
-    if unfinished and (imported or rundir.is_without_state(path, epochs)):
+    if epochs < config.epochs and (imported or rundir.is_without_state(path, epochs)):
         raise rundir.Differs(
             f"{path}: has records of {epochs} epochs and no state to go on from to "
-            f"epochs={run.config.epochs}; import the rest, or remove the run to make it again"
+            f"epochs={config.epochs}; import the rest, or remove the run to make it again"
         )
     return epochs
 
@@ -191,13 +184,13 @@ def _has_inception(cache: Path) -> bool:
 # --- How long it takes, and how much disk ---------------------------------------------------------
 
 
-def _run_seconds(jobs: list[Job], committed: list[int]) -> float:
+def _run_seconds(committed: dict[Job, int]) -> float:
     """Seconds that all remaining epochs take one after another, told from the first config."""
-    lengths = [range(done, job.config.epochs) for job, done in zip(jobs, committed, strict=True)]
+    lengths = [range(done, job.config.epochs) for job, done in committed.items()]
     left = [epoch + 1 for length in lengths for epoch in length]
     if not left:
         return 0.0
-    first = jobs[0]
+    first = next(iter(committed))
     torch.set_num_threads(first.threads)
     epoch = _train_seconds(first.config, first.device)
     score, milestone = _score_seconds(first.config, first.device, first.imagenet)
@@ -210,7 +203,7 @@ def _train_seconds(config: Config, device: str) -> float:
 
     Adam's part is left out, a few percent: to import it takes longer than all else here.
     """
-    batch = min(config.batch, 128)
+    batch = min(config.batch, PROBE_BATCH)
     probe = config.model_copy(update={"images": PROBE_STEPS * batch, "batch": batch})
     shape = (probe.images, config.resolution, config.resolution, 3)
     pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
@@ -246,12 +239,12 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _disk(run: Run) -> int:
+def _disk(config: Config) -> int:
     """Bytes that a run takes at most: states with Adam's two moments, generators, records."""
     with torch.device("meta"):
-        nets = generator(run.config), discriminator(run.config)
+        nets = generator(config), discriminator(config)
     G, D = (4 * sum(p.numel() for p in net.parameters()) for net in nets)
-    generators = 2 + sum(is_milestone(e + 1) for e in range(run.config.epochs))
-    samples = SAMPLE_ROWS * SAMPLE_COLUMNS * 3 * run.config.resolution**2
+    generators = 2 + sum(is_milestone(e + 1) for e in range(config.epochs))
+    samples = SAMPLE_ROWS * SAMPLE_COLUMNS * 3 * config.resolution**2
     states = (rundir.STATES_KEPT + 1) * 3 * (G + D)
-    return states + generators * G + run.config.epochs * (samples + 4000)
+    return states + generators * G + config.epochs * (samples + 4000)

@@ -14,8 +14,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.grid import Run
-
 MOST_LINES = 200  # about as many does a study of any size print where there is no terminal
 WIDE = 110  # columns of a screen on which a run's full name fits beside its numbers
 NARROW = 72  # below that the numbers do not fit
@@ -57,7 +55,7 @@ class Progress:
 
 
 @contextmanager
-def shown(progress: Progress, console: Console) -> Iterator[Callable[[Run, str], None]]:
+def shown(progress: Progress, console: Console) -> Iterator[Callable[[str, str], None]]:
     """Show progress while the block runs; what it yields is told of a run and its event."""
     # FORCE_COLOR makes a pipe a terminal to rich, and Jupyter, which sets this variable, may have a
     # terminal that only shows what it is sent, line by line.
@@ -106,9 +104,9 @@ def plain_table(*titles: str) -> Table:
     return table
 
 
-def _print_line(progress: Progress, console: Console, run: Run, event: str) -> None:
+def _print_line(progress: Progress, console: Console, run: str, event: str) -> None:
     """A line for a failure and for the first and the last epoch; of the others for every nth."""
-    nth, failed = math.ceil(progress.epochs / MOST_LINES), str(run) in progress.failed
+    nth, failed = math.ceil(progress.epochs / MOST_LINES), run in progress.failed
     at_an_end = progress.epochs_done in (progress.epochs_before + 1, progress.epochs)
     if failed or at_an_end or progress.epochs_done % nth == 0:
         done = f"{progress.epochs_done}/{progress.epochs} epochs, {left(progress.seconds_left())}"

@@ -31,15 +31,7 @@ from dcgan.train import (
 )
 from eval import metrics
 from eval.extractors import Extractor, classifier, inception, lite0
-from eval.score import (
-    REESTIMATED,
-    Reference,
-    identities,
-    reestimated,
-    reference,
-    score,
-    split_of,
-)
+from eval.score import REESTIMATED, Reference, identities, reestimated, reference, score, split_of
 from experiments import tracking
 
 CURVE_POINTS = 20  # points of the loss curves that an epoch's record keeps
@@ -60,6 +52,11 @@ class Job:
     inception: bool  # whether its weights are here
     wandb_mode: str
     imagenet: bool = False  # whether to measure on EfficientNet-Lite0 at milestones
+
+    @property
+    def name(self) -> str:
+        """`norm=none,head=conv,batch=128 seed=0`, for people."""
+        return f"{self.folder.parent.name} {self.folder.name}"
 
 
 def run(job: Job) -> str:

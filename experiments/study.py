@@ -21,6 +21,7 @@ from experiments.progress import duration
 
 if TYPE_CHECKING:
     from dcgan.data import Images
+    from dcgan.sources import Source
 
 TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
 
@@ -45,7 +46,7 @@ def train(
         scale = "small" if available(device) == "cpu" else "cifar32"
     overrides = (*overrides, *([] if epochs is None else [f"epochs={epochs}"]))
     study = grid.define(name, scale, seeds, overrides)
-    _check(grid.runs(study)[0].config, data, test, out)
+    sources = _check(grid.runs(study)[0].config, data, test, out)
 
     # Now what takes time: W&B's answer, PyTorch, the images, the plan.
     asked = tracking.ask()
@@ -56,14 +57,14 @@ def train(
     with waiting("Asking W&B"):
         to = tracking.destination(asked)
         os.environ |= to.environ  # for every process that mirrors a run
-    images, test_images = _load(data, test, scale, out / "cache", console)
+    images, test_images = _load(*sources, scale, out / "cache", console)
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
-    _check_same(out / study.folder, images, data)
+    _check_same(out / study.folder, images)
     with waiting("Measuring how long an epoch takes"):
         max_parallel, execute, where = _engine(device, threads, **engine)
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
         held = None
-        if any(made.missing) and (test_images or not plan_only):
+        if made.missing and (test_images or not plan_only):
             job = made.jobs[0]
             held = held_out(images, test_images, job.config, job.side)
     free = shutil.disk_usage(existing(made.folder)).free
@@ -75,12 +76,12 @@ def train(
 
     began, failed = time.monotonic(), {}
     with rundir.owned(made.folder):
-        if any(made.missing):
+        if made.missing:
             launch.prepare_study(made, images, test_images, held)
             failed = execute(made, console)
     seconds = time.monotonic() - began
-    finished = len(made.runs) - len(failed)
-    console.print(f"{finished} of {len(made.runs)} runs are done, in {duration(seconds)}.")
+    finished = len(made.jobs) - len(failed)
+    console.print(f"{finished} of {len(made.jobs)} runs are done, in {duration(seconds)}.")
     code = _finish(console, made.folder, failed, to)
     done |= {"done": finished, "failed": failed, "seconds": seconds}
     return code, done | {"report": made.folder / "report" / "index.html"}
@@ -114,21 +115,23 @@ def report(study: Path) -> int:
     return signals.call("-m", "reports", "--from", str(study))
 
 
-def _check(config: Config, data: str | None, test: str | None, out: Path) -> None:
-    """Refuse what can be refused without PyTorch: the folder, absent data, absent weights."""
+def _check(
+    config: Config, data: str | None, test: str | None, out: Path
+) -> tuple["Source", "Source"]:
+    """Refuse what can be refused without PyTorch; where the images lie, but for CIFAR-10."""
     from dcgan import sources
     from eval.fetch import find_inception
 
     check_out(out)
-    for source in (data, test):
-        if source not in (None, "cifar10"):
-            sources.find(source, out / "cache")
     if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
         find_inception()
+    late = (None, "cifar10")  # which may be downloaded
+    given = (x if x in late else sources.find(x, out / "cache") for x in (data, test))
+    return tuple(given)
 
 
 def _load(
-    data: str | None, test: str | None, scale: str, cache: Path, console: Console
+    data: "Source", test: "Source", scale: str, cache: Path, console: Console
 ) -> tuple["Images", "Images | None"]:
     """The images to train on, and those that are held out, if they are a set of their own.
 
@@ -149,17 +152,13 @@ def _load(
     return images, load_test(data, cache) if images.kind == "cifar10" else None
 
 
-def _check_same(folder: Path, images: "Images", source: str | None) -> None:
+def _check_same(folder: Path, images: "Images") -> None:
     """Refuse other images under a name that a study in this place has already."""
-    if not (folder / "study.json").exists():
-        return
-    stored = rundir.unseal(folder / "study.json")["data"]["sha256"]
+    path = folder / "study.json"
+    stored = rundir.unseal(path)["data"]["sha256"] if path.exists() else images.sha256
     if stored != images.sha256:
-        raise BadInput(
-            f"{folder} is a study of other images that were called {images.name!r} as well: their "
-            f"SHA-256 is {stored[:12]}..., that of {source or 'these'} is {images.sha256[:12]}...; "
-            "rename these or name another --out"
-        )
+        sums = f"their SHA-256 is {stored[:12]}..., not {images.sha256[:12]}..."
+        raise BadInput(f"{folder} is a study of other images of this name: {sums}")
 
 
 def _engine(

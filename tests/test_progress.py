@@ -5,11 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from dcgan.config import Config
 from experiments import progress
-from experiments.grid import Run
 
-RUN = Run(Config(epochs=2), "norm=none,head=conv,batch=128")
+RUN = "norm=none,head=conv,batch=128 seed=0"
 MESSAGE = {
     "record": {"status": "ok", "scores": {"fd_cifar": 12.345, "cs_cifar": None, "kd_cifar": 1.0}},
     "timing": {"images_per_second": 812.4},
@@ -56,7 +54,7 @@ def state(monkeypatch):
     """A study whose first epoch has come."""
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     made = progress.Progress(runs=2, epochs=4, runs_done=0, epochs_done=1)
-    made.rows[str(RUN)] = progress.Row(1, 2, progress.numbers(**MESSAGE), 30.0)
+    made.rows[RUN] = progress.Row(1, 2, progress.numbers(**MESSAGE), 30.0)
     return made
 
 
@@ -77,7 +75,7 @@ def test_what_cannot_move_a_cursor_gets_plain_lines(file, environ, state, monkey
 
 
 def test_a_terminal_gets_a_table_in_which_the_next_epoch_moves(state, monkeypatch):
-    now = state.rows[str(RUN)].began + 20
+    now = state.rows[RUN].began + 20
     state.rows["norm=batch seed=0"] = progress.Row(0, 2, began=now - 100)
     state.epoch_seconds = 400.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
@@ -91,7 +89,7 @@ def test_a_terminal_gets_a_table_in_which_the_next_epoch_moves(state, monkeypatc
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_line_is_wider_than_the_screen_and_each_names_arm_and_seed(width, state):
     state.rows |= {
-        f"norm=batch,head=avgpool,batch=512 seed={seed}": state.rows[str(RUN)] for seed in range(3)
+        f"norm=batch,head=avgpool,batch=512 seed={seed}": state.rows[RUN] for seed in range(3)
     }
     console = console_on(io.StringIO(), width)
     console.print(progress._screen(state, width, 24))
@@ -105,7 +103,7 @@ def test_no_line_is_wider_than_the_screen_and_each_names_arm_and_seed(width, sta
 
 
 def test_more_runs_than_lines_are_counted_and_the_foot_stays(state):
-    state.rows = {f"norm=none seed={seed}": state.rows[str(RUN)] for seed in range(64)}
+    state.rows = {f"norm=none seed={seed}": state.rows[RUN] for seed in range(64)}
     console = console_on(io.StringIO(), 80)
     console.print(progress._screen(state, 80, 24))
     lines = console.file.getvalue().splitlines()
@@ -131,6 +129,6 @@ def test_a_log_names_the_first_and_the_last_epoch_and_is_of_sensible_length(runs
 
 def test_a_log_names_every_failure(state):
     state.epochs_done, state.epochs = 7, 5120
-    state.failed[str(RUN)] = "why"
+    state.failed[RUN] = "why"
     text = shown_on(console_on(io.StringIO()), state)
     assert text.startswith(f"{RUN}  epoch 1/2  fd_cifar 12.3  812 images/s  [7/5120 epochs, ")

@@ -30,14 +30,14 @@ def test_runs_at_a_time_go_by_processors_and_gpus(
 
 def test_epochs_are_shown_once_and_only_if_they_are_whole(make_study, tmp_path):
     folder = make_study(tmp_path, epochs=4, factors={"norm": ["none"]}) / "norm=none" / "seed=0"
-    run, job = grid.Run(Config(epochs=4), "norm=none"), SimpleNamespace(folder=folder)
+    job = SimpleNamespace(folder=folder, name="norm=none seed=0", config=Config(epochs=4))
     record, shown = rundir.epoch_folder(folder, 3) / rundir.RECORD, []
     whole = record.read_bytes()
-    state = Progress(1, 4, 0, 1, rows={str(run): Row(1, 4)})
+    state = Progress(1, 4, 0, 1, rows={job.name: Row(1, 4)})
     for data in (b"{}", whole, whole):
         record.write_bytes(data)
-        launch._show_epochs(state, run, job, lambda _, event: shown.append(event.split()[1]))
-        assert state.rows[str(run)].epoch == state.epochs_done == (2 if data == b"{}" else 4)
+        launch._show_epochs(state, job, lambda _, event: shown.append(event.split()[1]))
+        assert state.rows[job.name].epoch == state.epochs_done == (2 if data == b"{}" else 4)
     assert shown == ["2/4", "3/4", "4/4"]
 
 

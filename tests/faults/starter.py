@@ -72,11 +72,8 @@ def changed(request: dict[str, Any]) -> None:
 
 
 def shuffled(planned: plan.Plan, seed: int) -> plan.Plan:
-    order = list(range(len(planned.runs)))
-    Random(seed).shuffle(order)
-    names = ("runs", "jobs", "committed", "missing")
-    parts = {name: [getattr(planned, name)[i] for i in order] for name in names}
-    return dataclasses.replace(planned, **parts)
+    missing = Random(seed).sample(planned.missing, len(planned.missing))
+    return dataclasses.replace(planned, missing=missing)
 
 
 def wait(pid: int, seconds: float) -> int | None:
