@@ -7,7 +7,7 @@ import pytest
 from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
-from experiments import grid, launch, ray_engine
+from experiments import launch, ray_engine
 from experiments.progress import Progress, Row
 
 
