@@ -17,9 +17,9 @@ import numpy as np
 
 from dcgan import cli, rundir
 from dcgan.cli import PATH, POSITIVE, BadInput, Result
-from dcgan.pictures import MAX_BYTES, encode, png_grid
+from dcgan.pictures import encode, png_grid
 from dcgan.rundir import PUBLISHED
-from dcgan.sources import write_file
+from dcgan.sources import new_file
 
 SHOWN = 20  # files left out that are named
 
@@ -31,6 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     return cli.run(dcgan_group, arguments)
 
 
+def unused(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """A place for a new file or folder; an empty folder will do."""
+    if path and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise BadInput(f"{option.opts[0]} {path}: is there already")
+    return path
+
+
 @dcgan_group.command()
 @click.argument("generator", type=PATH)
 @click.option("-n", metavar="N", type=POSITIVE, default=1_000, help="how many images")
@@ -40,13 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     "--out",
     metavar="DIR",
     type=PATH,
-    help="0000.png, 0001.png, ... in a folder that is new or empty; default: none, see --grid",
+    callback=unused,
+    help="0000.png, 0001.png, ... in a folder that is new or empty; or else --grid",
 )
 @click.option(
-    "--grid",
-    metavar="FILE.png",
-    type=PATH,
-    help="or one PNG of all, nearly square; default: none",
+    "--grid", metavar="FILE.png", type=PATH, callback=unused, help="one PNG of all, nearly square"
 )
 def sample(
     generator: Path, n: int, seed: int, device: str, out: Path | None, grid: Path | None
@@ -65,14 +70,10 @@ def sample(
     """
     if (out is None) == (grid is None):
         raise BadInput("one of the options --out and --grid is required")
-    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise BadInput(f"--out {out}: is there already, and no empty folder")
-    if grid and grid.exists():
-        raise BadInput(f"--grid {grid}: is there already")
     images = draw(find(generator), n, seed, device)
     if grid:
-        picture = png_grid(images, columns=math.ceil(math.sqrt(len(images))))
-        write_file(grid, lambda file: file.write(picture))
+        with new_file(grid) as file:
+            file.write(png_grid(images, columns=math.ceil(math.sqrt(len(images)))))
     else:
         write_folder(out, images)
     print(f"wrote {len(images)} images of {images.shape[2]}x{images.shape[1]} to {grid or out}")
@@ -81,14 +82,10 @@ def sample(
 
 @dcgan_group.command()
 @click.argument("pictures", type=PATH)
-@click.option("-o", "out", metavar="FILE.zip", type=PATH, required=True, help="a new zip")
 @click.option(
-    "--side",
-    metavar="16|32|64",
-    type=click.Choice([16, 32, 64]),
-    default=32,
-    help="pixels a side",
+    "-o", "out", metavar="FILE.zip", type=PATH, callback=unused, required=True, help="a new zip"
 )
+@click.option("--side", type=click.Choice([16, 32, 64]), default=32, help="pixels a side")
 @click.option("--enlarge", is_flag=True, help="take pictures that are smaller than --side")
 @click.option("--skip", is_flag=True, help="leave out what would be refused")
 def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> Result:
@@ -101,22 +98,17 @@ def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> 
 
         python -m dcgan prepare photos -o photos.zip --side 32
     """
-    from dcgan.prepare import prepare, write_zip
+    from dcgan.prepare import prepare
 
-    if out.exists():
-        raise BadInput(f"-o {out}: is there already")
-    prepared = prepare(pictures, side, enlarge, skip)
-    write_file(out, lambda file: write_zip(file, prepared.pngs, prepared.labels))
-
-    count, classes = len(prepared.pngs), len({*prepared.labels} - {-1})
+    prepared = prepare(pictures, out, side, enlarge, skip)
+    count, classes = len(prepared.labels), len({*prepared.labels} - {-1})
     source = f", from {prepared.labels_from}" if prepared.labels_from else ""
     print(f"wrote {count} pictures of {side}x{side} to {out}: {classes or 'no'} classes{source}")
     if left_out := [*prepared.left_out, *prepared.skipped]:
         print(f"left out {len(left_out)}:", *map(cli.shown, left_out[:SHOWN]), sep="\n  ")
         print(f"  and {len(left_out) - SHOWN} more\n" * (len(left_out) > SHOWN), end="")
-    counts = {"pictures": count, "classes": classes}
     names = {"left_out": prepared.left_out, "skipped": prepared.skipped}
-    return 0, {**counts, "side": side, "path": out, **names}
+    return 0, {"pictures": count, "classes": classes, "side": side, "path": out, **names}
 
 
 def find(generator: Path) -> Path:
@@ -154,12 +146,7 @@ def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
     from dcgan.train import draw_latent, generate
 
     device = cli.choose_device(device, device_count())
-    try:
-        G, config = load_generator(str(path))
-    except ValueError as error:
-        raise BadInput(error) from error
-    if count * 3 * config.resolution**2 > MAX_BYTES:
-        raise BadInput(f"-n {count}: images of {config.resolution} pixels a side, over 8 GiB")
+    G, config = load_generator(str(path))
     z = draw_latent(config.model_copy(update={"seed": seed}), "sample", 0, count)
     try:
         return generate(G.to(device), z).permute(0, 2, 3, 1).numpy()

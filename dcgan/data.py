@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from torch.nn.functional import interpolate
 from dcgan import pictures, sources
 from dcgan import shapes as drawing
 from dcgan.cli import shown
-from dcgan.pictures import MAX_BYTES, BadData
+from dcgan.pictures import BadData
 from dcgan.sources import Listing
 
 SHAPES = 12_000  # images that `load` draws
@@ -51,7 +50,7 @@ class Images:
     sha256: str  # of the pixels, at their native resolution, and the labels, in this order
     key: str = ""  # of the source's bytes: where the cache looks first
     labels_from: str = ""  # "folders", "dataset.json"; of a folder or a zip with labels
-    left_out: tuple[str, ...] = ()  # files and folders of a folder or a zip that were not read
+    left_out: tuple[str, ...] = ()  # files of a folder or a zip that were not read
 
 
 # --- Loading --------------------------------------------------------------------------------------
@@ -66,8 +65,7 @@ def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
     """
     try:
         kind, path = sources.find(source, cache)
-        listed = kind in ("folder", "zip")
-        with sources.opened(kind, path) if listed else nullcontext() as listing:
+        with sources.opened(kind, path) as listing:
             key = _key(kind, path, split, listing)
             images = _load_kept(cache, key) or _read(kind, path, split, listing)
         about = {"name": _name(kind, path, split, images.sha256), "kind": kind, "key": key}
@@ -91,18 +89,16 @@ def load_test(source: sources.Source, cache: Path) -> Images | None:
 
 def describe(images: Images) -> str:
     """What was read, in a line: images, classes, where labels are from, what was left out."""
-    counts = np.unique(images.labels[images.labels >= 0], return_counts=True)[1]
+    sizes = np.unique(images.labels[images.labels >= 0], return_counts=True)[1].tolist()
     said = f"{len(images.labels):,} images"
-    if not len(counts):
-        said += " without labels"
-    else:
-        sizes = " to ".join(f"{size:,}" for size in sorted({counts.min(), counts.max()}))
-        said += f", {len(counts)} class{'es' * (len(counts) > 1)} of {sizes}"
+    if sizes:
+        each = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
+        said += f", {len(sizes)} class{'es' * (len(sizes) > 1)} of {each}"
         said += f", from {images.labels_from}" if images.labels_from else ""
-        if none := len(images.labels) - counts.sum():
-            said += f", {none:,} without a label"
+    if unlabelled := len(images.labels) - sum(sizes):
+        said += f", {unlabelled:,} without a label"
     if left_out := images.left_out:
-        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        more = f" and {len(left_out) - SHOWN:,} more" if len(left_out) > SHOWN else ""
         said += f"; left out: {', '.join(left_out[:SHOWN])}{more}"
     return shown(said)
 
@@ -116,20 +112,14 @@ def _read(kind: str, path: Path | None, split: str, listing: Listing | None) -> 
 
 
 def _decode(listing: Listing) -> np.ndarray:
-    """Every image of a listing, (N, side, side, 3) uint8.
-
-    Raises BadData, also where one has another side than the first.
-    """
-    names, images = listing.names, []
-    for name in names:
+    """Every image of a listing, (N, side, side, 3) uint8; BadData where their sides differ."""
+    images = []
+    for name in listing.names:
         with pictures.error_context(name, listing.source):
-            image = pictures.decode(listing.read(name))
-            images.append(image)
-            side, first = len(image), len(images[0])
+            images.append(pictures.decode(listing.read(name)))
+            side, first = len(images[-1]), len(images[0])
             if side != first:
-                raise BadData(f"{side}x{side} pixels, but {names[0]!r} {first}x{first}")
-            if len(names) * image.nbytes > MAX_BYTES:
-                raise BadData(f"{len(names)} images of {side}x{side} pixels are over 8 GiB")
+                raise BadData(f"{side}x{side} pixels, but {listing.names[0]!r} {first}x{first}")
     return np.stack(images)
 
 
@@ -173,8 +163,7 @@ def _key(kind: str, path: Path | None, split: str, listing: Listing | None) -> s
     digest = hashlib.sha256(b"".join(code) + f"{kind} {split}".encode())
     if kind == "folder":
         for name in listing.names:
-            with pictures.error_context(name, path):
-                digest.update(hashlib.sha256(listing.read(name)).digest())
+            digest.update(hashlib.sha256(listing.read(name)).digest())
         digest.update(listing.labels)
     elif path:
         files = [path / name for name in sources.cifar10_files(split)] if path.is_dir() else [path]
@@ -191,19 +180,18 @@ def keep(images: Images, cache: Path, resolution: int) -> None:
     """Put images into the cache, as they are and at one resolution; `load` finds them again."""
     native = images.pixels.shape[1]
     for side in {native, resolution}:
-        path = cache / f"{images.sha256}-{side}.npy"
         try:
             load_cached(cache, images.sha256, side)
-            about = json.loads(path.with_suffix(".json").read_text())
         except BadData:
             pixels, labels = resize(images, side).pixels, images.labels
-            sources.write_file(path, lambda file, array=pixels: np.save(file, array))
-            about = {"array": _sha256(pixels, labels), "labels": labels.tolist()}
-        about |= {"name": images.name, "kind": images.kind}
-        _write_json(path.with_suffix(".json"), about | {"sha256": images.sha256})
+            about = {"name": images.name, "kind": images.kind, "sha256": images.sha256}
+            about |= {"array": _sha256(pixels, labels), "labels": labels.tolist()}
+            path = cache / f"{images.sha256}-{side}.npy"
+            with sources.new_file(path) as file:
+                np.save(file, pixels)
+            _write_json(path.with_suffix(".json"), about)
     if images.key:
-        index = cache / "sources" / f"{images.key}.json"
-        _write_json(index, [images.sha256, native])
+        _write_json(cache / "sources" / f"{images.key}.json", [images.sha256, native])
 
 
 def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
@@ -216,13 +204,12 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
         about = json.loads(path.with_suffix(".json").read_text())
         pixels = np.lib.format.open_memmap(path, "c")  # pages are shared until one writes to them
         labels = np.array(about["labels"], dtype=np.int64)
-        images = Images(about["name"], about["kind"], pixels, labels, sha256)
         whole = about["sha256"] == sha256 and about["array"] == _sha256(pixels, labels)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise BadData(f"{path}: not in the cache; start again from the source") from error
     if not whole:
         raise BadData(f"{path}: damaged; start again from the source")
-    return images
+    return Images(about["name"], about["kind"], pixels, labels, sha256)
 
 
 def _load_kept(cache: Path, key: str) -> Images | None:
@@ -230,12 +217,13 @@ def _load_kept(cache: Path, key: str) -> Images | None:
     try:
         sha256, side = json.loads((cache / "sources" / f"{key}.json").read_text())
         return load_cached(cache, sha256, side)
-    except (OSError, ValueError, TypeError, BadData):
+    except (OSError, ValueError, BadData):
         return None
 
 
 def _write_json(path: Path, value: object) -> None:
-    sources.write_file(path, lambda file: file.write(json.dumps(value).encode()))
+    with sources.new_file(path) as file:
+        file.write(json.dumps(value).encode())
 
 
 # --- Using images ---------------------------------------------------------------------------------
@@ -247,22 +235,14 @@ def of_classes(images: Images, classes: str, count: int | None = None) -> Images
     In their order, the first `count` of them, and under the SHA-256 of the whole set. BadData where
     there are none.
     """
-    if classes == "all" and count is None:
-        return images
-    rows = slice(count) if classes == "all" else rows_of(images, classes)[:count]
+    rows: slice | np.ndarray = slice(count)
+    if classes != "all":
+        known = CIFAR10 if images.sha256 in NAMES else []
+        label = str(known.index(classes)) if classes in known else classes
+        rows = np.flatnonzero(images.labels.astype(str) == label)[:count]
+        if not len(rows):
+            raise BadData(f"{images.name}: has no images of classes={classes}")
     return dataclasses.replace(images, pixels=images.pixels[rows], labels=images.labels[rows])
-
-
-def rows_of(images: Images, classes: str) -> np.ndarray:
-    """Where the images of one class, or of `all`, are: (N,) int64; BadData where there are none."""
-    if classes == "all":
-        return np.arange(len(images.labels))
-    named = CIFAR10 if images.sha256 in NAMES else []
-    number = named.index(classes) if classes in named else classes
-    labels = {str(label): label for label in np.unique(images.labels).tolist()}
-    if str(number) not in labels:
-        raise BadData(f"{images.name}: has no images of classes={classes}")
-    return np.flatnonzero(images.labels == labels[str(number)])
 
 
 def resize(images: Images, resolution: int) -> Images:

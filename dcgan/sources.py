@@ -2,24 +2,23 @@
 
 source   CIFAR-10 by its name or as torchvision's folder or archive (its pickles are opened after
          the MD5 check only), a folder of images, a zip of images, or "shapes"
-files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictures; all others are
-         left out, by name
-folders  linked ones are followed; a folder that is reached twice is refused. Hidden ones are left
-         out. Of train/ beside test/ (or val/) only train/ is read
+files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictures; all others and
+         hidden ones are left out, by name
+folders  linked ones are followed. Of train/ beside test/ (or val/) only train/ is read
 labels   of NVlabs' dataset.json, where there is one; else the first folder below the root is the
          class, as in torchvision's ImageFolder. A folder that everything lies in is the root. -1
          for an image outside of any folder, and for all where dataset.json says null
-zip      a backslash in a name is a slash; no absolute, '..' or repeated names. Nothing is unpacked,
-         and every damaged byte of an image is refused: a zip has a checksum of each file
+zip      a backslash in a name is a slash. Nothing is unpacked, and every damaged byte of an image
+         is refused: a zip has a checksum of each file
 """
 
 import hashlib
 import http.client
+import io
 import json
 import os
 import pickle
 import posixpath
-import re
 import shutil
 import tarfile
 import urllib.request
@@ -34,7 +33,8 @@ from typing import IO
 
 import numpy as np
 
-from dcgan.pictures import ENDINGS, MAX_FILE_BYTES, BadData
+from dcgan.cli import first_line
+from dcgan.pictures import ENDINGS, BadData
 
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
@@ -57,7 +57,7 @@ class Listing:
     names: list[str]  # in the source, sorted
     labels: np.ndarray  # (N,) int64, -1 where there is none
     labels_from: str  # "folders", "folders of train/", "dataset.json"; "" where there are no labels
-    left_out: list[str]  # files, and folders as "name/", that are not read
+    left_out: list[str]  # files that are not read
     read: Callable[[str], bytes]  # a picture by its name
 
 
@@ -121,76 +121,37 @@ def _find_cifar10(folder: Path) -> Path | None:
 
 
 @contextmanager
-def opened(kind: str, path: Path) -> Iterator[Listing]:
-    """List a folder or a zip, and read from it; raises BadData."""
+def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
+    """List a folder or a zip, and read from it; None for the other kinds. Raises BadData."""
     if kind == "folder":
-        yield _list(path, list(_walk(path)), lambda name: _read_file(path / name))
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = _entries(path, archive)
-
-            def read(name: str) -> bytes:
-                _check_size(entries[name].file_size)
-                return archive.read(entries[name])
-
-            yield _list(path, list(entries), read)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise BadData(f"{path}: not a whole zip: {error}") from error
+        yield _list(path, [*_walk(path)], lambda name: (path / name).read_bytes())
+    elif kind == "zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                files = (entry for entry in archive.infolist() if not entry.is_dir())
+                entries = {entry.filename.replace("\\", "/"): entry for entry in files}
+                yield _list(path, [*entries], lambda name: archive.read(entries[name]))
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise BadData(f"{path}: not a whole zip: {error}") from error
+    else:
+        yield None
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Every file below a folder, and every hidden folder, as "name/", without what is in it."""
+    """Every file below a folder, by its path from there."""
 
     def refuse(error: OSError) -> None:
-        raise BadData(f"{error.filename}: {error.strerror}") from error
+        raise error
 
-    seen = set()
-    for here, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        about = os.stat(here)
-        if (about.st_dev, about.st_ino) in seen:
-            raise BadData(f"{here}: a link to a folder that is read already")
-        seen.add((about.st_dev, about.st_ino))
+    for here, _, files in os.walk(root, followlinks=True, onerror=refuse):
         below = Path(here).relative_to(root)
-        hidden = [name for name in folders if _is_hidden(name)]
         yield from ((below / name).as_posix() for name in files)
-        yield from (f"{(below / name).as_posix()}/" for name in hidden)
-        folders[:] = sorted(set(folders) - set(hidden))
-
-
-def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The files of a zip by their names with slashes; refuses names that no zip should have."""
-    entries: dict[str, zipfile.ZipInfo] = {}
-    for entry in archive.infolist():
-        name = entry.filename.replace("\\", "/")
-        if re.match(r"/|[A-Za-z]:", name) or ".." in name.split("/"):
-            raise BadData(f"{name!r} in {path}: lies outside of the zip")
-        if name in entries:
-            raise BadData(f"{name!r} in {path}: is there twice")
-        if not name.endswith("/"):
-            entries[name] = entry
-    return entries
-
-
-def _read_file(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe might never end
-        raise BadData("not a regular file")
-    _check_size(path.stat().st_size)
-    return path.read_bytes()
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise BadData(f"more than {MAX_FILE_BYTES >> 20} MiB")
-
-
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
 
 
 def _is_picture(name: str) -> bool:
     """By its ending; what is hidden is none."""
-    return name.lower().endswith(ENDINGS) and not any(map(_is_hidden, name.split("/")))
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.lower().endswith(ENDINGS) and not hidden
 
 
 def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listing:
@@ -199,13 +160,11 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
     if not names:
         where = "folder" if source.is_dir() else "zip"
         raise BadData(f"{source}: no images ({' '.join(ENDINGS)}) in this {where}")
-    left_out = {name for name in files if not _is_picture(name)}
 
     # dataset.json goes before folders, and of train/ beside test/ only train/ is read.
     root, labelled = "", _find_dataset_json(files, names)
     if not labelled:
-        root, others = _class_root(names)
-        left_out |= others
+        root = _class_root(names)
         names = [name for name in names if name.startswith(root)]
         labelled = _find_dataset_json(files, names)
     if labelled:
@@ -213,23 +172,20 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
     else:
         labels = _folder_labels(root, names)
         labels_from = f"folders of {root}" if root else "folders"
-    if labels.max() < 0:
-        labels_from = ""
-    return Listing(source, names, labels, labels_from, sorted(left_out - {labelled}), read)
+    left_out = sorted({*files} - {*names, labelled})
+    return Listing(source, names, labels, labels_from if labels.max() >= 0 else "", left_out, read)
 
 
-def _class_root(names: list[str]) -> tuple[str, set[str]]:
-    """The folder ("" or "name/") whose folders are the classes, and what lies beside it unread."""
+def _class_root(names: list[str]) -> str:
+    """The folder, "" or "name/", whose folders are the classes."""
     root, parts = "", [name.split("/") for name in names]
     while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 2:
         root += f"{parts[0][0]}/"
         parts = [part[1:] for part in parts]
-    folders = {part[0] for part in parts if len(part) > 1}
-    train = next((name for name in sorted(folders) if name.lower() == "train"), None)
-    if train is None or not any(name.lower() in HELD_OUT for name in folders):
-        return root, set()
-    others = {part[0] + "/" * (len(part) > 1) for part in parts if part[0] != train}
-    return f"{root}{train}/", {root + name for name in others}
+    folders = {part[0].lower(): part[0] for part in parts if len(part) > 1}
+    if "train" in folders and folders.keys() & HELD_OUT:
+        root += f"{folders['train']}/"
+    return root
 
 
 def _folder_labels(root: str, names: list[str]) -> np.ndarray:
@@ -250,34 +206,27 @@ def _listed_labels(
     source: Path, file: str, names: list[str], read: Callable[[str], bytes]
 ) -> np.ndarray:
     """The labels of {"labels": [["img.png", 3], ...]}, whose names begin beside the file."""
-    where, root = f"{file!r} in {source}", file.removesuffix("dataset.json")
+    root = file.removesuffix("dataset.json")
     try:
         pairs = json.loads(read(file))["labels"]
         if pairs is None:
             return np.full(len(names), -1)
-        listed = {root + str(name).replace("\\", "/"): label for name, label in pairs}
+        listed = {root + name.replace("\\", "/"): int(label) for name, label in pairs}
+        return np.array([listed[name] for name in names], dtype=np.int64)
     except Exception as error:  # of the zip, of JSON, of what is in it
-        raise BadData(f"{where}: no list of [name, label] pairs under 'labels'") from error
-
-    for name, label in pairs:
-        if type(label) is not int or not 0 <= label < 1 << 31:
-            raise BadData(f"{where}: label {label!r} of {name!r} is not a whole number from 0")
-    if len(listed) < len(pairs):
-        raise BadData(f"{where}: {len(pairs) - len(listed)} images are named twice")
-    if absent := sorted(listed.keys() - set(names)):
-        raise BadData(f"{where}: {absent[0]!r} is not an image in the source")
-    if absent := sorted(set(names) - listed.keys()):
-        raise BadData(f"{where}: no label for {absent[0]!r}")
-    return np.array([listed[name] for name in names], dtype=np.int64)
+        said = f"'labels' has no [name, number] of every image: {first_line(error)}"
+        raise BadData(f"{file!r} in {source}: {said}") from error
 
 
-def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Make a file appear by one rename, with all that `write` puts into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file, and the folders above it, that appear once the block has written all of it."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    staged = above / f".{path.name}.{uuid.uuid4().hex}"
     try:
         with open(staged, "wb") as file:
-            write(file)
+            yield file
+        path.parent.mkdir(parents=True, exist_ok=True)
         staged.replace(path)
     except OSError as error:
         error.filename = error.filename or str(path)  # which a full disk does not say
@@ -320,20 +269,18 @@ def download(target: Path) -> Path:
     from rich.console import Console
     from rich.progress import wrap_file
 
-    url, console = _cifar10().url, Console(stderr=True, highlight=False)
-
-    def receive(file: IO[bytes]) -> None:
-        console.print(f"CIFAR-10 is fetched from {url}", markup=False, soft_wrap=True)
-        size = int(response.headers.get("Content-Length") or 0)
-        with wrap_file(response, size, description="CIFAR-10", console=console) as reader:
-            shutil.copyfileobj(reader, file, 1 << 16)
-        file.flush()
-        _check_md5(target, Path(file.name).read_bytes(), _cifar10().tgz_md5)
-
+    url, data = _cifar10().url, io.BytesIO()
+    console = Console(stderr=True, highlight=False)
+    console.print(f"CIFAR-10 is fetched from {url}", markup=False, soft_wrap=True)
     request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:
-            write_file(target, receive)
+            size = int(response.headers.get("Content-Length") or 0)
+            with wrap_file(response, size, description="CIFAR-10", console=console) as reader:
+                shutil.copyfileobj(reader, data)
+        _check_md5(target, data.getbuffer(), _cifar10().tgz_md5)
+        with new_file(target) as file:
+            file.write(data.getbuffer())
     except (OSError, ValueError, http.client.HTTPException, BadData) as error:
         reason = getattr(error, "reason", error)
         said = f"CIFAR-10 is not in data/, and cannot be fetched from {url}: {reason}"

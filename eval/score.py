@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dcgan.config import Config
 from dcgan.data import round_to_uint8
-from dcgan.sources import write_file
+from dcgan.sources import new_file
 from dcgan.train import draw_latent, generate, matmul_precision
 from eval import metrics, results
 from eval.extractors import Extractor, resize
@@ -85,7 +85,8 @@ def reference(
         moments = metrics.moments(features)
         arrays = {"features": features, "mean": moments.mean, "factor": moments.factor}
         data = save(arrays)
-        write_file(path, lambda file: file.write(hashlib.sha256(data).digest() + data))
+        with new_file(path) as file:
+            file.write(hashlib.sha256(data).digest() + data)
     moments = Moments(arrays["mean"], arrays["factor"])
     return Reference(extractor, arrays["features"], moments, count, resolution, data_sha256, split)
 
@@ -152,7 +153,7 @@ def identities(
 
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
-    config, cache, G = run.config, run.shared.cache, run.generator()
+    config, cache = run.config, run.shared.cache
     real = run.train(run.side)
     against = run.once(
         ("reference", config.classes, run.side),
@@ -162,7 +163,7 @@ def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     # The noise is a stream of its own, by which no epoch was chosen.
     z = run.noise("rescore", count)
     try:
-        scores = score(generate(G, z), [against])
+        scores = score(generate(run.generator(), z), [against])
     except FloatingPointError:
         scores = dict.fromkeys(network.metrics)
     about = identities(against, count, config.resolution)

@@ -12,7 +12,7 @@ import torch
 
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
-from dcgan.data import Images, describe, rows_of
+from dcgan.data import Images, describe, of_classes
 from dcgan.models import build, channels_last, discriminator, generator
 from dcgan.train import State, train_epoch
 from eval import metrics
@@ -135,7 +135,7 @@ def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
 def _check_images(runs: list[Run], images: Images) -> None:
     """Whether there are the images that every run asks for; raises BadStudy or BadData."""
     kinds = {run.config.classes for run in runs}
-    counts = {classes: len(rows_of(images, classes)) for classes in kinds}
+    counts = {classes: len(of_classes(images, classes).labels) for classes in kinds}
     for run in runs:
         for key in ("images", "reference_images"):
             if (wanted := getattr(run.config, key)) > counts[run.config.classes]:

@@ -91,6 +91,35 @@ def finished_run():
 
 
 @pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Commit a run of a study: (study, config, files of each epoch, side of the data)."""
+
+    def write(study, config, epochs, side=32):
+        rundir.replace(study / "study.json", rundir.seal({"data": {"resolution": side}}))
+        run = study / "norm=none" / f"seed={config.seed}"
+        rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
+        for epoch, files in enumerate(epochs, 1):
+            rundir.commit(run, epoch, files)
+        return run
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., str]:
+    """PNGs in a folder with a folder for each class: (folder, pixels, labels); returns its path."""
+
+    def write(folder, pixels, labels):
+        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            path = folder / f"{label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def wandb_command() -> Callable[..., str]:
     """W&B's own command line on a study's folder; its output."""
     return run_wandb

@@ -13,8 +13,6 @@ from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, load
 from dcgan.models import build, dump_generator
-from dcgan.pictures import encode
-from dcgan.prepare import write_zip
 from dcgan.train import draw_latent, generate, matmul_precision
 from eval import metrics
 from eval.__main__ import main
@@ -217,23 +215,18 @@ def test_identity_says_how_pixels_got_to_the_network(colours):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(tmp_path_factory, write_images, write_run):
     """A study of two runs over 40 images, whose epochs 1 and 2 have kept their generators."""
     out = tmp_path_factory.mktemp("out")
-    with open(out / "real.zip", "wb") as file:
-        write_zip(file, map(encode, pictures(40, 16, 0)), [i % 10 for i in range(40)])
-    images = load(str(out / "real.zip"), out / "cache")
+    real = write_images(out / "real", pictures(40, 16, 0), [i % 10 for i in range(40)])
+    images = load(real, out / "cache")
     keep(images, out / "cache", 16)
 
     folder = out / "ablation-smoke-real"
-    rundir.replace(folder / "study.json", rundir.seal({"data": {"resolution": 16}}))
     for seed in (0, 1):
         config = CONFIG.model_copy(update={"seed": seed, "data_sha256": images.sha256})
-        run = folder / "norm=none" / f"seed={seed}"
-        rundir.replace(run / "run.json", rundir.seal({"config": config.model_dump()}))
-        for epoch in (1, 2):
-            G = build(config.model_copy(update={"seed": 10 * seed + epoch}))[0]
-            rundir.commit(run, epoch, {rundir.GENERATOR: dump_generator(G, config)})
+        nets = (build(config.model_copy(update={"seed": 10 * seed + i}))[0] for i in (1, 2))
+        write_run(folder, config, [{rundir.GENERATOR: dump_generator(G, config)} for G in nets], 16)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -267,7 +260,7 @@ def test_rescoring_gives_the_same_numbers_as_scoring(study, run_eval, monkeypatc
     # By hand, from the first run's generator.
     config = rundir.read_config(Path(rows[0]["run"]))
     G = build(config.model_copy(update={"seed": 2}))[0]
-    real = study.parent / "real.zip"
+    real = study.parent / "real"
     pixels = load(str(real), study.parent / "cache").pixels
     extractor = classifier(folder=weights)
     against = reference(extractor, pixels, config.data_sha256, study.parent / "cache")
@@ -293,7 +286,7 @@ def test_bad_input_is_one_line_and_exit_code_2(study, tmp_path, run_eval):
         ("score", study, "--n", 3): "3 is not in the range x>=10",
         ("score", study, "--extractor", "vgg"): "'vgg'",
         ("score", study, "--weights", tmp_path): "cifar10-resnet.json: No such file",
-        ("score", study, *good, "--cache", tmp_path / "empty"): "--data SOURCE",
+        ("score", study, *good, "--cache", tmp_path / "empty"): "start again from the source",
         ("train-extractor", *training): "a.zip: no such file",
     }
     for words, reason in refused.items():
