@@ -27,7 +27,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,7 @@ def unseal(path: Path) -> dict[str, Any]:
     body = data[: -len(SEAL.format("0" * 64))]
     if body + SEAL.format(hashlib.sha256(body).hexdigest()).encode() != data:
         raise Damaged(f"{path}: is not as it was written")
-    try:
-        return {key: part for key, part in json.loads(data).items() if key != "sha256"}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise Damaged(f"{path}: {error}") from error
+    return {key: part for key, part in json.loads(data).items() if key != "sha256"}
 
 
 def epoch_folder(run: Path, epoch: int) -> Path:
@@ -159,8 +156,6 @@ def read_config(run: Path) -> Config:
         return Config.model_validate(unseal(path)["config"])
     except ValidationError as error:
         raise Damaged(f"{path}: {fault(error)}") from error
-    except KeyError as error:
-        raise Damaged(f"{path}: has no config") from error
 
 
 def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
@@ -179,13 +174,13 @@ def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
         return [
             f"{key}={value} is stored, {key}={wanted.get(key)} is asked for"
             for part, asked in description.items()
-            for was, wanted in [_comparable(part, stored[part], asked)]
+            for was, wanted in [_comparable(part, stored.get(part, {}), asked)]
             for key, value in sorted(was.items())
             if value != wanted.get(key) and (part != "fingerprint" or key in wanted)
         ]
     except ValidationError as error:
         return [f"run.json: {fault(error)}"]
-    except (Damaged, KeyError, TypeError, AttributeError):
+    except Damaged:
         return ["run.json is damaged; remove the run to make it again"]
 
 
@@ -210,7 +205,7 @@ def read_json(run: Path, epoch: int, name: str) -> Any:
     """The content of one committed JSON file; raises Damaged."""
     try:
         return json.loads(read(run, epoch, name))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Damaged(f"{epoch_folder(run, epoch) / name}: {error}") from error
 
 
@@ -254,16 +249,10 @@ def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
     published.
     """
     epochs: list[int] = []
-    while (folder := epoch_folder(run, len(epochs) + 1)).exists():
-        try:
-            sums = read_sums(folder)
-            for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
-                gone = name in may_lack and not (folder / name).exists()
-                if name not in PRUNABLE and not gone:
-                    _checked(folder / name, _read(folder / name), sums)
-        except Damaged:
-            break
-        epochs.append(len(epochs) + 1)
+    with suppress(Damaged):
+        while (folder := epoch_folder(run, len(epochs) + 1)).exists():
+            _check(folder, may_lack)
+            epochs.append(len(epochs) + 1)
     return epochs
 
 
@@ -271,20 +260,24 @@ def all_committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
     """The epochs that are there; raises Damaged where one is not as it was committed."""
     epochs = committed(run, may_lack)
     if len(epochs) < len(list(run.glob("epochs/[0-9]*"))):
-        epoch = len(epochs) + 1
-        for name in (RECORD, TIMING, SAMPLES):
-            read(run, epoch, name)
-        raise Damaged(f"{epoch_folder(run, epoch)}: is not as it was committed")
+        _check(epoch_folder(run, len(epochs) + 1), may_lack)
     return epochs
+
+
+def _check(folder: Path, may_lack: tuple[str, ...]) -> None:
+    """Raises Damaged where a file of an epoch is not as it was committed."""
+    sums = read_sums(folder)
+    for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
+        gone = name in may_lack and not (folder / name).exists()
+        if name not in PRUNABLE and not gone:
+            _checked(folder / name, _read(folder / name), sums)
 
 
 def last_state(run: Path) -> tuple[int, bytes] | None:
     """The newest committed epoch whose state is whole, and that state."""
     for epoch in reversed(committed(run)):
-        try:
+        with suppress(Damaged):
             return epoch, read(run, epoch, STATE)
-        except Damaged:
-            continue
     return None
 
 
@@ -298,9 +291,7 @@ def has_records_only(run: Path) -> bool:
 
 def is_without_state(run: Path, epochs: int) -> bool:
     """Whether a run that has made all of its epochs, this many, has kept nothing to go on from."""
-    if not epochs or epochs < read_config(run).epochs:
-        return False
-    return not kept(run, STATE)
+    return bool(epochs) and epochs >= read_config(run).epochs and not kept(run, STATE)
 
 
 def rewind(run: Path, epoch: int) -> None:
@@ -367,10 +358,9 @@ def owner_elsewhere(folder: Path) -> str | None:
 
 def _last_owner(folder: Path) -> str:
     """The name in a folder's lock; "" where there is none."""
-    try:
+    with suppress(OSError):
         return (folder / "lock").read_text(errors="replace").strip()
-    except OSError:
-        return ""
+    return ""
 
 
 def _read(path: Path) -> bytes:
