@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dcgan.cli import one_line
+from dcgan.cli import BadInput, one_line
 from dcgan.config import Config, fault
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # every layer that halves or doubles the side
@@ -195,17 +195,17 @@ def dump_generator(G: nn.Module, config: Config) -> bytes:
 def load_generator(path: str) -> tuple[nn.Module, Config]:
     """The generator of a file that `dump_generator` made; nothing in it is executed.
 
-    The config's `epochs` are the default, not the run's. Raises ValueError with one line for any
-    other file.
+    The config's `epochs` are the default, not the run's. Raises BadInput for any other file.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            config = _config((file.metadata() or {}).get("config", ""))
+            config = Config.model_validate_json((file.metadata() or {}).get("config", ""))
             with torch.device("meta"):
                 G = generator(config)
             fill(G, {name: file.get_tensor(name) for name in file.keys()})
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: not a generator of this study: {one_line(error)}") from error
+        reason = fault(error) if isinstance(error, ValidationError) else one_line(error)
+        raise BadInput(f"{path}: not a generator of this study: {reason}") from error
     return G.eval(), config
 
 
@@ -219,11 +219,3 @@ def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         raise ValueError(one_line(error)) from error
     net.float()
-
-
-def _config(text: str) -> Config:
-    """The config in a file's header; ValueError with one line where it is none."""
-    try:
-        return Config.model_validate_json(text)
-    except ValidationError as error:
-        raise ValueError(f"its config: {fault(error)}") from error

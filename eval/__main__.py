@@ -45,25 +45,20 @@ def check_epoch(_: click.Context, __: click.Parameter, value: str) -> str | int:
     return value if value == "last" else int(value)
 
 
-THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
-EPOCH = click.option(
-    "--epoch",
-    metavar="N",
-    default="last",
-    callback=check_epoch,
-    help="or `last`, the last usable one",
+RUN = click.argument("where", metavar="RUN", type=PATH)
+DEVICE = click.option(
+    "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the first GPU, if any, or cpu"
 )
+EPOCH = click.option(
+    "--epoch", metavar="N", default="last", callback=check_epoch, help="or `last`, the last usable"
+)
+THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
 TEST = click.option("--test", metavar="TEST", required=True, help="images of that kind it was not")
-BESIDE = "of images; default: `cache` beside the study"
-CACHE = click.option("--cache", metavar="DIR", type=PATH, help=BESIDE)
-GPU = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
-DEVICE = click.option("--device", metavar="NAME", help=GPU)
-NETWORKS = click.Choice(["cifar", "inception"])
-of_run = options(click.argument("where", metavar="RUN", type=PATH), DEVICE)
-again = click.option("--again", is_flag=True, help="measure runs anew that have the result")
-of_epoch = options(of_run, again, EPOCH, THREADS)
-of_both_sets = options(of_epoch, DATA, TEST, CACHE)
+CACHE = click.option(
+    "--cache", metavar="DIR", type=PATH, help="of images; default: `cache` beside the study"
+)
+AGAIN = click.option("--again", is_flag=True, help="measure runs anew that have the result")
 
 
 def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> Result:
@@ -77,9 +72,8 @@ def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> R
 
 
 @eval_group.command()
-@of_run
-@EPOCH
-@click.option("--extractor", type=NETWORKS, default="cifar", help="what sees the images")
+@options(RUN, DEVICE, EPOCH)
+@click.option("--extractor", type=click.Choice(["cifar", "inception"]), default="cifar")
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
 @click.option("--data", metavar="TRAIN", help="images it was trained on; default: the cache's")
 @click.option("--weights", type=PATH, help="of Inception, or a folder; default: as above")
@@ -113,14 +107,8 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
 
 
 @eval_group.command()
-@click.argument("where", metavar="RUN", type=PATH)
-@DATA
-@TEST
+@options(RUN, DATA, TEST, EPOCH, THREADS, DEVICE, CACHE)
 @count("--n", 5_000, "generated images a line", least=100)
-@EPOCH
-@THREADS
-@DEVICE
-@CACHE
 def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
     """Find out whether the scores can be trusted, with one run and real held-out images.
 
@@ -135,14 +123,14 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
 
         python -m eval audit RUN --data TRAIN --test TEST
     """
-    if len(inside := list(where.rglob("run.json"))) > 1:
-        raise BadInput(f"{where}: holds {len(inside)} runs; name one of them")
     import torch
 
     from eval import audit as work
     from eval.finished import find_study, open_runs
 
-    (run,) = open_runs(where, "generator", **chosen)
+    run, *others = open_runs(where, "generator", **chosen)
+    if others:
+        raise BadInput(f"{where}: holds {1 + len(others)} runs; name one of them")
     torch.set_num_threads(threads)
     result, path = work.analyse(run, n), find_study(where) / "audit.json"
     rundir.replace(path, rundir.to_json(result))
@@ -155,7 +143,7 @@ def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
 
 
 @eval_group.command()
-@of_both_sets
+@options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, TEST, CACHE)
 @count("--labels", 1_000, "labelled images of each SVM")
 @count("--draws", 5, "draws of labelled images")
 def probe(labels: int, draws: int, **chosen: Any) -> Result:
@@ -170,7 +158,7 @@ def probe(labels: int, draws: int, **chosen: Any) -> Result:
 
 
 @eval_group.command()
-@of_both_sets
+@options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, TEST, CACHE)
 @count("--n", 2_000, "images of each side", least=100)
 def neighbours(n: int, **chosen: Any) -> Result:
     """Find out whether G repeats its training images: how near is the nearest of them?
@@ -185,7 +173,7 @@ def neighbours(n: int, **chosen: Any) -> Result:
 
 
 @eval_group.command()
-@of_epoch
+@options(RUN, DEVICE, AGAIN, EPOCH, THREADS)
 @count("--pairs", 200, "pairs of z")
 @count("--steps", 16, "from one z to the other")
 def walks(pairs: int, steps: int, **chosen: Any) -> Result:
@@ -201,10 +189,8 @@ def walks(pairs: int, steps: int, **chosen: Any) -> Result:
 
 
 @eval_group.command()
-@of_epoch
-@DATA
+@options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, CACHE)
 @count("--images", 64, "images that D sees")
-@CACHE
 def filters(images: int, **chosen: Any) -> Result:
     """Find out what D's last convolutional features respond to, trained and untrained.
 
@@ -217,8 +203,7 @@ def filters(images: int, **chosen: Any) -> Result:
 
 
 @eval_group.command()
-@of_run
-@again
+@options(RUN, DEVICE, AGAIN)
 @count("--pairs", 20, "samples of each head")
 @count("--threads", None, "threads of PyTorch; default: as many as the run had")
 def heads(pairs: int, **chosen: Any) -> Result:
@@ -234,9 +219,7 @@ def heads(pairs: int, **chosen: Any) -> Result:
 
 
 @eval_group.command()
-@of_run
-@again
-@THREADS
+@options(RUN, DEVICE, AGAIN, THREADS)
 def constant(**chosen: Any) -> Result:
     """Find out whether G's features collapse: how many are nearly constant, by epoch?
 

@@ -30,15 +30,7 @@ from dcgan.train import AT_ONCE
 from eval.finished import FinishedRun, find_study
 from eval.metrics import Sample
 from eval.results import aligned
-from eval.score import (
-    BATCHNORM,
-    Reference,
-    identities,
-    reestimated,
-    reference,
-    see,
-    split_of,
-)
+from eval.score import BATCHNORM, Reference, identities, reestimated, reference, see, split_of
 
 DIGITS = 4  # significant ones, of a number that is shown
 SEED = 0  # of everything that is drawn here, z apart
@@ -65,8 +57,8 @@ def analyse(run: FinishedRun, count: int) -> dict[str, Any]:
         raise BadInput(f"--test {test.name}: {few} images, 100 are needed")
     pixels, cache = run.train(run.side).pixels[: config.reference_images], run.shared.cache
     real = reference(run.classifier(), pixels, train.sha256, cache, split_of(config.classes))
-    G = channels_last(run.generator(), run.device)
     try:
+        G = channels_last(run.generator(), run.device)
         tables = [batchnorm_table(run, G, real, count), *size_tables(run, G, real, count)]
     except FloatingPointError as error:
         raise BadInput(f"{run.folder}, epoch {run.epoch}: {error}") from error
@@ -125,10 +117,7 @@ def signed_images(run: FinishedRun, G: nn.Module, z: Tensor, mode: str = "runnin
     whole = -(-len(z) // size) * size
     filled = z.repeat(-(-whole // len(z)), 1)[:whole]
     with torch.no_grad():
-        images = torch.cat([G(part).cpu() for part in filled.split(size)])[: len(z)]
-    if not images.isfinite().all():
-        raise FloatingPointError("the generator's images are not finite")
-    return images
+        return torch.cat([G(part).cpu() for part in filled.split(size)])[: len(z)]
 
 
 def quantise(signed: Tensor, how: str) -> Tensor:

@@ -7,7 +7,6 @@ TOP images that it responds to most. The energy of a response is its squared gra
 channels. Both networks see the same images; the untrained one has the run's own initial weights.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,11 +40,10 @@ def analyse(run: FinishedRun, images: int) -> Result:
     """How concentrated the responses of a run's D are to the first images it was trained on.
 
     The picture: the images of the strongest features above their gradients, trained and untrained.
-    FloatingPointError where a response is not finite.
     """
     real = run.train(run.config.resolution).pixels[: run.config.images][:images]
     pixels = torch.from_numpy(real).permute(0, 3, 1, 2)
-    networks = {"trained": run.state().D, "untrained": build(run.config)[1].to(run.device)}
+    networks = {"trained": run.discriminator(), "untrained": build(run.config)[1].to(run.device)}
     values: dict[str, float] = {}
     about, rows = {"images": len(pixels), "top": TOP}, []
     for name, net in networks.items():
@@ -56,8 +54,7 @@ def analyse(run: FinishedRun, images: int) -> Result:
         energy = gradients.double().square().sum(dim=1).flatten(1).numpy()
         active = energy[energy.sum(axis=1) > 0]
         about |= {f"units_{name}": len(energy), f"silent_{name}": len(energy) - len(active)}
-        shares = concentration(active)
-        values[f"energy_{name}"] = float(np.mean(shares)) if len(shares) else math.nan
+        values[f"energy_{name}"] = float(concentration(active).mean())
     values["energy_ratio"] = values["energy_trained"] / values["energy_untrained"]
     picture = draw([row.permute(0, 2, 3, 1).numpy() for row in rows])
     return Result(values, TITLES, about, NOTES, picture)
@@ -84,7 +81,7 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> tuple[Tensor, Tenso
 
     `images`: (N, 3, H, W) in [-1, 1]. The channel of each unit in the map (U,), which image it
     responds to (U,), and its guided gradients (U, 3, H, W), the strongest first. D is left in eval
-    mode. FloatingPointError where a response is not finite.
+    mode.
     """
     D, device = D.eval().requires_grad_(False), next(D.parameters()).device
 
@@ -93,8 +90,6 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> tuple[Tensor, Tenso
 
     # For each feature the images with the strongest units, and their positions in the map.
     maps = torch.cat([last_map(part.to(device)).cpu() for part in images.split(BATCH)])
-    if not maps.isfinite().all():
-        raise FloatingPointError("the discriminator's features are not finite")
     peaks, positions = maps.max(dim=2)
     strongest, image = peaks.topk(min(top, len(images)), dim=0)
     position, feature = positions.gather(0, image), torch.arange(maps.shape[1]).expand_as(image)

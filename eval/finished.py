@@ -5,27 +5,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dcgan import cli, rundir
 from dcgan.cli import BadInput
-from dcgan.config import Config, is_milestone
+from dcgan.config import Config
 from dcgan.data import Images, load, load_cached, load_test, of_classes, resize
 from dcgan.models import load_generator
-from dcgan.pictures import BadData
 from dcgan.rundir import GENERATOR, STATE
-from dcgan.train import State, draw_latent, load_state
+from dcgan.train import draw_latent, load_state
 from eval import results
 from eval.extractors import Extractor, classifier
 from eval.results import Result
 
-Needs = Literal["generator", "state", "config"]
-FILES = {"generator": GENERATOR, "state": STATE}
+FILES = {"generator": GENERATOR, "state": STATE}  # that an epoch may have kept
 
 
 @dataclass
@@ -52,24 +48,17 @@ class FinishedRun:
     def generator(self, epoch: int | None = None) -> nn.Module:
         """G after an epoch, in eval mode on the device, once its hash is the committed one."""
         path = rundir.epoch_folder(self.folder, epoch or self.epoch) / GENERATOR
-        rundir.read_from(path.parent, GENERATOR)
-        try:
-            return load_generator(str(path))[0].to(self.device)
-        except ValueError as error:
-            raise BadInput(error) from error
+        rundir.read_from(path.parent, path.name)
+        return finite(load_generator(str(path))[0], "generator").to(self.device)
 
-    def state(self) -> State:
-        """Both networks and their optimisers, once their hash is the committed one."""
-        path = rundir.epoch_folder(self.folder, self.epoch) / STATE
-        try:
-            return load_state(rundir.read_from(path.parent, STATE), self.config, self.device)
-        except (SafetensorError, ValueError, LookupError) as error:
-            raise BadInput(f"{path}: {cli.one_line(error)}") from error
+    def discriminator(self) -> nn.Module:
+        """D, once the hash of its state is the committed one."""
+        data = rundir.read(self.folder, self.epoch, STATE)
+        return finite(load_state(data, self.config, self.device).D, "discriminator")
 
-    def milestones(self) -> list[int]:
-        """The milestones that kept their generator, and the last epoch that did."""
-        kept = rundir.kept(self.folder, GENERATOR)
-        return [epoch for epoch in kept if is_milestone(epoch) or epoch == kept[-1]]
+    def kept(self) -> list[int]:
+        """The epochs that kept their generator: milestones, and the last one."""
+        return rundir.kept(self.folder, GENERATOR)
 
     def sha256(self, name: str, epoch: int) -> str:
         """The hash that a file of an epoch was committed with."""
@@ -92,10 +81,7 @@ class FinishedRun:
         def make() -> Images:
             if shared.train:
                 return resize(of_classes(shared.train, classes), side)
-            try:
-                return of_classes(load_cached(shared.cache, sha256, side), classes)
-            except BadData as error:
-                raise BadInput(f"{error}, with --data SOURCE") from error
+            return of_classes(load_cached(shared.cache, sha256, side), classes)
 
         return self.once(("train", sha256, classes, side), make)
 
@@ -119,12 +105,19 @@ class FinishedRun:
         return self.shared.made[key]
 
 
+def finite(net: nn.Module, name: str) -> nn.Module:
+    """The network; FloatingPointError where its weights are not finite."""
+    if not all(tensor.isfinite().all() for tensor in net.state_dict().values()):
+        raise FloatingPointError(f"the weights of the {name} are not finite")
+    return net
+
+
 # --- Finding runs ---------------------------------------------------------------------------------
 
 
 def open_runs(
     where: Path,
-    needs: Needs,
+    needs: str,
     *,
     epoch: int | str = "last",
     data: str | None = None,
@@ -134,26 +127,35 @@ def open_runs(
 ) -> list[FinishedRun]:
     """The run itself, or all runs below, that have what an analysis needs; raises BadInput.
 
-    Runs that kept a generator; or finished runs with convolutions, of which the others are named on
-    stderr. An analysis that needs the config alone is one of epoch 0. `epoch`: a number, or `last`.
+    `needs`: "generator", which any run may have kept; or "state" or "config" of a finished run with
+    convolutions, the others being named on stderr. An analysis that needs the config alone is one
+    of epoch 0. `epoch`: a number, or `last`.
     """
     study = find_study(where)
     native = rundir.unseal(study / "study.json")["data"]["resolution"]
-    folders = sorted(path.parent for path in where.rglob("run.json"))
-    if not folders:
-        raise BadInput(f"{where}: no run in this folder")
-    if needs != "generator":
-        folders = _finished(where, folders)
-    chosen = dict.fromkeys(folders, 0) if needs == "config" else _kept(where, folders, epoch, needs)
-    configs = {folder: rundir.read_config(folder) for folder in chosen}
-    for folder, config in configs.items():
+    shared = Shared(native, cache or study.parent / "cache")
+    device, runs = cli.choose_device(device, torch.cuda.device_count()), []
+    for path in sorted(where.rglob("run.json")):
+        folder, config = path.parent, rundir.read_config(path.parent)
+        done = max(rundir.kept(folder), default=0)
+        if needs != "generator" and done < config.epochs:
+            print(f"left out, {done} of {config.epochs} epochs: {folder}", file=sys.stderr)
+            continue
         if needs != "generator" and config.model != "dcgan":
             raise BadInput(f"{folder}: model={config.model} has no convolutions")
-
-    device = cli.choose_device(device, torch.cuda.device_count())
-    shared = Shared(native, cache or study.parent / "cache")
-    _load(shared, data, test, {config.data_sha256 for config in configs.values()})
-    return [FinishedRun(run, configs[run], chosen[run], shared, device) for run in chosen]
+        if needs == "config":
+            runs.append(FinishedRun(folder, config, 0, shared, device))
+        elif kept := rundir.kept(folder, FILES[needs]):
+            if epoch not in ("last", *kept):
+                known = ", ".join(map(str, kept))
+                raise BadInput(f"{folder}: epoch {epoch} kept no {needs}, only {known} did")
+            chosen = kept[-1] if epoch == "last" else epoch
+            runs.append(FinishedRun(folder, config, chosen, shared, device))
+    if not runs:
+        kind = "finished run" if needs == "config" else f"run that kept its {needs}"
+        raise BadInput(f"{where}: no {kind} in this folder")
+    _load(shared, data, test, {run.config.data_sha256 for run in runs})
+    return runs
 
 
 def find_study(where: Path) -> Path:
@@ -163,35 +165,6 @@ def find_study(where: Path) -> Path:
         if (folder / "study.json").is_file():
             return folder
     raise BadInput(f"{where}: {'no study here or above' if where.is_dir() else 'no such folder'}")
-
-
-def _finished(where: Path, folders: list[Path]) -> list[Path]:
-    """The finished runs; the others are named on stderr."""
-    finished = []
-    for folder in folders:
-        done, epochs = max(rundir.kept(folder), default=0), rundir.read_config(folder).epochs
-        if done == epochs:
-            finished.append(folder)
-        else:
-            print(f"left out, {done} of {epochs} epochs: {folder}", file=sys.stderr)
-    if not finished:
-        raise BadInput(f"{where}: no finished run in this folder")
-    return finished
-
-
-def _kept(where: Path, folders: list[Path], epoch: int | str, needs: Needs) -> dict[Path, int]:
-    """The epoch asked for of each run that kept such a file."""
-    chosen = {}
-    for folder in folders:
-        if not (epochs := rundir.kept(folder, FILES[needs])):
-            continue
-        if epoch not in ("last", *epochs):
-            known = ", ".join(map(str, epochs))
-            raise BadInput(f"{folder}: epoch {epoch} kept no {needs}, only {known} did")
-        chosen[folder] = epochs[-1] if epoch == "last" else int(epoch)
-    if not chosen:
-        raise BadInput(f"{where}: no epoch here kept its {needs}")
-    return chosen
 
 
 def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) -> None:
@@ -216,7 +189,7 @@ def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) 
 
 def measure(
     name: str,
-    needs: Needs,
+    needs: str,
     settings: dict[str, Any],
     *,
     where: Path,
@@ -230,12 +203,11 @@ def measure(
     each run had.
     """
     runs, kept = open_runs(where, needs, **chosen), {}
-    analysis = importlib.import_module(f"eval.{name}")
     for number, run in enumerate(runs, 1):
         result, done = results.stored(run.folder, name, run.epoch), "kept"
         if again or result is None:
             torch.set_num_threads(threads or run.threads)
-            measured, done = _analyse(run, analysis, needs, settings), "measured"
+            measured, done = _analyse(run, name, needs, settings), "measured"
             result = results.write(run.folder, name, run.epoch, measured)
         kept[str(run.folder)] = result
         line = f"{done} {number} of {len(runs)}: {run.folder}, epoch {run.epoch}"
@@ -244,14 +216,12 @@ def measure(
     return 0, {"runs": [{"run": run} | result for run, result in kept.items()]}
 
 
-def _analyse(
-    run: FinishedRun, analysis: ModuleType, needs: Needs, settings: dict[str, Any]
-) -> Result:
+def _analyse(run: FinishedRun, name: str, needs: str, settings: dict[str, Any]) -> Result:
     """What an analysis measures in a run, with its settings and the hashes of what it was given."""
-    about, shared = dict(settings), run.shared
+    analysis, about = importlib.import_module(f"eval.{name}"), dict(settings)
     if needs in FILES:
         about[f"{needs}_sha256"] = run.sha256(FILES[needs], run.epoch)
-    for part, images in (("data", shared.train), ("test", shared.test)):
+    for part, images in (("data", run.shared.train), ("test", run.shared.test)):
         if images:
             about[f"{part}_sha256"] = images.sha256
     try:

@@ -5,8 +5,6 @@ image of that kind can be: a generator that memorised comes nearer. Near is mean
 the network that scores every epoch (Euclidean) and in pixels (root mean square, grey levels).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import pairwise_distances_argmin
@@ -44,18 +42,14 @@ NOTES = [
 ]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Images in the two spaces in which they can be near."""
-
-    features: np.ndarray  # (N, D)
-    pixels: np.ndarray  # uint8 (N, S, S, 3)
+# Images in the two spaces in which they can be near: features (N, D), pixels uint8 (N, S, S, 3).
+Seen = dict[str, np.ndarray]
 
 
 def analyse(run: FinishedRun, n: int) -> Result:
     """What is measured of `n` generated images of a run; the picture has the nearest ones.
 
-    BadInput on fewer held-out images, FloatingPointError where an image is not finite.
+    BadInput on fewer held-out images.
     """
     config, side, network, cache = run.config, run.side, run.classifier(), run.shared.cache
     train, test = run.train(side), run.test(side)
@@ -71,9 +65,10 @@ def analyse(run: FinishedRun, n: int) -> Result:
             reference(network, test.pixels, test.sha256, cache, "test"),
         ),
     )
-    made = see(generate(run.generator(), run.noise("neighbours", n)), real)
     values, picture = examine(
-        made, Seen(real.features, pixels), Seen(held_out.features, test.pixels)
+        see(generate(run.generator(), run.noise("neighbours", n)), real),
+        {"features": real.features, "pixels": pixels},
+        {"features": held_out.features, "pixels": test.pixels},
     )
     about = {"training": real.count, "side": side, "data_sha256": real.sha256}
     about |= {"network": network.name, "network_sha256": network.sha256}
@@ -84,7 +79,7 @@ def see(images: Tensor, real: Reference) -> Seen:
     """Generated images, uint8 (N, 3, H, W), as they meet real ones: in features, and in pixels."""
     features = real.extractor.extract(at_side(images, real))[0].numpy()
     small = round_to_uint8(resize(images, real.resolution))
-    return Seen(features, small.permute(0, 2, 3, 1).numpy())
+    return {"features": features, "pixels": small.permute(0, 2, 3, 1).numpy()}
 
 
 def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], bytes]:
@@ -94,17 +89,15 @@ def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], byte
     """
     values: dict[str, float] = {}
     apart, index = {}, {}  # of each generated image and its nearest training image, by space
-    for space in ("features", "pixels"):
-        rows, real, known = (
-            getattr(images, space).reshape(len(images.pixels), -1) for images in (made, test, train)
-        )
+    for space in made:
+        rows, real, known = (x[space].reshape(len(x[space]), -1) for x in (made, test, train))
         apart[space], index[space] = nearest(rows, known)
         compared = compare(apart[space], nearest(real[: len(rows)], known)[0])
         values |= {f"{name}_{space}": value for name, value in compared.items()}
 
     # The most suspicious images, above their neighbours in features and in pixels.
     shown = np.argsort(apart["features"], kind="stable")[:SHOWN]
-    rows = [made.pixels[shown], *(train.pixels[index[space][shown]] for space in index)]
+    rows = [made["pixels"][shown], *(train["pixels"][nearby[shown]] for nearby in index.values())]
     return values, draw([row.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2) for row in rows])
 
 

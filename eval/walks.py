@@ -29,14 +29,12 @@ FEWEST = 10  # bright and dark images that a class needs
 TRIALS = 500
 ROWS = 4  # of each kind in the picture
 TITLES = {
-    f"{path}_{key}": f"{path}, {title}"
-    for path in ("walk", "blend")
-    for key, title in (
-        ("mean_step", "mean step"),
-        ("largest_step", "largest"),
-        ("unevenness", "largest/mean"),
-    )
-} | {
+    "walk_mean_step": "walk, mean step",
+    "walk_largest_step": "walk, largest",
+    "walk_unevenness": "walk, largest/mean",
+    "blend_mean_step": "blend, mean step",
+    "blend_largest_step": "blend, largest",
+    "blend_unevenness": "blend, largest/mean",
     "share_below_blend": "walk below blend",
     "hits_three": "hits, three",
     "hits_one": "hits, one",
@@ -58,10 +56,7 @@ Part = tuple[dict[str, float], dict[str, Any], list[Tensor]]  # values, counts, 
 
 
 def analyse(run: FinishedRun, pairs: int, steps: int) -> Result:
-    """What is measured of a run's generator; the picture has walks above their blends, and sums.
-
-    FloatingPointError where an image is not finite.
-    """
+    """What is measured of a run's generator; the picture has walks above their blends, and sums."""
     config, G, network = run.config, run.generator(), run.classifier()
     smooth, counts, rows = smoothness(run, G, pairs, steps)
     hits, trials, more = arithmetic(run, G)

@@ -2,7 +2,6 @@
 
 import io
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,8 +98,7 @@ def analysed(finished_run, pixels):
 
     def measure(D):
         images = canonical("noise", pixels, np.zeros(6, int))
-        state = SimpleNamespace(D=D)
-        return analyse(finished_run(CONFIG, train=images, state=state), 6)
+        return analyse(finished_run(CONFIG, train=images, discriminator=D), 6)
 
     return measure
 

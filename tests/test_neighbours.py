@@ -9,7 +9,7 @@ from PIL import Image
 
 from dcgan.data import shapes
 from eval import metrics, neighbours
-from eval.neighbours import Seen, compare, examine, nearest, see
+from eval.neighbours import compare, examine, nearest, see
 from eval.score import Reference
 
 # --- Distances ------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def as_tensor(pixels):
 def test_a_generator_that_memorised_is_found_out(drawn):
     train, test = drawn
     chosen = np.random.default_rng(0).permutation(200)[:150]
-    values, figure = examine(Seen(train.features[chosen], train.pixels[chosen]), train, test)
+    values, figure = examine({space: x[chosen] for space, x in train.items()}, train, test)
     for space in ("features", "pixels"):
         assert values[f"auc_{space}"] > 0.99
         assert values[f"ratio_{space}"] == 0
@@ -80,16 +80,16 @@ def test_a_generator_that_memorised_is_found_out(drawn):
     strips = [grid[i * 98 : i * 98 + 96] for i in range(3)]
     assert np.array_equal(strips[0], strips[1])
     assert np.array_equal(strips[0], strips[2])
-    tile = train.pixels[chosen[0]]  # of many at distance 0, the first one
+    tile = train["pixels"][chosen[0]]  # of many at distance 0, the first one
     assert np.array_equal(strips[0][1:96:3, 1:96:3], tile)
 
 
 def test_the_figure_has_the_neighbours_of_each_space(drawn):
     train, test = drawn
-    other = train.pixels[::-1]  # features of one image, pixels of another
-    _, figure = examine(Seen(train.features, other), train, test)
+    other = train["pixels"][::-1]  # features of one image, pixels of another
+    _, figure = examine(train | {"pixels": other}, train, test)
     grid = np.asarray(Image.open(io.BytesIO(figure)))
-    for row, expected in enumerate((other, train.pixels, other)):
+    for row, expected in enumerate((other, train["pixels"], other)):
         for column in range(8):
             tile = grid[row * 98 :, column * 98 :][1:96:3, 1:96:3]
             assert np.array_equal(tile, expected[column]), (row, column)
@@ -107,5 +107,5 @@ def test_held_out_images_are_as_near_as_held_out_images(drawn):
 def test_larger_images_are_reduced_to_the_side_of_the_real_ones(colours):
     real = Reference(colours, np.zeros((0, 6)), metrics.Moments(0, 0), 0, 32, "0" * 64, "train")
     large = see(torch.full((3, 3, 64, 64), 77, dtype=torch.uint8), real)
-    assert (large.pixels.shape, large.pixels.dtype) == ((3, 32, 32, 3), np.uint8)
-    assert (large.pixels == 77).all()
+    assert (large["pixels"].shape, large["pixels"].dtype) == ((3, 32, 32, 3), np.uint8)
+    assert (large["pixels"] == 77).all()

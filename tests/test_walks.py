@@ -25,7 +25,6 @@ from eval.walks import (
     describe,
     draw_trials,
     smoothness,
-    usable_classes,
     walk,
 )
 
@@ -167,13 +166,6 @@ def test_trials_are_of_the_kinds_they_should_be():
     assert (named[other] == a[:, None]).all()
     assert (tone[other] == -1).all()
     assert all(len({*x, *y}) == 6 for x, y in zip(other, dark_a, strict=True))
-
-
-def test_a_class_needs_ten_bright_and_ten_dark_images():
-    named, tone = kinds(60)
-    assert usable_classes(named, tone) == [0, 1]
-    tone[np.flatnonzero((named == 1) & (tone == 1))[9:]] = 0  # nine bright ones are left
-    assert usable_classes(named, tone) == [0]
 
 
 def test_hits_in_a_linear_latent_space_are_those_of_z_itself(finished_run):
