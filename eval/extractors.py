@@ -16,7 +16,7 @@ from torch import Tensor
 from dcgan.models import fill
 from dcgan.train import matmul_precision
 from eval.classifier import FEATURES, NAME, Classifier, folded
-from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed, reason
+from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed
 from eval.metrics import METRICS, Metric
 
 WEIGHTS = Path(__file__).parent / "weights"  # the classifier's, committed with its card
@@ -75,18 +75,17 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
     """The bundled CIFAR-10 classifier; raises NoWeights where a file is not what its card says."""
     card, path = folder / f"{NAME}.json", folder / f"{NAME}.safetensors"
     try:
-        sha256 = str(json.loads(card.read_bytes())["sha256"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise NoWeights(f"{card}: {reason(error)}") from error
-    weights = read_hashed(path, sha256)
+        sha256 = json.loads(card.read_bytes())["sha256"]
+        weights = load(read_hashed(path, sha256))
+    except (OSError, ValueError, LookupError) as error:
+        raise NoWeights(f"{card}: {getattr(error, 'strerror', error)}") from error
+    except SafetensorError as error:
+        raise NoWeights(f"{path}: {error}") from error
 
     # Built without weights, so that nothing is drawn from the global generator.
     with torch.device("meta"):
         net = Classifier()
-    try:
-        fill(net, load(weights))
-    except (SafetensorError, ValueError) as error:
-        raise NoWeights(f"{path}: {reason(error)}") from error
+    fill(net, weights)
     net = folded(net.eval()).requires_grad_(False)
     net.to(device, memory_format=torch.channels_last)
 

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from dcgan.cli import BadInput, one_line
-from dcgan.sources import write_file
+from dcgan.sources import new_file
 
 # The file of torch-fidelity's release v0.2.0, converted from the TensorFlow graph of 2015-12-05.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -16,7 +16,6 @@ INCEPTION_FILES = (  # as torch-fidelity and pytorch-fid name it
     "pt_inception-2015-12-05-6726825d.pth",
 )
 TIMEOUT = 10  # seconds until a server has to answer
-MOST_BYTES = 256 << 20  # of an answer; the file has 91 MiB
 
 
 class NoWeights(BadInput):
@@ -29,29 +28,22 @@ def find_inception(path: Path | None = None, cache: Path | None = None) -> bytes
     The file at `path` or at INCEPTION_WEIGHTS, if one is named; else from `cache` or torch hub's
     folder; else downloaded into `cache`, if there is one.
     """
-    # A file that the user names is the one, or it is an error.
     if path:
         return read_hashed(path, INCEPTION_SHA256)
     if named := os.environ.get("INCEPTION_WEIGHTS"):
         return read_hashed(Path(named), INCEPTION_SHA256, "INCEPTION_WEIGHTS=")
 
-    # Otherwise the first of these that has it.
     home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
     files = [home / "hub/checkpoints" / name for name in INCEPTION_FILES]
     if cache:
         files.insert(0, cache / INCEPTION_FILES[0])
-    tried = []
     for file in files:
-        try:
+        if file.exists():
             return read_hashed(file, INCEPTION_SHA256)
-        except NoWeights as error:
-            tried.append(str(error))
-    try:
-        if cache:
-            return _download(files[0])
-    except NoWeights as error:
-        tried.append(str(error))
-    raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set; {'; '.join(tried)}")
+    if cache:
+        return _download(files[0])
+    absent = f"there is no {' or '.join(map(str, files))}"
+    raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set, and {absent}")
 
 
 def read_hashed(path: Path, sha256: str, setting: str = "") -> bytes:
@@ -62,13 +54,7 @@ def read_hashed(path: Path, sha256: str, setting: str = "") -> bytes:
     try:
         return _checked(path.read_bytes(), sha256, f"{setting}{path}")
     except OSError as error:
-        raise NoWeights(f"{setting}{path}: {reason(error)}") from error
-
-
-def reason(error: Exception) -> str:
-    """What went wrong, in a few words on one line."""
-    cause = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
-    return one_line(cause) or type(error).__name__
+        raise NoWeights(f"{setting}{path}: {error.strerror}") from error
 
 
 def _download(target: Path) -> bytes:
@@ -77,10 +63,11 @@ def _download(target: Path) -> bytes:
 
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
-            data = _checked(answer.read(MOST_BYTES), INCEPTION_SHA256, URL)
+            data = _checked(answer.read(), INCEPTION_SHA256, URL)
     except (OSError, http.client.HTTPException) as error:
-        raise NoWeights(f"{URL}: {reason(error)}") from error
-    write_file(target, lambda file: file.write(data))
+        raise NoWeights(f"INCEPTION_WEIGHTS is not set, and {URL}: {one_line(error)}") from error
+    with new_file(target) as file:
+        file.write(data)
     return data
 
 

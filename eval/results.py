@@ -38,10 +38,8 @@ def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:
     """Write the picture, if any, and then the numbers; returns the content of the JSON file."""
     content: dict[str, Any] = {"tool": name, "epoch": epoch, **vars(result)}
     picture = content.pop("picture")
-    content["values"] = {
-        key: value if value is not None and math.isfinite(value) else None
-        for key, value in result.values.items()
-    }
+    numbers = {key: math.nan if x is None else x for key, x in result.values.items()}
+    content["values"] = {key: x if math.isfinite(x) else None for key, x in numbers.items()}
     path = run / "eval" / f"{name}.json"
     if picture:
         rundir.replace(path.with_suffix(".png"), picture)
@@ -50,12 +48,10 @@ def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:
 
 
 def stored(run: Path, name: str, epoch: int) -> dict[str, Any] | None:
-    """What `write` wrote after this epoch; None where it is missing or damaged."""
-    try:
-        content = json.loads((run / "eval" / f"{name}.json").read_bytes())
-        return content if content["epoch"] == epoch else None
-    except (OSError, ValueError, TypeError, LookupError):
-        return None
+    """What `write` wrote after this epoch; None where there is nothing of it."""
+    path = run / "eval" / f"{name}.json"
+    content = json.loads(path.read_bytes()) if path.exists() else {}
+    return content if content.get("epoch") == epoch else None
 
 
 def to_text(results: dict[str, dict[str, Any]]) -> str:
