@@ -86,11 +86,10 @@ def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
 
 def draw(rows: list[np.ndarray]) -> bytes:
     """Rows of uint8 images (K, H, W, 3) of any length, on white -> one PNG."""
-    columns, shape = max(map(len, rows)), rows[0].shape[1:]
-    cells = np.full((len(rows), columns, *shape), 255, np.uint8)
-    for cell, row in zip(cells, rows, strict=True):
-        cell[: len(row)] = row
-    return png_grid(cells.reshape(-1, *shape), columns, GAP)
+    columns = max(map(len, rows))
+    white = np.full_like(rows[0], 255, shape=(columns, *rows[0].shape[1:]))
+    cells = [part for row in rows for part in (row, white[len(row) :])]
+    return png_grid(np.concatenate(cells), columns, GAP)
 
 
 def _cell(cell: Any, digits: int) -> str:

@@ -153,19 +153,17 @@ def identities(
 
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
-    config, cache = run.config, run.shared.cache
-    real = run.train(run.side)
+    # The noise is a stream of its own, by which no epoch was chosen.
+    try:
+        images = generate(run.generator(), run.noise("rescore", count))
+    except FloatingPointError:
+        images = None
+    config, cache, real = run.config, run.shared.cache, run.train(run.side)
     against = run.once(
         ("reference", config.classes, run.side),
         lambda: reference(network, real.pixels, real.sha256, cache, split_of(config.classes)),
     )
-
-    # The noise is a stream of its own, by which no epoch was chosen.
-    z = run.noise("rescore", count)
-    try:
-        scores = score(generate(run.generator(), z), [against])
-    except FloatingPointError:
-        scores = dict.fromkeys(network.metrics)
+    scores = score(images, [against]) if images is not None else dict.fromkeys(network.metrics)
     about = identities(against, count, config.resolution)
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
 

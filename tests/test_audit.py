@@ -288,7 +288,8 @@ def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path, mo
 
 
 def test_bad_input_is_one_line(study, run_audit, drawn, write_images, write_run):
-    twin = write_run(study, CONFIG.model_copy(update={"seed": 1}), [])
+    config = rundir.read_config(study / "norm=none" / "seed=0")
+    twin = write_run(study, config.model_copy(update={"seed": 1}), [])
     write_images(study.parent / "few", drawn[1].pixels[:20], drawn[1].labels[:20])
     refused = [
         (run_audit(where=twin), "no run that kept its generator in this folder"),
