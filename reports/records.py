@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dcgan import rundir
 from dcgan.cli import BadInput
@@ -80,7 +81,7 @@ class Study:
         """The named arm that the others are compared with; None where factors are crossed."""
         return self.arms[0][0] if self.factors == ["arm"] else None
 
-    @property
+    @cached_property
     def missing(self) -> list[tuple]:
         """The planned runs whose last epoch is not committed: `run`, `committed`, `planned`, ..."""
         rows = self.plan[self.plan["committed"] < self.plan["planned"]]
@@ -118,7 +119,7 @@ def assemble(
         names = [name for name in cells if name in begun] + sorted(begun.keys() - cells.keys())
         begun = {name: begun[name] for name in names}
         configs = {name: _config(folder / name, run["config"]) for name, run in begun.items()}
-        identities = _one_identity_each(_of_own_kinds(begun))
+        identities = _one_identity_each(begun)
         machines = [run["fingerprint"] for run in begun.values()]
         factors = ["arm"] if info.get("arms") else _factors(configs.values(), info["factors"])
         keys = {name: _key(name, cell, factors) for name, cell in (cells | configs).items()}
@@ -127,18 +128,18 @@ def assemble(
     # One row per committed epoch, and the points of the loss curves.
     rows, points, eval_sets, plan = [], [], [], []
     for name, length in planned.items():
-        epochs = records(name) if name in begun else []
-        status = "unfinished" if name in begun else "not begun"
-        for epoch, (record, timing) in enumerate(epochs, start=1):
+        key, own, status = keys[name], {}, "unfinished" if name in begun else "not begun"
+        for epoch, (record, timing) in enumerate(records(name) if name in begun else [], 1):
             with _lacking(rundir.epoch_folder(folder / name, epoch) / rundir.RECORD):
-                status = "diverged" if record["status"] == "diverged" else status
-                rows.append(keys[name] | _row(record, timing))
-                points += [keys[name] | {x: point[x] for x in CURVE} for point in record["curve"]]
-        own = {row["epoch"]: row for row in rows[len(rows) - len(epochs) :]}
-        eval_sets += [keys[name] | row for row in _eval_sets(folder / name, own)]
-        if len(epochs) == length and status == "unfinished":
+                own[epoch] = key | _row(record, timing)
+                points += [key | {x: point[x] for x in CURVE} for point in record["curve"]]
+        rows += own.values()
+        eval_sets += [key | row for row in _eval_sets(folder / name, own)]
+        if "diverged" in {row["status"] for row in own.values()}:
+            status = "diverged"
+        elif len(own) == length:
             status = "finished"
-        plan.append(keys[name] | {"planned": length, "committed": len(epochs), "status": status})
+        plan.append(key | {"planned": length, "committed": len(own), "status": status})
 
     columns = ["run", *dict.fromkeys(factors + ARM), "seed"]
     clock, of_sets = ["epoch", "images", "steps", "status"], [*columns, "epoch", "eval_set"]
@@ -176,19 +177,13 @@ def write(study: Study, out: Path) -> list[Path]:
 
 def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Run folder -> the config fields that study.json knows, for every planned run."""
-    factors = info["factors"] | {"seed": info["seeds"]}
-    levels = itertools.product(*factors.values())
-    cells = [dict(zip(factors, values, strict=True)) for values in levels]
-    arms = info.get("arms", {})
-    return {
-        _folder(cell): info["settings"] | grid.fields(cell, arms) | {"seed": cell["seed"]}
-        for cell in cells
-    }
-
-
-def _folder(cell: dict[str, Any]) -> str:
-    arm = ",".join(f"{key}={value}" for key, value in cell.items() if key != "seed")
-    return f"{arm}/seed={cell['seed']}"
+    factors, arms, cells = info["factors"], info.get("arms", {}), {}
+    for *levels, seed in itertools.product(*factors.values(), info["seeds"]):
+        cell = dict(zip(factors, levels, strict=True))
+        arm = ",".join(f"{key}={value}" for key, value in cell.items())
+        own = grid.fields(cell, arms) | {"seed": seed}
+        cells[f"{arm}/seed={seed}"] = info["settings"] | own
+    return cells
 
 
 def _config(run: Path, stored: dict[str, Any]) -> dict[str, Any]:
@@ -249,22 +244,14 @@ def calibrated(study: Study, metric: str) -> pd.Series:
     return known.iloc[:, 0].dropna()
 
 
-class _Result(BaseModel):
-    """What an analysis of `eval` left in a run, as far as a report needs it."""
-
-    epoch: int
-    values: dict[str, int | float | None]
-    titles: dict[str, str]
-    notes: list[str]
-
-
 def _analyses(study: Study) -> Results:
     """What each analysis left in each run: its epoch, numbers, their titles, notes."""
     analyses: Results = {}
     for run in study.runs:
         for path in sorted((run / ANALYSES).glob("*.json")):
             with _lacking(path):
-                result = _Result.model_validate_json(path.read_bytes()).model_dump()
+                stored = json.loads(path.read_bytes())
+                result = {key: stored[key] for key in ("epoch", "values", "titles", "notes")}
             name = run.relative_to(study.folder).as_posix()
             analyses.setdefault(path.stem, {})[name] = result
     return analyses
@@ -289,7 +276,7 @@ def _lacking(path: Path) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise Damaged(f"{path}: {fault(error)}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{path}: lacks {error}") from error
 
 
@@ -298,37 +285,31 @@ def _check_sums(folder: Path) -> None:
 
     A study that is still where it was made has none: its epochs have sums of their own.
     """
-    sums = folder / rundir.SUMS
-    lines = sums.read_text().splitlines() if sums.is_file() else []
-    for line in lines:
-        digest, _, name = line.partition("  ")
+    sums = rundir.read_sums(folder) if (folder / rundir.SUMS).is_file() else {}
+    for name, digest in sums.items():
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise Damaged(f"{path}: is not as it was published (SHA256SUMS)")
 
 
-def _of_own_kinds(begun: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict]]:
-    """The identities of each run; where runs are of different classes, against images of these."""
+def _one_identity_each(begun: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The identity of each metric; raises Mixed where two runs disagree on one.
+
+    Where runs are of different classes, each is compared with images of its own.
+    """
     kinds = {run["config"].get("classes", "all") for run in begun.values()}
     own = {"split": OWN_CLASSES} if len(kinds) > 1 else {}
-    return {
-        name: {metric: identity | own for metric, identity in run["identities"].items()}
-        for name, run in begun.items()
-    }
-
-
-def _one_identity_each(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, Any]]:
-    """The identity of each metric; raises Mixed where two runs disagree on one."""
     first: dict[str, tuple[str, dict[str, Any]]] = {}
-    for run, metrics in runs.items():
-        for metric, identity in metrics.items():
-            seen, known = first.setdefault(metric, (run, identity))
-            for key in {**known, **identity}:
-                if known.get(key) != identity.get(key):
-                    raise Mixed(
-                        f"{metric} is not one number: {key} is {known.get(key)!r} in {seen} "
-                        f"and {identity.get(key)!r} in {run}"
-                    )
+    for name, run in begun.items():
+        for metric, identity in run["identities"].items():
+            identity = identity | own
+            seen, known = first.setdefault(metric, (name, identity))
+            differ = [key for key in {**known, **identity} if known.get(key) != identity.get(key)]
+            if differ:
+                raise Mixed(
+                    f"{metric} is not one number: {differ[0]} is {known.get(differ[0])!r} in "
+                    f"{seen} and {identity.get(differ[0])!r} in {name}"
+                )
     order = dict.fromkeys([*LOWER_IS_BETTER, *first])
     return {metric: first[metric][1] for metric in order if metric in first}
 

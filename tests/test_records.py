@@ -208,10 +208,7 @@ WALKS = {"epoch": 2, "values": {"hits": 0.5}, "titles": {"hits": "hits"}, "notes
     ("path", "content"),
     [
         ("audit.json", "{"),
-        ("audit.json", {"tables": [1], "answers": []}),
         ("audit.json", AUDIT | {"answers": [["no answer"]]}),
-        (f"{NONE}/eval/walks.json", WALKS | {"values": {"hits": "many"}}),
-        (f"{NONE}/eval/walks.json", WALKS | {"titles": None}),
         (f"{NONE}/eval/walks.json", {"epoch": 2}),
     ],
 )
