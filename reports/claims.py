@@ -34,7 +34,6 @@ it, however few the seeds.
 
 import itertools
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +44,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from experiments import grid
-from reports import records, statistics
+from reports import statistics
 from reports.analysis import LEARNT, LN2, Analysis, analyse
 from reports.records import PRIMARY, Study
 from reports.statistics import Estimate, logarithm
@@ -54,8 +53,6 @@ LEDGER = Path(__file__).with_name("claims.yaml")
 ALPHA = 0.05
 NONE, ABOVE, BELOW = range(3)  # the tests, in the order of their p values
 PILOT = 0  # the seed whose runs were looked at before the claims were written
-RESULT = r"[a-z]+/[a-z0-9_]+"  # a number that an analysis of `eval` left: `probe/accuracy_trained`
-METRICS = [*records.LOWER_IS_BETTER, *records.LOSSES, *records.TIMES]
 OPTIONS = ("loss", "versus", "epoch", "threshold", "clock")  # that only some measures have
 
 Word = Literal[
@@ -105,9 +102,7 @@ MEASURES = {
     "level": Measure(POINTS),
     "at": Measure(RATIO, ("epoch",)),
     "gain": Measure(RATIO),  # of the last epoch over the first
-    "reach": Measure(
-        RATIO, ("threshold", "clock"), primary=True
-    ),  # time until a metric falls to it
+    "reach": Measure(RATIO, ("threshold", "clock"), primary=True),  # time to the threshold
     "swing": Measure(RATIO, quality=False),  # standard deviation of a loss along its curve
     "fluctuation": Measure(SPREAD, eval_sets=3, primary=True, pairs=False),
     "fluctuation_ratio": Measure(RATIO, eval_sets=3, primary=True),  # of the variances
@@ -134,7 +129,7 @@ class Claim(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     needs: Text  # the study that has its arms, or what is to be measured first
 
     measure: Literal[*MEASURES]
-    metric: str
+    metric: str  # of the records, or a result of `eval`: `probe/accuracy_trained`
     loss: Literal["d_loss", "g_loss"] | None = None  # that tells, or chooses an epoch
     versus: StrictStr | StrictFloat | None = None  # what a result is compared with
     epoch: int | None = Field(None, ge=1)
@@ -143,7 +138,9 @@ class Claim(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     clock: Literal["images", "steps"] | None = None  # in which the time to it is measured
     arms: Levels
     against: Levels = {}
-    across: dict[StrictStr, Annotated[list[Level], Field(min_length=2, max_length=2)]] = {}
+    across: dict[StrictStr, Annotated[list[Level], Field(min_length=2, max_length=2)]] = Field(
+        {}, max_length=1
+    )
     learner: Levels = {}  # the arm that has to have learnt, where the claim is that its own do not
     images: int = Field(1_500_000, ge=0)  # shown to D at the least, for a verdict on quality
     expect: Literal["higher", "lower", "same"]
@@ -156,22 +153,16 @@ class Claim(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return -1 if self.expect == "lower" else 1
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        measure, metric = MEASURES[self.measure], self.metric
+    def _fits_its_measure(self) -> Self:
+        measure = MEASURES[self.measure]
         for key in OPTIONS:
             if (getattr(self, key) is not None) != (key in measure.options):
                 owners = [name for name, x in MEASURES.items() if key in x.options]
                 raise ValueError(f"{key}: belongs to {', '.join(owners)}")
-        known = metric in METRICS if self.versus is None else re.fullmatch(RESULT, metric)
-        other_factors = self.against and self.against.keys() != self.arms.keys()
         for wrong, why in [
-            (not known, f"metric: {metric!r} is not in the records"),
-            (measure.primary and metric != PRIMARY, f"metric: it is of {PRIMARY} alone"),
-            (other_factors, "against: does not name the same factors as arms"),
+            (measure.primary and self.metric != PRIMARY, f"metric: it is of {PRIMARY} alone"),
+            (self.against and self.against.keys() != self.arms.keys(), "against: other factors"),
             (self.against and not measure.pairs, f"against: means nothing for {self.measure}"),
-            (self.against_epoch and not (self.epoch and self.against), "against_epoch: of nothing"),
-            (self.across and not self.against, "across: compares arms against others"),
-            (len(self.across) > 1, "across: is more than one factor"),
             (measure.scale is RATIO and self.smallest <= 1, "smallest: is not a ratio above 1"),
         ]:
             if wrong:
@@ -275,8 +266,8 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
     changes = used.groupby(["seed", "cell"])["value"].sum()
     values = changes.groupby("seed").mean().to_numpy()
 
-    lost = cells.loc[cells["value"].isna(), "run"]
-    why = untestable or f"{len(values)} of {claim.seeds} seeds{_gap(claim, lost)}"
+    lost = [f"; {run} has no number" for run in cells.loc[cells["value"].isna(), "run"]]
+    why = untestable or f"{len(values)} of {claim.seeds} seeds{''.join(lost[:1])}"
     estimate = _estimate(claim, values, frame, used) if len(values) else None
     return replace(verdict, why=why, values=values, estimate=estimate, runs=list(used["run"]))
 
@@ -307,7 +298,7 @@ def _cells(study: Analysis, claim: Claim) -> pd.DataFrame:
 def _numbers(study: Analysis, claim: Claim) -> pd.Series:
     """The number of each run, by run; none, or NaN, where there is none. No effect is zero."""
     metric, loss, log, results = claim.metric, claim.loss, logarithm, study.results
-    first, last = study.frame.query("epoch == 1").set_index("run"), study.last.set_index("run")
+    last = study.last.set_index("run")
 
     def ended(table: pd.DataFrame, column: str) -> pd.Series:
         return table[table["run"].isin(last.index)].set_index("run")[column]
@@ -316,7 +307,7 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
         "last": lambda: log(last[metric]),
         "level": lambda: 100 * last[metric],  # in points: unlike a ratio it may come from zero
         "at": lambda: log(_rows_at(study, claim).set_index("run")[metric]),
-        "gain": lambda: log(last[metric] / first[metric]),
+        "gain": lambda: log(last[metric] / ended(study.frame[study.frame["epoch"] == 1], metric)),
         "reach": lambda: log(study.reached(claim.threshold)[claim.clock]),
         "swing": lambda: log(ended(study.curves, metric).groupby("run").std(skipna=False)),
         "fluctuation": lambda: ended(study.fluctuation, "variance"),
@@ -345,16 +336,6 @@ def _estimate(
     return replace(mean, **ends)
 
 
-def _gap(claim: Claim, lost: pd.Series) -> str:
-    """What is said of the runs without a number."""
-    if not len(lost):
-        return ""
-    if claim.measure == "reach":
-        runs = f"{len(lost)} run" + "s" * (len(lost) > 1)
-        return f"; {claim.metric} has not come down to {claim.threshold:g} in {runs}"
-    return f"; {lost.iloc[0]} has no number"
-
-
 def _rows_at(study: Analysis, claim: Claim) -> pd.DataFrame:
     """For each run the row of the claim's epoch, or of that which the other side is taken at."""
     wanted = pd.Series(claim.epoch, index=study.plan["run"])
@@ -366,19 +347,17 @@ def _rows_at(study: Analysis, claim: Claim) -> pd.DataFrame:
 def _absent(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFrame) -> str:
     """What a study lacks for a claim; an empty text where it has all of it."""
     needs = f"; needs {claim.needs}"
+    for levels in filter(None, (claim.arms, claim.against)):
+        if not _where(study, levels).any():
+            names = [x for x in levels if not _where(study, {x: levels[x]}).any()] or levels
+            return f"no run with {', '.join(f'{x}={levels[x]}' for x in names)}{needs}"
     if cells.empty:
-        lacking = [x for x in (claim.arms, claim.against) if not _where(study, x).any()]
-        if not lacking:
-            return f"no two runs that differ in this alone{needs}"
-        levels = lacking[0]
-        missing = [key for key in levels if not _where(study, {key: levels[key]}).any()] or levels
-        return f"no run with {', '.join(f'{key}={levels[key]}' for key in missing)}{needs}"
+        return f"no two runs that differ in this alone{needs}"
     if frame.empty:
         return "no epoch of its runs has been committed"
     measured, needs = (frame, "") if claim.versus is None else (study.results, needs)
-    wanted = [x for x in (claim.metric, claim.versus) if isinstance(x, str)]
-    unmeasured = [name for name in wanted if name not in measured]
-    return f"{unmeasured[0]} has not been measured{needs}" if unmeasured else ""
+    wanted = [x for x in (claim.metric, claim.versus) if isinstance(x, str) and x not in measured]
+    return f"{wanted[0]} has not been measured{needs}" if wanted else ""
 
 
 def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFrame) -> str:
