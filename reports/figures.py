@@ -25,22 +25,22 @@ from matplotlib.ticker import (
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dcgan import rundir
-from reports.analysis import Analysis, arm_name
+from reports.analysis import LN2, Analysis, arm_name
 from reports.records import ANALYSES, LOWER_IS_BETTER, PRIMARY, Study, calibrated
 from reports.statistics import Effect
 from reports.tables import (
-    LN2,
     LOSSES,
     TEXTS,
     analysis_title,
     count,
-    digits,
     effect_text,
     interval,
     label,
     percent_sd,
     prose,
+    rounded,
     short_identity,
+    significant,
     table_of,
 )
 
@@ -60,52 +60,15 @@ GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 WIDTH, PANEL = 7.0, 2.4  # of a figure and, about, the height of a panel: inches
 PIXELS, GAP, TITLE = 1120, 64, 62  # width of a picture, between its columns, height of a title
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
-CALIBRATION = {  # what is written at the lines of images that no training made
-    "held-out": "held-out",
-    "gaussian": "Gaussian",
-    "8x8": "8×8",
-    "flat": "flat colour",
-    "untrained": "untrained",
-}
 DASHED = (
     "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
     "lies beyond the axis."
 )
-NO_REAL = " The row of real images is left out: they are not ours to publish."
 KINDS = {  # how a file of each kind is written: no dates
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None}},
 }
-STYLE = {
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "text.color": GREY,
-    "axes.labelcolor": GREY,
-    "axes.edgecolor": GREY,
-    "axes.titlecolor": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GREY,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "legend.columnspacing": 0.9,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "dcgan-ablation",
-}
+STYLE = Path(__file__).with_name("figures.mplstyle")
 
 Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture, and its caption
 
@@ -137,32 +100,25 @@ def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes
     out.mkdir(parents=True, exist_ok=True)
     saved = {}
     for name, (figure, caption) in drawn.items():
-        if isinstance(figure, Image.Image):
-            data, kind = _encoded(figure.save, "png"), "png"
-        else:
-            data, kind = render(figure, "svg"), "svg"
-            if pdf:
-                (out / f"{name}.pdf").write_bytes(render(figure, "pdf"))
-        (out / f"{name}.{kind}").write_bytes(data)
-        saved[name] = data, caption
+        kinds = ["png"] if isinstance(figure, Image.Image) else ["svg", *["pdf"] * pdf]
+        for kind in kinds:
+            (out / f"{name}.{kind}").write_bytes(encoded(figure, kind))
+        saved[name] = (out / f"{name}.{kinds[0]}").read_bytes(), caption
     return saved
 
 
-def render(figure: Figure, kind: str) -> bytes:
-    """A figure as "svg" or "pdf"."""
+def encoded(figure: Figure | Image.Image, kind: str) -> bytes:
+    """A figure as "svg" or "pdf", a picture as "png"."""
+    file = io.BytesIO()
+    save = figure.save if isinstance(figure, Image.Image) else figure.savefig
     with style():
-        return _encoded(figure.savefig, kind, **KINDS[kind])
+        save(file, format=kind, **KINDS.get(kind, {}))
+    return file.getvalue()
 
 
 def style() -> AbstractContextManager[None]:
     """The defaults of matplotlib, whatever the user's own are, and ours on top."""
     return matplotlib.style.context(["default", STYLE])
-
-
-def _encoded(save: Any, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    save(file, format=kind, **options)
-    return file.getvalue()
 
 
 # Lines against the epoch.
@@ -276,20 +232,20 @@ def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
     """
     first, gap = axes[0, 0], 10 / (72 * PANEL)  # a line of text, in heights of a panel
     low, high = first.get_ylim()
-    names, heights = [], []
-    for name, value in known.sort_values(kind="stable").items():
+    free = 1.0
+    for name, value in known.sort_values(ascending=False, kind="stable").items():
         beyond = "↓" if value < low else "↑" if value > high else ""
-        names.append(CALIBRATION[name] + (f" {digits(value)} {beyond}" if beyond else ""))
         height = (first.transScale + first.transLimits).transform((0, value))[1]
-        heights.append(max([min(max(height, 0), 1), *[x + gap for x in heights[-1:]]]))
+        height, text = (
+            min(max(height, 0), free),
+            name + f" {significant(value)} {beyond}" * bool(beyond),
+        )
+        free = height - gap
+        for axis in axes[:, -1]:
+            axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=8.5)
         for axis in axes.flat if not beyond else []:
             look = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (5, 4)), "alpha": 0.7}
             axis.axhline(value, zorder=1, **look)
-    for i in reversed(range(len(heights))):
-        heights[i] = min([heights[i], *([heights[i + 1] - gap] if heights[i + 1 :] else [1])])
-    for axis in axes[:, -1]:
-        for name, height in zip(names, heights, strict=True):
-            axis.text(1.02, height, name, transform=axis.transAxes, va="center", fontsize=8.5)
 
 
 def _plain(axis: Axis, values: pd.Series | np.ndarray) -> None:
@@ -394,54 +350,42 @@ def samples(study: Analysis) -> tuple[Image.Image, str]:
     shown = {tuple(row[x] for x in study.factors): row for row in rows[::-1].to_dict("records")}
 
     # An arm that has not begun keeps its place.
-    last, panels = set(zip(study.last["run"], study.last["epoch"], strict=True)), {}
+    real = study.folder / "real.png"
+    panels = {"real": _read(real)} if real.is_file() else {}
     for arm in study.arms:
-        row = shown.get(arm)
         title = ", ".join(prose(*pair) for pair in zip(study.factors, arm, strict=True))
-        if row is None:
+        if arm not in shown:
             panels[f"{title}\nnot yet"] = None
             continue
-        late = (row["run"], row["epoch"]) in last
+        row = shown[arm]
         path = rundir.epoch_folder(study.folder / row["run"], row["epoch"]) / rundir.SAMPLES
-        score = "no score" if math.isnan(row[PRIMARY]) else f"{PRIMARY} {row[PRIMARY]:.1f}"
-        panels[f"{title}\n{score}" + ("" if late else f", epoch {row['epoch']}")] = _read(path)
-    path = study.folder / "real.png"
-    real = _read(path) if path.is_file() else None
+        early = row["epoch"] < study.planned[row["run"]]
+        score = f"{PRIMARY} {rounded(row[PRIMARY], 1)}"
+        panels[f"{title}\n{score}" + (f", epoch {row['epoch']}" if early else "")] = _read(path)
     seeds = ", ".join(str(x) for x in sorted({row["seed"] for row in shown.values()}))
-    return _contact_sheet(real, panels), (
-        ("Samples" if real is None else "Real images, then samples")
-        + f" of every arm after its last epoch, not selected: n = 1 run of each arm, seed {seeds}, "
-        "the same noise for every arm, its score above it; no band."
-        + (NO_REAL if real is None else "")
+    return _contact_sheet(panels), (
+        "Real images, where the study has them, and samples of every arm after its last epoch, not "
+        f"selected: n = 1 run of each arm, seed {seeds}, the same noise for every arm, its score "
+        "above it; no band."
     )
 
 
-def _contact_sheet(real: Image.Image | None, panels: dict[str, Image.Image | None]) -> Image.Image:
-    """Real images over the full width, if any; below them titled pictures in two columns.
+def _contact_sheet(panels: dict[str, Image.Image | None]) -> Image.Image:
+    """Titled pictures of one size in two columns.
 
     A pixel of an image is a whole number of pixels: sharp, and small when packed.
     """
-    boxes, top, column = [], 0, (PIXELS - GAP) // 2
-    if real is not None:  # its rows, half of them beside the others: images of one size
-        wide = Image.new("RGB", (2 * real.width, real.height // 2))
-        wide.paste(real)
-        wide.paste(real, (real.width, -(real.height // 2)))
-        wide = ImageOps.scale(wide, max(1, PIXELS // wide.width), Image.Resampling.NEAREST)
-        boxes, top = [("real", wide, 0, 0)], TITLE + wide.height
-    some = next(image for image in panels.values() if image)
+    some, column = next(image for image in panels.values() if image), (PIXELS - GAP) // 2
     scale = max(1, column // some.width)
     height = TITLE + scale * some.height
-    for i, (title, image) in enumerate(panels.items()):
-        large = image and ImageOps.scale(image, scale, Image.Resampling.NEAREST)
-        boxes.append((title, large, i % 2 * (column + GAP), top + i // 2 * height))
-
-    sheet = Image.new("RGBA", (PIXELS, top + math.ceil(len(panels) / 2) * height))
+    sheet = Image.new("RGBA", (PIXELS, math.ceil(len(panels) / 2) * height))
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 18)
-    for title, image, x, y in boxes:
-        pen.text((x, y + TITLE - 6), title, GREY, font, anchor="ld")
+    for i, (title, image) in enumerate(panels.items()):
+        x, y = i % 2 * (column + GAP), i // 2 * height + TITLE
+        pen.text((x, y - 6), title, GREY, font, anchor="ld")
         if image:
-            sheet.paste(image, (x, y + TITLE))
+            sheet.paste(ImageOps.scale(image, scale, Image.Resampling.NEAREST), (x, y))
     return sheet
 
 
@@ -515,11 +459,10 @@ def _legend(study: Analysis, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=4)
 
 
-def _seeds(study: Study) -> str:
-    seeds = study.frame["seed"].nunique()
-    if seeds == 1:
+def _seeds(study: Analysis) -> str:
+    if study.seeds == 1:
         return "n = 1 seed; no band is drawn."
-    return f"n = {seeds} seeds, thin; thick: their mean; no band is drawn."
+    return f"n = {study.seeds} seeds, thin; thick: their mean; no band is drawn."
 
 
 def _channels(study: Analysis) -> str:
