@@ -45,9 +45,7 @@ def report(
     kind: str, more: tuple[str, ...], to: Path | None, study: str | None, pdf: bool
 ) -> Result:
     """Read a study, write all files of its report, say what was found."""
-    source = [kind, *more]
     out = to or Path(kind) / "report"
-    _check(source, to, study)
 
     # On a terminal something moves before pandas is there.
     from rich.console import Console
@@ -58,14 +56,13 @@ def report(
 
         # Whatever can be wrong with the study shows before the first file is written.
         try:
-            loaded = _load(source, study)
+            loaded = analyse(_load([kind, *more], to, study))
             if loaded.frame.empty:
-                raise records.NoStudy(f"{source[-1]}: no epoch has been committed yet")
-            loaded = analyse(loaded)
+                raise records.NoStudy(f"{loaded.folder}: no epoch has been committed yet")
             verdicts, said = claims.judge(loaded), findings.findings(loaded)
             shown = tables.report(loaded, verdicts)
             drawn = figures.draw(loaded)
-            out.mkdir(parents=True, exist_ok=True)
+            page.remove_files(out)
             files = records.write(loaded, out)
             files += tables.write(loaded, shown, out / "tables")
             texts = [path for path in files if path.suffix in (".csv", ".tex")]
@@ -84,9 +81,8 @@ def report(
     print(f"\nReport on {len(loaded.plan)} runs{unfinished}: {len(loaded.frame)} committed epochs.")
     print(f"Open {out / 'index.html'} in a browser.")
     print(f"Tables, figures and records are beside it in {out}.")
-    counts = {"runs": len(loaded.plan), "unfinished": len(loaded.missing)}
-    counts["epochs"] = len(loaded.frame)
-    return 0, {"page": out / "index.html", **counts, "findings": [*said.all]}
+    done = {"page": out / "index.html", "runs": len(loaded.plan), "findings": [*said.all]}
+    return 0, done | {"unfinished": len(loaded.missing), "epochs": len(loaded.frame)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,25 +90,24 @@ def main(arguments: list[str] | None = None) -> int:
     return cli.run(report, arguments)
 
 
-def _check(source: list[str], to: Path | None, study: str | None) -> None:
-    """Refuse options that do not go together."""
-    given = f"--from {' '.join(source)}"
-    if len(source) > 1 and (len(source) > 2 or source[0] not in ("wandb", "wandb-offline")):
-        raise BadInput(f"{given}: not STUDY, wandb ENTITY/PROJECT or wandb-offline DIR")
-    if len(source) > 1 and not to:
-        raise BadInput(f"{given}: name the report's folder with --to")
-    if len(source) == 1 and study:
-        raise BadInput(f"--study {study}: {source[0]} is one study")
-
-
-def _load(source: list[str], name: str | None) -> "Study":
-    """The study in a folder, or the one that W&B has."""
+def _load(source: list[str], to: Path | None, name: str | None) -> "Study":
+    """The study in a folder, or the one that W&B has; refuses options that do not go together."""
     from reports import from_wandb, records
 
-    if len(source) == 1:
-        return records.load(Path(source[0]))
-    kind, place = source
-    runs = from_wandb.online(place) if kind == "wandb" else from_wandb.offline(Path(place))
+    given = f"--from {' '.join(source)}"
+    match source:
+        case [folder] if name:
+            raise BadInput(f"--study {name}: {folder} is one study")
+        case [folder]:
+            return records.load(Path(folder))
+        case ["wandb" | "wandb-offline", _] if not to:
+            raise BadInput(f"{given}: name the report's folder with --to")
+        case ["wandb", place]:
+            runs = from_wandb.online(place)
+        case ["wandb-offline", place]:
+            runs = from_wandb.offline(Path(place))
+        case _:
+            raise BadInput(f"{given}: not STUDY, wandb ENTITY/PROJECT or wandb-offline DIR")
     return from_wandb.load(runs, place, name)
 
 

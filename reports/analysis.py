@@ -6,7 +6,7 @@ score, set 0, on noise of its own.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -85,6 +85,11 @@ class Analysis(Study):
     def of_arm(self, table: pd.DataFrame, arm: tuple) -> pd.DataFrame:
         return table[table["run"].isin(self.runs_of[arm])]
 
+    def by_levels(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+        """The levels of each arm by factor, and its rows of a table."""
+        for arm in self.arms:
+            yield dict(zip(self.factors, arm, strict=True)), self.of_arm(table, arm)
+
     @cached_property
     def last(self) -> pd.DataFrame:
         """For each run that has got there the row of its last planned epoch."""
@@ -120,6 +125,11 @@ class Analysis(Study):
         rows.loc[gap[rows.index] > UPDATES_APART * goal, self.numbers] = math.nan
         return rows
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds have a committed epoch."""
+        return self.frame["seed"].nunique()
+
     @cached_property
     def whole_seeds(self) -> int:
         """How many seeds have a finite last epoch of every arm."""
@@ -140,38 +150,27 @@ class Analysis(Study):
         each seed), and for each metric its mean, `<metric>_sd` and `<metric>_n` (finite values); at
         the best epoch n is 0 where not every seed was measured there.
         """
-        rows = self._best_or_lost() if at == "best" else self._reached(at)
         table = []
-        for arm in self.arms:
-            runs = self.of_arm(rows, arm)
-            row = dict(zip(self.factors, arm, strict=True)) | {
-                "seeds": len(runs),
-                "diverged": int((runs["status"] == "diverged").sum()),
-                "epochs": " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int)),
-            }
+        for row, runs in self.by_levels(self._reached(at)):
+            row["seeds"] = len(runs)
+            row["diverged"] = int((runs["status"] == "diverged").sum())
+            row["epochs"] = " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int))
             for metric in self.measured:
-                values = runs[metric].dropna().to_numpy()
+                values = runs[metric].dropna()
                 if at == "best" and len(values) < row["seeds"] - row["diverged"]:
                     values = values[:0]
-                row |= _mean_and_sd(metric, values) | {f"{metric}_n": len(values)}
+                row |= _mean_and_sd(values) | {f"{metric}_n": len(values)}
             table.append(row)
         return pd.DataFrame(table)
 
     def _reached(self, at: str | int) -> pd.DataFrame:
         """The row of every run at an epoch; one that diverged before is there without numbers."""
-        rows = self.last if at == "last" else self.frame[self.frame["epoch"] == at]
+        known = {"last": self.last, "best": self.best}
+        rows = known[at] if at in known else self.frame[self.frame["epoch"] == at]
         final = self.frame.groupby("run", sort=False).tail(1)
-        goal = final["run"].map(self.planned) if at == "last" else at
-        stopped = final[(final["status"] == "diverged") & (final["epoch"] < goal)].copy()
-        stopped[self.numbers] = math.nan
-        return pd.concat([rows, stopped]).sort_index() if len(stopped) else rows
-
-    def _best_or_lost(self) -> pd.DataFrame:
-        """The row of every run at its best epoch; one that diverged before it had one is there."""
-        others = self.frame[~self.frame["run"].isin(self.best["run"])]
-        lost = others.groupby("run", sort=False).tail(1).query("status == 'diverged'")
-        lost = lost.assign(epoch=math.nan)
-        return pd.concat([self.best, lost]).sort_index() if len(lost) else self.best
+        lost = final[(final["status"] == "diverged") & ~final["run"].isin(rows["run"])].copy()
+        lost[["epoch", *self.numbers]] = math.nan
+        return pd.concat([rows, lost]).sort_index() if len(lost) else rows
 
     @cached_property
     def losses(self) -> pd.DataFrame:
@@ -180,16 +179,18 @@ class Analysis(Study):
         `bound` is ln 2 where norm=batch: real and fake logits have the same mean there, and by
         Jensen's inequality D's loss, the mean of two softplus terms, is no lower.
         """
-        rows = []
-        for arm in self.arms:
-            runs = self.of_arm(self._reached("last"), arm)
-            bounded = (self.of_arm(self.plan, arm)["norm"] == "batch").all()
-            row = dict(zip(self.factors, arm, strict=True)) | {"seeds": len(runs)}
+        bounded = self.plan.loc[self.plan["norm"] == "batch", "run"]
+        lowest, rows = self.frame.groupby("run")["d_loss_min"].min(), []
+        for row, runs in self.by_levels(self._reached("last")):
+            row["seeds"] = len(runs)
             for loss in FIRST_LOSSES:
-                row |= _mean_and_sd(loss, runs[loss].dropna().to_numpy())
-            row["lowest"] = self.of_arm(self.frame, arm)["d_loss_min"].min()
-            rows.append(row | {"bound": LN2 if bounded else math.nan})
-        return pd.DataFrame(rows)
+                row |= _mean_and_sd(runs[loss].dropna())
+            rows.append(row)
+        arms = [self.runs_of[arm] for arm in self.arms]
+        return pd.DataFrame(rows).assign(
+            lowest=[lowest.reindex(runs).min() for runs in arms],
+            bound=[LN2 if {*runs} <= {*bounded} else math.nan for runs in arms],
+        )
 
     def effects(self, rows: pd.DataFrame, metric: str = PRIMARY) -> list[Effect]:
         """All effects of the factors on `rows`, one of a run; Holm goes over the main effects."""
@@ -204,12 +205,13 @@ class Analysis(Study):
 
     @cached_property
     def parts(self) -> dict[tuple[str, str], pd.DataFrame]:
-        """("epochs" or "updates" that are equal, "all" or a level of the first factor) -> rows."""
-        first, parts = self.factors[0], {}
+        """("epochs" or "updates" that are equal, "all" or "factor=level") -> rows."""
+        parts = {}
         for at, rows in {"epochs": self.last, "updates": self.equal_updates}.items():
             parts[at, "all"] = rows
-            for level in self.levels[first] if len(self.levels[first]) > 1 else []:
-                parts[at, f"{first}={level}"] = rows[rows[first] == level]
+            for factor, levels in self.levels.items():
+                for level in levels if len(levels) > 1 else []:
+                    parts[at, f"{factor}={level}"] = rows[rows[factor] == level]
         return parts
 
     @cached_property
@@ -219,11 +221,14 @@ class Analysis(Study):
 
     @cached_property
     def batch_effects(self) -> pd.DataFrame:
-        """The batch sizes in each of the `parts`, with the updates that both sides make."""
+        """The batch sizes over all arms and at each level of the first factor.
+
+        At equal epochs and at equal updates, with the updates that both sides make.
+        """
         table = []
         for (at, where), rows in self.parts.items():
             for effect in self.partial_effects[at, where]:
-                if effect.factors == ["batch"]:
+                if effect.factors == ["batch"] and where.startswith(("all", f"{self.factors[0]}=")):
                     steps = rows.groupby("batch")["steps"].median()
                     low, high = (steps[level] for level in effect.levels["batch"])
                     names = {"at": at, "where": where, "updates_low": low, "updates_high": high}
@@ -254,12 +259,6 @@ class Analysis(Study):
             row["learners"] = _rank_correlations(learners_last, "seed").mean()
             rows.append(row | {"runs": runs.mean(), "lowest": runs.min()})
         return pd.DataFrame(rows)
-
-    @cached_property
-    def hours(self) -> dict[str, float]:
-        """The hours of "training" and of "scoring", over all committed epochs of all runs."""
-        columns = {"training": "train_seconds", "scoring": "score_seconds"}
-        return {name: float(self.frame[x].sum()) / 3600 for name, x in columns.items()}
 
     @cached_property
     def untrained(self) -> float:
@@ -321,26 +320,26 @@ class Analysis(Study):
         that are not. Empty without two sets at the same epochs.
         """
         cube = self._crossed()
-        names = [arm_name(self, arm) for arm in self.arms]
-        parts = {"all arms": cube} if len(names) > 1 else {}
-        parts |= {name: cube[[i]] for i, name in enumerate(names)} if cube.size else {}
+        parts = {"all arms": cube} if len(self.arms) > 1 else {}
+        parts |= {
+            arm_name(self, arm): part[None] for arm, part in zip(self.arms, cube, strict=True)
+        }
         sizes = ("arms", "seeds", "epochs", "eval_sets")
-        rows = [
+        table = pd.DataFrame(
             {"where": where} | dict(zip(sizes, x.shape, strict=True)) | statistics.components(x)
             for where, x in parts.items()
             if x.size
-        ]
-        table = pd.DataFrame(rows)
+        )
         known = table.reindex(columns=AXES).clip(lower=0)
         total = known.sum(axis=1).where(lambda x: x > 0)
-        return table.join(known.div(total, axis=0).add_suffix("_share")) if rows else table
+        return table.join(known.div(total, axis=0).add_suffix("_share")) if len(table) else table
 
     def _crossed(self) -> np.ndarray:
         """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""
         logs = self._settled_set_logs
         epochs, seeds = sorted(set(logs.index.get_level_values("epoch"))), set(self.plan["seed"])
         if logs.shape[1] < 2 or not epochs:
-            return np.empty(0)
+            return np.empty((len(self.arms), 0, 0, 0))
         runs = self.plan.set_index([*self.factors, "seed"])["run"].to_dict()
         cells = [
             (runs.get((*arm, x)), y) for arm in self.arms for x in sorted(seeds) for y in epochs
@@ -454,10 +453,10 @@ class Analysis(Study):
         rows = []
         for threshold in THRESHOLDS:
             times = self.reached(threshold)
-            for arm in self.arms:
-                part = times.reindex([run for run in self.runs_of[arm] if run in self.ended])
-                row = dict(zip(self.factors, arm, strict=True)) | {"threshold": threshold}
-                row |= {"runs": len(part), "reached": int(part["images"].notna().sum())}
+            for row, runs in self.by_levels(self.last):
+                part = times.reindex(runs["run"])
+                row |= {"threshold": threshold, "runs": len(part)}
+                row["reached"] = int(part["images"].notna().sum())
                 rows.append(row | dict(np.exp(part.apply(logarithm).mean(skipna=False))))
         table = pd.DataFrame(rows)
         return table[table.groupby("threshold")["reached"].transform("max") > 0]
@@ -478,14 +477,12 @@ class Analysis(Study):
         The interval, `<column>_low` and `<column>_high`, is Student's t over seeds, NaN below two.
         """
         rows = []
-        for arm in self.arms:
-            runs = self.of_arm(table, arm)
-            row = dict(zip(self.factors, arm, strict=True)) | {"seeds": len(runs)}
+        for row, runs in self.by_levels(table):
+            row["seeds"] = len(runs)
             for column in columns:
                 mean = statistics.over_seeds(runs[column])
                 row |= {column: mean.value, f"{column}_low": mean.low, f"{column}_high": mean.high}
-            if len(runs):
-                rows.append(row)
+            rows += [row] if len(runs) else []
         return pd.DataFrame(rows)
 
     @cached_property
@@ -566,6 +563,6 @@ def _rank_correlations(rows: pd.DataFrame, by: str) -> pd.Series:
     return pd.Series(values, dtype=float)
 
 
-def _mean_and_sd(name: str, values: np.ndarray) -> dict[str, float]:
-    mean = values.mean() if len(values) else math.nan
-    return {name: mean, f"{name}_sd": values.std(ddof=1) if len(values) > 1 else math.nan}
+def _mean_and_sd(values: pd.Series) -> dict[str, float]:
+    """The mean by the name of the values, and `<name>_sd`; NaN where there are too few."""
+    return {values.name: values.mean(), f"{values.name}_sd": values.std()}

@@ -7,7 +7,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from reports import statistics
+from reports import claims, statistics
 from reports.analysis import LN2, Analysis, no_verdict
 from reports.claims import Verdict, Word
 from reports.records import PRIMARY
@@ -15,22 +15,23 @@ from reports.statistics import VERDICT_SEEDS, Effect
 from reports.tables import (
     LOSSES,
     count,
-    digits,
+    interval,
     join,
     p_value,
     percent_more,
     percent_sd,
     prose,
+    significant,
     span,
 )
 
-ALPHA = 0.05
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SUBJECTS = {  # levels as the subject of a sentence
     "norm=batch": "BatchNorm on D's output",
     "head=avgpool": "the average-pool head",
     "head=conv": "the convolutional head",
 }
+DECIDED = ("supported", "refuted", "equivalent")
 AXES = {"arm": "arms", "seed": "seeds", "epoch": "epochs", "evaluation": "evaluations of an epoch"}
 
 
@@ -66,18 +67,20 @@ def how_sure(study: Analysis) -> str:
     """What stands behind the headline, in a sentence or two."""
     arms = count(len(study.arms), "arm")
     if not enough(study):
-        return f"{count(study.frame['seed'].nunique(), 'seed')} of each of {arms}. {_few(study)}"
+        return f"{count(study.seeds, 'seed')} of each of {arms}. {_few(study)}"
     return (
         f"{count(study.whole_seeds, 'seed')} of each of {arms}, paired by seed. In brackets: 95 % "
         "t intervals over seeds; p: paired t, after Holm over the main effects."
     )
 
 
-def tally(verdicts: list[Verdict]) -> str:
+def tally(study: Analysis, verdicts: list[Verdict]) -> str:
     """`53 claims: 7 supported, 4 refuted, ... and 12 not yet run.`"""
-    verdict_words = [verdict.verdict for verdict in verdicts]
-    parts = [f"{verdict_words.count(x)} {x}" for x in get_args(Word) if x in verdict_words]
-    return f"{count(len(verdicts), 'claim')}: {join(parts)}." if verdicts else ""
+    words = [verdict.verdict for verdict in verdicts]
+    claims = count(len(words), "claim")
+    if study.seeds < VERDICT_SEEDS and not {*DECIDED} & {*words}:
+        return f"{claims}, and none is judged below {VERDICT_SEEDS} seeds."
+    return f"{claims}: {join([f'{words.count(x)} {x}' for x in get_args(Word) if x in words])}."
 
 
 # Sentences about factors.
@@ -104,15 +107,15 @@ def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
         text = f"Against {prose(factor, base)}, {PRIMARY} is multiplied by {join(parts)}"
         return [text + _unclear(study, effects)]
     text = f"{_subject(effects[0])} multiplies {PRIMARY} by {_times(study, effects[0])}"
-    pairs = [x for x in study.partial_effects["epochs", "all"] if len(x.factors) == 2]
-    pairs = [x for x in pairs if x.factors[0] == study.factors[0]]
+    first, partial = effects[0].factors, study.partial_effects
+    pairs = [x for x in partial["epochs", "all"] if len(x.factors) == 2 and x.factors[:1] == first]
     if pairs:
         other = max(pairs, key=lambda x: abs(math.log(x.ratio.value))).factors[1]
         parts = [
             f"by {_times(study, effect, p=False)} {_with(other, level)}"
             for level in study.levels[other]
-            for effect in study.effects(study.last[study.last[other] == level])
-            if effect.factors == effects[0].factors
+            for effect in partial["epochs", f"{other}={level}"]
+            if effect.factors == first
         ]
         text += f": {join(parts)}" if parts else ""
     return [text + _unclear(study, effects)]
@@ -141,7 +144,7 @@ def _of_others(study: Analysis) -> list[str]:
 
 def _unclear(study: Analysis, effects: list[Effect]) -> str:
     """The end of a sentence on effects, none of which may be established."""
-    unclear = enough(study) and all(effect.p_holm >= ALPHA for effect in effects)
+    unclear = enough(study) and all(effect.p_holm >= claims.ALPHA for effect in effects)
     return ": not established." if unclear else "."
 
 
@@ -162,12 +165,13 @@ def _with(factor: str, level: object) -> str:
 
 def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:
     """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
-    ratio, p_holm = effect.ratio, p_value(effect.p_holm)
+    ratio, value = effect.ratio, significant(effect.ratio.value)
     if not enough(study) or ratio.n < 2:
-        above, value = int((effect.ratios > 1).sum()), digits(ratio.value)
-        return f"{value} (above 1 in {above} of {ratio.n} seeds)" if p and ratio.n > 1 else value
-    said = f", p {'< ' + p_holm[1:] if p_holm.startswith('<') else '= ' + p_holm}" if p else ""
-    return f"{digits(ratio.value)} ({digits(ratio.low)} to {digits(ratio.high)}{said})"
+        above = f" (above 1 in {(effect.ratios > 1).sum()} of {ratio.n} seeds)"
+        return value + (above if p and ratio.n > 1 else "")
+    p_holm = p_value(effect.p_holm)
+    said = f", p {'' if p_holm[0] == '<' else '= '}{p_holm}" if p else ""
+    return f"{value} ({significant(ratio.low)} to {significant(ratio.high)}{said})"
 
 
 def _bound(study: Analysis) -> str:
@@ -194,7 +198,7 @@ def _fluctuation(study: Analysis) -> str:
         return ""
     factor = study.factors[0]
     parts = [
-        f"by {_mean(some, 'variance', percent_sd, 1, ' %')} {_with(factor, level)}"
+        f"by {_mean(some, 'variance', percent_sd, 1)} % {_with(factor, level)}"
         for level, some in runs.groupby(factor, sort=False)
     ]
     return f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."
@@ -227,11 +231,11 @@ def _selection(study: Analysis) -> str:
     runs = study.learners.selection
     if not len(runs) or not enough(study):
         return ""
-    gain, optimism = (_mean(runs, x, percent_more, 1, " %") for x in ("gain", "optimism"))
+    gain, optimism = (_mean(runs, x, percent_more, 1) for x in ("gain", "optimism"))
     return (
         f"Chosen on one evaluation set and measured on another, {PRIMARY} of the last epoch is "
-        f"{gain} above that of the best one; the set that chose flatters the best one by "
-        f"{optimism}."
+        f"{gain} % above that of the best one; the set that chose flatters the best one by "
+        f"{optimism} %."
     )
 
 
@@ -253,7 +257,7 @@ def _lost(study: Analysis) -> str:
 
 def _few(study: Analysis) -> str:
     """Why there is no verdict: too few seeds, or too few of them whole."""
-    seeds, whole = study.frame["seed"].nunique(), study.whole_seeds
+    seeds, whole = study.seeds, study.whole_seeds
     if enough(study):
         return ""
     if whole == 0 or seeds < VERDICT_SEEDS:
@@ -261,11 +265,8 @@ def _few(study: Analysis) -> str:
     return f"Only {whole} of {seeds} seeds have the last epoch of every arm. {no_verdict(whole)}"
 
 
-def _mean(
-    runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int, unit: str = ""
-) -> str:
-    """`1.4 % (0.8 to 2.0)`: the mean over seeds, each the mean over its runs."""
+def _mean(runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int) -> str:
+    """`1.4 (0.8 to 2.0)`: the mean over seeds, each the mean over its runs."""
     seeds = runs.groupby("seed")[column].agg(lambda x: x.mean(skipna=False))
     mean = statistics.over_seeds(seeds)
-    value, low, high = (f"{scale(x):.{decimals}f}" for x in (mean.value, mean.low, mean.high))
-    return f"{value}{unit} ({low} to {high})"
+    return interval(*(scale(x) for x in (mean.value, mean.low, mean.high)), decimals)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # without the latter Pillow imports all of its formats
 
 from dcgan import rundir
 from dcgan.config import Config
@@ -96,7 +96,7 @@ def render(
         levels={key: list(dict.fromkeys(study.plan[key])) for key in ("norm", "batch")},
         findings=said,
         how_sure=findings.how_sure(study),
-        tally=findings.tally(verdicts),
+        tally=findings.tally(study, verdicts),
         primary=PRIMARY,
         identity=study.identities.get(PRIMARY),
         notes=tables.caption(study),
@@ -110,6 +110,17 @@ def render(
         command=command(study),
         downloads=downloads,
     )
+
+
+def remove_files(out: Path) -> None:
+    """Remove the tables and figures of the report in a folder: those that its page names."""
+    page = out / "index.html"
+    html = page.read_text(encoding="utf-8") if page.exists() else ""
+    paths = [f"tables/{name}" for name in re.findall(r'<a download="([\w-]+\.csv)"', html)]
+    figures = re.findall(r'<figure id="figure-([\w-]+)"', html)
+    paths += [f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf", "png")]
+    for path in paths:
+        (out / path).unlink(missing_ok=True)
 
 
 def _chosen(names: dict[str, Any], patterns: list[str]) -> list[str]:
@@ -142,22 +153,21 @@ def command(study: Study) -> str:
     fields |= {key: min(fields[key], data["images"]) for key in ("images", "reference_images")}
 
     # What differs from the scale and the study as they come.
-    given = {key: x for key, x in info["settings"].items() if key not in ("data", "data_sha256")}
-    changed = [f"{key}={x}" for key, x in given.items() if x != fields.get(key)]
-    factors = [
+    words = [
         f"{factor}={','.join(map(str, levels))}"
         for factor, levels in info["factors"].items()
         if levels != usual.factors.get(factor)
     ]
-    seeds, some = f" SEEDS={len(info['seeds'])}", []
+    settings = {key: x for key, x in info["settings"].items() if key not in ("data", "data_sha256")}
+    words += [f"{key}={x}" for key, x in settings.items() if x != fields.get(key)]
+    seeds = f" SEEDS={len(info['seeds'])}"
     if info["seeds"] != list(range(len(info["seeds"]))):
-        seeds, some = "", [f"seed={','.join(map(str, info['seeds']))}"]
+        seeds, words = "", [*words, f"seed={','.join(map(str, info['seeds']))}"]
     zipped = data["kind"] == "zip" and data["name"] != "cifar10"
     source = f"{data['name']}.zip" if zipped else data["name"]
     target = TARGETS.get(info["study"], info["study"])
     line = f"make {target} SCALE={info['scale']}{seeds} DATA={source}"
-    arguments = " ".join([*factors, *changed, *some])
-    return line + (f' ARGS="{arguments}"' if arguments else "")
+    return line + (f' ARGS="{" ".join(words)}"' if words else "")
 
 
 def bibtex(study: Study) -> str:
@@ -173,8 +183,7 @@ def bibtex(study: Study) -> str:
 
 
 def _bibtex_entry(key: str, fields: dict[str, Any]) -> str:
-    known = {"howpublished" if x == "venue" else x: value for x, value in fields.items()}
-    lines = [f"  {name} = {{{value}}}" for name, value in known.items()]
+    lines = [f"  {name} = {{{value}}}" for name, value in fields.items()]
     return ",\n".join([f"@misc{{{key}", *lines]) + "\n}\n"
 
 
@@ -282,13 +291,13 @@ def _data_uri(data: bytes, kind: str) -> str:
 def _webp_uri(png: bytes) -> str:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        image.save(buffer, "WEBP", quality=85, method=4)
+        image.save(buffer, WebPImagePlugin.WebPImageFile.format, quality=85, method=2)
     return _data_uri(buffer.getvalue(), "image/webp")
 
 
 def _texts(frame: pd.DataFrame, column: str) -> pd.Series:
     """A number of every row as the tables round it, or why there is none."""
-    decimals = tables.decimals_of(column, frame[column])
+    decimals = tables.decimals_of(frame[column])
     absent = frame["status"].map({"ok": "not measured", "diverged": "diverged"})
     shown = frame[column].map(lambda value: tables.rounded(value, decimals))
     return shown.where(frame[column].notna(), absent)

@@ -20,7 +20,6 @@ from eval.metrics import NEIGHBOUR_METRICS
 from reports import claims, networks
 from reports.analysis import (
     LEARNT,
-    LN2,
     RELAPSE,
     Analysis,
     arm_name,
@@ -28,7 +27,7 @@ from reports.analysis import (
     no_verdict,
 )
 from reports.claims import Verdict
-from reports.records import OWN_CLASSES, PRIMARY, Study, calibrated
+from reports.records import PRIMARY, Study, calibrated
 from reports.statistics import AXES, VERDICT_SEEDS, Effect, Estimate, burn_in
 
 INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
@@ -50,11 +49,12 @@ PROSE = {  # levels as a reader knows them; `key` alone stands for every level o
     "arm": "{}",
 }
 SPREAD = "Mean ± standard deviation over seeds."
+OF_SCORES = f"{SPREAD} (k of n): k of n seeds have a number; others diverged or have no score."
 INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-LINE, LINES = 80, 40  # characters of small print, and rows of a table, on a page of LaTeX
-PACKAGES = ("array", "booktabs", "longtable")  # of LaTeX that a table needs
+SHORT = 8  # characters of a cell of LaTeX that is not broken
+PACKAGES = ("array", "booktabs", "xltabular")  # of LaTeX that a table needs
 
 
 class Column(NamedTuple):
@@ -186,23 +186,27 @@ def _markdown(text: str) -> str:
 
 
 def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
-    """A table within the text of a page of LaTeX's own; the document needs PACKAGES."""
-    title = rf"\caption{{{_latex(table.title)}}}\label{{tab:{table.name}}}"
-    notes = [r"\par\smallskip\raggedright", _latex(" ".join([*table.notes, *caption]))]
+    """A table that may go over several pages; the document needs PACKAGES."""
     below = [
         rf"\multicolumn{{{_span(table, cells)}}}{{l}}{{{_latex(name)}}} & {_latex_row(cells)}"
         for name, *cells in table.below
     ]
-    head, columns = _latex_row(table.headings), _latex_columns(table)
-    body = [*map(_latex_row, table.rows), *[r"\midrule"] * bool(below), *below, r"\bottomrule"]
-    size = r"\footnotesize\setlength{\tabcolsep}{3pt}"
-    if len(table.rows) > LINES:
-        begin = ["{" + size, rf"\begin{{longtable}}{{{columns}}}", title + r"\\", r"\toprule", head]
-        parts = [*begin, r"\midrule\endhead", *body, r"\end{longtable}", *notes, r"\par}"]
-    else:
-        begin = [r"\begin{table}", r"\centering" + size, title, rf"\begin{{tabular}}{{{columns}}}"]
-        head = [r"\toprule", head, r"\midrule"]
-        parts = [*begin, *head, *body, r"\end{tabular}", *notes, r"\end{table}"]
+    parts = [
+        r"{\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{xltabular}}{{\linewidth}}{{{_latex_columns(table)}}}",
+        rf"\caption{{{_latex(table.title)}}}\label{{tab:{table.name}}}\\",
+        r"\toprule",
+        _latex_row(table.headings),
+        r"\midrule\endhead",
+        *map(_latex_row, table.rows),
+        *[r"\midrule"] * bool(below),
+        *below,
+        r"\bottomrule",
+        r"\end{xltabular}",
+        r"\par\smallskip\raggedright",
+        _latex(" ".join([*table.notes, *caption])),
+        r"\par}",
+    ]
     return "\n".join(parts) + "\n"
 
 
@@ -211,27 +215,13 @@ def _latex_row(cells: list[str]) -> str:
 
 
 def _latex_columns(table: Table) -> str:
-    """The columns of a tabular that fits the page: the widest become paragraphs, alike wide.
-
-    None is narrower than its longest word, which LaTeX would print over the next column.
-    """
-    cells = [*zip(table.headings, *table.rows, strict=True)]
-    sizes = np.array([max(map(len, column)) for column in cells])
-    words = np.array([max(map(_longest_word, column)) for column in cells])
-    options = [np.maximum(np.minimum(sizes, x), words) for x in range(sizes.max(), -1, -1)]
-    fitting = (x for x in options if x.sum() <= LINE - 2 * len(sizes))
-    widths = next(fitting, options[-1])
+    """Columns of short cells are as wide as these; the others share the rest of the line."""
     parts = []
-    for column, size, chosen in zip(table.columns, sizes, widths, strict=True):
+    for column, *cells in zip(table.columns, table.headings, *table.rows, strict=True):
         letter, side = ("r", "left") if column.kind == "number" else ("l", "right")
-        wide = rf">{{\ragged{side}\arraybackslash}}p{{{chosen / 2:g}em}}"
-        parts.append(letter if size <= chosen else wide)
+        wide = rf">{{\ragged{side}\arraybackslash}}X"
+        parts.append(letter if max(map(len, cells)) <= SHORT else wide)
     return "".join(parts)
-
-
-def _longest_word(text: str) -> int:
-    """The most characters between two breaks of a line, and one more for wide letters."""
-    return max(map(len, text.replace("_", "_ ").split()), default=0) + 1
 
 
 def _span(table: Table, cells: list[str]) -> int:
@@ -262,21 +252,20 @@ def _latex(text: str) -> str:
 
 
 def rounded(value: float, decimals: int) -> str:
+    """`1,234.50`; a dash for what is not finite."""
     return f"{value:z,.{decimals}f}" if math.isfinite(value) else DASH
 
 
-def digits(value: float) -> str:
-    """Three significant digits, trailing zeros kept."""
-    return f"{value:#.3g}".rstrip(".")
+def decimals_for(value: float, digits: int = 3) -> int:
+    """The decimals that show so many significant digits of a number."""
+    exponent = f"{value:.{digits - 1}e}".partition("e")[2]
+    return max(0, digits - 1 - int(exponent or 0))
 
 
-def significant(value: str | float | None, number: int) -> str:
-    """So many significant digits; very small numbers keep a power of ten, words stay."""
-    if value is None or isinstance(value, str):
-        return DASH if value is None else value
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.1e}" if 0 < abs(value) < 1e-4 else rounded(value, _decimals(value, number))
+def significant(value: float, digits: int = 3) -> str:
+    """So many significant digits; very small numbers keep a power of ten."""
+    tiny = 0 < abs(value) < 1e-4
+    return f"{value:.1e}" if tiny else rounded(value, decimals_for(value, digits))
 
 
 def spread(mean: float, sd: float, decimals: int) -> str:
@@ -286,21 +275,18 @@ def spread(mean: float, sd: float, decimals: int) -> str:
 
 def interval(value: float, low: float, high: float, decimals: int) -> str:
     """`1.28 (1.22 to 1.35)`, or `1.28` where there is no interval."""
-    if not math.isfinite(low):
-        return rounded(value, decimals)
-    return f"{rounded(value, decimals)} ({rounded(low, decimals)} to {rounded(high, decimals)})"
-
-
-def p_value(p: float) -> str:
-    """Three decimals, four below 0.01, and `<0.0001` where these would be zeros."""
-    if not math.isfinite(p):
-        return DASH
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+    ends = f" ({rounded(low, decimals)} to {rounded(high, decimals)})"
+    return rounded(value, decimals) + (ends if math.isfinite(low) else "")
 
 
 def span(low: float, high: float, decimals: int) -> str:
-    ends = [rounded(low, decimals), rounded(high, decimals)]
-    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+    """`1.22 to 1.35`, or `1.22` where both ends are written alike."""
+    return " to ".join(dict.fromkeys([rounded(low, decimals), rounded(high, decimals)]))
+
+
+def p_value(p: float) -> str:
+    """Three decimals, four below 0.01, and `< 0.0001` where these would be zeros."""
+    return "< 0.0001" if p < 0.0001 else rounded(p, 4 if p < 0.01 else 3)
 
 
 def count(number: int, noun: str) -> str:
@@ -345,11 +331,10 @@ def table_of(metric: str) -> str:
     return "fidelity" if metric.partition("_")[0] in NEIGHBOUR_METRICS else "last"
 
 
-def decimals_of(metric: str, values: pd.Series) -> int:
-    """Decimals for a whole column: three digits of its smallest number, from 1 to 3, or 5."""
-    sizes = values[values.notna() & (values != 0)].abs()
-    most = 5 if metric.startswith("k") else 3  # kernel distances are small
-    return min(most, max(1, _decimals(sizes.min(), 3))) if len(sizes) else 1
+def decimals_of(values: pd.Series) -> int:
+    """Decimals for a whole column: three digits of its smallest number, from 1 to 4."""
+    sizes = values[values != 0].abs()
+    return min(4, max(1, decimals_for(sizes.min())))
 
 
 def percent_sd(variance: float) -> float:
@@ -362,18 +347,12 @@ def percent_more(logarithm: float) -> float:
     return 100 * math.expm1(logarithm)
 
 
-def _decimals(value: float, number: int) -> int:
-    """The decimals that show so many significant digits of a number."""
-    finite = value and math.isfinite(value)
-    return max(0, number - 1 - (math.floor(math.log10(abs(value))) if finite else 0))
-
-
 def _text(key: str, heading: str = "", kind: str = "word") -> Column:
     return Column(heading or key, lambda row: str(row[key]), kind)
 
 
-def _number(heading: str, key: str, decimals: int = 0) -> Column:
-    return Column(heading, lambda row: rounded(row[key], decimals))
+def _number(heading: str, key: str, decimals: int = 0, scale: float = 1) -> Column:
+    return Column(heading, lambda row: rounded(scale * row[key], decimals))
 
 
 def _interval(
@@ -406,9 +385,12 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
     seeds, runs = set(study.plan["seed"]), len(study.plan)
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
-    keys = dict.fromkeys(key for machine in study.machines for key in machine)
-    values = {key: dict.fromkeys(str(x.get(key)) for x in study.machines) for key in keys}
-    differing = [f"{key}: {' or '.join(x)}" for key, x in values.items() if len(x) > 1]
+    machines = pd.DataFrame(study.machines).astype(str)
+    differing = [
+        f"{key}: {' or '.join(values.unique())}"
+        for key, values in machines.items()
+        if values.nunique() > 1
+    ]
     return [
         f"Data: {data['name']}{drawn}; {study.config.images:,} of {data['images']:,} images for "
         f"training, {data['resolution']}×{data['resolution']} (SHA-256 {data['sha256'][:12]}).",
@@ -428,9 +410,9 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
 def missing_lines(study: Study) -> list[str]:
     """One sentence for each group of seeds of an arm that are not finished."""
     groups: dict[tuple, list[int]] = {}
-    for run in study.missing:
-        arm, seed = run.run.rsplit("/seed=", 1)
-        groups.setdefault((arm, run.committed, run.planned, run.status), []).append(int(seed))
+    for run, *state in study.missing:
+        arm, seed = run.rsplit("/seed=", 1)
+        groups.setdefault((arm, *state), []).append(int(seed))
     return [
         f"Missing: {arm}, {'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}: {status}"
         + (f", {done} of {planned} epochs." if done else ".")
@@ -442,15 +424,8 @@ def _identity_lines(study: Study, metrics: Iterable[str] | None) -> list[str]:
     """One line for all metrics that share an identity, and one for what was not measured."""
     wanted = dict.fromkeys([*INCEPTION, *study.identities] if metrics is None else metrics)
     groups: dict[str, list[str]] = {}
-    for metric in wanted:
-        if metric in study.frame and metric in study.identities:
-            identity = study.identities[metric]
-            text = (
-                f"{_network(identity, identity['reference_sha256'])}, resizer: "
-                f"{identity['resizer']}, quantiser: {identity['quantiser']}, BatchNorm of G: "
-                f"{identity['batchnorm']}, {identity['implementation']}"
-            )
-            groups.setdefault(text, []).append(label(metric))
+    for metric in [x for x in wanted if x in study.frame and x in study.identities]:
+        groups.setdefault(_identity(study.identities[metric]), []).append(label(metric))
     lines = [f"{', '.join(names)}: {identity}." for identity, names in groups.items()]
     absent = [INCEPTION[x] for x in wanted if x in INCEPTION and x not in study.frame]
     if absent:
@@ -458,18 +433,27 @@ def _identity_lines(study: Study, metrics: Iterable[str] | None) -> list[str]:
     return lines
 
 
+def _identity(x: dict) -> str:
+    split = f"{x['split']} split, SHA-256 {x['reference_sha256'][:12]}"
+    return (
+        f"{_network(x, split)}, resizer: {x['resizer']}, quantiser: {x['quantiser']}, "
+        f"BatchNorm of G: {x['batchnorm']}, {x['implementation']}"
+    )
+
+
 def short_identity(study: Study, metric: str) -> str:
     """What a metric is, in a sentence for a caption."""
-    return f"{label(metric)}: on {_network(study.identities[metric])}."
+    identity = study.identities[metric]
+    return f"{label(metric)}: on {_network(identity, identity['split'] + ' split')}."
 
 
-def _network(identity: dict, reference: str = "") -> str:
-    split = f"{identity['split']} split" + (f", SHA-256 {reference[:12]}" if reference else "")
-    against = f" against {identity['reference']:,} real images ({split})"
+def _network(x: dict, split: str) -> str:
+    """The network, and the two sets of images that a score compares."""
+    against = f" against {x['reference']:,} real images ({split})"
     return (
-        f"{identity['network']} (SHA-256 {identity['network_sha256'][:12]}), "
-        f"{identity['generated']:,} generated{against if identity['reference'] else ' images'}, "
-        f"{identity['resolution']}×{identity['resolution']}"
+        f"{x['network']} (SHA-256 {x['network_sha256'][:12]}), "
+        f"{x['generated']:,} generated{against if x['reference'] else ' images'}, "
+        f"{x['resolution']}×{x['resolution']}"
     )
 
 
@@ -520,7 +504,7 @@ def _effect_columns(study: Analysis, metric: str) -> list[Column]:
 
 
 def _usual_decimals(study: Analysis, metric: str = PRIMARY) -> int:
-    return decimals_of(metric, study.last.get(metric, pd.Series(dtype=float)))
+    return decimals_of(study.last.get(metric, pd.Series(dtype=float)))
 
 
 def _seed_notes(frame: pd.DataFrame) -> list[str]:
@@ -548,10 +532,10 @@ def _scores(study: Analysis) -> list[Table]:
     epochs = Column("epoch", lambda row: row["epochs"].replace(" ", ", ") or DASH)
     moving = [x for x in ("fid", PRIMARY) if study.measured.get(x, 0) > 1]
     return [
-        _score_table(study, "last", last, named["last"]),
-        _score_table(study, "best", best, every, [epochs]),
+        _of_metrics(study, "last", last, named["last"]),
+        _of_metrics(study, "best", best, every, [epochs]),
         *(_fixed_epochs(study, metric) for metric in moving),
-        *(_score_table(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
+        *(_of_metrics(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
     ]
 
 
@@ -568,7 +552,7 @@ def _agreement(study: Analysis) -> Table:
     return _table(study, "agreement", study.agreement, columns, metrics=metrics)
 
 
-def _score_table(
+def _of_metrics(
     study: Analysis, name: str, rows: pd.DataFrame, metrics: list[str], more: Sequence[Column] = ()
 ) -> Table:
     """A row for each arm, a column for each metric that any of them has."""
@@ -576,28 +560,27 @@ def _score_table(
     columns = [*_arm(study), *more, *(_score(study, metric, rows) for metric in metrics)]
     kept = [x for x in rows if x.removesuffix("_sd").removesuffix("_n") not in study.measured]
     kept += [x + end for x in metrics if x in rows for end in ("", "_sd", "_n")]
-    return _with_calibration(study, name, rows[kept], columns, rows, metrics)
+    return _score_table(study, name, rows[kept], columns, metrics)
 
 
 def _fixed_epochs(study: Analysis, metric: str) -> Table:
     """A row for each arm, a column for each of the fixed epochs."""
     points = {epoch: study.scores(epoch) for epoch in study.fixed_epochs}
-    ends, all_rows = ["seeds", "diverged", metric, f"{metric}_sd", f"{metric}_n"], pd.concat(points)
-    parts = [rows[ends].add_suffix(f"_{epoch}") for epoch, rows in points.items()]
-    frame = pd.concat([next(iter(points.values()))[study.factors], *parts], axis="columns")
+    kept = ["seeds", "diverged", metric, f"{metric}_sd", f"{metric}_n"]
+    parts = [rows[kept].add_suffix(f"_{epoch}") for epoch, rows in points.items()]
+    frame = pd.concat([study.scores("last")[study.factors], *parts], axis="columns")
+    every = pd.concat(points)
     scores = [
-        _score(study, metric, all_rows, f"_{epoch}")._replace(heading=f"epoch {epoch}")
+        _score(study, metric, every, f"_{epoch}")._replace(heading=f"epoch {epoch}")
         for epoch in points
     ]
     columns = [*_arm(study, seeds=False), *scores]
-    return _with_calibration(
-        study, f"epochs-{metric}", frame, columns, all_rows, [metric] * len(points)
-    )
+    return _score_table(study, f"epochs-{metric}", frame, columns, [metric] * len(points))
 
 
 def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> Column:
-    """A number with its spread, or why there is none."""
-    decimals = decimals_of(metric, rows[metric]) if metric in rows else 0
+    """A number with its spread, or why there is none; rounded as all `rows` of the metric are."""
+    decimals = decimals_of(rows[metric]) if metric in rows else 0
 
     def cell(row: dict) -> str:
         finite, seeds = row.get(f"{metric}_n{end}", 0), row[f"seeds{end}"]
@@ -611,62 +594,19 @@ def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> C
     return Column(label(metric).removesuffix("_reestimated"), cell)
 
 
-def _with_calibration(
-    study: Analysis,
-    name: str,
-    frame: pd.DataFrame,
-    columns: list[Column],
-    rows: pd.DataFrame,
-    metrics: list[str],
+def _score_table(
+    study: Analysis, name: str, frame: pd.DataFrame, columns: list[Column], metrics: list[str]
 ) -> Table:
-    """A table of scores, and below it images that no training made, rounded as its columns are.
-
-    `rows`: every score in it; `metrics`: those of its last columns.
-    """
+    """A table of scores, and below it images that no training made; its last columns: `metrics`."""
     known = pd.DataFrame({metric: calibrated(study, metric) for metric in metrics})
-    known = known.reindex(CALIBRATION).dropna(how="all")
-
-    def cell(metric: str, value: float) -> str:
-        decimals = decimals_of(metric, rows[metric])
-        if 0 < abs(value) < 0.5 * 10**-decimals:  # nothing but zeros would be left
-            decimals = decimals_of(metric, pd.Series([value]))
-        return rounded(value, decimals)
-
     below = [
-        [CALIBRATION[name], *(cell(metric, row[metric]) for metric in metrics)]
-        for name, row in known.iterrows()
+        [CALIBRATION[name], *(significant(row[metric]) for metric in metrics)]
+        for name, row in known.reindex(CALIBRATION).dropna(how="all").iterrows()
     ]
-    metrics = list(dict.fromkeys(metrics))
-    notes = ["One seed: there is no standard deviation." if (rows["seeds"] < 2).all() else SPREAD]
-    if PRIMARY in metrics and not {*metrics} & {*INCEPTION}:
-        notes.append("FID, IS and KID were not measured, and nothing stands in for them.")
-    counts = rows.reindex(columns=[f"{metric}_n" for metric in metrics])
-    if (counts.gt(0) & counts.lt(rows["seeds"], axis=0)).any(axis=None):
-        text = "(k of n): k of n seeds have a number; the others diverged or were not scored by it."
-        notes.append(text)
-    notes += calibration_note(study, len(below))
-    more = {"below": below, "metrics": metrics}
-    return _table(study, name, frame, columns, notes, metrics[-1], **more)
-
-
-def calibration_note(study: Study, rows: int) -> list[str]:
-    """What the rows of the calibration are; nothing where there are none."""
-    if not rows:
-        return []
-    about = study.calibration.attrs
-    images, real, seen = (about[key] for key in ("images", "held_out_images", "held_out_seen"))
-    source = f"{real:,} " if real < images else ""
-    source += f"of the {about['held_out']}"
-    source += " of the data set" if about["held_out"] == "second half" else ""
-    source += f", {seen:,} of them known to the runs" if seen else ""
-    kinds = OWN_CLASSES in {identity["split"] for identity in study.identities.values()}
-    return [
-        f"The last {rows} rows are for comparison, {images:,} images each that no training "
-        f"made: real ones ({source}); draws from a Gaussian with the mean and covariance "
-        "of the reference images' pixels; the real ones reduced to 8×8 pixels and enlarged again; "
-        "a random colour an image; and the first arm's generator before training."
-        + (" Real ones and reference are of the first arm's class." if kinds else "")
-    ]
+    notes, metrics = [OF_SCORES], [*dict.fromkeys(metrics)]
+    if below:
+        notes.append(TEXTS["calibration"].format(rows=len(below), **study.calibration.attrs))
+    return _table(study, name, frame, columns, notes, metrics[-1], below=below, metrics=metrics)
 
 
 # The tables: claims.
@@ -737,17 +677,16 @@ def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     """Whether the verdicts need the pilot's seed, and whether the claims are still those."""
     same, rows = claims.same_without(study, verdicts)
     again = f"Without seed {claims.PILOT} the verdict is the same in {same} of {rows} rows."
-    frozen = study.info.get("claims")
-    if not frozen:
-        return [*[again] * (rows > 0), "study.json names no commit of the claims."]
-    digest = hashlib.sha256(claims.LEDGER.read_bytes()).hexdigest()
-    kept = "that file" if digest == frozen["sha256"] else "another file than that"
-    return [
-        *[again] * (rows > 0),
-        f"The claims that the study started with are those of commit {frozen['commit']} of "
-        f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
-        f"{kept}.",
-    ]
+    if not (frozen := study.info.get("claims")):
+        written = "study.json names no commit of the claims."
+    else:
+        now = hashlib.sha256(claims.LEDGER.read_bytes()).hexdigest()
+        written = (
+            f"The claims that the study started with are those of commit {frozen['commit']} of "
+            f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
+            f"{'that file' if now == frozen['sha256'] else 'another file than that'}."
+        )
+    return [*[again] * bool(rows), written]
 
 
 # The tables: from epoch to epoch.
@@ -782,15 +721,8 @@ def _losses(study: Analysis) -> Table:
         Column(text, lambda row, loss=loss: spread(row[loss], row[f"{loss}_sd"], 4))
         for loss, text in LOSSES.items()
     ]
-    columns = [*_arm(study), *columns, _number("lowest D step", "lowest", 4)]
-    if study.losses["bound"].isna().all():
-        return _table(study, "losses", study.losses, columns)
-    note = (
-        "Bound: with norm=batch the real and the fake logits have the same mean, so that D's loss "
-        f"cannot fall below ln 2 = {LN2:.4f}, the loss of chance (Jensen's inequality)."
-    )
-    columns.append(_number("bound", "bound", 4))
-    return _table(study, "losses", study.losses, columns, [note])
+    columns += [_number("lowest D step", "lowest", 4), _number("bound", "bound", 4)]
+    return _table(study, "losses", study.losses, [*_arm(study), *columns])
 
 
 def _shares(study: Analysis) -> Table:
@@ -800,14 +732,10 @@ def _shares(study: Analysis) -> Table:
     columns = [
         _text("where"),
         Column(" × ".join(sizes), lambda row: " × ".join(str(row[name]) for name in sizes)),
-        *(Column(axis, lambda row, key=f"{axis}_share": _percent(row[key])) for axis in AXES),
+        *(_number(f"{axis}, %", f"{axis}_share", 0, scale=100) for axis in AXES),
         _number("SD of all, %", "sd", 1),
     ]
     return _table(study, "shares", frame, columns)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if math.isfinite(share) else DASH
 
 
 def _reach(study: Analysis) -> Table:
@@ -865,7 +793,7 @@ def _result(arm: str, runs: int) -> Column:
     def cell(row: dict) -> str:
         mean, number = row[arm], row[f"{arm} n"]
         few = f" (n = {number})" if 0 < number < runs else ""
-        return spread(mean, row[f"{arm} sd"], _decimals(mean, 4)) + few
+        return spread(mean, row[f"{arm} sd"], decimals_for(mean, 4)) + few
 
     return Column(f"{arm} ({count(runs, 'seed')})", cell)
 
@@ -880,13 +808,16 @@ def _audit(study: Analysis) -> list[Table]:
     tables = [_table(study, "audit", audit["answers"], columns, notes)]
     for table in audit["tables"]:
         frame = table["frame"]
-        columns = [_significant(frame, name, table["digits"]) for name in frame]
+        columns = [_audited(frame[name], table["digits"]) for name in frame]
         name = f"audit-{table['name']}"
         tables.append(Table(name, table["title"], frame, columns, table["notes"]))
     return tables
 
 
-def _significant(frame: pd.DataFrame, name: str, number: int) -> Column:
-    """Cells with so many digits; a whole number stays one although its column has others."""
-    strings = all(isinstance(cell, str) for cell in frame[name])
-    return Column(name, lambda row: significant(row[name], number), "word" if strings else "number")
+def _audited(values: pd.Series, digits: int) -> Column:
+    """Words and whole numbers as they are, others to so many digits."""
+    if not pd.api.types.is_numeric_dtype(values):
+        return _text(values.name)
+    if pd.api.types.is_integer_dtype(values):
+        return _number(values.name, values.name)
+    return Column(values.name, lambda row: significant(row[values.name], digits))
