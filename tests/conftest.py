@@ -314,8 +314,7 @@ def write_calibration(folder: Path, **rows: dict[str, float | None]) -> dict:
 
     `rows`: set -> metric -> value, where it is another; the sets are named with _ for -.
     """
-    run = next(folder.glob("*/*/run.json"))
-    identities = rundir.unseal(run)["identities"]
+    identities = rundir.unseal(next(folder.glob("*/*/run.json")))["identities"]
     distances = {"held-out": 0.4, "gaussian": 40.6, "8x8": 57.0, "flat": 83.5, "untrained": 94.4}
     given = {name.replace("_", "-"): row for name, row in rows.items()}
     stored = {
@@ -364,10 +363,7 @@ def sample_grid(rng: np.random.Generator, resolution: int, quality: float) -> by
 
 def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: int) -> None:
     """Invent the numbers of one run: worse with norm=batch, never below ln 2 there."""
-    digest = hashlib.sha256(
-        json.dumps([config.norm, config.head, config.batch, config.seed]).encode()
-    )
-    rng = np.random.default_rng(list(digest.digest()))
+    rng = _random(config.norm, config.head, config.batch, config.seed)
     broken = config.norm == "batch"
     steps = -(-config.images // config.batch)
 
@@ -421,23 +417,22 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
 
 def _write_eval_sets(run: Path, eval_sets: int) -> None:
     """Score every epoch again with noise of 2 % on the logarithm, as experiments.resample would."""
-    rng = np.random.default_rng(
-        list(hashlib.sha256(f"{run.parent.name}/{run.name}".encode()).digest())
-    )
-    epochs = {}
+    rng, epochs = _random(run.parent.name, run.name), {}
     for epoch in rundir.committed(run):
         scores = rundir.read_json(run, epoch, rundir.RECORD)["scores"]
         epochs[epoch] = [
-            {
-                name: value and value * float(np.exp(rng.normal(0, 0.02)))
-                for name, value in scores.items()
-            }
+            {name: x and x * float(np.exp(rng.normal(0, 0.02))) for name, x in scores.items()}
             for _ in range(1, eval_sets)
         ]
     data = rundir.to_json({"banks": eval_sets, "epochs": epochs})
     rundir.replace(run / "banks" / "scores.json", data)
     sums = f"{hashlib.sha256(data).hexdigest()}  scores.json\n"
     rundir.replace(run / "banks" / rundir.SUMS, sums.encode())
+
+
+def _random(*key: object) -> np.random.Generator:
+    """Numbers that follow from a key, in any process."""
+    return np.random.default_rng(list(hashlib.sha256(json.dumps(key).encode()).digest()))
 
 
 def _identities(hashed: dict[str, str], data: str, resolution: int, inception: str) -> dict:

@@ -196,31 +196,14 @@ def test_of_three_levels_two_are_compared_and_the_mean_is_over_all():
     want = (means["batch"] - means["none"]).mean()
     assert result[0].difference.value == pytest.approx(want, rel=1e-12)
 
-    spoiled = effects(table.assign(fd=table["fd"].where(table["batch"] != 256)), list(grid), "fd")
-    assert [x.name for x in spoiled] == ["batch=512 against 128", "norm × batch=512"]
-    assert spoiled[0].ratio == result[2].ratio
 
-
-def test_intervals_cover_the_truth_in_95_of_100_studies():
-    """They are as narrow as the noise within pairs allows, however much seeds differ."""
-    changes = simulate(np.random.default_rng(20), SIMULATIONS) @ SIGNS.T / 4
-    shrunk = math.sqrt(2 / 7) * math.gamma(4) / math.gamma(3.5)  # E[s] / sigma of 8 normal numbers
-    for effect, (chosen, size) in enumerate(zip(CHOSEN, SIZES, strict=True)):
-        truth = size * 2 ** (1 - len(chosen))
-        result = [over_seeds(x) for x in changes[..., effect]]
-        assert 0.93 <= np.mean([x.low <= truth <= x.high for x in result]) <= 0.97
-        want = stats.t.ppf(0.975, 7) * shrunk * NOISE / math.sqrt(2) / math.sqrt(8)
-        assert np.mean([(x.high - x.low) / 2 for x in result]) == pytest.approx(want, rel=0.03)
-
-
-@pytest.mark.parametrize(("tails", "norm"), [("heavy", 0.0), ("skew", 0.0), ("normal", 0.3)])
+@pytest.mark.parametrize(("tails", "norm"), [("heavy", 0.0), ("normal", 0.3)])
 def test_a_grid_without_effects_shows_one_in_5_of_100_studies_at_most(tails, norm):
     """Beside an effect of norm too, which is then seen."""
     rng = np.random.default_rng(5)
     draw = {
         "normal": lambda size: NOISE * rng.normal(size=size),
         "heavy": lambda size: rng.standard_t(3, size),
-        "skew": lambda size: rng.exponential(1, size),
     }[tails]
     changes = simulate(rng, SIMULATIONS, [norm, 0, 0, 0, 0, 0, 0], draw) @ SIGNS.T
     p = np.array([[over_seeds(x).p for x in study.T] for study in changes])
@@ -274,16 +257,13 @@ def test_a_straight_trend_is_no_fluctuation_and_one_that_bends_adds_what_is_said
 
 def test_autocorrelation_of_a_long_series_and_its_bias_in_a_short_one():
     rng = np.random.default_rng(15)
-    for memory in (0.0, 0.6, -0.4):
+    for memory in (0.6, -0.4):
         x = [0.0]
         for step in rng.normal(size=5000):
             x.append(memory * x[-1] + step)
-        result = fluctuation(x, 0)
-        assert result["autocorrelation"] == pytest.approx(memory, abs=0.05)
-        assert result["with_noise"] == pytest.approx((1 - memory) / (1 - memory**2), rel=0.1)
-    for epochs in (6, 60):
-        result = [fluctuation(rng.normal(size=epochs), 0)["autocorrelation"] for _ in range(1000)]
-        assert np.mean(result) == pytest.approx(-2 / epochs, abs=0.03)
+        assert fluctuation(x, 0)["autocorrelation"] == pytest.approx(memory, abs=0.05)
+    short = [fluctuation(rng.normal(size=6), 0)["autocorrelation"] for _ in range(1000)]
+    assert np.mean(short) == pytest.approx(-2 / 6, abs=0.03)
 
 
 @pytest.mark.parametrize("trend", [(3.0, 2.9, 2.8), (3.0, 3.0, 3.0), (3.0, 2.6, 2.7)])
