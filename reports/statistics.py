@@ -2,16 +2,13 @@
 
 The unit of replication is the training run, and runs that share a seed are pairs. Every estimate is
 one number a seed, averaged over seeds, with Student's t interval and two p values: of the paired t
-test and of the exact sign-flip test.
-
-The paired t feeds Holm. The sign-flip assumes less, but with 8 seeds it cannot fall below
-2 / 2^8 = 0.0078, and Holm over the seven effects of a 2 x 2 x 2 grid asks the smallest p for
-0.05 / 7 = 0.0071: it would never find anything. Under no effect the difference of a pair is
-symmetric, and there the t test errs to the safe side when tails are heavy.
+test and of the exact sign-flip test. The t's feeds Holm, for with 8 seeds a sign-flip p cannot fall
+below 2 / 2^8 = 0.0078, and Holm over the seven effects of a 2 x 2 x 2 grid asks the smallest p for
+0.05 / 7 = 0.0071. Under no effect the difference of a pair is symmetric, and there the t test errs
+to the safe side when tails are heavy.
 
 A number that is not finite is missing. Metrics go in as logarithms where a ratio is wanted, and
-lower is better. Student's t is SciPy's, from `scipy.special`: to import `scipy.stats` takes longer
-than to read a study.
+lower is better. Student's t is from `scipy.special`: `scipy.stats` is slow to import.
 """
 
 import functools
@@ -90,10 +87,9 @@ def over_seeds(values: ArrayLike) -> Estimate:
 
 
 def sign_flip(differences: ArrayLike) -> float:
-    """The exact two-sided p that differences (n,) add up to so much by their signs alone.
+    """The share of all 2^n sign patterns in which differences (n,) add up to as much or more.
 
-    The share of all 2^n sign patterns whose sum is at least as far from zero. NaN for n = 0 and
-    above 20. Fisher, The Design of Experiments, section 21.
+    NaN for n = 0 and above 20. Fisher, The Design of Experiments, section 21.
     """
     x = _finite(differences)
     if not 0 < len(x) <= MAX_FLIPPED:
@@ -135,9 +131,9 @@ def effects(table: pd.DataFrame, factors: Sequence[str], metric: str) -> list[Ef
 
     `table` has one row for each cell of the factors and each `seed`; its first level of a factor is
     the low one. For one factor a seed gives the logarithm at high less that at low, for two the
-    difference of differences, for three the third difference, each a mean over the cells of the
-    other factors. A seed of which any of these is missing is left out whole; an effect without a
-    seed is not there. Raises ValueError on two rows for one cell and seed.
+    difference of differences, and so on, each a mean over the cells of the other factors. A seed
+    that lacks one of these is left out whole; an effect without a seed is not there. Raises
+    ValueError on two rows for one cell and seed.
     """
     seeds = np.sort(table["seed"].unique())
     levels = {name: table[name].unique().tolist() for name in factors}
@@ -167,15 +163,13 @@ def fluctuation(series: ArrayLike, burn_in: int) -> dict[str, float]:
     """How a run goes up and down, from its log-metric (E epochs,) after the first `burn_in`.
 
     `changes`: successive pairs of epochs that have both numbers. `with_noise`: half the variance of
-    these changes, measurement noise included, which has to be drawn afresh at every epoch; NaN
-    below two. A straight trend does not count; one whose slope changes by s adds s^2 / 24. The
-    divisor for n changes is n - 1 / n, unbiased where an epoch's deviation says nothing of the next
-    one's, for their changes are correlated.
+    these changes, measurement noise included; NaN below two. A straight trend does not count; one
+    whose slope changes by s adds s^2 / 24. The divisor for n changes is n - 1 / n, unbiased where
+    an epoch's deviation says nothing of the next one's, for their changes are correlated.
 
-    `drawdown`: the largest rise above the best epoch until then. `regret`: last less best. Both are
-    logarithms of ratios, at least 0, and noise alone makes them positive. `autocorrelation`: of
-    neighbouring epochs, about a straight line; NaN below four epochs. Of n epochs without any
-    memory about -2 / n is to be expected, not 0.
+    `drawdown`: the largest rise above the best epoch until then. `regret`: last less best; noise
+    alone makes both positive. `autocorrelation`: of neighbouring epochs, about a straight line; NaN
+    below four. Of n epochs without any memory about -2 / n is to be expected, not 0.
     """
     x = np.asarray(series, dtype=float)[burn_in:]
     present = _finite(x)
@@ -193,12 +187,12 @@ def fluctuation(series: ArrayLike, burn_in: int) -> dict[str, float]:
 
 
 def relapse_by_noise(trend: Sequence[float], noise: float, by: float) -> float:
-    """How likely noise alone makes the second of three log-metrics worse than both others, or the
-    third worse than the second, by a logarithm of at least `by`.
+    """How likely noise alone makes the second of three log-metrics worse than both others by `by`,
+    or the third worse than the second; these exclude each other.
 
-    `trend` (3,): what they are without noise; `noise`: the variance of one measurement. The two
-    events exclude each other. The first is an integral over the noise of the second one, by
-    Gauss-Hermite quadrature with 64 points; NaN where the noise is not known.
+    `trend` (3,): what they are without noise; `noise`: the variance of one measurement, NaN where
+    it is not known. The first event is an integral over the noise of the second log-metric, by
+    Gauss-Hermite quadrature with 64 points.
     """
     first, second, third = trend
     if not noise > 0:
