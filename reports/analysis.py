@@ -85,7 +85,7 @@ class Analysis(Study):
     def of_arm(self, table: pd.DataFrame, arm: tuple) -> pd.DataFrame:
         return table[table["run"].isin(self.runs_of[arm])]
 
-    def by_levels(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+    def rows_of_arms(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
         """The levels of each arm by factor, and its rows of a table."""
         for arm in self.arms:
             yield dict(zip(self.factors, arm, strict=True)), self.of_arm(table, arm)
@@ -151,7 +151,7 @@ class Analysis(Study):
         the best epoch n is 0 where not every seed was measured there.
         """
         table = []
-        for row, runs in self.by_levels(self._reached(at)):
+        for row, runs in self.rows_of_arms(self._reached(at)):
             row["seeds"] = len(runs)
             row["diverged"] = int((runs["status"] == "diverged").sum())
             row["epochs"] = " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int))
@@ -181,7 +181,7 @@ class Analysis(Study):
         """
         bounded = self.plan.loc[self.plan["norm"] == "batch", "run"]
         lowest, rows = self.frame.groupby("run")["d_loss_min"].min(), []
-        for row, runs in self.by_levels(self._reached("last")):
+        for row, runs in self.rows_of_arms(self._reached("last")):
             row["seeds"] = len(runs)
             for loss in FIRST_LOSSES:
                 row |= _mean_and_sd(runs[loss].dropna())
@@ -453,7 +453,7 @@ class Analysis(Study):
         rows = []
         for threshold in THRESHOLDS:
             times = self.reached(threshold)
-            for row, runs in self.by_levels(self.last):
+            for row, runs in self.rows_of_arms(self.last):
                 part = times.reindex(runs["run"])
                 row |= {"threshold": threshold, "runs": len(part)}
                 row["reached"] = int(part["images"].notna().sum())
@@ -477,7 +477,7 @@ class Analysis(Study):
         The interval, `<column>_low` and `<column>_high`, is Student's t over seeds, NaN below two.
         """
         rows = []
-        for row, runs in self.by_levels(table):
+        for row, runs in self.rows_of_arms(table):
             row["seeds"] = len(runs)
             for column in columns:
                 mean = statistics.over_seeds(runs[column])

@@ -532,10 +532,10 @@ def _scores(study: Analysis) -> list[Table]:
     epochs = Column("epoch", lambda row: row["epochs"].replace(" ", ", ") or DASH)
     moving = [x for x in ("fid", PRIMARY) if study.measured.get(x, 0) > 1]
     return [
-        _of_metrics(study, "last", last, named["last"]),
-        _of_metrics(study, "best", best, every, [epochs]),
+        _by_metric(study, "last", last, named["last"]),
+        _by_metric(study, "best", best, every, [epochs]),
         *(_fixed_epochs(study, metric) for metric in moving),
-        *(_of_metrics(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
+        *(_by_metric(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
     ]
 
 
@@ -552,7 +552,7 @@ def _agreement(study: Analysis) -> Table:
     return _table(study, "agreement", study.agreement, columns, metrics=metrics)
 
 
-def _of_metrics(
+def _by_metric(
     study: Analysis, name: str, rows: pd.DataFrame, metrics: list[str], more: Sequence[Column] = ()
 ) -> Table:
     """A row for each arm, a column for each metric that any of them has."""
