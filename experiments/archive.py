@@ -61,51 +61,20 @@ class Merged:
     new_epochs: int
 
 
-def files(
-    study: Path, seeds: Collection[int] | None = None, sample_epochs: Collection[int] | None = None
-) -> dict[str, bytes]:
-    """Every file of a study that is packed, by name; raises Damaged.
-
-    `seeds`: these alone, and study.json then names no others. `sample_epochs`: of each arm's lowest
-    seed the pictures of these epochs alone. Of a study that is being made these are the epochs that
-    are committed by now.
-    """
-    info = rundir.unseal(study / "study.json")
-    if seeds is not None:
-        info["seeds"] = sorted(seeds)
-    paths = [study / name for name in OF_STUDY]
-    generators: dict[str, str] = {}
-    pictured: set[str] = set()
-    for run in _runs(study):
-        if seeds is None or _seed(run) in seeds:
-            epochs, arm = rundir.committed(run, MAY_LACK), run.parent.name
-            chosen = epochs if sample_epochs is None else {*epochs} & {*sample_epochs}
-            paths += _files_of(run, epochs, () if arm in pictured else chosen)
-            pictured |= {arm} if epochs else set()
-            generators |= _last_generator(study, run, epochs)
-
-    content = {path.relative_to(study).as_posix(): _read(path) for path in paths if path.exists()}
-    content["study.json"] = rundir.seal(info)
-    if generators:
-        content[GENERATORS] = rundir.to_lines(dict(sorted(generators.items())))
-    content = dict(sorted(content.items()))
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    return content | {SUMS: rundir.to_lines(sums)}
-
-
 def pack(
     study: Path,
     path: Path,
     seeds: Collection[int] | None = None,
     sample_epochs: Collection[int] | None = None,
 ) -> None:
-    """Write the archive of a study, or of a part (see `files`); equal records give equal bytes.
+    """Write the archive of a study as far as it is committed; equal records give equal bytes.
 
-    Raises Damaged.
+    `seeds`: these alone, and study.json then names no others. `sample_epochs`: of each arm's lowest
+    seed the pictures of these epochs alone. Raises Damaged.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files(study, seeds, sample_epochs).items():
+        for name, data in _content(study, seeds, sample_epochs).items():
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, data)
@@ -158,6 +127,33 @@ def whole_seeds(study: Path) -> list[int]:
 
 
 # --- The files of a study -------------------------------------------------------------------------
+
+
+def _content(
+    study: Path, seeds: Collection[int] | None, sample_epochs: Collection[int] | None
+) -> dict[str, bytes]:
+    """Every file that is packed, by name; see `pack`."""
+    info = rundir.unseal(study / "study.json")
+    if seeds is not None:
+        info["seeds"] = sorted(seeds)
+    paths = [study / name for name in OF_STUDY]
+    generators: dict[str, str] = {}
+    pictured: set[str] = set()
+    for run in _runs(study):
+        if seeds is None or _seed(run) in seeds:
+            epochs, arm = rundir.committed(run, MAY_LACK), run.parent.name
+            chosen = epochs if sample_epochs is None else {*epochs} & {*sample_epochs}
+            paths += _files_of(run, epochs, () if arm in pictured else chosen)
+            pictured |= {arm} if epochs else set()
+            generators |= _last_generator(study, run, epochs)
+
+    content = {path.relative_to(study).as_posix(): _read(path) for path in paths if path.exists()}
+    content["study.json"] = rundir.seal(info)
+    if generators:
+        content[GENERATORS] = rundir.to_lines(dict(sorted(generators.items())))
+    content = dict(sorted(content.items()))
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    return content | {SUMS: rundir.to_lines(sums)}
 
 
 def _runs(study: Path) -> list[Path]:

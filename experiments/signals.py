@@ -23,8 +23,7 @@ STOPPED = "Stopped. Committed epochs stay: the same command goes on from them.\n
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that the workers have to end
 
-endings: list[Callable[[], object]] = []  # what else is to be ended with this process
-_commands: list[subprocess.Popen] = []  # at work for this process
+endings: list[Callable[[], object]] = []  # end what works for this process, its workers apart
 
 
 def listen() -> None:
@@ -44,9 +43,9 @@ def call(*arguments: str) -> int:
     with signals_blocked():  # until the process is known, and can be ended
         command = [sys.executable, *arguments]
         process = subprocess.Popen(command, stdout=stdout, start_new_session=True)
-        _commands.append(process)
+        endings.append(process.kill)
     code = process.wait()
-    _commands.remove(process)
+    endings.remove(process.kill)
     return code
 
 
@@ -93,8 +92,6 @@ def _end(number: int, frame: FrameType | None) -> None:
         signal.signal(ignored, signal.SIG_IGN)
 
     # End whatever works for this process, and wait for it.
-    for command in _commands:
-        command.kill()
     workers = multiprocessing.active_children()
     for worker in workers:
         worker.terminate()

@@ -23,7 +23,7 @@ CALIBRATION_ROWS = {
     "flat": "flat colours",
     "untrained": "untrained G",
 }
-IN_FULL = ("running", "elsewhere", "failed", "damaged", "stopped")  # with a line each
+IN_FULL = STATES[1:-1]  # with a line each
 
 
 @dataclass(frozen=True)

@@ -114,14 +114,20 @@ class Command:
         return self.log.with_name(f"{self.log.name}.err").read_text()
 
 
-def begin(out: Path, *words: str, environ: dict[str, str] | None = None, **more: Any) -> Command:
+def begin(
+    out: Path,
+    *words: str,
+    environ: dict[str, str] = QUIET,
+    report: bool = False,
+    patience: float = 30,
+) -> Command:
     """Start the study in `out`, without W&B and a report if nothing else is said."""
     out.mkdir(exist_ok=True)
     log = out.parent / f"{out.name}-{next(NUMBERS)}"
     options = ["--data", str(shared() / "dots.zip"), "--out", str(out)]
     options += ["--scale", "smoke", "--epochs", str(EPOCHS), *words]  # and then the settings
-    request = {"report": False, **more, "environ": QUIET if environ is None else environ}
-    return Command(ask(words=[*options, *GRID], log=str(log), **request)["pid"], log)
+    request = {"words": [*options, *GRID], "log": str(log), "environ": environ}
+    return Command(ask(**request, report=report, patience=patience)["pid"], log)
 
 
 def finish(out: Path, *words: str, **more: Any) -> Command:
@@ -317,16 +323,16 @@ def owner(folder: Path) -> int | None:
 
 
 def kill(rng: Random, folder: Path) -> int:
-    """SIGKILL at random moments, then the grid in another order, other JOBS: equal hashes."""
+    """SIGKILL at random moments, then other JOBS: equal hashes."""
     out, kills = folder / "out", rng.randint(1, 2)
     for _ in range(kills):
-        command = begin(out, "--jobs", str(rng.randint(1, 5)), *PAIR, order=rng.getrandbits(32))
+        command = begin(out, "--jobs", str(rng.randint(1, 5)), *PAIR)
         until(lambda: list(out.glob("*/*/*/epochs/[0-9]*")), "an epoch")
         time.sleep(rng.uniform(0, 0.3))
         os.kill(command.pid, signal.SIGKILL)
         command.wait()
         until(lambda pid=command.pid: not in_session(pid), "the end of its workers", 10)
-    finish(out, "--jobs", str(rng.randint(1, 5)), *PAIR, order=rng.getrandbits(32))
+    finish(out, "--jobs", str(rng.randint(1, 5)), *PAIR)
     check(out / STUDY, in_pair)
     return kills
 

@@ -2,15 +2,15 @@
 
 It reads one request a line and answers with one line, both JSON:
 
-    {"words": ["--seeds", "1"], "log": "out/1", "environ": {...}, ...}  ->  {"pid": 123}
-    {"wait": 123, "seconds": 60}                                        ->  {"code": 0}
+    {"words": ["--seeds", "1"], "log": "out/1", "environ": {...},
+     "report": false, "patience": 5}                               ->  {"pid": 123}
+    {"wait": 123, "seconds": 60}                                   ->  {"code": 0}
 
 A command's output goes to <log>.out and <log>.err. It is `python -m experiments ablation` but for
-its imports; its workers are forked from it and not from a server of their own, which would import
-everything again. What a request may change in it stands in `changed`.
+its imports, maybe without a report, and with the seconds that a run waits for W&B; its workers are
+forked from it and not from a server of their own, which would import everything again.
 """
 
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -18,11 +18,10 @@ import signal
 import sys
 import time
 import traceback
-from random import Random
 from typing import Any
 
 from experiments import __main__ as command
-from experiments import plan, signals, study, tracking
+from experiments import plan, signals, study, tracking  # noqa: F401
 
 FORK = multiprocessing.get_context("fork")
 
@@ -43,7 +42,9 @@ def start(request: dict[str, Any]) -> int:
         os.environ.update(request["environ"])
         sys.argv = ["experiments", "ablation", *request["words"]]
         signals.workers = lambda module: FORK
-        changed(request)
+        if not request["report"]:
+            study.report = lambda folder: 0
+        tracking.PATIENCE = request["patience"]
         signals.listen()
         code = command.main()
     except SystemExit as ended:
@@ -54,26 +55,6 @@ def start(request: dict[str, Any]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def changed(request: dict[str, Any]) -> None:
-    """What a request says of the command beside its words.
-
-    report: false for none          patience: seconds that a run waits for W&B
-    order: a seed, by which the runs are shuffled
-    """
-    if request.get("report") is False:
-        study.report = lambda folder: 0
-    if "patience" in request:
-        tracking.PATIENCE = request["patience"]
-    if "order" in request:
-        plan_in_order = plan.make_plan
-        plan.make_plan = lambda *rest: shuffled(plan_in_order(*rest), request["order"])
-
-
-def shuffled(planned: plan.Plan, seed: int) -> plan.Plan:
-    missing = Random(seed).sample(planned.missing, len(planned.missing))
-    return dataclasses.replace(planned, missing=missing)
 
 
 def wait(pid: int, seconds: float) -> int | None:
