@@ -103,19 +103,6 @@ def test_what_is_damaged_is_not_packed(made, tmp_path):
     assert not list(tmp_path.glob("*.zip")) + list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("epochs", [(1, 2, 50), ()])
-def test_chosen_pictures_travel(made, tmp_path, epochs):
-    archive.pack(made, tmp_path / "few.zip", sample_epochs=epochs)
-    pictures = [n for n in entries(tmp_path / "few.zip") if n.endswith(rundir.SAMPLES)]
-    assert sorted(pictures) == [
-        f"{arm}/seed=2/epochs/{epoch:04d}/samples.png"
-        for arm in (BATCH, NONE)
-        for epoch in epochs[:2]
-    ]
-    merged = archive.merge(tmp_path / "few.zip", tmp_path / "out")
-    assert len(records.load(merged.study).frame) == 12
-
-
 # --- Merging --------------------------------------------------------------------------------------
 
 

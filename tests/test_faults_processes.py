@@ -29,28 +29,6 @@ def test_a_row_of_the_table_holds(row: Row, tmp_path: Path) -> None:
 # --- The parts ------------------------------------------------------------------------------------
 
 
-def test_a_command_ends_with_the_one_that_called_it(tmp_path: Path) -> None:
-    code = (
-        "import sys; from experiments import signals; signals.listen(); print('on', flush=True)\n"
-        "signals.call('-c', 'import time; time.sleep(600)')"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=processes.ROOT,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "on\n"
-    (child,) = processes.until(
-        lambda: processes.children(process.pid, "import time; time.sleep(600)"), "its command"
-    )
-    process.terminate()
-    assert process.wait(60) == 143
-    assert process.stdout.read() == signals.STOPPED
-    processes.until(lambda: not Path(f"/proc/{child}/cmdline").exists(), "the command's end")
-
-
 def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -> None:
     code = (
         "import os, signal, subprocess, sys\n"
