@@ -1,7 +1,7 @@
 """Faults of processes: signals, killed workers, other machines, races, W&B.
 
 Every trial starts `python -m experiments ablation` on a grid of eight real runs, tiny ones, in
-faults.starter, and compares what it leaves with an undisturbed twin, byte for byte.
+faults.command, and compares what it leaves with an undisturbed twin, byte for byte.
 """
 
 import atexit
@@ -15,17 +15,17 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest import mock
 
 import conftest
 import numpy as np
@@ -34,15 +34,16 @@ from PIL import Image
 from dcgan import rundir
 from experiments import signals
 from faults import Row
+from faults.command import SERVER, run
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = "ablation-smoke-dots"
 EPOCHS = 3
 GRID = ["images=520", "width=1", "latent_size=4", "score_images=12", "reference_images=20"]
 PAIR = ["head=conv", "batch=512"]  # narrows the grid to two runs
 EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.STATE, rundir.GENERATOR)
 QUIET = {"WANDB_MODE": "disabled"}
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 NUMBERS = itertools.count()  # of the commands
 LONG = 300.0  # seconds after which a command is taken for one that hangs
 
@@ -64,54 +65,31 @@ def shared() -> Path:
     return folder
 
 
-@functools.cache
-def starter() -> subprocess.Popen:
-    """faults.starter, which ends with this process."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
-    kept |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "faults.starter"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**kept, "PYTHONPATH": f"{ROOT}:{HERE.parent}"},
-        start_new_session=True,
-        preexec_fn=conftest.hear_interrupts,
-    )
-    atexit.register(process.kill)
-    return process
-
-
-def ask(**content: Any) -> dict[str, Any]:
-    """One request to the starter, and its answer; see there."""
-    process = starter()
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(json.dumps(content) + "\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
-
-
 @dataclass(frozen=True)
 class Command:
     """A command that was started; its process id is that of its group as well."""
 
-    pid: int
+    process: BaseProcess
     log: Path
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
     def wait(self, seconds: float = LONG) -> int:
-        code = ask(wait=self.pid, seconds=seconds)["code"]
+        self.process.join(seconds)
+        if (code := self.process.exitcode) is None:
+            os.killpg(self.pid, signal.SIGKILL)
         assert code is not None, f"no end within {seconds:g} s\n{self.out}{self.err}"
         return code
 
     @property
     def out(self) -> str:
-        return self.log.with_name(f"{self.log.name}.out").read_text()
+        return Path(f"{self.log}.out").read_text()
 
     @property
     def err(self) -> str:
-        return self.log.with_name(f"{self.log.name}.err").read_text()
+        return Path(f"{self.log}.err").read_text()
 
 
 def begin(
@@ -119,15 +97,18 @@ def begin(
     *words: str,
     environ: dict[str, str] = QUIET,
     report: bool = False,
-    patience: float = 30,
+    patience: float = 100,
 ) -> Command:
     """Start the study in `out`, without W&B and a report if nothing else is said."""
     out.mkdir(exist_ok=True)
     log = out.parent / f"{out.name}-{next(NUMBERS)}"
     options = ["--data", str(shared() / "dots.zip"), "--out", str(out)]
-    options += ["--scale", "smoke", "--epochs", str(EPOCHS), *words]  # and then the settings
-    request = {"words": [*options, *GRID], "log": str(log), "environ": environ}
-    return Command(ask(**request, report=report, patience=patience)["pid"], log)
+    options += ["--scale", "smoke", "--epochs", str(EPOCHS), *words, *GRID]
+    given = (options, str(log), environ, report, patience)
+    process = SERVER.Process(target=run, args=given)
+    with mock.patch.dict(os.environ, ONE_THREAD):  # of the server, which begins with the first
+        process.start()
+    return Command(process, log)
 
 
 def finish(out: Path, *words: str, **more: Any) -> Command:
@@ -384,7 +365,7 @@ def change_machine(rng: Random, folder: Path) -> int:
 
     # What the environment says counts at the start of a process.
     words = ["--epochs", str(EPOCHS), *GRID, *words]
-    given = QUIET | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | environ
+    given = QUIET | ONE_THREAD | environ
     process = conftest.start_ablation(study.parent, *words, data=shared() / "dots.zip", **given)
     out, err = process.communicate(timeout=LONG)
     if process.returncode == 0 and key == "arithmetic":
