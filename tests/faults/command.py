@@ -15,7 +15,9 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(IMPORTED)
 
 
-def run(words: list[str], log: str, environ: dict[str, str], report: bool, patience: float) -> None:
+def give(
+    words: list[str], log: str, environ: dict[str, str], report: bool, patience: float
+) -> None:
     """Give the command in a session of its own, its output in <log>.out and <log>.err.
 
     `report`: whether it builds one; `patience`: seconds that a run waits for W&B.

@@ -34,7 +34,7 @@ from PIL import Image
 from dcgan import rundir
 from experiments import signals
 from faults import Row
-from faults.command import SERVER, run
+from faults.command import SERVER, give
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "ablation-smoke-dots"
@@ -105,7 +105,7 @@ def begin(
     options = ["--data", str(shared() / "dots.zip"), "--out", str(out)]
     options += ["--scale", "smoke", "--epochs", str(EPOCHS), *words, *GRID]
     given = (options, str(log), environ, report, patience)
-    process = SERVER.Process(target=run, args=given)
+    process = SERVER.Process(target=give, args=given)
     with mock.patch.dict(os.environ, ONE_THREAD):  # of the server, which begins with the first
         process.start()
     return Command(process, log)
