@@ -161,12 +161,10 @@ def merge(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
 def keys() -> list[tuple[str, str, str]]:
     """The keys of `key=value`: each with the values that it takes, and its default."""
     kinds = {"integer": "whole number", "number": "number", "string": "text"}
-    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     rows = []
     for key, schema in Config.model_json_schema()["properties"].items():
         values = "|".join(map(str, schema.get("enum", []))) or kinds[schema["type"]]
-        bounds = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
-        rows.append((key, f"{values} {' and '.join(bounds)}".strip(), str(schema["default"])))
+        rows.append((key, values, str(schema["default"])))
     return [row for row in rows if row[0] in settable()]
 
 

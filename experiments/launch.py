@@ -214,11 +214,7 @@ def _without_folders(text: str, job: Job) -> str:
 
 
 def execute(plan: Plan, console: Console) -> dict[str, str]:
-    """Run what is missing in processes; returns why runs failed, by name.
-
-    Leaving through an exception ends the workers; what they had not committed is computed again
-    next time.
-    """
+    """Run what is missing in processes, which end with this function; why runs failed, by name."""
     context = signals.workers("experiments.run")
     processes: dict[Connection, BaseProcess] = {}
 
@@ -240,11 +236,7 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
     try:
         return run_all(plan, console, start, partial(wait, timeout=POLL_SECONDS), outcome)
     finally:
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            process.join(5)
-            process.kill()
+        signals.end_all(processes.values())
 
 
 def max_parallel(device: str) -> int:
@@ -267,11 +259,10 @@ def _work(job: Job, sender: Connection) -> None:
 
 def _ending(exitcode: int) -> str:
     """How a worker ended that could not say so itself."""
-    if exitcode == -signal.SIGKILL:
-        return "killed by SIGKILL, which is what a machine without free memory does"
-    if exitcode < 0:
-        return f"killed by {signal.Signals(-exitcode).name}"
-    return f"ended early, with exit code {exitcode}"
+    if exitcode >= 0:
+        return f"ended early, with exit code {exitcode}"
+    why = ", as a machine without free memory does" if exitcode == -signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-exitcode).name}{why}"
 
 
 # --- What a study was made with -------------------------------------------------------------------
@@ -284,9 +275,8 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The checkout's commit, with a mark where files differ from it."""
-    head = _git(ROOT, "rev-parse", "--short=12", "HEAD")
-    changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
-    return head + ("+changes" if changed else "") if head else "unknown"
+    options = ("--always", "--abbrev=12", "--exclude=*", "--dirty=+changes")
+    return _git(ROOT, "describe", *options) or "unknown"
 
 
 def frozen_claims(path: Path = CLAIMS) -> dict[str, str]:
@@ -304,14 +294,9 @@ def _git(folder: Path, *arguments: str) -> str:
 
     A repository around the project is not the project's.
     """
+    command = ["git", "-C", str(folder), *arguments]
     environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
-    with suppress(OSError, subprocess.CalledProcessError):
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+    with suppress(OSError):  # there is no git
+        done = subprocess.run(command, env=environ, capture_output=True, text=True)
         return done.stdout.strip()
     return ""

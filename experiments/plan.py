@@ -79,11 +79,7 @@ def make_plan(
     }
     jobs = [Job(config=run.config, folder=folder / run.folder, **common) for run in runs]
     committed = {job: _committed(job) for job in jobs}
-    missing = [
-        job
-        for job in jobs
-        if committed[job] < job.config.epochs or _lacks_mirror(job, committed[job])
-    ]
+    missing = [job for job, done in committed.items() if _is_missing(job, done)]
     seconds = _run_seconds(committed) / max_parallel
     disk = {run.arm: _disk(run.config) for run in runs}
     total = sum(disk[run.arm] for run in runs)
@@ -134,13 +130,11 @@ def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
 
 def _check_images(runs: list[Run], images: Images) -> None:
     """Whether there are the images that every run asks for; raises BadStudy or BadData."""
-    kinds = {run.config.classes for run in runs}
-    counts = {classes: len(of_classes(images, classes).labels) for classes in kinds}
-    for run in runs:
-        for key in ("images", "reference_images"):
-            if (wanted := getattr(run.config, key)) > counts[run.config.classes]:
-                few = f"there are {counts[run.config.classes]:,} of classes={run.config.classes}"
-                raise BadStudy(f"{run.arm}: {key}={wanted}, and {few}")
+    for config in {run.arm: run.config for run in runs}.values():
+        count = len(of_classes(images, config.classes).labels)
+        wanted = max(config.images, config.reference_images)
+        if wanted > count:
+            raise BadStudy(f"{wanted:,} images of classes={config.classes}: there are {count:,}")
 
 
 def _committed(job: Job) -> int:
@@ -164,13 +158,15 @@ def _committed(job: Job) -> int:
     return epochs
 
 
-def _lacks_mirror(job: Job, epoch: int) -> bool:
-    """Whether W&B is to have epochs of a finished run, up to this one, that it has not.
+def _is_missing(job: Job, committed: int) -> bool:
+    """Whether a run lacks epochs, or W&B some of them.
 
     A run that was imported is mirrored where it was made.
     """
+    if committed < job.config.epochs:
+        return True
     wanted = job.wandb_mode != "disabled" and not rundir.has_records_only(job.folder)
-    return wanted and not tracking.is_mirrored(job.folder, epoch)
+    return wanted and not tracking.is_mirrored(job.folder, committed)
 
 
 def _has_inception(cache: Path) -> bool:

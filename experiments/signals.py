@@ -12,11 +12,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 STOPPED = "Stopped. Committed epochs stay: the same command goes on from them.\n"
@@ -71,6 +73,16 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def end_all(workers: Collection[BaseProcess]) -> None:
+    """End workers that began with signals_blocked, and wait for them."""
+    for worker in workers:
+        worker.terminate()
+    end = time.monotonic() + GRACE
+    for worker in workers:
+        worker.join(max(0, end - time.monotonic()))
+        worker.kill()
+
+
 def follow() -> None:
     """In a worker: leave Ctrl-C to the process that started it, and end with that, however."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -92,12 +104,7 @@ def _end(number: int, frame: FrameType | None) -> None:
         signal.signal(ignored, signal.SIG_IGN)
 
     # End whatever works for this process, and wait for it.
-    workers = multiprocessing.active_children()
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join(GRACE / len(workers))
-        worker.kill()
+    end_all(multiprocessing.active_children())
     for end in endings:
         with suppress(Exception):
             end()

@@ -190,22 +190,18 @@ def _engine(
 
 def _finish(console: Console, study: Path, failed: dict[str, str], to: tracking.Destination) -> int:
     """Build the report and mirror it, name what failed, show the scores, say what to type next."""
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, soft_wrap=True)
-
+    say = partial(console.print, markup=False, soft_wrap=True)
     say("The report is being built.")
     code = report(study)
-    mirror = tracking.start_report(study, "disabled" if code else to.mode)
-    if why := mirror.finish():
+    if why := tracking.start_report(study, "disabled" if code else to.mode).finish():
         say(f"W&B: {why}")
     for run, why in failed.items():
         say(f"failed: {run}: {why}", style="bold red")
     if failed:
         say("The same command tries them again; error.txt in a run's folder says more.")
     status.show_scores(study, console)
+    named = f"STUDY={shlex.quote(str(study))}"
     if to.mode != "disabled":
-        named = f"STUDY={shlex.quote(str(study))}"
         say("\nNext:\nthe runs in W&B's terminal dashboard, no account needed:")
         say(f"  make dashboard {named}")
     if to.mode == "offline":

@@ -151,7 +151,7 @@ def test_the_help_of_a_study_names_every_key_with_its_values_and_default():
     named = {line[0] for line in lines if line}
     assert {*Config.model_fields} - named == {"seed", "data", "data_sha256"}
     assert ["norm", "none|batch", "none"] in lines
-    assert ["beta1", *["number", ">=", "0", "and", "<", "1"], "0.5"] in lines
+    assert ["beta1", "number", "0.5"] in lines
 
 
 CHEAP = (
