@@ -134,7 +134,8 @@ def _check_images(runs: list[Run], images: Images) -> None:
         count = len(of_classes(images, config.classes).labels)
         wanted = max(config.images, config.reference_images)
         if wanted > count:
-            raise BadStudy(f"{wanted:,} images of classes={config.classes}: there are {count:,}")
+            few = f"{count:,} images of classes={config.classes}, {wanted:,} are needed"
+            raise BadStudy(f"{images.name} has {few}")
 
 
 def _committed(job: Job) -> int:
