@@ -14,8 +14,9 @@ each time:
     records.csv   every epoch of every run in full precision; records.parquet
     eval_sets.csv scores of further evaluation sets, where there are any
 
-From W&B it is the same report, without what is not there: real and generated images, further
-evaluation sets, results of `python -m eval`.
+The tables and figures of an earlier report in that folder are removed first. From W&B it is the
+same report, without what is not there: real and generated images, further evaluation sets, results
+of `python -m eval`.
 """
 
 import shutil
