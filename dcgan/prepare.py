@@ -69,7 +69,7 @@ def prepare(source: Path, out: Path, side: int, enlarge: bool, skip: bool) -> Pr
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry = zipfile.ZipInfo(name)  # dated 1980-01-01
     entry.external_attr = 0o644 << 16  # who unpacks it can read it
     archive.writestr(entry, data)
 

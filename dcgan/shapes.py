@@ -106,14 +106,6 @@ def _box(x: Array, y: Array, width: float, height: float) -> Array:
     return np.maximum(np.abs(x) - width, np.abs(y) - height)
 
 
-def _cross(x: Array, y: Array) -> Array:
-    return np.minimum(_box(x, y, 0.95, 0.3), _box(x, y, 0.3, 0.95))
-
-
-def _triangle(x: Array, y: Array) -> Array:
-    return np.maximum(np.abs(x) * math.sqrt(0.75) - y / 2, y) - 0.5
-
-
 def _star(x: Array, y: Array) -> Array:
     """Five tips: inside of at least four of the five lines that bound its pentagon."""
     near, far = (math.sqrt(5) - 1) / 4, (math.sqrt(5) + 1) / 4  # cosines of 72 and 36 degrees
@@ -134,19 +126,15 @@ def _checker(x: Array, y: Array) -> Array:
     return np.maximum(_box(x, y, 0.8, 0.8), np.minimum(np.maximum(x, y), np.maximum(-x, -y)))
 
 
-def _crescent(x: Array, y: Array) -> Array:
-    return np.maximum(_length(x, y) - 0.95, 0.75 - _length(x - 0.45, y))
-
-
 FORMS: dict[str, Form] = {
     "disc": lambda x, y: _length(x, y) - 0.85,
     "ring": lambda x, y: np.abs(_length(x, y) - 0.72) - 0.2,
     "square": lambda x, y: _box(x, y, 0.75, 0.75),
     "frame": lambda x, y: np.abs(_box(x, y, 0.65, 0.65)) - 0.17,
-    "triangle": _triangle,
-    "cross": _cross,
+    "triangle": lambda x, y: np.maximum(np.abs(x) * math.sqrt(0.75) - y / 2, y) - 0.5,
+    "cross": lambda x, y: np.minimum(_box(x, y, 0.95, 0.3), _box(x, y, 0.3, 0.95)),
     "stripes": _stripes,
     "checker": _checker,
-    "crescent": _crescent,
+    "crescent": lambda x, y: np.maximum(_length(x, y) - 0.95, 0.75 - _length(x - 0.45, y)),
     "star": _star,
 }

@@ -90,6 +90,17 @@ def finished_run():
     return make
 
 
+@pytest.fixture
+def run_command(capsys) -> Callable[..., tuple[int, str, str]]:
+    """A command line in this process: (main, *words) -> exit code, stdout, stderr."""
+
+    def run(main, *words):
+        capsys.readouterr()
+        return main([*map(str, words)]), *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
     """Commit a run of a study: (study, config, files of each epoch, side of the data)."""

@@ -234,20 +234,15 @@ def study(tmp_path, drawn, G, write_images, write_run):
 
 
 @pytest.fixture
-def run_audit(study, capsys):
-    def run(*words, where=study / "norm=none" / "seed=0", data="train", test="test"):
-        capsys.readouterr()
-        named = ["--data", str(study.parent / data), "--test", str(study.parent / test)]
-        threads = torch.get_num_threads()
-        try:
-            code = main(["audit", str(where), *named, "--device", "cpu", *map(str, words)])
-        except SystemExit as end:
-            code = end.code
-        finally:
-            torch.set_num_threads(threads)
-        return code, *capsys.readouterr()
+def run_audit(study, run_command):
+    threads = torch.get_num_threads()
 
-    return run
+    def run(*words, where=study / "norm=none" / "seed=0", test="test"):
+        named = ["--data", study.parent / "train", "--test", study.parent / test]
+        return run_command(main, "audit", where, *named, "--device", "cpu", *words)
+
+    yield run
+    torch.set_num_threads(threads)
 
 
 def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path, monkeypatch):

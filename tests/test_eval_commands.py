@@ -61,19 +61,14 @@ def study(tmp_path, trained, write_run):
 
 
 @pytest.fixture
-def run_eval(sources, capsys, monkeypatch):
+def run_eval(sources, run_command, monkeypatch):
     """Runs a command here: (name, where, *words) -> exit code, stdout, stderr."""
     monkeypatch.chdir(sources)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(walks, "CANDIDATES", 60)
     threads = torch.get_num_threads()
 
-    def run(name, where, *words):
-        capsys.readouterr()
-        code = main([name, str(where), "--device", "cpu", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    yield run
+    yield lambda name, where, *words: run_command(main, name, where, "--device", "cpu", *words)
     torch.set_num_threads(threads)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from sklearn.datasets import load_sample_images
 from eval import extractors, fetch, metrics
 from eval.classifier import NAME, Classifier, write_card
 from eval.extractors import classifier, inception, lite0
-from eval.fetch import INCEPTION_FILES, INCEPTION_SHA256, NoWeights
+from eval.fetch import INCEPTION_FILES, NoWeights
 
 
 def pictures(count, side, seed=0):
@@ -149,28 +148,6 @@ def test_inception_gives_what_torch_fidelity_gives(weights, monkeypatch):
     torch.testing.assert_close(logits, expected[1], rtol=1e-5, atol=1e-5)
     assert features.std(dim=0).mean() > 0.001  # they tell images apart
     assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "")
-
-
-def test_weights_are_hashed_before_anything_is_unpickled(tmp_path, monkeypatch):
-    """A pickle that writes a file when it is opened: it stays shut, whatever its name."""
-
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "sprung"),)
-
-    path = tmp_path / INCEPTION_FILES[0]
-    torch.save({"a": Trap()}, path)
-    with pytest.raises(NoWeights, match=rf"its SHA-256 is .*, not {INCEPTION_SHA256[:12]}"):
-        inception(path)
-
-    # With the hash of the trap itself the restricted unpickler still refuses.
-    monkeypatch.setattr(fetch, "INCEPTION_SHA256", sha256_of(path))
-    with pytest.raises(Exception, match="Weights only load failed"):
-        inception(path)
-    assert not (tmp_path / "sprung").exists()
-
-    torch.load(path, weights_only=False)
-    assert (tmp_path / "sprung").exists()  # the trap works
 
 
 def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):

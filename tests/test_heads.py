@@ -42,17 +42,6 @@ def test_a_step_of_g_is_shared_by_its_steps_of_d():
     assert operations(config) == images + D + G / 4
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
-def test_heads_differ_by_four_kernels_to_one(norm):
-    # Of a head's multiplications there are eight a step: with real, generated and G's own images
-    # forward; twice to its weights; three times to its input.
-    result = {
-        head: operations(CONFIG.model_copy(update={"head": head, "norm": norm})) for head in HEADS
-    }
-    top = channels(CONFIG)[-1]
-    assert result["avgpool"] - result["conv"] == 8 * (4 - 1) * 16 * top
-
-
 def test_pairs_alternate_and_every_sample_is_of_the_same_images(monkeypatch):
     shown = []
 

@@ -7,7 +7,7 @@ import re
 import struct
 import zipfile
 import zlib
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from dcgan.__main__ import main
 from dcgan.data import load
 from dcgan.pictures import decode
 
-ROOT = Path(__file__).resolve().parents[1]
 RGB = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
 DEEP = np.random.default_rng(1).integers(0, 1 << 16, (16, 16, 4), dtype=np.uint16)
@@ -77,18 +76,8 @@ def contents(path):
 
 
 @pytest.fixture
-def run_prepare(capsys):
-    """The command line in this process: words -> exit code, stdout, stderr."""
-
-    def run(*words):
-        capsys.readouterr()
-        try:
-            code = main(["prepare", *map(str, words)])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+def run_prepare(run_command):
+    return partial(run_command, main, "prepare")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """`python -m dcgan sample`: the images of a kept generator, and files that are refused."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -33,18 +35,8 @@ def file(G, tmp_path):
 
 
 @pytest.fixture
-def run_sample(capsys):
-    """The command line in this process: words -> exit code, stdout, stderr."""
-
-    def run(*words):
-        capsys.readouterr()
-        try:
-            code = main(["sample", *map(str, words)])
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+def run_sample(run_command):
+    return partial(run_command, main, "sample")
 
 
 def read_all(folder):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -235,14 +236,8 @@ def study(tmp_path_factory, write_images, write_run):
 
 
 @pytest.fixture
-def run_eval(capsys):
-    """The command line in this process: words -> exit code, stdout, stderr."""
-
-    def run(*words):
-        capsys.readouterr()
-        return main([str(word) for word in words]), *capsys.readouterr()
-
-    return run
+def run_eval(run_command):
+    return partial(run_command, main)
 
 
 def test_rescoring_gives_the_same_numbers_as_scoring(study, run_eval, monkeypatch):

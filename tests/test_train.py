@@ -164,18 +164,8 @@ def test_noise_in_batches_is_the_noise_as_a_whole(latent, latent_size, batch):
     # A draw ends in a whole step of sixteen batches, shortly before or after it, or in none.
     step = 16 * batch
     sized = TINY.model_copy(update={"latent": latent, "latent_size": latent_size, "batch": batch})
-    for count in (
-        2,
-        15,
-        17,
-        step - 1,
-        step,
-        step + 1,
-        step + 15,
-        step + 16,
-        step + 17,
-        3 * step + 5,
-    ):
+    around = (step + extra for extra in (-1, 0, 1, 15, 16, 17))
+    for count in (2, 15, 17, *around, 3 * step + 5):
         parts = list(latent_batches(sized, "train", 1, count, torch.device("cpu")))
         assert {len(part) for part in parts[:-1]} <= {batch}
         assert torch.equal(torch.cat(parts), draw_latent(sized, "train", 1, count))
