@@ -189,12 +189,10 @@ def _engine(
 
 
 def _finish(console: Console, study: Path, failed: dict[str, str], to: tracking.Destination) -> int:
-    """Build the report and mirror it, name what failed, show the scores, say what to type next."""
+    """Build the report, name what failed, show the scores, say what to type next."""
     say = partial(console.print, markup=False, soft_wrap=True)
     say("The report is being built.")
     code = report(study)
-    if why := tracking.start_report(study, "disabled" if code else to.mode).finish():
-        say(f"W&B: {why}")
     for run, why in failed.items():
         say(f"failed: {run}: {why}", style="bold red")
     if failed:

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -40,7 +40,7 @@ CLOCK = ("epoch", "images", "steps", "status")  # of an epoch's record, under th
 FILES = ("study.json", "run.json", rundir.CALIBRATION)  # of a run, as W&B has them
 UNNAMED = "a processor that W&B is not told"
 MIRRORS = "wandb/mirrors"  # of a study: a folder for each mirror's lock, receipt, temporary files
-RECEIPT = "finished"  # the file that says what a mirror was finished with
+RECEIPT = "finished"  # the file that says after which epoch a mirror was finished
 
 # What W&B is not told about the machine unless the environment says otherwise, and what it may not.
 SWITCHES = ("DISABLE_GIT", "LABEL_DISABLE", "X_DISABLE_META", "X_DISABLE_STATS")
@@ -111,7 +111,7 @@ def ask(**environ: str) -> subprocess.Popen | None:
     environ = {**os.environ, "WANDB_ERROR_REPORTING": "false", **environ}
     if environ.get("WANDB_MODE") == "disabled":
         return None
-    return _spawn(["ask"], environ, subprocess.PIPE)
+    return _spawn("ask", environ, subprocess.PIPE)
 
 
 def destination(asked: subprocess.Popen | None) -> Destination:
@@ -177,13 +177,15 @@ def run_id(info: dict, config: dict) -> str:
     kept = {x: value for x, value in config.items() if x in AT_FIRST or value != usual.get(x)}
     with suppress(grid.BadStudy):
         kept["epochs"] = grid.epochs_of(info["scale"])
-    return _digest([info["study"], info["scale"], kept])
+    text = json.dumps([info["study"], info["scale"], kept], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def is_mirrored(run: Path, epoch: int) -> bool:
     """Whether the mirror of this run was finished after this epoch."""
     info, stored = rundir.unseal(run.parents[1] / "study.json"), rundir.unseal(run / "run.json")
-    return _receipt(run.parents[1], run_id(info, stored["config"])) == str(epoch)
+    path = run.parents[1] / MIRRORS / run_id(info, stored["config"]) / RECEIPT
+    return path.is_file() and path.read_text().strip() == str(epoch)
 
 
 def start(run: Path, mode: str) -> Mirror:
@@ -191,31 +193,17 @@ def start(run: Path, mode: str) -> Mirror:
 
     mode is online, offline or disabled. Why W&B failed is what finish() returns.
     """
-    process = _begin(run.parents[1], mode, "run", str(run.absolute()))
-    return Mirror(f"{run.parent.name} {run.name}", process)
+    name = f"{run.parent.name} {run.name}"
+    if mode == "disabled":
+        return Mirror(name, None)
+    environ = os.environ | environment(run.parents[1]) | {"WANDB_MODE": mode}
+    return Mirror(name, _spawn(str(run.absolute()), environ, subprocess.DEVNULL))
 
 
-def start_report(study: Path, mode: str) -> Mirror:
-    """Begin to mirror the report of a study, unless W&B has this very report; see `start`."""
-    page = study / "report" / "index.html"
-    if mode == "disabled" or not page.exists():
-        return Mirror("report", None)
-    info, key = rundir.unseal(study / "study.json"), hashlib.sha256(page.read_bytes()).hexdigest()
-    name = _digest([info["study"], info["scale"], info["data"]["sha256"], "report"])
-    if _receipt(study, name) == key:
-        return Mirror("report", None)
-    return Mirror("report", _begin(study, mode, "report", str(study.absolute()), name, key))
-
-
-def _begin(study: Path, mode: str, *arguments: str) -> subprocess.Popen | None:
-    environ = os.environ | environment(study) | {"WANDB_MODE": mode}
-    return None if mode == "disabled" else _spawn(arguments, environ, subprocess.DEVNULL)
-
-
-def _spawn(arguments: Sequence[str], environ: dict[str, str], stdout: int) -> subprocess.Popen:
+def _spawn(what: str, environ: dict[str, str], stdout: int) -> subprocess.Popen:
     """This module as a process, see `_main`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.tracking", *arguments],
+        [sys.executable, "-m", "experiments.tracking", what],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -228,17 +216,6 @@ def _spawn(arguments: Sequence[str], environ: dict[str, str], stdout: int) -> su
 def _last_line(text: bytes) -> str:
     lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else ""
-
-
-def _digest(value: list) -> str:
-    text = json.dumps(value, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def _receipt(study: Path, name: str) -> str | None:
-    """What a mirror was finished with: a run's last epoch, or the SHA-256 of a report's page."""
-    path = study / MIRRORS / name / RECEIPT
-    return path.read_text().strip() if path.is_file() else None
 
 
 # --- In a process of its own ----------------------------------------------------------------------
@@ -289,35 +266,20 @@ def _mirror_run(run: Path) -> None:
     facts = {key: info[key] for key in ("study", "scale", "commit")}
     facts |= {"device": info["hardware"]["device"], "run": f"{arm}/{run.name}"}
     name, config = run_id(info, stored["config"]), stored["config"] | facts
-    with _opened(study, name, f"{arm},{run.name}", names, config) as wandb_run:
+    with _opened(run, name, names, config) as wandb_run:
         _define_axes(wandb_run)
         _save_files(wandb_run, run, info)
         last = _follow(wandb_run, run)
     rundir.replace(study / MIRRORS / name / RECEIPT, f"{last}\n".encode())
 
 
-def _mirror_report(study: Path, name: str, key: str) -> None:
-    """Send the report of a study as a run: its figures, and the page."""
-    report, names = study / "report", {"NAME": f"report of {study.name}", "JOB_TYPE": "report"}
-    with _opened(study, name, "report", names, {"report": study.name}) as wandb_run:
-        import wandb
-
-        shown = {"page": wandb.Html(str(report / "index.html"), inject=False)}
-        for path in sorted(report.glob("figures/*.svg")):
-            svg = path.read_text(encoding="utf-8")
-            shown[f"figures/{path.stem}"] = wandb.Html(svg, inject=False)
-        for path in sorted(report.glob("figures/*.png")):  # samples, and what an analysis drew
-            shown[f"figures/{path.stem}"] = wandb.Image(str(path))
-        wandb_run.log(shown)
-    rundir.replace(study / MIRRORS / name / RECEIPT, f"{key}\n".encode())
-
-
 @contextmanager
-def _opened(study: Path, name: str, label: str, names: dict, config: dict) -> Iterator[Any]:
+def _opened(run: Path, name: str, names: dict, config: dict) -> Iterator[Any]:
     """W&B's run, from its beginning, which no other process sends; finished after the block.
 
-    `names`: what it is called unless the environment says so; `label`: the end of its folder's.
+    `name`: its id; `names`: what it is called unless the environment says so.
     """
+    study = run.parents[1]
     folder = study / MIRRORS / name
     temporary = folder / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
@@ -347,7 +309,9 @@ def _opened(study: Path, name: str, label: str, names: dict, config: dict) -> It
             config=config,
             allow_val_change=True,
             settings=wandb.Settings(
-                x_sync_dir_suffix=label, init_timeout=PATIENCE, finish_timeout=PATIENCE / 2
+                x_sync_dir_suffix=f"{run.parent.name},{run.name}",
+                init_timeout=PATIENCE,
+                finish_timeout=PATIENCE / 2,
             ),
         )
         yield wandb_run
@@ -454,21 +418,20 @@ def _summary(measured: dict[str, list[tuple[float, int]]], record: dict) -> dict
     return summary
 
 
-def _main(kind: str, folder: str = "", *rest: str) -> None:
-    """`ask`, or mirror the `run` in this folder, or the `report` of the study."""
-    work = {"ask": lambda _: _answer(), "run": _mirror_run, "report": _mirror_report}[kind]
+def _main(what: str) -> None:
+    """`ask`, or mirror the run in this folder."""
     code = 0
     try:
-        work(Path(folder), *rest)
+        _answer() if what == "ask" else _mirror_run(Path(what))
     except _Stopped:
         pass
     except Exception as error:
-        code, name = 1, "" if kind == "ask" else f"{type(error).__name__}: "
+        code, name = 1, "" if what == "ask" else f"{type(error).__name__}: "
         print(f"{name}{one_line(error)}", file=sys.stderr, flush=True)
-    if kind == "ask":
+    if what == "ask":
         os.killpg(0, signal.SIGKILL)  # W&B's service too, which may still wait for its server
     os._exit(code)  # without W&B's exit hook, which would wait for a service that may be gone
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(sys.argv[1])

@@ -110,6 +110,7 @@ def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Stud
 
 def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[Mirror]:
     """The runs of the named study; without a name there may be no others."""
+    # Earlier versions sent the report as a run, too.
     mirrors = [mirror for mirror in mirrors if "report" not in mirror.config]
     names = [_study_name(mirror) for mirror in mirrors]
     known = sorted({*names} - {None})

@@ -233,23 +233,6 @@ def test_the_plan_says_what_is_ignored(monkeypatch):
     assert second.strip() == "not read here: WANDB_RUN_ID"
 
 
-def test_the_report_is_one_run(made, tmp_path):
-    study = tmp_path / "study"
-    picture = (made / ARM / SEED / "epochs/0001/samples.png").read_bytes()
-    files = {"index.html": b"<html>the page</html>", "figures/samples.png": picture}
-    files["figures/fd_cifar.svg"] = b"<svg></svg>"
-    for name, data in files.items():
-        rundir.replace(study / "report" / name, data)
-    rundir.replace(study / "study.json", (made / "study.json").read_bytes())
-    assert tracking.start_report(study, "offline").finish() == ""
-    (run_folder,) = study.glob("wandb/offline-run-*-report")
-    assert tracking.start_report(study, "offline").process is None  # W&B has this very report
-    (sent,) = run_folder.glob("files/media/images/figures/*.png")
-    assert sent.read_bytes() == picture
-    sent = {path.read_bytes() for path in run_folder.glob("files/media/html/**/*.html")}
-    assert sent == {files["index.html"], files["figures/fd_cifar.svg"]}
-
-
 # --- Where runs go, and their ids ----------------------------------------------------------------
 
 
