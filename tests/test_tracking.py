@@ -44,6 +44,7 @@ def toy_run(made: Path, study: Path, killed_at: int) -> None:
 
     This process is killed once that epoch is mirrored; 0: it is not.
     """
+    tracking.PATIENCE = 120.0  # for a machine that is busy
     run = study / ARM / SEED
     for name in ("study.json", f"{ARM}/{SEED}/run.json"):
         rundir.replace(study / name, (made / name).read_bytes())
