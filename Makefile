@@ -117,10 +117,8 @@ lint: setup ## check style and format
 INDEX = $(RUN) pip config list | sort -r | sed -n "s/^[^.]*\.index-url='\(.*\)'/\1/p" | tail -n 1
 FREE = df -Pk $(or $(wildcard .venv),.) | awk 'NR == 2 { printf "%.1f", $$4 / 1048576 }'
 build:
-	@command -v $(PYTHON) >/dev/null || \
-	  $(STOP) "there is no $(PYTHON); name Python 3.11 or newer with PYTHON=..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  $(STOP) "$(PYTHON) is $$($(PYTHON) -V 2>&1 | head -1); name Python 3.11 or newer with PYTHON=..."
+	  $(STOP) "$(PYTHON) is not Python 3.11 or newer; name one with PYTHON=..."
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  $(STOP) "$(PYTHON) has no venv module; Debian and Ubuntu have it in the package python3-venv"
 	@test -f .venv/requirements.lock || $(FREE) | awk '{ exit $$1 < $(SETUP_GB) }' || \

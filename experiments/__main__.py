@@ -108,11 +108,6 @@ AT_A_TIME = "runs at a time; default: one a core, or one on a GPU, or as many as
 JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
 SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 for a command on a GPU"
 FEW = click.IntRange(1, 1_000)
-of_grid = options(
-    click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
-    option("--scale", "NAME", SCALES),
-    option("--seeds", "N", "runs of each arm; default: the scale's", type=FEW),
-)
 
 
 # --- Training -------------------------------------------------------------------------------------
@@ -134,7 +129,9 @@ A factor takes one or more of its levels, as batch=128,512 does; any other key t
 CLUSTER = "auto or HOST:PORT of a running cluster; default: RAY_ADDRESS, or Ray is started here"
 PART = "of Ray's, a part of one or a whole number"
 of_training = options(
-    of_grid,
+    click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
+    option("--scale", "NAME", SCALES),
+    option("--seeds", "N", "runs of each arm; default: the scale's", type=FEW),
     option("--epochs", "N", "of each run; default: the scale's", type=int),
     DATA,
     TEST,

@@ -121,24 +121,19 @@ def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_
         records.load(folder)
 
 
-@pytest.mark.parametrize(("seeds", "eval_sets"), [(1, 0), (6, 3)])
 @pytest.mark.parametrize(
-    "factors",
+    ("factors", "seeds"),
     [
-        {"act_d": ["leaky", "relu"]},
-        {"act_d": ["leaky", "relu"], "latent": ["normal", "uniform"]},
-        {"norm": ["none", "batch"], "act_d": ["leaky", "relu"]},
-        {"latent_size": [10, 20, 30, 40, 50]},
+        ({"act_d": ["leaky", "relu"], "latent": ["normal", "uniform"]}, 6),
+        ({"norm": ["none", "batch"], "act_d": ["leaky", "relu"]}, 1),
+        ({"latent_size": [10, 20, 30, 40, 50]}, 1),
     ],
-    ids=lambda factors: "-".join(factors),
 )
 def test_other_factors_are_reported_like_those_of_the_ablation(
-    make_study, tmp_path, factors, seeds, eval_sets
+    make_study, tmp_path, factors, seeds
 ):
-    made = {"seeds": range(seeds), "eval_sets": eval_sets, "inception": "epoch"}
-    study = analyse(
-        records.load(make_study(tmp_path, factors=factors, **TINY | {"arms": None} | made))
-    )
+    made = TINY | {"arms": None, "seeds": range(seeds), "eval_sets": 3 * (seeds > 1)}
+    study = analyse(records.load(make_study(tmp_path, factors=factors, inception="epoch", **made)))
     assert study.factors == list(factors)
     judged, result = claims.judge(study), findings.findings(study)
     drawn = figures.draw(study)
@@ -153,9 +148,8 @@ def test_other_factors_are_reported_like_those_of_the_ablation(
     assert len(last.rows) == len(study.arms)
     svg = figures.save(drawn, tmp_path / "figures")
     text = page.render(study, judged, result, shown, svg, {})
-    first, *_, other = [f"{name}={level}" for name, levels in factors.items() for level in levels]
-    assert first in text
-    assert other in text
     names = " ".join(result.headline + result.factors)
-    assert all(f"{x}=" in names or x == "norm" for x in factors)
+    for name, levels in factors.items():
+        assert f"{name}={levels[0]}" in text
+        assert f"{name}=" in names or name == "norm"
     assert ("BatchNorm on D's output" in names) == ("norm" in factors)

@@ -24,15 +24,6 @@ def start(monkeypatch, capsys, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("jobs", ["0", "two"])
-def test_a_wrong_option_is_one_line_and_leaves_nothing(start, tmp_path, jobs):
-    code, out, err = start("--jobs", jobs)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("experiments: Invalid value for '--jobs': ")
-    assert jobs in err
-    assert not (tmp_path / "out").exists()
-
-
 def test_another_set_of_the_same_name_is_told_apart(start, tmp_path):
     study = tmp_path / "out" / "ablation-smoke-faces"
     rundir.replace(study / "study.json", rundir.seal({"data": {"sha256": "5" * 64}}))

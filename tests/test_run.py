@@ -1,5 +1,4 @@
 import io
-import json
 import math
 from unittest import mock
 
@@ -10,17 +9,14 @@ from PIL import Image
 
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
-from dcgan.pictures import png_grid
 from dcgan.train import Log, draw_latent, dump_state, start
 from eval.extractors import classifier
 from eval.metrics import moments
 from eval.score import Reference, reestimated
 from experiments import run
 from experiments.run import (
-    SAMPLE_COLUMNS,
     arithmetic,
     draw_samples,
-    files,
     fingerprint,
     measure,
     measure_more,
@@ -150,14 +146,6 @@ def test_drawing_and_scoring_leave_the_state_alone():
     assert all(module.training for module in state.G.modules())
 
 
-def test_an_epoch_keeps_its_state_and_its_generator():
-    record = summarise(state_after(4), log(), {})
-    content = files(TINY, state_after(4), record, {})
-    names = {rundir.RECORD, rundir.TIMING, rundir.SAMPLES, rundir.GENERATOR, rundir.STATE}
-    assert content.keys() == names
-    assert json.loads(content[rundir.RECORD]) == record
-
-
 def test_milestones_are_a_function_of_the_epoch_alone():
     assert [e for e in range(1, 31) if is_milestone(e)] == [1, 2, 5, 10, 15, 20, 25, 30]
 
@@ -176,11 +164,3 @@ def test_a_milestone_is_scored_with_re_estimated_statistics_too():
     exact = reestimated(state.G, TINY, TINY.score_images)
     again = measure_more(exact, TINY, 1, references, [])
     assert list(again.values()) == list(measure(exact, TINY, 1, references).values())
-
-
-def test_a_grid_is_read_row_by_row():
-    images = np.arange(32, dtype=np.uint8).repeat(2 * 2 * 3).reshape(32, 2, 2, 3)
-    grid = np.asarray(Image.open(io.BytesIO(png_grid(images, SAMPLE_COLUMNS))))
-    assert grid.shape == (8, 16, 3)
-    assert grid[::2, ::2, 0].ravel().tolist() == list(range(32))
-    assert (grid[2:4, 2:4] == 9).all()

@@ -1,14 +1,11 @@
 """Set-up from a lock, on packages made here, without network."""
 
-import atexit
-import functools
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -93,14 +90,3 @@ def write_lock(checkout: Path, **versions: str) -> None:
         digest = hashlib.sha256(wheel_of(checkout, name, version).read_bytes()).hexdigest()
         lines.append(f"{name}=={version} \\\n    --hash=sha256:{digest}\n")
     (checkout / "requirements.lock").write_text("".join(lines))
-
-
-@functools.cache
-def finished() -> Path:
-    """A checkout that is set up, made once in this process; trials work on copies."""
-    folder = Path(tempfile.mkdtemp(prefix="checkout-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    write_checkout(folder)
-    result = setup(folder)
-    assert result.returncode == 0, result.stderr
-    return folder
