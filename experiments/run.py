@@ -102,7 +102,14 @@ def run(job: Job) -> str:
                 "score_seconds": scored - trained,
                 "images_per_second": config.images / (trained - began),
             }
-            rundir.commit(job.folder, state.epoch, files(config, state, record, timing))
+            content = {
+                rundir.RECORD: rundir.to_json(record),
+                rundir.TIMING: rundir.to_json(timing),
+                rundir.SAMPLES: draw_samples(config, state),
+                rundir.GENERATOR: dump_generator(state.G, config),
+                rundir.STATE: dump_state(state),
+            }
+            rundir.commit(job.folder, state.epoch, content)
             rundir.prune(job.folder, state.epoch)
 
             mirror.log(state.epoch)
@@ -253,19 +260,6 @@ def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[s
         "losses": {name: _finite(value) for name, value in losses.items()},
         "curve": curve,
         "scores": scores if whole else dict.fromkeys(scores),
-    }
-
-
-def files(
-    config: Config, state: State, record: dict[str, Any], timing: dict[str, float]
-) -> dict[str, bytes]:
-    """The content of a committed epoch."""
-    return {
-        rundir.RECORD: rundir.to_json(record),
-        rundir.TIMING: rundir.to_json(timing),
-        rundir.SAMPLES: draw_samples(config, state),
-        rundir.GENERATOR: dump_generator(state.G, config),
-        rundir.STATE: dump_state(state),
     }
 
 
