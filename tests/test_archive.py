@@ -276,7 +276,7 @@ def test_damage_is_refused_by_the_name_of_the_file(packed, tmp_path):
     ("here", "there", "words"),
     [
         (f"{NONE}/seed=2/", f"{NONE}/seed=3/", "is no run of its study.json"),
-        ("seed=2/epochs/0001/", "seed=2/epochs/0005/", "epochs/0001/record.json: No such file"),
+        ("seed=2/epochs/0001/", "seed=2/epochs/0005/", "epochs/0001/SHA256SUMS: No such file"),
     ],
 )
 def test_a_record_in_anothers_place_is_refused(packed, tmp_path, here, there, words):
