@@ -53,8 +53,8 @@ OF_SCORES = f"{SPREAD} (k of n): k of n seeds have a number; others diverged or 
 INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-SHORT = 8  # characters of a cell of LaTeX that is not broken
-PACKAGES = ("array", "booktabs", "xltabular")  # of LaTeX that a table needs
+LINE = 80  # characters of small print on a line of LaTeX
+PACKAGES = ("array", "booktabs", "longtable")  # of LaTeX that a table needs
 
 
 class Column(NamedTuple):
@@ -193,7 +193,7 @@ def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
     ]
     parts = [
         r"{\footnotesize\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{xltabular}}{{\linewidth}}{{{_latex_columns(table)}}}",
+        rf"\begin{{longtable}}{{{_latex_columns(table)}}}",
         rf"\caption{{{_latex(table.title)}}}\label{{tab:{table.name}}}\\",
         r"\toprule",
         _latex_row(table.headings),
@@ -202,7 +202,7 @@ def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
         *[r"\midrule"] * bool(below),
         *below,
         r"\bottomrule",
-        r"\end{xltabular}",
+        r"\end{longtable}",
         r"\par\smallskip\raggedright",
         _latex(" ".join([*table.notes, *caption])),
         r"\par}",
@@ -215,13 +215,27 @@ def _latex_row(cells: list[str]) -> str:
 
 
 def _latex_columns(table: Table) -> str:
-    """Columns of short cells are as wide as these; the others share the rest of the line."""
+    """The columns of a table that fits the page: the widest become paragraphs, alike wide.
+
+    None is narrower than its longest word, which LaTeX would print over the next column.
+    """
+    cells = [*zip(table.headings, *table.rows, strict=True)]
+    sizes = np.array([max(map(len, column)) for column in cells])
+    words = np.array([max(map(_longest_word, column)) for column in cells])
+    options = [np.maximum(np.minimum(sizes, x), words) for x in range(sizes.max(), -1, -1)]
+    fitting = (x for x in options if x.sum() <= LINE - 2 * len(sizes))
+    widths = next(fitting, options[-1])
     parts = []
-    for column, *cells in zip(table.columns, table.headings, *table.rows, strict=True):
+    for column, size, chosen in zip(table.columns, sizes, widths, strict=True):
         letter, side = ("r", "left") if column.kind == "number" else ("l", "right")
-        wide = rf">{{\ragged{side}\arraybackslash}}X"
-        parts.append(letter if max(map(len, cells)) <= SHORT else wide)
+        wide = rf">{{\ragged{side}\arraybackslash}}p{{{chosen / 2:g}em}}"
+        parts.append(letter if size <= chosen else wide)
     return "".join(parts)
+
+
+def _longest_word(text: str) -> int:
+    """The most characters between two breaks of a line, and one more for wide letters."""
+    return max(map(len, text.replace("_", "_ ").split()), default=0) + 1
 
 
 def _span(table: Table, cells: list[str]) -> int:
