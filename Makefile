@@ -64,6 +64,10 @@ resample: setup ## score finished runs of the newest study, or of STUDY, on more
 	@$(RUN) experiments resample $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
 
+.PHONY: banks
+banks:
+	@$(STOP) "this is called make resample now"
+
 ##@ Look at it
 report: setup ## build the report of every study in OUT again, or of STUDY
 	@set -- $(if $(STUDY),$(call quote,$(STUDY)),$(call quote,$(or $(OUT),runs))/*/study.json); \

@@ -51,15 +51,24 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """The commands of one package, whose name it has."""
+    """The commands of one package, whose name it has.
+
+    `replaced`: what commands were called -> what is said of them now.
+    """
 
     command_class = Command
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, replaced: dict[str, str] | None = None) -> None:
         settings = {"max_content_width": 100}
         super().__init__(
             name, help=paragraphs(text), no_args_is_help=False, context_settings=settings
         )
+        self.replaced = replaced or {}
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        if args[0] in self.replaced:
+            raise BadInput(f"{args[0]}: this command {self.replaced[args[0]]}")
+        return super().resolve_command(ctx, args)
 
 
 def run(command: click.Command, arguments: list[str] | None = None) -> int:

@@ -73,7 +73,12 @@ def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> R
 
 @eval_group.command()
 @options(RUN, DEVICE, EPOCH)
-@click.option("--extractor", type=click.Choice(["cifar", "inception"]), default="cifar")
+@click.option(
+    "--extractor",
+    type=click.Choice(["cifar", "inception"]),
+    default="cifar",
+    help="what sees the images",
+)
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
 @click.option("--data", metavar="TRAIN", help="images it was trained on; default: the cache's")
 @click.option("--weights", type=PATH, help="of Inception, or a folder; default: as above")

@@ -35,7 +35,11 @@ from dcgan import cli
 from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
 from experiments import grid
 
-experiments_group = cli.Group("experiments", __doc__)
+REPLACED = {
+    "banks": "is called resample, and its option --sets",
+    "sweep": "is gone: --engine ray spreads the runs of a study over machines",
+}
+experiments_group = cli.Group("experiments", __doc__, REPLACED)
 
 
 def main(arguments: list[str] | None = None) -> int:

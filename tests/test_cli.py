@@ -174,6 +174,20 @@ def test_the_json_of_a_command_is_one_object_in_one_line(typed, pair, tmp_path, 
     assert isinstance(json.loads(line, parse_constant=pytest.fail), dict)
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["banks", "x", "--banks", "3"], "is called resample, and its option --sets"),
+        (["sweep", "ablation"], "is gone: --engine ray spreads the runs of a study over machines"),
+    ],
+)
+def test_a_command_that_was_replaced_is_refused_with_the_new_word(capsys, words, line):
+    from experiments.__main__ import main
+
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"experiments: {words[0]}: this command {line}\n"
+
+
 def test_a_device_is_one_of_this_machine():
     assert [cli.choose_device(None, gpus) for gpus in (0, 2)] == ["cpu", "cuda"]
     for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
