@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'
 @pytest.mark.parametrize("row", processes.ROWS, ids=lambda row: row.trial.__name__)
 def test_a_row_of_the_table_holds(row: Row, tmp_path: Path) -> None:
     rng, cases = Random(row.trial.__name__), 0
-    for trial in range(3 * row.fast):
+    for trial in range(10 * row.fast):
         (tmp_path / str(trial)).mkdir()
         cases += row.trial(rng, tmp_path / str(trial))
         if cases >= row.fast:

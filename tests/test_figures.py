@@ -191,8 +191,8 @@ def test_figures_have_no_date_and_a_transparent_ground(drawn, tmp_path):
     assert "fill: #ffffff" not in svg
 
 
-def test_the_settings_of_the_user_change_nothing(study, drawn):
-    before = figures.encoded(drawn["losses"][0], "svg")
+def test_the_settings_of_the_user_change_nothing(study):
+    before = figures.encoded(figures.draw(study)["losses"][0], "svg")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "x"}):
         again = figures.draw(study)["losses"][0]
         assert figures.encoded(again, "svg") == before

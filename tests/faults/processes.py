@@ -108,6 +108,7 @@ def begin(
     process = SERVER.Process(target=give, args=given)
     with mock.patch.dict(os.environ, ONE_THREAD):  # of the server, which begins with the first
         process.start()
+    until(lambda: in_session(process.pid) or process.exitcode is not None, "its session")
     return Command(process, log)
 
 
