@@ -58,7 +58,7 @@ MARKERS = ["o", "^", "s", "D"]
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
 WIDTH, PANEL = 7.0, 2.4  # of a figure and, about, the height of a panel: inches
-PIXELS, GAP, TITLE = 1120, 64, 62  # width of a picture, between its columns, height of a title
+PIXELS, GAP, TITLE = 1120, 64, 78  # width of a picture, between its columns, height of a title
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 DASHED = (
     "Dashed: images that no training made, as under the tables; an arrow stands for a line that "

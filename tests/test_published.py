@@ -1,28 +1,29 @@
-"""The published studies: their records rebuild everything that is committed beside them."""
+"""The published studies: their archives rebuild everything that is committed beside them."""
 
 import hashlib
 import math
 import shutil
-import subprocess
-import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from dcgan import rundir
-from experiments import publish as publishing
+from experiments import archive, publish
 from reports import claims, records
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "reports" / "published"
-STUDIES = sorted(path.parent for path in PUBLISHED.glob("*/study.json"))  # as files
-ARCHIVED = sorted({path.parent for path in PUBLISHED.glob("*/seed-*.zip")})
-AFTERWARDS = ("banks", "eval")  # what is measured of a finished run
-HEADLINE = PUBLISHED / "ablation-small"
+STUDIES = sorted({path.parent for path in PUBLISHED.glob("*/seed-*.zip")})
+HEADLINE = PUBLISHED / "ablation-cpu32"
 
 
-def test_there_is_a_published_study():
-    assert HEADLINE in STUDIES
+@pytest.fixture(scope="module")
+def headline(tmp_path_factory):
+    """The records of the study that the README is about."""
+    out = tmp_path_factory.mktemp("out")
+    merged = [archive.merge(path, out) for path in publish.archives(HEADLINE).values()]
+    return records.load(merged[0].study)
 
 
 def contents(folder):
@@ -31,72 +32,62 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
-def test_the_report_rebuilds_byte_for_byte(study, tmp_path):
-    words = [sys.executable, "-m", "reports", "--from", str(study), "--to", str(tmp_path)]
-    subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
-    assert_same(contents(tmp_path), contents(study / "report"))
-
-
-@pytest.mark.parametrize("study", ARCHIVED, ids=lambda path: path.name)
-def test_the_report_of_archives_rebuilds_byte_for_byte(study, tmp_path):
-    """A study that is not complete yet may have no report beside its archives."""
+def test_the_report_rebuilds_byte_for_byte_from_the_archives(study, tmp_path):
     for path in study.glob("seed-*.zip"):
         shutil.copy(path, tmp_path)
-    assert publishing.build(tmp_path)[0] == 0
-    built = contents(tmp_path / "report")
-    assert {"index.html", "tables/ledger.csv", "figures/fd_cifar.svg"} < built.keys()
-    if (study / "report").exists():
-        assert_same(built, contents(study / "report"))
-
-
-def assert_same(built, kept):
+    assert publish.build(tmp_path)[0] == 0
+    built, kept = contents(tmp_path / "report"), contents(study / "report")
     assert built.keys() == kept.keys()
+    assert {"index.html", "tables/ledger.csv", "figures/fd_cifar.svg"} < kept.keys()
     assert [name for name in kept if built[name] != kept[name]] == []
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
-def test_every_published_file_is_what_was_published(study):
-    """A number edited by hand, anywhere: what is not rebuilt above has its sum here."""
-    lines = (study / rundir.SUMS).read_text().splitlines()
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    there = {
-        path.relative_to(study).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in study.rglob("*")
-        if path.is_file() and study / "report" not in path.parents
-    }
-    del there[rundir.SUMS]
-    assert sums == there
-    assert "study.json" in sums
+def test_archives_generators_and_the_report_are_all_that_is_published(study):
+    names = {path.name for path in study.iterdir()}
+    assert {name for name in names if not name.endswith(".zip")} == {"generators", "report"}
+    assert (study / "report" / "index.html").stat().st_size < 8e6
+    assert sum(path.stat().st_size for path in PUBLISHED.rglob("*") if path.is_file()) < 20e6
 
-    # The epochs agree with their own sums as well.
-    for run in records.load(study).runs:
-        assert len(rundir.committed(run, may_lack=(rundir.SAMPLES,))) > 0
+    # The lowest seed alone has pictures, of the epochs that the page shows.
+    lowest, *others = publish.archives(study).values()
+    for path in (lowest, *others):
+        with zipfile.ZipFile(path) as packed:
+            pictures = [name for name in packed.namelist() if name.endswith(rundir.SAMPLES)]
+        shown = {int(name.split("/")[-2]) for name in pictures}
+        assert shown == ({*publish.PICTURED, 30} if path == lowest else set())
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
-def test_nothing_but_records_is_published(study):
-    names = {path.name for path in study.glob("*/seed=*/epochs/*/*")}
-    assert names - {rundir.SAMPLES} == {rundir.RECORD, rundir.TIMING, rundir.SUMS}
-    assert {path.name for path in study.glob("*/seed=*/*")} <= {"run.json", "epochs", *AFTERWARDS}
-    assert not (study / "real.png").exists()  # images of the data set are nobody's to publish
-    assert sum(path.stat().st_size for path in PUBLISHED.rglob("*") if path.is_file()) < 20e6
-    assert (study / "report" / "index.html").stat().st_size < 8e6
-
-    # Every epoch of an arm's lowest seed has its picture, and no other seed's; or none has.
-    loaded = records.load(study)
-    lowest = loaded.frame.groupby(loaded.factors)["seed"].transform("min")
-    for row in loaded.frame.assign(lowest=lowest).itertuples():
-        picture = rundir.epoch_folder(study / row.run, row.epoch) / rundir.SAMPLES
-        assert picture.exists() == (row.seed == row.lowest and rundir.SAMPLES in names)
+def test_published_generators_are_the_last_ones_of_their_runs(study):
+    (lowest, *_) = publish.archives(study).values()
+    with zipfile.ZipFile(lowest) as packed:
+        last = packed.read(archive.GENERATORS).decode()
+    sums = rundir.read_sums(study / "generators")
+    assert len(sums) == len(publish.GENERATORS)
+    for name, digest in sums.items():
+        rundir.read_from(study / "generators", name)
+        arm, _, seed = name.removesuffix(".safetensors").rpartition(",seed=")
+        assert f"{digest}  {arm}/seed={seed}/epochs/0030/{rundir.GENERATOR}\n" in last
 
 
-def test_with_batchnorm_on_its_output_d_never_beat_chance():
-    frame = records.load(HEADLINE).frame
-    lowest = frame[frame["norm"] == "batch"]["d_loss_min"].min()
-    assert lowest >= math.log(2) - 1e-6
-    assert frame[frame["norm"] == "none"]["d_loss_min"].min() < math.log(2)
+def test_with_batchnorm_on_its_output_d_never_beat_chance(headline):
+    lowest = headline.frame.groupby("norm")["d_loss_min"].min()
+    assert lowest["batch"] >= math.log(2) - 1e-6
+    assert lowest["none"] < math.log(2)
 
 
-def test_the_readme_says_what_is_to_be_tested():
+def test_the_claims_are_those_that_the_runs_started_with(headline):
+    digest = hashlib.sha256(claims.LEDGER.read_bytes()).hexdigest()
+    assert headline.info["claims"] == {
+        "commit": "86d99b7",
+        "date": "2026-11-28",
+        "sha256": digest,
+    }
+
+
+def test_the_readme_says_what_is_there_and_what_is_to_be_tested(headline):
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"{len(claims.load())} claims of the blog post and of the paper" in readme
+    assert f"{headline.plan['seed'].nunique()} of 8 seeds" in readme
+    assert set(headline.plan["status"]) == {"finished"}
