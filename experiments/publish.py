@@ -79,7 +79,7 @@ def _generators(path: Path, study: Path, folder: Path, seed: int) -> dict[str, b
     """The generators that a folder has, and those of a study whose SHA-256 is in an archive."""
     with zipfile.ZipFile(path) as packed:
         listed = packed.read(archive.GENERATORS) if archive.GENERATORS in packed.namelist() else b""
-    generators = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    generators = {file.name: file.read_bytes() for file in sorted(folder.glob("*.safetensors"))}
     for digest, name in (line.split("  ", 1) for line in listed.decode().splitlines()):
         arm, file = name.partition("/")[0], study / name
         if arm in GENERATORS and file.exists():
