@@ -4,12 +4,13 @@ source   CIFAR-10 by its name or as torchvision's folder or archive (its pickles
          the MD5 check only), a folder of images, a zip of images, or "shapes"
 files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictures; all others and
          hidden ones are left out, by name
-folders  linked ones are followed. Of train/ beside test/ (or val/) only train/ is read
+folders  linked ones are followed; a folder that is reached twice is refused. Of train/ beside test/
+         (or val/) only train/ is read
 labels   of NVlabs' dataset.json, where there is one; else the first folder below the root is the
          class, as in torchvision's ImageFolder. A folder that everything lies in is the root. -1
          for an image outside of any folder, and for all where dataset.json says null
-zip      a backslash in a name is a slash. Nothing is unpacked, and every damaged byte of an image
-         is refused: a zip has a checksum of each file
+zip      a backslash in a name is a slash; no repeated names. Nothing is unpacked, and every damaged
+         byte of an image is refused: a zip has a checksum of each file
 """
 
 import hashlib
@@ -33,7 +34,6 @@ from typing import IO
 
 import numpy as np
 
-from dcgan.cli import first_line
 from dcgan.pictures import ENDINGS, BadData
 
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
@@ -128,8 +128,7 @@ def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
     elif kind == "zip":
         try:
             with zipfile.ZipFile(path) as archive:
-                files = (entry for entry in archive.infolist() if not entry.is_dir())
-                entries = {entry.filename.replace("\\", "/"): entry for entry in files}
+                entries = _entries(path, archive)
                 yield _list(path, [*entries], lambda name: archive.read(entries[name]))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise BadData(f"{path}: not a whole zip: {error}") from error
@@ -143,9 +142,27 @@ def _walk(root: Path) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    for here, _, files in os.walk(root, followlinks=True, onerror=refuse):
+    seen = set()
+    for here, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        about = os.stat(here)
+        if (about.st_dev, about.st_ino) in seen:
+            raise BadData(f"{here}: a link to a folder that is read already")
+        seen.add((about.st_dev, about.st_ino))
+        folders.sort()
         below = Path(here).relative_to(root)
         yield from ((below / name).as_posix() for name in files)
+
+
+def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files of a zip by their names with slashes."""
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = entry.filename.replace("\\", "/")
+        if name in entries:
+            raise BadData(f"{name!r} in {path}: is there twice")
+        if not name.endswith("/"):
+            entries[name] = entry
+    return entries
 
 
 def _is_picture(name: str) -> bool:
@@ -206,16 +223,25 @@ def _listed_labels(
     source: Path, file: str, names: list[str], read: Callable[[str], bytes]
 ) -> np.ndarray:
     """The labels of {"labels": [["img.png", 3], ...]}, whose names begin beside the file."""
-    root = file.removesuffix("dataset.json")
+    where, root = f"{file!r} in {source}", file.removesuffix("dataset.json")
     try:
         pairs = json.loads(read(file))["labels"]
         if pairs is None:
             return np.full(len(names), -1)
-        listed = {root + name.replace("\\", "/"): int(label) for name, label in pairs}
-        return np.array([listed[name] for name in names], dtype=np.int64)
+        listed = {root + str(name).replace("\\", "/"): label for name, label in pairs}
     except Exception as error:  # of the zip, of JSON, of what is in it
-        said = f"'labels' has no [name, number] of every image: {first_line(error)}"
-        raise BadData(f"{file!r} in {source}: {said}") from error
+        raise BadData(f"{where}: no list of [name, label] pairs under 'labels'") from error
+
+    for name, label in pairs:
+        if type(label) is not int or not 0 <= label < 1 << 31:
+            raise BadData(f"{where}: label {label!r} of {name!r} is not a whole number from 0")
+    if len(listed) < len(pairs):
+        raise BadData(f"{where}: {len(pairs) - len(listed)} images are named twice")
+    if absent := sorted(listed.keys() - set(names)):
+        raise BadData(f"{where}: {absent[0]!r} is not an image in the source")
+    if absent := sorted(set(names) - listed.keys()):
+        raise BadData(f"{where}: no label for {absent[0]!r}")
+    return np.array([listed[name] for name in names], dtype=np.int64)
 
 
 @contextmanager
