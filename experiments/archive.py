@@ -239,11 +239,17 @@ def check_against(folder: Path, target: Path) -> dict[Path, int]:
         here = target / run.relative_to(folder)
         if differences := rundir.compare(here, rundir.unseal(run / "run.json")):
             raise Differs(f"{here}: {'; '.join(differences)}")
-        stored = rundir.all_committed(here, MAY_LACK)
-        for epoch in stored[: len(rundir.kept(run))]:
+        stored, added = rundir.all_committed(here, MAY_LACK), rundir.kept(run)
+        for epoch in stored[: len(added)]:
             records = [rundir.read_json(x, epoch, RECORD) for x in (here, run)]
             _check_equal(f"{here}: epoch {epoch}", *records)
         epochs[run] = len(stored)
+
+        # Records alone lengthen a run that has no state to go on from.
+        if stored and len(added) > len(stored) and not rundir.has_records_only(here):
+            more = f"epochs={len(stored)} are stored, with the state to go on from, "
+            more += f"epochs={len(added)} are in the archive"
+            raise Differs(f"{here}: {more}; finish the run here, or remove it to import it")
     return epochs
 
 

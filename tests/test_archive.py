@@ -240,6 +240,22 @@ def test_a_study_that_is_damaged_or_at_work_is_left_alone(packed, tmp_path):
         archive.merge(packed, tmp_path)
 
 
+def test_a_run_that_goes_on_here_is_not_lengthened_by_records(make_study, packed, tmp_path):
+    """Its state is older than such records: it would go on from there and make them again."""
+    begun = make_study(tmp_path / "out", seeds=(2,), **GIVEN, committed={f"{NONE}/seed=2": 1})
+    run = begun / NONE / "seed=2"
+    (rundir.epoch_folder(run, 1) / rundir.STATE).write_bytes(b"state")
+    before = contents(begun)
+    with pytest.raises(Differs, match=r"epochs=1 are stored, with the state .* epochs=3 are in"):
+        archive.merge(packed, tmp_path / "out")
+    assert contents(begun) == before
+
+    # Without its state it is lengthened.
+    (rundir.epoch_folder(run, 1) / rundir.STATE).unlink()
+    archive.merge(packed, tmp_path / "out")
+    assert rundir.committed(run) == [1, 2, 3]
+
+
 # --- Damaged archives -----------------------------------------------------------------------------
 
 
