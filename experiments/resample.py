@@ -135,13 +135,21 @@ def execute(plan: Plan, max_parallel: int, console: Console) -> dict[str, str]:
 def score_run(task: Task) -> None:
     """Score every kept generator of a run on its evaluation sets, and commit the scores.
 
-    Raises rundir.Damaged where a generator is not the one that was committed.
+    Raises rundir.Differs where this machine does not give the scores that the run recorded, and
+    rundir.Damaged where a generator is not the one that was committed.
     """
     job, config = task.job, task.job.config
     prepare(job.device, job.threads)
     with rundir.owned(job.folder):
+        # What is measured here is what the run measured at every epoch, bit for bit.
+        compared, last = references(job)[0], task.epochs[-1]
+        record = rundir.read_json(job.folder, last, rundir.RECORD)["scores"]
+        for name, here in measure(load_kept(job, last), config, last, compared).items():
+            if here != (stored := record.get(name)):
+                values = f"is {stored} in its record, {here} on this machine"
+                raise rundir.Differs(f"{job.folder}: {name} at epoch {last} {values}")
+
         # Score each epoch on noise of its own; the streams keep the name of earlier versions.
-        compared = references(job)[0]
         epochs: dict[str, list[dict[str, float | None]]] = {}
         for epoch in task.epochs:
             G = load_kept(job, epoch)

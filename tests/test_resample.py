@@ -1,14 +1,18 @@
 """Finished runs scored on more noise, made and scored in miniature."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from dcgan import rundir
 from dcgan.config import Config
 from dcgan.data import keep, shapes
+from dcgan.models import build, dump_generator
 from experiments import __main__ as command
 from experiments.resample import load_kept, make_plan, score_run
 from experiments.run import Job, measure, references, run
@@ -49,12 +53,16 @@ def stored(study, name=RUNS[0]):
 
 
 def recommit(job, epoch, data):
-    """Give an epoch another generator, as if it had been committed so."""
+    """Give an epoch another generator and that one's scores, as if it had been committed so."""
     folder = rundir.epoch_folder(job.folder, epoch)
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
     content.pop(rundir.SUMS)
-    shutil.rmtree(folder)
-    rundir.commit(job.folder, epoch, content | {rundir.GENERATOR: data})
+    record = json.loads(content[rundir.RECORD])
+    for _ in range(2):  # the generator has to lie there to be scored
+        shutil.rmtree(folder)
+        content |= {rundir.RECORD: rundir.to_json(record), rundir.GENERATOR: data}
+        rundir.commit(job.folder, epoch, content)
+        record["scores"] = own_scores(job, epoch)
 
 
 def own_scores(job, epoch):
@@ -109,18 +117,31 @@ def test_arms_of_a_seed_share_the_noise_of_every_set(study):
     assert 0.3 * values[0] < values[1] < 3 * values[0]
 
 
-def test_scores_are_added_to_a_run_and_made_again_where_they_are_damaged(study):
+def test_scores_are_committed_with_their_sum_again_where_they_were_cut_off(study, monkeypatch):
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
     before = {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")}
-    task, scores = plan(study).tasks[RUNS[0]], study / RUNS[0] / "banks" / "scores.json"
+    task, folder = plan(study).tasks[RUNS[0]], study / RUNS[0] / "banks"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            score_run(task)
+    assert not folder.exists()
     score_run(task)
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "scores.json"]
+    first = (folder / "scores.json").read_bytes()
+    digest = hashlib.sha256(first).hexdigest()
+    assert (folder / "SHA256SUMS").read_text() == f"{digest}  scores.json\n"
     assert {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")} == before
     left = plan(study)
     assert (list(left.tasks), left.done) == ([RUNS[1]], 1)
 
-    whole = damage(scores)
+    # Damage is seen, and mended with the same bytes.
+    damage(folder / "scores.json")
     assert plan(study).done == 0
     score_run(task)
-    assert scores.read_bytes() == whole
+    assert (folder / "scores.json").read_bytes() == first
 
 
 def test_more_sets_are_the_same_ones_and_more(study):
@@ -135,12 +156,37 @@ def test_more_sets_are_the_same_ones_and_more(study):
     assert [len(scores) for scores in many["epochs"].values()] == [3, 3]
 
 
+def test_a_generator_that_broke_has_null_scores(study):
+    task = plan(study).tasks[RUNS[0]]
+    G, _ = build(task.job.config)
+    G.to_rgb.weight.data.fill_(torch.nan)
+    recommit(task.job, 2, dump_generator(G, task.job.config))
+    score_run(task)
+    epochs = stored(study)["epochs"]
+    assert {value for scores in epochs["2"] for value in scores.values()} == {None}
+    assert None not in {value for scores in epochs["1"] for value in scores.values()}
+
+
 def test_runs_that_cannot_be_scored_are_left_out_and_counted(study):
     shutil.rmtree(rundir.epoch_folder(study / RUNS[0], 2))
     for path in (study / RUNS[1]).glob("epochs/*/generator.safetensors"):
         path.unlink()
     left = plan(study)
     assert (left.tasks, left.done, left.unfinished, left.without) == ({}, 0, 1, 1)
+
+
+def test_a_machine_that_does_not_give_the_recorded_scores_is_refused(study):
+    task = plan(study).tasks[RUNS[0]]
+    folder = rundir.epoch_folder(study / RUNS[0], 2)
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    record = json.loads(content.pop(rundir.RECORD))
+    record["scores"]["kd_cifar"] *= 1 + 1e-12
+    del content[rundir.SUMS]
+    shutil.rmtree(folder)
+    rundir.commit(study / RUNS[0], 2, {rundir.RECORD: rundir.to_json(record), **content})
+    with pytest.raises(rundir.Differs, match="kd_cifar at epoch 2 is"):
+        score_run(task)
+    assert not (study / RUNS[0] / "banks").exists()
 
 
 def test_the_command_scores_what_is_missing_and_names_what_failed(study, capfd):
@@ -171,6 +217,10 @@ def test_the_command_scores_what_is_missing_and_names_what_failed(study, capfd):
     [
         (["resample", ".", "--sets", "1"], "'--sets': 1 is not in the range x>=2"),
         (["resample", ".", "--threads", "2"], "threads=1 is stored, threads=2 is asked for"),
+        (
+            ["banks", "--banks", "5"],
+            "banks: this command is called resample, and its option --sets",
+        ),
     ],
 )
 def test_bad_input_is_one_line(made, capsys, monkeypatch, words, line):
