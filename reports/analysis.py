@@ -225,10 +225,10 @@ class Analysis(Study):
 
         At equal epochs and at equal updates, with the updates that both sides make.
         """
-        table = []
+        table, conditions = [], ("all", self.factors[0])
         for (at, where), rows in self.parts.items():
             for effect in self.partial_effects[at, where]:
-                if effect.factors == ["batch"] and where.startswith(("all", f"{self.factors[0]}=")):
+                if effect.factors == ["batch"] and where.partition("=")[0] in conditions:
                     steps = rows.groupby("batch")["steps"].median()
                     low, high = (steps[level] for level in effect.levels["batch"])
                     names = {"at": at, "where": where, "updates_low": low, "updates_high": high}

@@ -356,8 +356,9 @@ def _absent(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFr
     if frame.empty:
         return "no epoch of its runs has been committed"
     measured, needs = (frame, "") if claim.versus is None else (study.results, needs)
-    wanted = [x for x in (claim.metric, claim.versus) if isinstance(x, str) and x not in measured]
-    return f"{wanted[0]} has not been measured{needs}" if wanted else ""
+    wanted = [x for x in (claim.metric, claim.versus) if isinstance(x, str)]
+    unmeasured = [x for x in wanted if x not in measured]
+    return f"{unmeasured[0]} has not been measured{needs}" if unmeasured else ""
 
 
 def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFrame) -> str:

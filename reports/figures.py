@@ -38,7 +38,6 @@ from reports.tables import (
     label,
     percent_sd,
     prose,
-    rounded,
     short_identity,
     significant,
     table_of,
@@ -64,6 +63,7 @@ DASHED = (
     "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
     "lies beyond the axis."
 )
+NO_REAL = " The row of real images is left out: they are not ours to publish."
 KINDS = {  # how a file of each kind is written: no dates
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -236,11 +236,9 @@ def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
     for name, value in known.sort_values(ascending=False, kind="stable").items():
         beyond = "↓" if value < low else "↑" if value > high else ""
         height = (first.transScale + first.transLimits).transform((0, value))[1]
-        height, text = (
-            min(max(height, 0), free),
-            name + f" {significant(value)} {beyond}" * bool(beyond),
-        )
+        height = min(max(height, 0), free)
         free = height - gap
+        text = f"{name} {significant(value)} {beyond}" if beyond else name
         for axis in axes[:, -1]:
             axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=8.5)
         for axis in axes.flat if not beyond else []:
@@ -350,42 +348,54 @@ def samples(study: Analysis) -> tuple[Image.Image, str]:
     shown = {tuple(row[x] for x in study.factors): row for row in rows[::-1].to_dict("records")}
 
     # An arm that has not begun keeps its place.
-    real = study.folder / "real.png"
-    panels = {"real": _read(real)} if real.is_file() else {}
+    last, panels = set(zip(study.last["run"], study.last["epoch"], strict=True)), {}
     for arm in study.arms:
+        row = shown.get(arm)
         title = ", ".join(prose(*pair) for pair in zip(study.factors, arm, strict=True))
-        if arm not in shown:
+        if row is None:
             panels[f"{title}\nnot yet"] = None
             continue
-        row = shown[arm]
+        late = (row["run"], row["epoch"]) in last
         path = rundir.epoch_folder(study.folder / row["run"], row["epoch"]) / rundir.SAMPLES
-        early = row["epoch"] < study.planned[row["run"]]
-        score = f"{PRIMARY} {rounded(row[PRIMARY], 1)}"
-        panels[f"{title}\n{score}" + (f", epoch {row['epoch']}" if early else "")] = _read(path)
+        score = "no score" if math.isnan(row[PRIMARY]) else f"{PRIMARY} {row[PRIMARY]:.1f}"
+        panels[f"{title}\n{score}" + ("" if late else f", epoch {row['epoch']}")] = _read(path)
+    path = study.folder / "real.png"
+    real = _read(path) if path.is_file() else None
     seeds = ", ".join(str(x) for x in sorted({row["seed"] for row in shown.values()}))
-    return _contact_sheet(panels), (
-        "Real images, where the study has them, and samples of every arm after its last epoch, not "
-        f"selected: n = 1 run of each arm, seed {seeds}, the same noise for every arm, its score "
-        "above it; no band."
+    return _contact_sheet(real, panels), (
+        ("Samples" if real is None else "Real images, then samples")
+        + f" of every arm after its last epoch, not selected: n = 1 run of each arm, seed {seeds}, "
+        "the same noise for every arm, its score above it; no band."
+        + (NO_REAL if real is None else "")
     )
 
 
-def _contact_sheet(panels: dict[str, Image.Image | None]) -> Image.Image:
-    """Titled pictures of one size in two columns.
+def _contact_sheet(real: Image.Image | None, panels: dict[str, Image.Image | None]) -> Image.Image:
+    """Real images over the full width, if any; below them titled pictures in two columns.
 
     A pixel of an image is a whole number of pixels: sharp, and small when packed.
     """
-    some, column = next(image for image in panels.values() if image), (PIXELS - GAP) // 2
+    boxes, top, column = [], 0, (PIXELS - GAP) // 2
+    if real is not None:  # its rows, half of them beside the others: images of one size
+        wide = Image.new("RGB", (2 * real.width, real.height // 2))
+        wide.paste(real)
+        wide.paste(real, (real.width, -(real.height // 2)))
+        wide = ImageOps.scale(wide, max(1, PIXELS // wide.width), Image.Resampling.NEAREST)
+        boxes, top = [("real", wide, 0, 0)], TITLE + wide.height
+    some = next(image for image in panels.values() if image)
     scale = max(1, column // some.width)
     height = TITLE + scale * some.height
-    sheet = Image.new("RGBA", (PIXELS, math.ceil(len(panels) / 2) * height))
+    for i, (title, image) in enumerate(panels.items()):
+        large = image and ImageOps.scale(image, scale, Image.Resampling.NEAREST)
+        boxes.append((title, large, i % 2 * (column + GAP), top + i // 2 * height))
+
+    sheet = Image.new("RGBA", (PIXELS, top + math.ceil(len(panels) / 2) * height))
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 18)
-    for i, (title, image) in enumerate(panels.items()):
-        x, y = i % 2 * (column + GAP), i // 2 * height + TITLE
-        pen.text((x, y - 6), title, GREY, font, anchor="ld")
+    for title, image, x, y in boxes:
+        pen.text((x, y + TITLE - 6), title, GREY, font, anchor="ld")
         if image:
-            sheet.paste(ImageOps.scale(image, scale, Image.Resampling.NEAREST), (x, y))
+            sheet.paste(image, (x, y + TITLE))
     return sheet
 
 

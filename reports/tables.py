@@ -735,7 +735,9 @@ def _losses(study: Analysis) -> Table:
         Column(text, lambda row, loss=loss: spread(row[loss], row[f"{loss}_sd"], 4))
         for loss, text in LOSSES.items()
     ]
-    columns += [_number("lowest D step", "lowest", 4), _number("bound", "bound", 4)]
+    columns.append(_number("lowest D step", "lowest", 4))
+    if study.losses["bound"].notna().any():
+        columns.append(_number("bound", "bound", 4))
     return _table(study, "losses", study.losses, [*_arm(study), *columns])
 
 
