@@ -84,6 +84,8 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
             planned = rundir.read_config(folder).epochs
     except rundir.Damaged as error:
         damage = str(error)
+    except OSError as error:
+        damage = f"{error.filename or folder}: {error.strerror}"
 
     state, note = _state(folder, owner, len(done), planned, damage)
     epoch = min(len(done), planned)
