@@ -242,35 +242,36 @@ def kept(run: Path, name: str = SUMS) -> list[int]:
     return sorted(int(name) for name in folders if name.isdecimal())
 
 
-def committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
-    """The epochs 1, 2, ... up to the first whose files are not as they were committed.
-
-    `may_lack`: files that may be missing, as all but one seed's samples are where a study is
-    published.
-    """
+def committed(run: Path) -> list[int]:
+    """The epochs 1, 2, ... up to the first whose files are not as they were committed."""
     epochs: list[int] = []
     with suppress(Damaged):
-        while (folder := epoch_folder(run, len(epochs) + 1)).exists():
-            _check(folder, may_lack)
-            epochs.append(len(epochs) + 1)
+        while epoch_folder(run, epoch := len(epochs) + 1).exists():
+            _check(run, epoch)
+            epochs.append(epoch)
     return epochs
 
 
-def all_committed(run: Path, may_lack: tuple[str, ...] = ()) -> list[int]:
+def all_committed(run: Path) -> list[int]:
     """The epochs that are there; raises Damaged where one is not as it was committed."""
-    epochs = committed(run, may_lack)
+    epochs = committed(run)
     if len(epochs) < len(list(run.glob("epochs/[0-9]*"))):
-        _check(epoch_folder(run, len(epochs) + 1), may_lack)
+        _check(run, len(epochs) + 1)
     return epochs
 
 
-def _check(folder: Path, may_lack: tuple[str, ...]) -> None:
-    """Raises Damaged where a file of an epoch is not as it was committed."""
+def _check(run: Path, epoch: int) -> None:
+    """Raises Damaged where a file of an epoch is not as it was committed.
+
+    A run that was imported may lack its pictures.
+    """
+    folder = epoch_folder(run, epoch)
     sums = read_sums(folder)
     for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
-        gone = name in may_lack and not (folder / name).exists()
-        if name not in PRUNABLE and not gone:
-            _checked(folder / name, _read(folder / name), sums)
+        path = folder / name
+        left_behind = name == SAMPLES and not path.exists() and has_records_only(run)
+        if name not in PRUNABLE and not left_behind:
+            _checked(path, _read(path), sums)
 
 
 def last_state(run: Path) -> tuple[int, bytes] | None:

@@ -48,7 +48,6 @@ ANALYSES = "eval"
 PICTURE = "walks.png"  # made of samples alone; the others show images of the data set
 OF_STUDY = ("study.json", CALIBRATION, "audit.json")
 OF_EPOCH = (RECORD, TIMING, SAMPLES, SUMS)
-MAY_LACK = (SAMPLES,)  # what a whole epoch may be without, once it has travelled
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def whole_seeds(study: Path) -> list[int]:
     unfinished = {
         seed
         for seed, run in planned
-        if not _is_finished(run, rundir.committed(run, MAY_LACK))
+        if not _is_finished(run, rundir.committed(run))
         or (measured and not (run / EVAL_SETS).exists())
     }
     return sorted({seed for seed, _ in planned} - unfinished)
@@ -141,7 +140,7 @@ def _content(
     pictured: set[str] = set()
     for run in _runs(study):
         if seeds is None or _seed(run) in seeds:
-            epochs, arm = rundir.committed(run, MAY_LACK), run.parent.name
+            epochs, arm = rundir.committed(run), run.parent.name
             chosen = epochs if sample_epochs is None else {*epochs} & {*sample_epochs}
             paths += _files_of(run, epochs, () if arm in pictured else chosen)
             pictured |= {arm} if epochs else set()
@@ -213,7 +212,7 @@ def _check_runs(folder: Path) -> grid.Study:
         rundir.read_config(run)
         if run.relative_to(folder).as_posix() not in planned:
             raise Damaged(f"{run}: is no run of its study.json")
-        rundir.all_committed(run, MAY_LACK)
+        rundir.all_committed(run)
     return study
 
 
@@ -239,7 +238,7 @@ def check_against(folder: Path, target: Path) -> dict[Path, int]:
         here = target / run.relative_to(folder)
         if differences := rundir.compare(here, rundir.unseal(run / "run.json")):
             raise Differs(f"{here}: {'; '.join(differences)}")
-        stored, added = rundir.all_committed(here, MAY_LACK), rundir.kept(run)
+        stored, added = rundir.all_committed(here), rundir.kept(run)
         for epoch in stored[: len(added)]:
             records = [rundir.read_json(x, epoch, RECORD) for x in (here, run)]
             _check_equal(f"{here}: epoch {epoch}", *records)

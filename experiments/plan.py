@@ -145,7 +145,7 @@ def _committed(job: Job) -> int:
     """
     path, config = job.folder, job.config
     imported = rundir.has_records_only(path)
-    epochs = len(rundir.committed(path, (rundir.SAMPLES,) if imported else ()))
+    epochs = len(rundir.committed(path))
     wanted: dict[str, dict[str, Any]] = {"config": config.model_dump()}
     if epochs < config.epochs and not imported and (path / "run.json").exists():
         wanted["fingerprint"] = fingerprint(config, job.device, job.threads)

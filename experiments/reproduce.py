@@ -66,7 +66,7 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
     if unknown:
         raise BadInput(f"--data: name the images that {old} was trained on, {info['data']['name']}")
     new = to / folder
-    if epochs_of(new) >= epochs_of(old):
+    if len(rundir.committed(new)) >= len(rundir.committed(old)):
         raise BadInput(f"--to {to}: holds this run already; name another folder")
     _check_data(data, to / "cache", info["data"])
 
@@ -131,14 +131,10 @@ def recipe(run: Path) -> tuple[list[str], str]:
     return words, f"{study.folder}/{planned.folder}"
 
 
-def epochs_of(run: Path) -> int:
-    """How many epochs a run has committed; an imported one may lack its pictures."""
-    return len(rundir.committed(run, (rundir.SAMPLES,)))
-
-
 def compare(old: Path, new: Path) -> Comparison:
     """Whether a run that was made again has the bytes of the old one; raises rundir.Damaged."""
-    if (made := epochs_of(new)) < (epochs := epochs_of(old)):
+    made, epochs = (len(rundir.committed(run)) for run in (new, old))
+    if made < epochs:
         raise rundir.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
     differences, relative = [], [0.0]
     for epoch in range(1, epochs + 1):

@@ -90,7 +90,7 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> Plan:
     configs = {run: rundir.read_config(run) for run in runs}
     for folder in sorted(runs, key=lambda run: (configs[run].seed, run)):
         config, epochs = configs[folder], rundir.kept(folder, rundir.GENERATOR)
-        if len(rundir.committed(folder, (rundir.SAMPLES,))) < config.epochs:
+        if len(rundir.committed(folder)) < config.epochs:
             unfinished += 1
         elif _has(folder, sets, epochs):
             done += 1

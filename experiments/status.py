@@ -73,7 +73,7 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
     planned, seconds, scores, done, damage = run.config.epochs, None, {}, [], ""
     owner = rundir.owner_of(folder)
     try:
-        done = rundir.committed(folder, (rundir.SAMPLES,))
+        done = rundir.committed(folder)
         if rundir.epoch_folder(folder, len(done) + 1).exists():
             damage = f"epoch {len(done) + 1} is not as it was committed"
         if done:

@@ -192,7 +192,7 @@ def _config(run: Path, stored: dict[str, Any]) -> dict[str, Any]:
 
 def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Record and timing of each committed epoch of a run."""
-    epochs = rundir.all_committed(run, may_lack=(rundir.SAMPLES,))
+    epochs = rundir.all_committed(run)
     names = (rundir.RECORD, rundir.TIMING)
     return [tuple(rundir.read_json(run, epoch, x) for x in names) for epoch in epochs]
 
