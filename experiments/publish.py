@@ -7,10 +7,8 @@
 An archive is written once: a later seed adds one, and changes no other.
 """
 
-import hashlib
 import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 
 from dcgan import rundir
@@ -37,22 +35,22 @@ def publish(study: Path) -> Result:
     known = archives(target)
     for path in known.values():
         _check_same(path, study)
-    with tempfile.TemporaryDirectory() as scratch_dir:
-        whole = archive.whole_seeds(study)
-        new = {x: Path(scratch_dir, f"seed-{x}.zip") for x in whole if x not in known}
-        if not (both := known | new):
-            raise BadInput(f"{study}: has no whole seed: not all runs of one are finished")
-        lowest, length = min(both), rundir.unseal(study / "study.json")["settings"]["epochs"]
-        for seed, path in new.items():
-            archive.pack(study, path, [seed], (*PICTURED, length) if seed == lowest else ())
-        generators = _generators(both[lowest], study, target / "generators", lowest)
-
-        for path in new.values():
-            rundir.replace(target / path.name, path.read_bytes())
-            print(f"wrote {target / path.name}")
-        if generators:
-            shutil.rmtree(target / "generators", ignore_errors=True)
-            rundir.commit_to(target / "generators", generators)
+    whole = archive.whole_seeds(study)
+    if not {*known, *whole}:
+        raise BadInput(f"{study}: has no whole seed: not all runs of one are finished")
+    lowest, length = (
+        min({*known, *whole}),
+        rundir.unseal(study / "study.json")["settings"]["epochs"],
+    )
+    generators = _generators(study, target / "generators", lowest)
+    for seed in whole:
+        if seed not in known:
+            path, pictured = target / f"seed-{seed}.zip", (*PICTURED, length)
+            archive.pack(study, path, [seed], pictured if seed == lowest else ())
+            print(f"wrote {path}")
+    if generators:
+        shutil.rmtree(target / "generators", ignore_errors=True)
+        rundir.commit_to(target / "generators", generators)
     return build(target)
 
 
@@ -68,22 +66,19 @@ def build(folder: Path) -> Result:
 
 def _check_same(path: Path, study: Path) -> None:
     """Whether a study agrees with what was published of it, and is no longer than that."""
-    with archive.unpacked(path) as (folder, _):
-        for run, epochs in archive.check_against(folder, study).items():
-            if epochs > (published := len(rundir.kept(run))):
+    with archive.unpacked(path) as (folder, packed):
+        for run, epochs in archive.check_against(folder, packed, study).items():
+            if epochs > (published := len(rundir.kept(folder / run))):
                 more = f"epochs={epochs} are stored, epochs={published} are in {path}"
-                raise rundir.Differs(f"{study / run.relative_to(folder)}: {more}; remove that")
+                raise rundir.Differs(f"{study / run}: {more}; remove that")
 
 
-def _generators(path: Path, study: Path, folder: Path, seed: int) -> dict[str, bytes]:
-    """The generators that a folder has, and those of a study whose SHA-256 is in an archive."""
-    with zipfile.ZipFile(path) as packed:
-        listed = packed.read(archive.GENERATORS) if archive.GENERATORS in packed.namelist() else b""
+def _generators(study: Path, folder: Path, seed: int) -> dict[str, bytes]:
+    """The generators that a folder has, and the last ones that a study kept of a seed."""
     generators = {file.name: file.read_bytes() for file in sorted(folder.glob("*.safetensors"))}
-    for digest, name in (line.split("  ", 1) for line in listed.decode().splitlines()):
-        arm, file = name.partition("/")[0], study / name
-        if arm in GENERATORS and file.exists():
-            data = file.read_bytes()
-            if hashlib.sha256(data).hexdigest() == digest:
-                generators[f"{arm},seed={seed}.safetensors"] = data
+    for arm in GENERATORS:
+        run = study / arm / f"seed={seed}"
+        if kept := rundir.kept(run, rundir.GENERATOR):
+            last = rundir.read(run, kept[-1], rundir.GENERATOR)
+            generators[f"{arm},seed={seed}.safetensors"] = last
     return generators
