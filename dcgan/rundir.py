@@ -209,15 +209,6 @@ def read_json(run: Path, epoch: int, name: str) -> Any:
         raise Damaged(f"{epoch_folder(run, epoch) / name}: {error}") from error
 
 
-def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every number, text and null of a JSON value, with its dotted name."""
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from flatten(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
-
-
 def read_sums(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file that a folder was committed with; raises Damaged."""
     data = _read(folder / SUMS)
