@@ -17,7 +17,7 @@ from dcgan.models import build, channels_last, discriminator, generator
 from dcgan.train import State, train_epoch
 from eval import metrics
 from eval.classifier import FEATURES
-from eval.extractors import LITE0_IMAGES, classifier, has_lite0
+from eval.extractors import classifier, has_lite0
 from eval.fetch import NoWeights, find_inception
 from experiments import grid, progress, tracking
 from experiments.grid import BadStudy, Run, Study
@@ -26,7 +26,6 @@ from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 START_SECONDS = 3  # of a run, before its first epoch
 PROBE_STEPS, PROBE_BATCH = 2, 64  # of training, to tell how long an epoch takes
 PROBE_IMAGES, PROBE_ROWS = 50, 1_000  # of scoring, likewise
-LITE0_TIMES = 4  # as long as the classifier does this network take for an image
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,16 @@ class Plan:
     """What a study still needs."""
 
     study: Study
-    folder: Path
     jobs: list[Job]  # all of its runs
     committed: dict[Job, int]  # the epochs that a run has
     missing: list[Job]  # those that have something to do: epochs, or their W&B mirror
     max_parallel: int  # runs at a time
     seconds: float  # an estimate of what is left
     bytes: int  # on disk, at most
+
+    @property
+    def folder(self) -> Path:
+        return self.jobs[0].study
 
     @property
     def epochs(self) -> int:
@@ -66,24 +68,18 @@ def make_plan(
     except BadStudy as error:
         raise BadStudy(f"{images.name} has {len(images.pixels)} images: {error}") from error
     _check_images(runs, images)
-    folder, first = out / study.folder, runs[0].config
-    common = {
-        "study": folder,
-        "cache": out / "cache",
-        "side": min(images.pixels.shape[1], first.resolution),
-        "device": device,
-        "threads": threads,
-        "inception": first.inception != "never" and _has_inception(out / "cache"),
-        "wandb_mode": mode,
-        "imagenet": first.imagenet != "never" and has_lite0(),
-    }
-    jobs = [Job(config=run.config, folder=folder / run.folder, **common) for run in runs]
+    first = runs[0].config
+    side = min(images.pixels.shape[1], first.resolution)
+    inception = first.inception != "never" and _has_inception(out / "cache")
+    imagenet = first.imagenet != "never" and has_lite0()
+    common = (side, device, threads, inception, mode, imagenet)
+    jobs = [Job(run.config, out / study.folder / run.folder, *common) for run in runs]
     committed = {job: _committed(job) for job in jobs}
     missing = [job for job, done in committed.items() if _is_missing(job, done)]
     seconds = _run_seconds(committed) / max_parallel
     disk = {run.arm: _disk(run.config) for run in runs}
     total = sum(disk[run.arm] for run in runs)
-    return Plan(study, folder, jobs, committed, missing, max_parallel, seconds, total)
+    return Plan(study, jobs, committed, missing, max_parallel, seconds, total)
 
 
 def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterable[str]:
@@ -114,15 +110,15 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
 
 def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
     """The plan as --json prints it."""
-    shown = ("epochs", "epochs_done", "max_parallel", "seconds", "bytes")
-    of_data = ("name", "sha256", "labels_from", "left_out")
+    about = {key: getattr(images, key) for key in ("name", "sha256", "labels_from", "left_out")}
+    numbers = ("epochs", "epochs_done", "max_parallel", "seconds", "bytes")
     return {
         "runs": [job.name for job in plan.jobs],
         "missing": len(plan.missing),
-        "data": {"images": len(images.pixels)} | {name: getattr(images, name) for name in of_data},
+        "data": about | {"images": len(images.pixels)},
         "device": plan.jobs[0].device,
         "wandb": mode,
-    } | {name: getattr(plan, name) for name in shown}
+    } | {key: getattr(plan, key) for key in numbers}
 
 
 # --- What is there --------------------------------------------------------------------------------
@@ -189,10 +185,10 @@ def _run_seconds(committed: dict[Job, int]) -> float:
         return 0.0
     first = next(iter(committed))
     torch.set_num_threads(first.threads)
-    epoch = _train_seconds(first.config, first.device)
-    score, milestone = _score_seconds(first.config, first.device, first.imagenet)
-    starts = START_SECONDS * sum(map(bool, lengths))
-    return starts + len(left) * (epoch + score) + sum(map(is_milestone, left)) * milestone
+    train = _train_seconds(first.config, first.device)
+    score = _score_seconds(first.config, first.device)  # twice at a milestone
+    scorings = len(left) + sum(map(is_milestone, left))
+    return START_SECONDS * sum(map(bool, lengths)) + len(left) * train + scorings * score
 
 
 def _train_seconds(config: Config, device: str) -> float:
@@ -211,11 +207,8 @@ def _train_seconds(config: Config, device: str) -> float:
     return _seconds(lambda: train_epoch(state, probe, pixels)) * config.images / probe.images
 
 
-def _score_seconds(config: Config, device: str, imagenet: bool) -> tuple[float, float]:
-    """Seconds of one scoring, and of what a milestone adds, from fewer images on this machine.
-
-    What EfficientNet-Lite0 adds is 2 % of a run: too little to load the network for.
-    """
+def _score_seconds(config: Config, device: str) -> float:
+    """Seconds of one scoring by the classifier, from fewer images on this machine."""
     count = config.score_images
     few, rows = min(PROBE_IMAGES, count), min(PROBE_ROWS, count)
     pixels = torch.zeros((few, 3, 32, 32), dtype=torch.uint8)
@@ -225,9 +218,7 @@ def _score_seconds(config: Config, device: str, imagenet: bool) -> tuple[float, 
     # A quarter more for making the images; pairs of features grow with the square of their number.
     images = 1.25 * _seconds(lambda: network.extract(pixels)) * count / few
     pairs = _seconds(lambda: (metrics.kid(features, features), metrics.prdc(features, features)))
-    once = images + pairs * (count / rows) ** 2
-    seen = min(count, LITE0_IMAGES) if imagenet else 0
-    return once, once + (1 + LITE0_TIMES) * images * seen / count
+    return images + pairs * (count / rows) ** 2
 
 
 def _seconds(work: Callable[[], object]) -> float:

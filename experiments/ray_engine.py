@@ -73,7 +73,7 @@ def execute(
         return launch.run_all(
             plan,
             console,
-            lambda job: task.remote(_for_all_nodes(job), given),
+            lambda job: task.remote(replace(job, folder=job.folder.absolute()), given),
             lambda tasks: ray.wait(tasks, timeout=launch.POLL_SECONDS)[0],
             _outcome,
         )
@@ -106,12 +106,6 @@ def _work(job: Job, environ: dict[str, str]) -> dict[str, str]:
             break
         time.sleep(1)
     return launch.attempt(job)
-
-
-def _for_all_nodes(job: Job) -> Job:
-    """The job by paths that mean the same on every node."""
-    paths = {name: getattr(job, name).absolute() for name in ("study", "folder", "cache")}
-    return replace(job, **paths)
 
 
 def _environment() -> dict[str, dict[str, str]]:

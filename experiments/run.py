@@ -43,15 +43,23 @@ class Job:
     """What one process needs to know to make or to finish a run."""
 
     config: Config
-    study: Path  # the study's folder
-    folder: Path  # the run's folder inside it
-    cache: Path
+    folder: Path  # OUT/<study>/<arm>/seed=<n>
     side: int  # pixels a side of the real images that scores are taken against
     device: str
     threads: int
     inception: bool  # whether its weights are here
     wandb_mode: str
     imagenet: bool = False  # whether to measure on EfficientNet-Lite0 at milestones
+
+    @property
+    def study(self) -> Path:
+        """The study's folder."""
+        return self.folder.parents[1]
+
+    @property
+    def cache(self) -> Path:
+        """Of the images and features of all studies beside this one."""
+        return self.study.parent / "cache"
 
     @property
     def name(self) -> str:
@@ -181,14 +189,18 @@ def measure_more(
 
 def fingerprint(config: Config, device: str, threads: int) -> dict[str, str | int]:
     """What bits depend on beside the config. Runs that differ in it are never mixed in silence."""
-    on_gpu = device.startswith("cuda")
     return {
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "device": device_name(device),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
         "arithmetic": arithmetic(config.precision, device, threads),
     }
+
+
+def device_name(device: str) -> str:
+    """`cpu`, or what the GPU calls itself."""
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 @cache

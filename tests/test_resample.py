@@ -32,8 +32,7 @@ def made(tmp_path_factory):
     scoring = {"score_images": 40, "reference_images": 60, "data_sha256": images.sha256}
     for name, norm in zip(RUNS, ("none", "batch"), strict=True):
         config = Config(norm=norm, **sizes, **scoring)
-        made = Job(config, study, study / name, out / "cache", 16, "cpu", 1, False, "disabled")
-        run(made)
+        run(Job(config, study / name, 16, "cpu", 1, False, "disabled"))
     return study
 
 
@@ -44,8 +43,10 @@ def study(made, tmp_path):
     return tmp_path / "out" / made.name
 
 
-def plan(study, count=3):
-    return make_plan(study, count, "cpu", 1)
+def plan(study, sets=3):
+    """The runs that lack evaluation sets, by name, and how many others there are."""
+    jobs, counts = make_plan(study, sets, "cpu", 1)
+    return {job.folder.relative_to(study).as_posix(): job for job in jobs}, counts
 
 
 def stored(study, name=RUNS[0]):
@@ -83,13 +84,13 @@ def damage(path):
 
 def test_every_set_and_every_epoch_has_noise_of_its_own(study):
     # The same generator at both epochs: the scores differ by their noise alone.
-    task = plan(study).tasks[RUNS[0]]
-    recommit(task.job, 1, kept_bytes(task.job, 2))
-    score_run(replace(task, sets=4))
+    job = plan(study)[0][RUNS[0]]
+    recommit(job, 1, kept_bytes(job, 2))
+    score_run(job, 4)
     scored = stored(study)
     assert scored["banks"] == 4
     assert list(scored["epochs"]) == ["1", "2"]
-    own = [own_scores(task.job, epoch) for epoch in (1, 2)]
+    own = [own_scores(job, epoch) for epoch in (1, 2)]
     values = [scores["fd_cifar"] for epoch in scored["epochs"].values() for scores in epoch]
     values += [scores["fd_cifar"] for scores in own]
     assert len(values) == len(set(values)) == 8
@@ -99,19 +100,18 @@ def test_every_set_and_every_epoch_has_noise_of_its_own(study):
 
 def test_arms_of_a_seed_share_the_noise_of_every_set(study):
     # With the generator of the other arm, a run has the other arm's scores.
-    one, other = (plan(study).tasks[name] for name in RUNS)
+    one, other = (plan(study)[0][name] for name in RUNS)
     for epoch in (1, 2):
-        recommit(other.job, epoch, kept_bytes(one.job, epoch))
-    for task in (one, other):
-        score_run(task)
+        recommit(other, epoch, kept_bytes(one, epoch))
+    for job in (one, other):
+        score_run(job, 3)
     assert stored(study, RUNS[0]) == stored(study, RUNS[1])
 
     # Another seed has other noise.
-    config = other.job.config.model_copy(update={"seed": 1})
-    seeded = replace(other, job=replace(other.job, config=config))
+    seeded = replace(other, config=other.config.model_copy(update={"seed": 1}))
     for epoch in (1, 2):
-        recommit(seeded.job, epoch, kept_bytes(one.job, epoch))
-    score_run(seeded)
+        recommit(seeded, epoch, kept_bytes(one, epoch))
+    score_run(seeded, 3)
     values = [stored(study, name)["epochs"]["1"][0]["fd_cifar"] for name in RUNS]
     assert values[0] != values[1]
     assert 0.3 * values[0] < values[1] < 3 * values[0]
@@ -122,46 +122,45 @@ def test_scores_are_committed_with_their_sum_again_where_they_were_cut_off(study
         raise KeyboardInterrupt
 
     before = {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")}
-    task, folder = plan(study).tasks[RUNS[0]], study / RUNS[0] / "banks"
+    job, folder = plan(study)[0][RUNS[0]], study / RUNS[0] / "banks"
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            score_run(task)
+            score_run(job, 3)
     assert not folder.exists()
-    score_run(task)
+    score_run(job, 3)
     assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "scores.json"]
     first = (folder / "scores.json").read_bytes()
     digest = hashlib.sha256(first).hexdigest()
     assert (folder / "SHA256SUMS").read_text() == f"{digest}  scores.json\n"
     assert {path: path.read_bytes() for path in study.glob("*/*/epochs/*/*")} == before
-    left = plan(study)
-    assert (list(left.tasks), left.done) == ([RUNS[1]], 1)
+    lacking, counts = plan(study)
+    assert (list(lacking), counts["done"]) == ([RUNS[1]], 1)
 
     # Damage is seen, and mended with the same bytes.
     damage(folder / "scores.json")
-    assert plan(study).done == 0
-    score_run(task)
+    assert plan(study)[1]["done"] == 0
+    score_run(job, 3)
     assert (folder / "scores.json").read_bytes() == first
 
 
 def test_more_sets_are_the_same_ones_and_more(study):
-    score_run(plan(study).tasks[RUNS[0]])
-    few, more = stored(study), plan(study, 4)
-    assert plan(study, 2).done == 1
-    assert more.done == 0
-    assert more.tasks[RUNS[0]].scorings == 6
-    score_run(more.tasks[RUNS[0]])
+    score_run(plan(study)[0][RUNS[0]], 3)
+    few, (lacking, counts) = stored(study), plan(study, 4)
+    assert plan(study, 2)[1]["done"] == 1
+    assert counts["done"] == 0
+    score_run(lacking[RUNS[0]], 4)
     many = stored(study)
     assert {epoch: scores[:2] for epoch, scores in many["epochs"].items()} == few["epochs"]
     assert [len(scores) for scores in many["epochs"].values()] == [3, 3]
 
 
 def test_a_generator_that_broke_has_null_scores(study):
-    task = plan(study).tasks[RUNS[0]]
-    G, _ = build(task.job.config)
+    job = plan(study)[0][RUNS[0]]
+    G, _ = build(job.config)
     G.to_rgb.weight.data.fill_(torch.nan)
-    recommit(task.job, 2, dump_generator(G, task.job.config))
-    score_run(task)
+    recommit(job, 2, dump_generator(G, job.config))
+    score_run(job, 3)
     epochs = stored(study)["epochs"]
     assert {value for scores in epochs["2"] for value in scores.values()} == {None}
     assert None not in {value for scores in epochs["1"] for value in scores.values()}
@@ -171,12 +170,11 @@ def test_runs_that_cannot_be_scored_are_left_out_and_counted(study):
     shutil.rmtree(rundir.epoch_folder(study / RUNS[0], 2))
     for path in (study / RUNS[1]).glob("epochs/*/generator.safetensors"):
         path.unlink()
-    left = plan(study)
-    assert (left.tasks, left.done, left.unfinished, left.without) == ({}, 0, 1, 1)
+    assert plan(study) == ({}, {"unfinished": 1, "without": 1})
 
 
 def test_a_machine_that_does_not_give_the_recorded_scores_is_refused(study):
-    task = plan(study).tasks[RUNS[0]]
+    job = plan(study)[0][RUNS[0]]
     folder = rundir.epoch_folder(study / RUNS[0], 2)
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
     record = json.loads(content.pop(rundir.RECORD))
@@ -185,7 +183,7 @@ def test_a_machine_that_does_not_give_the_recorded_scores_is_refused(study):
     shutil.rmtree(folder)
     rundir.commit(study / RUNS[0], 2, {rundir.RECORD: rundir.to_json(record), **content})
     with pytest.raises(rundir.Differs, match="kd_cifar at epoch 2 is"):
-        score_run(task)
+        score_run(job, 3)
     assert not (study / RUNS[0] / "banks").exists()
 
 
@@ -205,11 +203,11 @@ def test_the_command_scores_what_is_missing_and_names_what_failed(study, capfd):
     assert command.main([*words, "1"]) == 0
     shown = capfd.readouterr().out
     assert "1 runs are to be scored, 4 times in all" in shown
-    assert "[1/1 runs, 0 s left]" in shown
+    assert "[1/1 runs]" in shown
     assert (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns == before
 
     # Runs that have their sets need no machine any more.
-    assert make_plan(study, 3, "cpu", 2).done == 2
+    assert make_plan(study, 3, "cpu", 2) == ([], {"done": 2})
 
 
 @pytest.mark.parametrize(
