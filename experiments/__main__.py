@@ -6,10 +6,7 @@
     python -m experiments export runs/ablation-small -o small.zip
 
 key=value narrows a factor of the study to some of its levels, chooses seeds (seed=3,5), or sets a
-field of the config for every run. A finished run is skipped, a half-done one goes on from its last
-committed epoch, and so does a finished one where more epochs are asked for.
-
-Each command has its own --help.
+field of the config for every run. Each command has its own --help.
 """
 
 import os
@@ -29,7 +26,6 @@ if __name__ == "__main__":
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 34))
 
 import click
-from rich.console import Console
 
 from dcgan import cli
 from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
@@ -48,12 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 # --- Options of several commands ------------------------------------------------------------------
-
-
-def _share(context: click.Context, option: click.Parameter, value: float) -> float:
-    if not (0 < value <= 1 or (value > 1 and value.is_integer())):
-        raise click.BadParameter(f"{value:g} is neither a part of one nor a whole number")
-    return value
 
 
 def option(name: str, metavar: str | None, text: str, **more: Any) -> Callable:
@@ -112,6 +102,9 @@ AT_A_TIME = "runs at a time; default: one a core, or one on a GPU, or as many as
 JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
 SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 for a command on a GPU"
 FEW = click.IntRange(1, 1_000)
+FILE = click.Path(dir_okay=False, path_type=Path)
+ARCHIVE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PARTS = click.Choice(["training", "scoring", "epoch"])  # of bench
 
 
 # --- Training -------------------------------------------------------------------------------------
@@ -119,10 +112,9 @@ FEW = click.IntRange(1, 1_000)
 
 STUDY = """{about}
 
-Prints the plan, trains every run that is not done, scores it after every epoch and mirrors it to
-W&B, then builds the report in OUT/{name}-SCALE/report. Finished runs are skipped, half-done ones go
-on from their last committed epoch, so that Ctrl-C costs an epoch at most and the same command goes
-on. With more epochs, finished runs go on too. The plan says how long it takes and how much disk.
+Prints the plan, with time and disk, trains every run that is not done, scores it after every epoch
+and mirrors it to W&B, then builds the report in OUT/{name}-SCALE/report. Finished runs are skipped,
+and go on where more epochs are asked for; after Ctrl-C the same command goes on.
 
 A factor takes one or more of its levels, as batch=128,512 does; any other key takes one value.
 
@@ -131,7 +123,7 @@ A factor takes one or more of its levels, as batch=128,512 does; any other key t
     python -m experiments {name} seed=3 epochs=4
 """
 CLUSTER = "auto or HOST:PORT of a running cluster; default: RAY_ADDRESS, or Ray is started here"
-PART = "of Ray's, a part of one or a whole number"
+PART = "of Ray's; a part of one lets several runs share a GPU"
 of_training = options(
     click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
     option("--scale", "NAME", SCALES),
@@ -149,7 +141,7 @@ of_training = options(
         help="processes of this machine, or Ray",
     ),
     option("--ray-address", "HOST:PORT", CLUSTER, envvar="RAY_ADDRESS"),
-    option("--gpus-per-run", "X", PART, type=float, default=1.0, callback=_share),
+    option("--gpus-per-run", "X", PART, type=click.FloatRange(0, min_open=True), default=1.0),
     out_option("folder of studies and cache"),
     click.option("--plan", "plan_only", is_flag=True, help="print the plan and stop"),
 )
@@ -178,11 +170,9 @@ def show_status(study: Path) -> Result:
 
       done       every epoch is committed
       running    a process of this machine is at work on it
-      elsewhere  a process of another machine, which cannot be asked, was the last
-                 at work on it
+      elsewhere  a process of another machine was the last at work on it
       failed     its error.txt, whose last line is shown, says why
-      damaged    a committed file is missing or not as it was written; it is made
-                 anew
+      damaged    a committed file is not as it was written; it is made anew
       stopped    half-done: the study's own command goes on with it
       missing    planned, and without an epoch
 
@@ -194,8 +184,7 @@ def show_status(study: Path) -> Result:
     from experiments import status
 
     seen = status.look(study)
-    if sys.stdout is not sys.stderr:
-        status.show(seen, Console(highlight=False))
+    print(status.to_text(seen))
     return 0, asdict(seen)
 
 
@@ -209,13 +198,12 @@ def reproduce_run(**given: Any) -> Result:
     """Make one run again, and compare every epoch with what it was, byte by byte.
 
     RUN is a run's folder, or in a study of OUT its name as W&B and the page show it, or its id on
-    W&B. Prints the one command that makes it and what it was made with: data and their SHA-256,
-    device, threads, packages, commit. Then gives that command in a folder of its own, which takes
-    as long as the run did, and names the first column that differs of each epoch.
+    W&B. Prints the one command that makes it and what it was made with: data, machine, packages,
+    commit. Then gives that command in a folder of its own, without W&B, and names the first column
+    that differs of each epoch.
 
     The same processor, threads and PyTorch give the same bytes. Elsewhere it is "not bit for bit",
-    with what is not the same there and the largest relative difference of a score. W&B is not
-    written to.
+    with what is not the same there and the largest relative difference of a score.
 
         python -m experiments reproduce runs/ablation-small/ARM/seed=0
         python -m experiments reproduce "ARM seed=0" --data train.zip --print
@@ -237,11 +225,8 @@ def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
     """Score the kept generators of every finished run again, on more evaluation sets.
 
     Set 0 is the scoring that a run did itself; sets 1, 2, ... are as many images of other noise,
-    with the same reference and networks, and go to RUN/banks. How far they lie apart is how much of
-    a score is the noise that it was taken on. Runs that have their sets are skipped, and a command
-    that was stopped goes on with the others. The machine must be the one that made the runs.
-
-    How long it takes is said first: one scoring of an epoch for each kept generator and set.
+    and go to RUN/banks. How far they lie apart is how much of a score is the noise that it was
+    taken on. Runs that have their sets are skipped. The machine must be the one that made the runs.
 
         python -m experiments resample runs/ablation-small --sets 5
     """
@@ -254,21 +239,15 @@ def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
 
 
 @experiments_group.command("bench")
-@click.argument("parts", metavar="[PART]...", nargs=-1)
-@option("--only", "PART", "this part, and those that follow; default: all")
+@click.argument("parts", metavar="[PART]...", nargs=-1, type=PARTS)
+@option("--only", "PART", "this part, and those that follow; default: all", type=PARTS)
 @click.option("--quick", is_flag=True, help="everything tiny: do the parts work?")
-@click.option("--data", metavar="DATA", default="shapes", help="images of `epoch` and `commands`")
+@option("--data", "DATA", "images of `epoch`", default="shapes")
 @DEVICE
 @threads_option("of this process")
 @out_option("the record goes to OUT/bench")
 def bench_machine(
-    parts: tuple[str, ...],
-    only: str | None,
-    quick: bool,
-    data: str,
-    device: str | None,
-    threads: int,
-    out: Path,
+    parts: tuple[str, ...], only: str | None, device: str | None, out: Path, **given: Any
 ) -> Result:
     """Measure how fast this project is on this machine, in about ten minutes on two cores.
 
@@ -276,11 +255,9 @@ def bench_machine(
                  same networks
       scoring    from images to scores; the same by torchmetrics, torch-fidelity
       epoch      where the time of an epoch goes
-      commands   how long a run of one epoch, a report, a plan, status and help
-                 take
 
-    Prints a table for each and writes OUT/bench/DEVICE.json, which has every single measurement of
-    this command. Other work on the machine spoils speeds, and ratios less.
+    Prints a table for each and writes OUT/bench/DEVICE.json, with every single measurement. Other
+    work on the machine spoils speeds, and ratios less.
 
         python -m experiments bench
         python -m experiments bench --only training epoch
@@ -290,13 +267,10 @@ def bench_machine(
 
     check_out(out)
     device = available(device)
-    from experiments.bench import PARTS, Bench, write
+    from experiments.bench import Bench, write
 
-    asked = [*([only] if only else []), *parts] or list(PARTS)
-    if unknown := [part for part in asked if part not in PARTS]:
-        raise BadInput(f"--only {unknown[0]}: not one of {', '.join(PARTS)}")
-    chosen = [name for name in PARTS if name in asked]
-    path = write(Bench(device, threads, out, data, quick), chosen)
+    chosen = [name for name in PARTS.choices if name in (only, *parts)] or PARTS.choices
+    path = write(Bench(device=device, out=out, **given), chosen)
     print(f"\nwrote {path}")
     return 0, {"file": path, **rundir.unseal(path)}
 
@@ -309,9 +283,8 @@ def bench_machine(
 def publish_study(study: Path) -> Result:
     """Pack the whole seeds of a study into reports/published, and build its report there.
 
-    A seed has an archive of its own, which is written once: what a study has that is published
-    already must agree, and later seeds are added. Pictures are those of the lowest seed at a few
-    epochs; two of its generators lie beside. The report is made from the archives alone. Of a
+    A seed has an archive of its own, which is written once: what is published already must agree.
+    Pictures are those of the lowest seed at a few epochs; two of its generators lie beside. Of a
     folder in reports/published itself only the report is made, again.
 
         python -m experiments publish runs/ablation-cpu32
@@ -324,7 +297,7 @@ def publish_study(study: Path) -> Result:
 
 @experiments_group.command("export")
 @of_study
-@click.option("-o", "--file", metavar="FILE.zip", type=PATH, required=True, help="what to write")
+@click.option("-o", "--file", metavar="FILE.zip", type=FILE, required=True, help="what to write")
 def export_study(study: Path, file: Path) -> Result:
     """Pack the committed records of a study into one file, which `import` reads elsewhere.
 
@@ -335,8 +308,6 @@ def export_study(study: Path, file: Path) -> Result:
     """
     from experiments import archive
 
-    if file.is_dir():
-        raise BadInput(f"--file {file}: is a folder")
     archive.pack(study, file)
     size = file.stat().st_size
     print(f"wrote {file}, {size / 1e6:.1f} MB")
@@ -344,13 +315,13 @@ def export_study(study: Path, file: Path) -> Result:
 
 
 @experiments_group.command("import")
-@click.argument("files", metavar="FILE...", type=PATH, nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", type=ARCHIVE, nargs=-1, required=True)
 @out_option("folder of the study")
 def import_archives(files: tuple[Path, ...], out: Path) -> Result:
     """Add the runs and epochs of files that `export` or `publish` wrote, and build the report.
 
-    What is there already must agree: a run that contradicts is refused by name, with both values,
-    and nothing of its file is written then.
+    What is there already must agree: a run that contradicts is refused by name, and nothing of its
+    file is written then.
 
         python -m experiments import small.zip --out runs
         python -m experiments import reports/published/ablation-cpu32/seed-*.zip
@@ -358,16 +329,13 @@ def import_archives(files: tuple[Path, ...], out: Path) -> Result:
     from experiments import archive
     from experiments.study import report
 
-    if absent := [path for path in files if not path.is_file()]:
-        raise BadInput(f"{absent[0]}: no such file")
-    done = []
+    imported = []
     for path in files:
-        done.append(merged := archive.merge(path, out))
+        merged = archive.merge(path, out)
+        imported.append({"file": path, **asdict(merged)})
         new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
         print(f"{path} -> {merged.study}: {new}.")
-    code = max(report(study) for study in dict.fromkeys(merged.study for merged in done))
-    imported = [asdict(merged) | {"file": path} for merged, path in zip(done, files, strict=True)]
-    return code, {"imported": imported}
+    return max(map(report, {one["study"] for one in imported})), {"imported": imported}
 
 
 # --- W&B ------------------------------------------------------------------------------------------
@@ -406,8 +374,7 @@ def sync(study: Path) -> NoReturn:
 def workspace(study: Path) -> Result:
     """Build a workspace and a report on W&B; without an account, as files alone.
 
-    Panels of scores by arm with bands over seeds, fluctuation, losses, samples, a table of the
-    runs. Their JSON lies in the study's folder `wandb`, without network too.
+    Panels of scores, fluctuation, losses, samples and runs, as JSON in the folder `wandb` too.
 
         python -m experiments workspace runs/ablation-small
     """

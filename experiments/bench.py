@@ -8,7 +8,6 @@ the ratios of the pairs, beside the lowest and the highest.
                              asked for last; <device>-quick.json where they were tiny
 """
 
-import itertools
 import os
 import statistics
 import subprocess
@@ -37,11 +36,10 @@ from eval import parity
 from eval.extractors import classifier
 from eval.score import reference, score
 from experiments import grid, launch
-from experiments.run import fingerprint, prepare
+from experiments.run import prepare
 
 Row = dict[str, Any]
-ROOT = Path(__file__).resolve().parents[1]
-ARM = ("norm=none", "head=conv", "batch=128")  # of the runs that commands make
+ONE = ("norm=none", "head=conv", "batch=128", "seed=0", "epochs=3")  # the run of `epoch`
 ON_A_GPU = 32  # times as many images are trained on there
 
 # The networks that the tutorials' loop trains too, and the images that each speed is measured on.
@@ -59,7 +57,7 @@ class Bench:
     device: str
     threads: int
     out: Path
-    source: str = "shapes"  # the images that commands are given
+    data: str = "shapes"  # the images of `epoch`
     quick: bool = False  # everything tiny: for tests
 
     @property
@@ -81,13 +79,7 @@ def write(bench: Bench, parts: Iterable[str]) -> Path:
     path = bench.out / "bench" / name
     bench.out.mkdir(parents=True, exist_ok=True)
     prepare(bench.device, bench.threads)
-    hardware = {
-        "device": fingerprint(Config(), bench.device, bench.threads)["device"],
-        "processor": launch.processor(),
-        "cores": launch.cores(),
-        "threads": bench.threads,
-    }
-    record = {"commit": launch.commit(), "hardware": hardware, "versions": launch.versions()}
+    record = launch.made_with(bench.device, bench.threads, jobs=1)
     record |= {"quick": bench.quick, "parts": {}}
     for part in parts:
         record["parts"][part] = rows = PARTS[part](bench)
@@ -235,7 +227,7 @@ def scoring(bench: Bench) -> list[Row]:
     return [{"scored by": way, "images/s": count / row["s"], **row} for way, row in rows.items()]
 
 
-# --- Whole commands -------------------------------------------------------------------------------
+# --- An epoch -------------------------------------------------------------------------------------
 
 
 def epoch(bench: Bench) -> list[Row]:
@@ -244,67 +236,26 @@ def epoch(bench: Bench) -> list[Row]:
     Training and scoring by the run's own clock; committing, and W&B offline, are what is left of
     the time from one commit to the next.
     """
+    words = ["ablation", "--scale", "smoke" if bench.quick else "small", "--data", bench.data]
+    words += ["--device", bench.device, "--threads", str(bench.threads), *ONE]
     with tempfile.TemporaryDirectory(dir=bench.out) as folder:
-        arguments = ablation(bench, folder, "smoke" if bench.quick else "small")
-        give([*arguments, *ARM, "seed=0", "epochs=3"], WANDB_MODE="offline")
+        command = [sys.executable, "-m", "experiments", *words, "--out", folder]
+        environ = os.environ | {"WANDB_MODE": "offline"}
+        subprocess.run(command, env=environ, stdout=subprocess.DEVNULL, check=True)
         (run,) = Path(folder).glob("*/*/seed=0")
-        whole = committed_at(run, 3) - committed_at(run, 2)
+        sums = [rundir.epoch_folder(run, number) / rundir.SUMS for number in (2, 3)]
         timing = rundir.read_json(run, 3, rundir.TIMING)
+        before, after = (path.stat().st_mtime for path in sums)
     seconds = {"training": timing["train_seconds"], "scoring": timing["score_seconds"]}
+    whole = after - before
     seconds |= {"commit and W&B": whole - sum(seconds.values()), "epoch": whole}
     return [{"part": name, "s": part, "share": part / whole} for name, part in seconds.items()]
-
-
-def commands(bench: Bench) -> list[Row]:
-    """What the commands cost that a person waits for, on a study at smoke that grows by a run."""
-    with tempfile.TemporaryDirectory(dir=bench.out) as folder:
-        arguments, seeds = ablation(bench, folder, "smoke"), itertools.count()
-
-        def make_run() -> None:
-            give([*arguments, *ARM, f"seed={next(seeds)}", "epochs=1"])
-
-        make_run()
-        (study,) = Path(folder).glob("ablation-*")
-        ways = {
-            "a run of one epoch": make_run,
-            "report": partial(give, ["reports", "--from", str(study)]),
-            "plan": partial(give, [*arguments, "--plan"]),
-            "status": partial(give, ["experiments", "status", str(study)]),
-            "help": partial(give, ["experiments", "ablation", "--help"]),
-        }
-        rows = in_turn(ways, bench.rounds, bench.device)
-    return [
-        {"command": name, "s": row["s"], "seconds": row["seconds"]} for name, row in rows.items()
-    ]
-
-
-def give(arguments: list[str], **environ: str) -> None:
-    """Give the command `python -m` with these words; raises CalledProcessError where it fails.
-
-    Nothing goes to W&B unless `environ` says so.
-    """
-    environ = {**os.environ, "WANDB_MODE": "disabled", **environ}
-    command = [sys.executable, "-m", *arguments]
-    subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, check=True)
-
-
-def ablation(bench: Bench, out: str, scale: str) -> list[str]:
-    """The study at this scale, on this device, as words after `python -m`."""
-    arguments = ["experiments", "ablation", "--scale", scale, "--data", bench.source]
-    arguments += ["--device", bench.device, "--threads", str(bench.threads)]
-    return [*arguments, "--out", os.path.abspath(out)]
-
-
-def committed_at(run: Path, epoch: int) -> float:
-    """When an epoch was committed, in seconds since 1970."""
-    return (rundir.epoch_folder(run, epoch) / rundir.SUMS).stat().st_mtime
 
 
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "training": training,
     "scoring": scoring,
     "epoch": epoch,
-    "commands": commands,
 }
 
 

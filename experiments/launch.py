@@ -28,7 +28,7 @@ from dcgan.pictures import png_grid
 from eval.calibration import HeldOut, calibrate, is_current
 from experiments import grid, progress, signals
 from experiments.plan import Plan
-from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint, prepare, references
+from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, device_name, prepare, references
 from experiments.run import run as run_job
 
 ROOT = Path(__file__).parents[1]
@@ -82,16 +82,8 @@ def write_study(plan: Plan, images: Images) -> None:
         "arms": study.arms,
         "seeds": study.seeds,
         "settings": {k: v for k, v in shared.items() if k not in {*study.factors, "seed"}},
-        "commit": commit(),
         "claims": frozen_claims(),
-        "hardware": {
-            "device": fingerprint(job.config, job.device, job.threads)["device"],
-            "processor": processor(),
-            "cores": cores(),
-            "jobs": plan.max_parallel,
-            "threads": job.threads,
-        },
-        "versions": versions(),
+        **made_with(job.device, job.threads, plan.max_parallel),
     }
     if (plan.folder / "study.json").exists():
         info |= grid.merge(rundir.unseal(plan.folder / "study.json"), info)
@@ -122,66 +114,43 @@ def run_all(
     for job in waiting:
         if (job.folder / "run.json").exists():
             rundir.describe(job.folder, {"config": job.config.model_dump()})
-    state = progress.Progress(
-        runs=len(plan.jobs),
-        epochs=plan.epochs,
-        runs_done=len(plan.jobs) - len(waiting),
-        epochs_done=plan.epochs_done,
-        epochs_before=plan.epochs_done,
-        epoch_seconds=plan.seconds * plan.max_parallel / (plan.epochs - plan.epochs_done or 1),
-    )
+    shown = progress.Progress(console, plan.epochs, plan.epochs_done)
+    seen = {job.name: epochs for job, epochs in plan.committed.items()}
     at_work: dict[Any, Job] = {}
-    with progress.shown(state, console) as show:
+    failed: dict[str, str] = {}
+    unmirrored: list[str] = []
+    with shown.bars:
         while waiting or at_work:
             # Start as many runs as there may be at a time.
             while waiting and len(at_work) < plan.max_parallel:
                 job = waiting.pop()
-                state.rows[job.name] = progress.Row(plan.committed[job], job.config.epochs)
-                try:
-                    at_work[start(job)] = job
-                except (OSError, EOFError):  # there is no memory for it, or no server
-                    _end(state, job.name, {"failed": "could not be started"}, show)
+                shown.begin(job.name, seen[job.name], job.config.epochs)
+                at_work[start(job)] = job
 
             # Show what is committed; then hear from the tasks that have ended.
-            ended = wait_for(list(at_work)) if at_work else []
+            ended = wait_for(list(at_work))
             for job in at_work.values():
-                _show_epochs(state, job, show)
+                _show_epochs(shown, job, seen)
             for task in ended:
-                _end(state, at_work.pop(task).name, outcome(task), show)
-    if state.unmirrored:
-        line = (
-            f"W&B: {len(state.unmirrored)} of {state.runs} runs went on without a mirror, "
-            f"which the same command makes: {state.unmirrored[0]}"
-        )
+                job, said = at_work.pop(task), outcome(task)
+                shown.end(job.name, said.get("failed"))
+                failed |= {job.name: said["failed"]} if "failed" in said else {}
+                unmirrored += [said["unmirrored"]] if "unmirrored" in said else []
+    if unmirrored:
+        line = f"W&B: {len(unmirrored)} of {len(plan.jobs)} runs went on without a mirror, "
+        line += f"which the same command makes: {unmirrored[0]}"
         print(line, file=sys.stderr, flush=True)
-    return state.failed
+    return failed
 
 
-def _show_epochs(state: progress.Progress, job: Job, show: Callable[[str, str], None]) -> None:
-    """Show the epochs of a run that were committed since the last look."""
-    row, epochs = state.rows[job.name], job.config.epochs
+def _show_epochs(shown: progress.Progress, job: Job, seen: dict[str, int]) -> None:
+    """Show the epochs of a run that were committed since the last look; `seen`: run -> epoch."""
     with suppress(rundir.Damaged, OSError):  # or not to be seen here yet
-        while rundir.epoch_folder(job.folder, epoch := row.epoch + 1).exists():
+        while rundir.epoch_folder(job.folder, epoch := seen[job.name] + 1).exists():
             names = (rundir.RECORD, rundir.TIMING)
-            record, timing = (rundir.read_json(job.folder, epoch, name) for name in names)
-            numbers = progress.numbers(record, timing)
-            seconds = timing["train_seconds"] + timing["score_seconds"]
-            state.rows[job.name] = row = progress.Row(epoch, epochs, numbers, seconds)
-            state.epochs_done += 1
-            show(job.name, f"epoch {epoch}/{epochs}  {numbers}")
-
-
-def _end(
-    state: progress.Progress, run: str, outcome: dict[str, str], show: Callable[[str, str], None]
-) -> None:
-    """The end of a run, which may have failed, or its mirror."""
-    state.rows.pop(run)
-    state.unmirrored += [outcome["unmirrored"]] if "unmirrored" in outcome else []
-    if "failed" not in outcome:
-        state.runs_done += 1
-        return
-    state.failed[run] = outcome["failed"]
-    show(run, f"failed: {outcome['failed']}")
+            numbers = progress.numbers(*(rundir.read_json(job.folder, epoch, x) for x in names))
+            seen[job.name] = epoch
+            shown.commit(job.name, epoch, job.config.epochs, numbers)
 
 
 def attempt(job: Job) -> dict[str, str]:
@@ -268,9 +237,12 @@ def _ending(exitcode: int) -> str:
 # --- What a study was made with -------------------------------------------------------------------
 
 
-def versions() -> dict[str, str]:
-    """Of Python, and of the packages that numbers depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+def made_with(device: str, threads: int, jobs: int) -> dict[str, Any]:
+    """The commit, the machine, and the versions of what numbers depend on."""
+    hardware = {"device": device_name(device), "processor": processor(), "cores": cores()}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    hardware |= {"jobs": jobs, "threads": threads}
+    return {"commit": commit(), "hardware": hardware, "versions": versions}
 
 
 def commit() -> str:

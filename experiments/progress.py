@@ -1,71 +1,72 @@
-"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere."""
+"""What a person sees while a study runs: a bar for each run at work on a terminal, else lines."""
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 MOST_LINES = 200  # about as many does a study of any size print where there is no terminal
-WIDE = 110  # columns of a screen on which a run's full name fits beside its numbers
-NARROW = 72  # below that the numbers do not fit
 
 
-@dataclass
-class Row:
-    """A run that is at work."""
-
-    epoch: int  # the last one that is committed
-    epochs: int
-    numbers: str = ""  # of that epoch, as `numbers` gives them
-    seconds: float | None = None  # that it took
-    began: float = field(default_factory=time.monotonic)  # the epoch that is being made
-
-
-@dataclass
 class Progress:
-    """Where a study stands."""
+    """How far a study is; shown while the block `with progress.bars` runs."""
 
-    runs: int
-    epochs: int  # of all runs together
-    runs_done: int
-    epochs_done: int
-    failed: dict[str, str] = field(default_factory=dict)  # run -> why
-    unmirrored: list[str] = field(default_factory=list)  # what W&B failed with, one run each
-    rows: dict[str, Row] = field(default_factory=dict)  # run -> where it stands, if it is at work
-    began: float = field(default_factory=time.monotonic)
-    epochs_before: int = 0  # committed when this process began
-    epoch_seconds: float | None = None  # that the plan expects of an epoch
+    def __init__(self, console: Console, epochs: int, done: int) -> None:
+        # FORCE_COLOR makes a pipe a terminal to rich, and Jupyter, which sets this variable, may
+        # have a terminal that only shows what it is sent, line by line.
+        moves = console.file.isatty() and console.is_interactive
+        moves = moves and "JPY_PARENT_PID" not in os.environ
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(8),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[numbers]}"),
+        )
+        self.bars = Bars(*columns, console=console, transient=True, disable=not moves)
+        self.console = console
+        self.epochs, self.done, self.before = epochs, done, done  # of all runs together
+        self.began = time.monotonic()
+        self.total = self.bars.add_task("all", total=epochs, completed=done, numbers="epochs")
+        self.tasks: dict[str, TaskID] = {}  # of the runs at work
 
-    def seconds_elapsed(self) -> float:
-        return time.monotonic() - self.began
+    def begin(self, run: str, epoch: int, epochs: int) -> None:
+        """A run starts, of which so many epochs are committed."""
+        self.tasks[run] = self.bars.add_task(levels(run), total=epochs, completed=epoch, numbers="")
+
+    def commit(self, run: str, epoch: int, epochs: int, numbers: str) -> None:
+        """A run has committed an epoch; of lines the first, the last, and every nth."""
+        self.done += 1
+        nth = math.ceil(self.epochs / MOST_LINES)
+        at_an_end = self.done in (self.before + 1, self.epochs)
+        if self.bars.disable and (at_an_end or self.done % nth == 0):
+            self._say(run, f"epoch {epoch}/{epochs}  {numbers}")
+        self.bars.update(self.tasks[run], completed=epoch, numbers=numbers)
+        self.bars.update(self.total, completed=self.done, numbers=left(self.seconds_left()))
+
+    def end(self, run: str, why: str | None = None) -> None:
+        """A run has ended, and may have failed."""
+        self.bars.remove_task(self.tasks.pop(run))
+        if why:
+            self._say(run, f"failed: {why}")
 
     def seconds_left(self) -> float | None:
         """From the epochs committed since the start; None before the first."""
-        made = self.epochs_done - self.epochs_before
-        return self.seconds_elapsed() / made * (self.epochs - self.epochs_done) if made else None
+        made, seconds = self.done - self.before, time.monotonic() - self.began
+        return seconds / made * (self.epochs - self.done) if made else None
+
+    def _say(self, run: str, event: str) -> None:
+        done = f"{self.done}/{self.epochs} epochs, {left(self.seconds_left())}"
+        self.console.print(f"{run}  {event}  [{done}]")
 
 
-@contextmanager
-def shown(progress: Progress, console: Console) -> Iterator[Callable[[str, str], None]]:
-    """Show progress while the block runs; what it yields is told of a run and its event."""
-    # FORCE_COLOR makes a pipe a terminal to rich, and Jupyter, which sets this variable, may have a
-    # terminal that only shows what it is sent, line by line.
-    in_notebook = "JPY_PARENT_PID" in os.environ
-    if not console.file.isatty() or not console.is_interactive or in_notebook:
-        yield lambda run, event: _print_line(progress, console, run, event)
-        return
-    with Live(console=console, refresh_per_second=1, transient=True) as live:
-        live.get_renderable = lambda: _screen(progress, *console.size)  # type: ignore[method-assign]
-        yield lambda run, event: None
+def console(**options: Any) -> Console:
+    """A console that prints a text as it is, in one line."""
+    return Console(highlight=False, markup=False, soft_wrap=True, **options)
 
 
 def duration(seconds: float) -> str:
@@ -94,45 +95,3 @@ def levels(name: str) -> str:
     """An arm's or a run's name without those of the factors: `none,conv,128 seed=0`."""
     arm, space, seed = name.partition(" ")
     return ",".join(part.partition("=")[2] for part in arm.split(",")) + space + seed
-
-
-def plain_table(*titles: str) -> Table:
-    """A table without lines, whose cells stay whole."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in titles:
-        table.add_column(title, no_wrap=True)
-    return table
-
-
-def _print_line(progress: Progress, console: Console, run: str, event: str) -> None:
-    """A line for a failure and for the first and the last epoch; of the others for every nth."""
-    nth, failed = math.ceil(progress.epochs / MOST_LINES), run in progress.failed
-    at_an_end = progress.epochs_done in (progress.epochs_before + 1, progress.epochs)
-    if failed or at_an_end or progress.epochs_done % nth == 0:
-        done = f"{progress.epochs_done}/{progress.epochs} epochs, {left(progress.seconds_left())}"
-        console.print(f"{run}  {event}  [{done}]", markup=False, highlight=False, soft_wrap=True)
-
-
-def _screen(progress: Progress, width: int, height: int) -> Group:
-    """The runs at work, as many as fit; below them a bar, and the time left."""
-    most = max(1, height - 8)
-    titles = ["run", "epoch", "next epoch", "latest score and speed"]
-    table = plain_table(*(titles if width >= NARROW else titles[:2]))
-    for name, row in list(progress.rows.items())[:most]:
-        elapsed = duration(time.monotonic() - row.began)
-        whole = row.seconds or progress.epoch_seconds  # of the last epoch, or by the plan
-        next_epoch = f"{elapsed} of {duration(whole)}" if whole else elapsed
-        cells = name if width >= WIDE else levels(name), f"{row.epoch}/{row.epochs}", next_epoch
-        table.add_row(*[*cells, row.numbers][: len(table.columns)])
-    if len(progress.rows) > most:
-        table.add_row(f"and {len(progress.rows) - most} more")
-
-    counts = f"{progress.runs_done} of {progress.runs} runs done"
-    if progress.failed:
-        counts += f", {len(progress.failed)} failed"
-    times = f"{duration(progress.seconds_elapsed())} elapsed, {left(progress.seconds_left())}"
-    foot = Table.grid()
-    foot.add_row(ProgressBar(progress.epochs, progress.epochs_done))
-    for line in [f"{counts}, {times}"] if width >= NARROW else [counts, times]:
-        foot.add_row(Text(line, style="bold"))
-    return Group(Text(), table, Text(), foot)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from dcgan import rundir
+from eval.results import aligned
 from experiments import grid, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
@@ -23,7 +20,6 @@ CALIBRATION_ROWS = {
     "flat": "flat colours",
     "untrained": "untrained G",
 }
-IN_FULL = STATES[1:-1]  # with a line each
 
 
 @dataclass(frozen=True)
@@ -110,50 +106,53 @@ def _state(
 
 
 def _seconds_left(runs: list[RunStatus], max_parallel: int) -> float | None:
-    """Of the remaining epochs, at the speed of their run, else of their arm, else of the study."""
+    """Of the remaining epochs, at the speed of their arm, else of the study."""
     begun = [run for run in runs if run.seconds is not None]
     if not begun:
         return None
-
-    def speed(run: RunStatus) -> float:
+    left = []
+    for run in runs:
         own = [other.seconds for other in begun if other.arm == run.arm]
-        return run.seconds or fmean(own or [other.seconds for other in begun])
+        left.append((run.epochs - run.epoch) * fmean(own or [other.seconds for other in begun]))
 
     # However many runs go on at a time, the longest one takes its own time.
-    left = [(run.epochs - run.epoch) * speed(run) for run in runs]
-    return max(math.fsum(left) / max_parallel, *left, 0.0)
+    return max(math.fsum(left) / max_parallel, *left)
 
 
 # --- Display --------------------------------------------------------------------------------------
 
 
-def show(status: Status, console: Console) -> None:
+def to_text(status: Status) -> str:
     """An arm a row, with the mean of its runs' latest scores; then a line for each unusual run."""
-    if not console.is_terminal:
-        console.width = 1_000  # plain lines are as long as they are
-    runs = f"{status.states.get('done', 0)} of {len(status.runs)} runs done"
-    left = ""
+    line = f"{status.folder}: {status.states.get('done', 0)} of {len(status.runs)} runs done, "
+    lines = [line + f"{status.epochs_done} of {status.epochs} epochs"]
     if status.epochs_done < status.epochs:
-        left = f", {progress.left(status.seconds_left)}"
-    line = f"{status.folder}: {runs}, {status.epochs_done} of {status.epochs} epochs{left}"
-    console.print(line, style="bold", markup=False, soft_wrap=True)
+        lines[0] += f", {progress.left(status.seconds_left)}"
+        if not status.owner:
+            lines.append("Nobody is at work on it; its own command goes on with it.")
     if status.owner:
-        console.print(f"At work: {status.owner}.", markup=False, soft_wrap=True)
-    elif left:
-        console.print("Nobody is at work on it; its own command goes on with it.")
+        lines.append(f"At work: {status.owner}.")
 
-    console.print("", _arms(status, console.width))
-    if unusual := [run for run in status.runs if run.state in IN_FULL]:
-        console.print("", _lines(unusual))
+    rows = []
+    for arm, runs in _by_arm(status).items():
+        counts = Counter(run.state for run in runs)
+        epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
+        states = [counts[state] or "" for state in status.states]
+        rows.append([progress.levels(arm), *states, epochs, _mean_score(runs, "fd_cifar")])
+    lines += ["", aligned(["arm", *status.states, "epochs", "fd_cifar"], rows)]
+    unusual = [run for run in status.runs if run.state not in ("done", "missing")]
+    lines += [""] if unusual else []
+    for run in sorted(unusual, key=lambda run: STATES.index(run.state)):
+        note = f": {run.note}" if run.note else ""
+        lines.append(f"{run.state:<10}{run.epoch}/{run.epochs}  {run.arm} seed={run.seed}{note}")
+    return "\n".join(lines)
 
 
-def show_scores(folder: Path, console: Console) -> None:
-    """The scores of every arm at the last epoch, and those of the calibration.
+def scores_to_text(folder: Path) -> str:
+    """The scores of every arm at the last epoch, and those of the calibration; "" without any.
 
     A cell is the mean over the runs that have the score; no run needs to be finished.
     """
-    from eval.results import aligned  # and with it NumPy
-
     rows: dict[str, dict[str, float | None]] = {}
     for arm, runs in _by_arm(look(folder)).items():
         names = dict.fromkeys(name for run in runs for name in run.scores)
@@ -162,10 +161,10 @@ def show_scores(folder: Path, console: Console) -> None:
         calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
         rows |= {CALIBRATION_ROWS.get(name, name): scores for name, scores in calibration.items()}
     metrics = [*dict.fromkeys(name for scores in rows.values() for name in scores)][:METRICS]
-    if metrics:
-        console.print("\nMeans at the last epoch, and what images that no training made score:")
-        cells = [[name, *map(scores.get, metrics)] for name, scores in rows.items()]
-        console.print(aligned(["", *metrics], cells), markup=False, soft_wrap=True)
+    if not metrics:
+        return ""
+    table = aligned(["", *metrics], [[x, *map(y.get, metrics)] for x, y in rows.items()])
+    return f"\nMeans at the last epoch, and what images that no training made score:\n{table}"
 
 
 def _by_arm(status: Status) -> dict[str, list[RunStatus]]:
@@ -179,32 +178,3 @@ def _mean_score(runs: list[RunStatus], metric: str) -> float | None:
     """The mean of the latest scores of the runs that have one."""
     values = [run.scores[metric] for run in runs if run.scores.get(metric) is not None]
     return fmean(values) if values else None
-
-
-def _arms(status: Status, width: int) -> Table:
-    table = progress.plain_table("arm", *status.states, "epochs", "fd_cifar")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for arm, runs in _by_arm(status).items():
-        name = arm if width >= progress.WIDE else progress.levels(arm)
-        counts = Counter(run.state for run in runs)
-        epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
-        score = _shown(_mean_score(runs, "fd_cifar"))
-        table.add_row(name, *(str(counts[x] or "") for x in status.states), epochs, score)
-    return table
-
-
-def _shown(score: float | None) -> str:
-    return "" if score is None else f"{score:.1f}"
-
-
-def _lines(runs: list[RunStatus]) -> Table:
-    table = progress.plain_table("state", "epoch", "fd_cifar", "run")
-    table.columns[-1].no_wrap, table.columns[-1].overflow = False, "fold"  # a path has no blanks
-    for run in sorted(runs, key=lambda run: IN_FULL.index(run.state)):
-        note = f": {run.note}" if run.note and run.state != "running" else ""
-        style = "bold red" if run.state in ("failed", "damaged") else None
-        name = escape(f"{run.arm} seed={run.seed}{note}")
-        score = _shown(run.scores.get("fd_cifar"))
-        table.add_row(run.state, f"{run.epoch}/{run.epochs}", score, name, style=style)
-    return table

@@ -16,8 +16,7 @@ from rich.console import Console
 from dcgan import rundir
 from dcgan.cli import BadInput, Result, choose_device
 from dcgan.config import Config
-from experiments import grid, signals, status, tracking
-from experiments.progress import duration
+from experiments import grid, progress, signals, status, tracking
 
 if TYPE_CHECKING:
     from dcgan.data import Images
@@ -50,7 +49,7 @@ def train(
 
     # Now what takes time: W&B's answer, PyTorch, the images, the plan.
     asked = tracking.ask()
-    console, device = Console(highlight=False), available(device)
+    console, device = progress.console(), available(device)
     with waiting("Loading PyTorch"):
         from eval.calibration import held_out
         from experiments import launch, plan
@@ -69,7 +68,7 @@ def train(
             held = held_out(images, test_images, job.config, job.side)
     free = shutil.disk_usage(existing(made.folder)).free
     for line in plan.say(made, images, where, tracking.describe(to, made.folder), free):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line)
     done = {"folder": made.folder, "plan": plan.as_data(made, images, to.mode)}
     if plan_only:
         return 0, done
@@ -81,7 +80,7 @@ def train(
             failed = execute(made, console)
     seconds = time.monotonic() - began
     finished = len(made.jobs) - len(failed)
-    console.print(f"{finished} of {len(made.jobs)} runs are done, in {duration(seconds)}.")
+    console.print(f"{finished} of {len(made.jobs)} runs are done, in {progress.duration(seconds)}.")
     code = _finish(console, made.folder, failed, to)
     done |= {"done": finished, "failed": failed, "seconds": seconds}
     return code, done | {"report": made.folder / "report" / "index.html"}
@@ -145,7 +144,7 @@ def _load(
     except NoCifar10 as error:
         if scale not in TRIALS:
             raise BadInput(f"{error}; --data names other images") from error
-        console.print(f"{error}: the images are shapes.", markup=False, soft_wrap=True)
+        console.print(f"{error}: the images are shapes.")
         images = load("shapes", cache)
     if test:
         return images, load_test(test, cache) or load(test, cache)
@@ -190,14 +189,14 @@ def _engine(
 
 def _finish(console: Console, study: Path, failed: dict[str, str], to: tracking.Destination) -> int:
     """Build the report, name what failed, show the scores, say what to type next."""
-    say = partial(console.print, markup=False, soft_wrap=True)
+    say = console.print
     say("The report is being built.")
     code = report(study)
     for run, why in failed.items():
         say(f"failed: {run}: {why}", style="bold red")
     if failed:
         say("The same command tries them again; error.txt in a run's folder says more.")
-    status.show_scores(study, console)
+    say(status.scores_to_text(study))
     named = f"STUDY={shlex.quote(str(study))}"
     if to.mode != "disabled":
         say("\nNext:\nthe runs in W&B's terminal dashboard, no account needed:")

@@ -8,7 +8,6 @@ from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
 from experiments import launch, ray_engine
-from experiments.progress import Progress, Row
 
 
 @pytest.mark.parametrize(
@@ -31,14 +30,14 @@ def test_runs_at_a_time_go_by_processors_and_gpus(
 def test_epochs_are_shown_once_and_only_if_they_are_whole(make_study, tmp_path):
     folder = make_study(tmp_path, epochs=4, factors={"norm": ["none"]}) / "norm=none" / "seed=0"
     job = SimpleNamespace(folder=folder, name="norm=none seed=0", config=Config(epochs=4))
-    record, shown = rundir.epoch_folder(folder, 3) / rundir.RECORD, []
+    record, lines, seen = rundir.epoch_folder(folder, 3) / rundir.RECORD, [], {job.name: 1}
+    shown = SimpleNamespace(commit=lambda run, epoch, *_: lines.append(epoch))
     whole = record.read_bytes()
-    state = Progress(1, 4, 0, 1, rows={job.name: Row(1, 4)})
-    for data in (b"{}", whole, whole):
+    for data, epoch in ((b"{}", 2), (whole, 4), (whole, 4)):
         record.write_bytes(data)
-        launch._show_epochs(state, job, lambda _, event: shown.append(event.split()[1]))
-        assert state.rows[job.name].epoch == state.epochs_done == (2 if data == b"{}" else 4)
-    assert shown == ["2/4", "3/4", "4/4"]
+        launch._show_epochs(shown, job, seen)
+        assert seen == {job.name: epoch}
+    assert lines == [2, 3, 4]
 
 
 @pytest.mark.parametrize("address", ["cluster", "ray://127.0.0.1:1", "127.0.0.1:x", "127.0.0.1:1"])
