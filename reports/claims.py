@@ -36,6 +36,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -95,7 +96,7 @@ SHARE = Scale("of runs", 3, shown=lambda excess: excess + 0.5)
 MORE = Scale("of runs beyond noise", 3)
 RANK = Scale("rank correlation", 2)
 POINTS = Scale("points", 2)
-STEP = Scale("lowest step of each run", 4)
+STEP = Scale("lowest step of each seed", 4)
 
 MEASURES = {
     "last": Measure(RATIO),
@@ -177,9 +178,9 @@ class Verdict:
     claim: Claim
     verdict: Word
     why: str = ""  # one short clause
-    values: np.ndarray = field(default_factory=lambda: np.empty(0))  # one a seed, no effect is 0
-    estimate: Estimate | None = None  # in `unit`; of a bound the lowest and the highest run
-    unit: str = ""
+    values: pd.Series = field(
+        default_factory=lambda: pd.Series(dtype=float)
+    )  # by seed; no effect: 0
     p: float = math.nan  # of the test that the verdict stands on; see `judge`
     p_holm: float = math.nan  # adjusted; NaN for a claim that is exploratory or not tested
     runs: list[str] = field(default_factory=list)  # the folders of the runs behind `values`
@@ -189,6 +190,22 @@ class Verdict:
     def n(self) -> int:
         """Seeds with every cell."""
         return len(self.values)
+
+    @property
+    def scale(self) -> Scale:
+        return MEASURES[self.claim.measure].scale
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """The mean of the seeds as it is shown; of a bound the lowest and the highest seed."""
+        if not self.n:
+            return None
+        if self.claim.measure == "bound":
+            low, high = self.values.min(), self.values.max()
+            return Estimate(low, low, high, math.nan, math.nan, self.n)
+        mean = statistics.over_seeds(self.values)
+        ends = {key: self.scale.shown(getattr(mean, key)) for key in ("value", "low", "high")}
+        return replace(mean, **ends)
 
     @property
     def tested(self) -> bool:
@@ -215,15 +232,7 @@ def judge(study: Study, ledger: list[Claim] | None = None) -> list[Verdict]:
     effect, or of equivalence where that is claimed.
     """
     study = analyse(study)
-    verdicts = [_evidence(study, claim) for claim in (load() if ledger is None else ledger)]
-    p = np.array([_p_values(x) for x in verdicts]).reshape(-1, 3)
-
-    # Holm goes over all tests of the confirmatory claims that this study has tested.
-    confirmatory = [x.tested and x.claim.status == "confirmatory" for x in verdicts]
-    tested = np.isfinite(p).all(axis=1) & np.array(confirmatory, dtype=bool)
-    family = np.where(tested[:, None], p, math.nan)
-    adjusted = statistics.holm(family.ravel(), most_true=int(tested.sum())).reshape(p.shape)
-    return [_decided(*x) for x in zip(verdicts, p, adjusted, strict=True)]
+    return _decide_all([_evidence(study, x) for x in (load() if ledger is None else ledger)])
 
 
 def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tuple[int, int]:
@@ -235,10 +244,27 @@ def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tu
     seeds = study.plan["seed"]
     if seed not in set(seeds) or seeds.nunique() < 2:
         return 0, 0
-    rest = analyse(study).subset(study.plan.loc[seeds != seed, "run"])
     run = [x for x in verdicts if x.verdict != "not yet run"]
-    again = judge(rest, [x.claim.model_copy(update={"seeds": x.claim.seeds - 1}) for x in run])
+    again = _decide_all([_without(x, seed) for x in run])
     return sum(x.verdict == y.verdict for x, y in zip(run, again, strict=True)), len(run)
+
+
+def _without(verdict: Verdict, seed: int) -> Verdict:
+    """The evidence without that of a seed; "inconclusive" until it is tested."""
+    values = verdict.values.drop(seed, errors="ignore")
+    word = verdict.verdict if verdict.verdict == "not testable" else "inconclusive"
+    claim = verdict.claim.model_copy(update={"seeds": verdict.claim.seeds - 1})
+    return replace(verdict, claim=claim, verdict=word, values=values)
+
+
+def _decide_all(verdicts: list[Verdict]) -> list[Verdict]:
+    """Decide each claim on its evidence; Holm goes over all tests of the confirmatory ones."""
+    p = np.array([_p_values(x) for x in verdicts]).reshape(-1, 3)
+    confirmatory = [x.tested and x.claim.status == "confirmatory" for x in verdicts]
+    tested = np.isfinite(p).all(axis=1) & np.array(confirmatory, dtype=bool)
+    family = np.where(tested[:, None], p, math.nan)
+    adjusted = statistics.holm(family.ravel(), most_true=int(tested.sum())).reshape(p.shape)
+    return [_decided(*x) for x in zip(verdicts, p, adjusted, strict=True)]
 
 
 # --- The evidence ---------------------------------------------------------------------------------
@@ -253,7 +279,7 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
     untestable = _untestable(study, claim, cells, frame) if measure.quality else ""
     word = "not testable" if untestable else "inconclusive"
     identity = study.identities.get(claim.metric)
-    verdict = Verdict(claim, word, untestable, unit=measure.scale.unit, identity=identity)
+    verdict = Verdict(claim, word, untestable, identity=identity)
     eval_sets = study.eval_sets.loc[study.eval_sets["run"].isin(cells["run"]), "eval_set"].nunique()
     if eval_sets < measure.eval_sets:
         few = f"{eval_sets} of {measure.eval_sets}" if eval_sets else "no"
@@ -263,13 +289,12 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
     cells["value"] = cells["sign"] * cells["run"].map(_numbers(study, claim)).astype(float)
     known = cells.groupby("seed")["value"].count()
     used = cells[cells["seed"].map(known) == cells.groupby("seed").size().max()]
-    changes = used.groupby(["seed", "cell"])["value"].sum()
-    values = changes.groupby("seed").mean().to_numpy()
+    changes = used.groupby(["seed", "cell"])["value"].sum().groupby("seed")
+    values = changes.min() if claim.measure == "bound" else changes.mean()
 
     lost = [f"; {run} has no number" for run in cells.loc[cells["value"].isna(), "run"]]
     why = untestable or f"{len(values)} of {claim.seeds} seeds{''.join(lost[:1])}"
-    estimate = _estimate(claim, values, frame, used) if len(values) else None
-    return replace(verdict, why=why, values=values, estimate=estimate, runs=list(used["run"]))
+    return replace(verdict, why=why, values=values, runs=list(used["run"]))
 
 
 def _cells(study: Analysis, claim: Claim) -> pd.DataFrame:
@@ -317,23 +342,11 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
         "correlation": lambda: ended(study.ranks, loss),
         "strength": lambda: ended(study.ranks, loss).abs(),
         "choice": lambda: ended(study.regret, loss) - ended(study.regret, "last"),
-        "bound": lambda: ended(study.frame, metric).groupby("run").min(),
+        "bound": lambda: study.frame.groupby("run")[metric].min(),
         "points": lambda: 100 * (results[metric] - results.get(claim.versus, claim.versus)),
         "times": lambda: log(results[metric]) - log(results[claim.versus]),
     }
     return numbers[claim.measure]()
-
-
-def _estimate(
-    claim: Claim, values: np.ndarray, frame: pd.DataFrame, used: pd.DataFrame
-) -> Estimate:
-    """The mean of the seeds in the measure's unit; a bound is about every epoch of every run."""
-    if claim.measure == "bound":
-        lowest, highest = float(frame[claim.metric].min()), float(used["value"].max())
-        return Estimate(lowest, lowest, highest, math.nan, math.nan, len(values))
-    mean, shown = statistics.over_seeds(values), MEASURES[claim.measure].scale.shown
-    ends = {key: shown(getattr(mean, key)) for key in ("value", "low", "high")}
-    return replace(mean, **ends)
 
 
 def _rows_at(study: Analysis, claim: Claim) -> pd.DataFrame:
@@ -416,7 +429,7 @@ def _p_values(verdict: Verdict) -> tuple[float, float, float]:
     """The p of each test, of values whose sign is as claimed; NaN for a bound."""
     if verdict.claim.measure == "bound":
         return math.nan, math.nan, math.nan
-    margin = MEASURES[verdict.claim.measure].scale.margin(verdict.claim.smallest)
+    margin = verdict.scale.margin(verdict.claim.smallest)
     x, none = verdict.claim.sign * verdict.values, statistics.over_seeds(verdict.values).p
     if verdict.claim.expect == "same":
         none = min(2 * min(statistics.below(x, -margin), statistics.below(-x, -margin)), 1.0)
@@ -449,7 +462,7 @@ def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
         return verdict.verdict, verdict.why, usual
 
     # The interval and the margin, with the sign as claimed.
-    scale = MEASURES[claim.measure].scale
+    scale = verdict.scale
     estimate = statistics.over_seeds(claim.sign * verdict.values)
     value, low, high = estimate.value, estimate.low, estimate.high
     margin = scale.margin(claim.smallest)

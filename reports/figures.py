@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,11 @@ LINES = ["-", (0, (2.4, 1.2)), (0, (1, 1)), (0, (4, 1, 1, 1))]
 MARKERS = ["o", "^", "s", "D"]
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
-WIDTH, PANEL = 7.0, 2.4  # of a figure and, about, the height of a panel: inches
+WIDTH, PANEL = 7.0, 2.0  # of a figure, and the height of a panel: inches
+LEFT, RIGHT, BELOW, NAMES = 0.8, 0.2, 0.5, 1.3  # margins: numbers, nothing, an axis, names
+ACROSS, DOWN = 0.3, 0.45  # between panels, without and with a title
+ENTRIES, ENTRY = 4, 0.2  # of the legend: in a row, and the height of one
+LETTER = 0.085  # inches, of a name beside an axis: at most on average
 PIXELS, GAP, TITLE = 1120, 64, 78  # width of a picture, between its columns, height of a title
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 DASHED = (
@@ -127,7 +132,7 @@ def style() -> AbstractContextManager[None]:
 def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
     """A metric after each epoch, with the images that no training made."""
     known = calibrated(study, metric)
-    figure, axes = _by_epoch(study, {metric: ""})
+    figure, axes = _by_epoch(study, {metric: ""}, NAMES if len(known) else RIGHT)
     axes[0, 0].set_ylabel(label(metric))
     values = pd.concat([study.frame[metric], known.filter(["untrained"])])
     if LOWER_IS_BETTER[metric] and 0 < 4 * values.min() < values.max():
@@ -149,7 +154,7 @@ def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
 
 def losses(study: Analysis) -> tuple[Figure, str]:
     """The losses of both networks, and ln 2 where D's cannot fall below it."""
-    figure, axes = _by_epoch(study, LOSSES)
+    figure, axes = _by_epoch(study, LOSSES, RIGHT)
     bounded = "batch" in set(study.frame["norm"])
     for axis in axes[:, 0] if bounded else []:
         axis.axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
@@ -160,18 +165,23 @@ def losses(study: Analysis) -> tuple[Figure, str]:
     return figure, f"{text}{_seeds(study)} {_channels(study)}"
 
 
-def _by_epoch(study: Analysis, columns: dict[str, str]) -> tuple[Figure, np.ndarray]:
+def _by_epoch(study: Analysis, columns: dict[str, str], right: float) -> tuple[Figure, np.ndarray]:
     """Columns of the records against the epoch, a panel for each part of `_panels_of`.
 
-    `columns`: name -> title. One column has its panels side by side, several have a row each.
+    `columns`: name -> title; `right`: the margin there, in inches. One column has its panels side
+    by side, several have a row each.
     """
     panels = _panels_of(study)
     cells = [(part, column) for part in panels for column in columns]
     width = len(columns) if len(columns) > 1 else min(2, len(cells))
     height = math.ceil(len(cells) / width)
-    figure = Figure(figsize=(WIDTH, 0.8 + height * (PANEL if height < 3 else 0.75 * PANEL)))
-    sharey = "col" if len(columns) > 1 else True
-    axes = figure.subplots(height, width, sharex=True, sharey=sharey, squeeze=False)
+    sharey, across = ("col", LEFT) if len(columns) > 1 else (True, ACROSS)
+    panel = PANEL if height < 3 else 0.75 * PANEL
+    figure = _figure((LEFT, right), height * (panel + DOWN), _legend(study))
+    wide = (WIDTH - LEFT - right + across) / width - across
+    gaps = {"hspace": DOWN / panel, "wspace": across / wide}
+    shared = {"sharex": True, "sharey": sharey}
+    axes = figure.subplots(height, width, **shared, squeeze=False, gridspec_kw=gaps)
     for axis, (part, column) in zip(axes.flat, cells, strict=False):
         _lines(study, axis, panels[part], column)
         axis.set_title(", ".join(filter(None, [columns[column], part])))
@@ -184,7 +194,6 @@ def _by_epoch(study: Analysis, columns: dict[str, str]) -> tuple[Figure, np.ndar
         lowest = axis if axis.axison else axes[-2, column]
         lowest.set_xlabel("epoch")
         lowest.tick_params(labelbottom=True)
-    _legend(study, figure)
     return figure, axes
 
 
@@ -256,6 +265,20 @@ def _plain(axis: Axis, values: pd.Series | np.ndarray) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _figure(sides: tuple[float, float], height: float, legend: Sequence[Line2D]) -> Figure:
+    """A figure with margins left and right, and room so high for its axes and titles: inches.
+
+    The margins are given, for a layout that matplotlib finds has to be drawn first.
+    """
+    whole = BELOW + height + ENTRY * (1 + math.ceil(len(legend) / ENTRIES))
+    figure = Figure(figsize=(WIDTH, whole))
+    edges = {"left": sides[0] / WIDTH, "right": 1 - sides[1] / WIDTH}
+    figure.subplots_adjust(bottom=BELOW / whole, top=(BELOW + height) / whole, **edges)
+    if legend:
+        figure.legend(handles=legend, loc="upper left", ncols=ENTRIES)
+    return figure
+
+
 # Rows of dots and intervals.
 
 
@@ -266,7 +289,7 @@ def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
         for effect in study.partial_effects["updates", "all"]
         if effect.factors == ["batch"]
     }
-    figure, axis = _rows(list(rows), 0.42)
+    figure, axis = _rows(list(rows), 0.42, 1.65)
     axis.axvline(1, color=GREY, linewidth=0.8)
     for y, effect in enumerate(rows.values()):
         ratio, main = effect.ratio, len(effect.factors) == 1
@@ -296,7 +319,7 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     column = "variance" if known else "with_noise"
     rows = study.by_arm(study.fluctuation, [column]).to_dict("records")
     means = {tuple(row[x] for x in study.factors): row for row in rows}
-    figure, axis = _rows([arm_name(study, arm) for arm in study.arms], 0.36)
+    figure, axis = _rows([arm_name(study, x) for x in study.arms], 0.36, RIGHT, _legend(study))
     for y, arm in enumerate(study.arms):
         runs = study.of_arm(study.fluctuation, arm)
         colour, _, marker = look_of(study, arm)
@@ -312,7 +335,6 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
 
     axis.set_xlim(left=0)
     axis.set_xlabel(f"SD of log {label(PRIMARY)} between epochs, %")
-    _legend(study, figure)
     seeds = study.fluctuation["seed"].nunique()
     noise = (
         "with the measurement noise taken out; the stroke is the noise of one evaluation"
@@ -327,9 +349,12 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     )
 
 
-def _rows(names: list[str], height: float) -> tuple[Figure, Axes]:
-    """A figure of named rows, the first on top; `height` of a row in inches."""
-    figure = Figure(figsize=(WIDTH, 0.9 + height * len(names)))
+def _rows(
+    names: list[str], height: float, right: float, legend: Sequence[Line2D] = ()
+) -> tuple[Figure, Axes]:
+    """A figure of named rows, the first on top; `height` of a row, and margin, in inches."""
+    longest = max(len(line) for name in names for line in name.splitlines())
+    figure = _figure((RIGHT + LETTER * longest, right), height * len(names), legend)
     axis = figure.add_subplot()
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
@@ -450,7 +475,7 @@ def _against_first(study: Analysis) -> bool:
     return study.factors == ["arm"] or len(study.levels[study.factors[0]]) > len(HUES)
 
 
-def _legend(study: Analysis, figure: Figure) -> None:
+def _legend(study: Analysis) -> list[Line2D]:
     """What hue and line style mean; lightness is named by the panels."""
     first = [study.levels[factor][0] for factor in study.factors[:3]]
     hues = study.levels[study.factors[0]]
@@ -466,7 +491,7 @@ def _legend(study: Analysis, figure: Figure) -> None:
             _, line, marker = look_of(study, (first[0], level, *first[2:]))
             look = {"color": GREY, "linestyle": line, "marker": marker}
             handles.append(Line2D([], [], label=prose(factor, level), **look))
-    figure.legend(handles=handles, loc="outside upper left", ncols=4)
+    return handles
 
 
 def _seeds(study: Analysis) -> str:

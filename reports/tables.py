@@ -666,7 +666,7 @@ def _ledger_row(verdict: Verdict) -> dict[str, object]:
         "estimate": estimate.value,
         "low": estimate.low,
         "high": estimate.high,
-        "unit": verdict.unit,
+        "unit": verdict.scale.unit if verdict.estimate else "",
         "p": verdict.p,
         "p_holm": verdict.p_holm,
         "p_flip": estimate.p_flip,
@@ -681,10 +681,10 @@ def _claim_estimate(verdict: Verdict) -> str:
     estimate = verdict.estimate
     if estimate is None:
         return DASH
-    decimals = claims.MEASURES[verdict.claim.measure].scale.decimals
+    unit, decimals = verdict.scale.unit, verdict.scale.decimals
     if verdict.claim.measure == "bound":
-        return f"{span(estimate.low, estimate.high, decimals)}, {verdict.unit}"
-    return f"{interval(estimate.value, estimate.low, estimate.high, decimals)} {verdict.unit}"
+        return f"{span(estimate.low, estimate.high, decimals)}, {unit}"
+    return f"{interval(estimate.value, estimate.low, estimate.high, decimals)} {unit}"
 
 
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:

@@ -174,7 +174,7 @@ def test_a_fault_is_one_line_that_names_claim_and_key(tmp_path, old, new, words)
 def test_every_verdict_of_a_directed_claim(mean, sd, verdict, why, test, expect):
     sign = 1 if expect == "higher" else -1
     result = judge(simulate(PAIR, log_fd=effect(sign * (mean + sd * UNIT))), "B1", expect=expect)
-    assert (result.verdict, result.n, result.unit) == (verdict, 8, "times")
+    assert (result.verdict, result.n, result.scale.unit) == (verdict, 8, "times")
     assert why in result.why or expect == "lower"
     assert len(result.runs) == len(set(result.runs)) == 16
     assert result.identity["metric"] == "fd_cifar"
@@ -408,7 +408,7 @@ def test_fluctuation_is_what_noise_and_trend_do_not_explain(fluctuation, noise, 
 
     study = simulate(GRID | {"norm": ["none"]}, epochs=30, log_fd=log_fd)
     result = judge(study, "B5")
-    assert (result.verdict, result.unit) == (verdict, "% between epochs")
+    assert (result.verdict, result.scale.unit) == (verdict, "% between epochs")
     assert result.estimate.low < 100 * fluctuation < result.estimate.high
     assert (result.estimate.low > 0) == (verdict == "supported")
 
@@ -550,7 +550,7 @@ def test_the_ledger_says_all_of_it(monkeypatch):
     ends = [math.exp(math.log(1.5) + x * HALF * 0.1) for x in (-1, 1)]
     assert rows["B1-128"][3] == f"1.500 ({ends[0]:.3f} to {ends[1]:.3f}) times"
     assert (details["B1-128"]["seeds"], details["B1-128"]["verdict"]) == ("8", "higher, as claimed")
-    assert rows["B1-bound"][3] == "0.7000, lowest step of each run"
+    assert rows["B1-bound"][3] == "0.7000, lowest step of each seed"
     assert rows["B7"][3] == "–"
     assert not {"p", "seeds"} & details["B7"].keys()
     assert any("Exploratory" in note and "B1-interaction" in note for note in ledger.notes)
