@@ -82,13 +82,11 @@ class Analysis(Study):
         arms = [arm for arm in self.arms if {*runs} & {*self.runs_of[arm]}]
         return replace(self, arms=arms, **kept)
 
-    def of_arm(self, table: pd.DataFrame, arm: tuple) -> pd.DataFrame:
-        return table[table["run"].isin(self.runs_of[arm])]
-
     def rows_of_arms(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
         """The levels of each arm by factor, and its rows of a table."""
+        parts = dict(iter(table.groupby(self.factors)))
         for arm in self.arms:
-            yield dict(zip(self.factors, arm, strict=True)), self.of_arm(table, arm)
+            yield dict(zip(self.factors, arm, strict=True)), parts.get(arm, table[:0])
 
     @cached_property
     def last(self) -> pd.DataFrame:
@@ -152,15 +150,12 @@ class Analysis(Study):
         """
         table = []
         for row, runs in self.rows_of_arms(self._reached(at)):
-            row["seeds"] = len(runs)
-            row["diverged"] = int((runs["status"] == "diverged").sum())
-            row["epochs"] = " ".join(str(epoch) for epoch in runs["epoch"].dropna().astype(int))
-            for metric in self.measured:
-                values = runs[metric].dropna()
-                if at == "best" and len(values) < row["seeds"] - row["diverged"]:
-                    values = values[:0]
-                row |= _mean_and_sd(values) | {f"{metric}_n": len(values)}
-            table.append(row)
+            row |= {"seeds": len(runs), "diverged": int((runs["status"] == "diverged").sum())}
+            row["epochs"] = " ".join(runs["epoch"].dropna().astype(int).astype(str))
+            known = runs[[*self.measured]]
+            if at == "best":
+                known = known.where(known.count() >= row["seeds"] - row["diverged"], axis="columns")
+            table.append(row | _moments(known))
         return pd.DataFrame(table)
 
     def _reached(self, at: str | int) -> pd.DataFrame:
@@ -182,10 +177,7 @@ class Analysis(Study):
         bounded = self.plan.loc[self.plan["norm"] == "batch", "run"]
         lowest, rows = self.frame.groupby("run")["d_loss_min"].min(), []
         for row, runs in self.rows_of_arms(self._reached("last")):
-            row["seeds"] = len(runs)
-            for loss in FIRST_LOSSES:
-                row |= _mean_and_sd(runs[loss].dropna())
-            rows.append(row)
+            rows.append(row | {"seeds": len(runs)} | _moments(runs[[*FIRST_LOSSES]]))
         arms = [self.runs_of[arm] for arm in self.arms]
         return pd.DataFrame(rows).assign(
             lowest=[lowest.reindex(runs).min() for runs in arms],
@@ -435,13 +427,18 @@ class Analysis(Study):
         Its logarithm is linear between epochs, and before the first one from the untrained
         generator on. A run that never gets there has NaN.
         """
-        start = [math.log(self.untrained)] if self.untrained > 0 else []
-        rows = {}
-        for run, trace in self.traces.items():
-            logs = [*start, *trace["log"]]
-            clocks = ([0.0] * len(start) + [*trace[x]] for x in ("images", "steps"))
-            rows[run] = [statistics.crossing(x, logs, math.log(threshold)) for x in clocks]
+        rows = {
+            run: [statistics.crossing(x, logs, math.log(threshold)) for x in clocks]
+            for run, (*clocks, logs) in self._paths.items()
+        }
         return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "steps"])
+
+    @cached_property
+    def _paths(self) -> dict[str, np.ndarray]:
+        """Run -> images, steps and log metric (3, epochs), from the untrained generator on."""
+        start = [[0, 0, math.log(self.untrained)]] if self.untrained > 0 else np.empty((0, 3))
+        columns = ["images", "steps", "log"]
+        return {run: np.vstack([start, x[columns]]).T for run, x in self.traces.items()}
 
     @cached_property
     def reach(self) -> pd.DataFrame:
@@ -563,6 +560,8 @@ def _rank_correlations(rows: pd.DataFrame, by: str) -> pd.Series:
     return pd.Series(values, dtype=float)
 
 
-def _mean_and_sd(values: pd.Series) -> dict[str, float]:
-    """The mean by the name of the values, and `<name>_sd`; NaN where there are too few."""
-    return {values.name: values.mean(), f"{values.name}_sd": values.std()}
+def _moments(table: pd.DataFrame) -> dict[str, float]:
+    """Of each column the mean by its name, `<name>_sd`, and `<name>_n`: how many are finite."""
+    moments = pd.DataFrame({"": table.mean(), "_sd": table.std(), "_n": table.count()})
+    rows = moments.to_dict("index").items()
+    return {name + end: value for name, row in rows for end, value in row.items()}

@@ -287,14 +287,14 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
 
     # One number for each run; of the seeds in which none is missing the mean over cells.
     cells["value"] = cells["sign"] * cells["run"].map(_numbers(study, claim)).astype(float)
-    known = cells.groupby("seed")["value"].count()
-    used = cells[cells["seed"].map(known) == cells.groupby("seed").size().max()]
-    changes = used.groupby(["seed", "cell"])["value"].sum().groupby("seed")
-    values = changes.min() if claim.measure == "bound" else changes.mean()
+    whole = cells.pivot(index="seed", columns=["cell", "side", "level"], values="value").dropna()
+    mean = whole.sum(axis="columns") / cells["cell"].nunique()
+    values = whole.min(axis="columns") if claim.measure == "bound" else mean
 
     lost = [f"; {run} has no number" for run in cells.loc[cells["value"].isna(), "run"]]
     why = untestable or f"{len(values)} of {claim.seeds} seeds{''.join(lost[:1])}"
-    return replace(verdict, why=why, values=values, runs=list(used["run"]))
+    runs = list(cells.loc[cells["seed"].isin(values.index), "run"])
+    return replace(verdict, why=why, values=values, runs=runs)
 
 
 def _cells(study: Analysis, claim: Claim) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from dcgan import rundir
 from reports.analysis import LN2, Analysis, arm_name
 from reports.records import ANALYSES, LOWER_IS_BETTER, PRIMARY, Study, calibrated
-from reports.statistics import Effect
+from reports.statistics import Effect, over_seeds
 from reports.tables import (
     LOSSES,
     TEXTS,
@@ -203,9 +203,9 @@ def _lines(study: Analysis, axis: Axes, table: pd.DataFrame, column: str) -> Non
     The only seed of an arm is its mean, and is drawn once.
     """
     lost = set(table.loc[table["status"] == "diverged", "run"])
-    for arm in study.arms:
-        runs = study.of_arm(table, arm).pivot(index="epoch", columns="run", values=column)
-        colour, line, marker = look_of(study, arm)
+    for levels, rows in study.rows_of_arms(table):
+        runs = rows.pivot(index="epoch", columns="run", values=column)
+        colour, line, marker = look_of(study, tuple(levels.values()))
         look = {"color": colour, "linestyle": line}
         if runs.shape[1] > 1:
             axis.plot(runs.index, runs, linewidth=0.8, alpha=0.45, **look)
@@ -317,18 +317,16 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     """The fluctuation between epochs of every run, and the mean of each arm with its interval."""
     known = study.fluctuation["variance"].notna().any()
     column = "variance" if known else "with_noise"
-    rows = study.by_arm(study.fluctuation, [column]).to_dict("records")
-    means = {tuple(row[x] for x in study.factors): row for row in rows}
     figure, axis = _rows([arm_name(study, x) for x in study.arms], 0.36, RIGHT, _legend(study))
-    for y, arm in enumerate(study.arms):
-        runs = study.of_arm(study.fluctuation, arm)
-        colour, _, marker = look_of(study, arm)
+    for y, (levels, runs) in enumerate(study.rows_of_arms(study.fluctuation)):
+        colour, _, marker = look_of(study, tuple(levels.values()))
         dots = {"color": colour, "marker": marker, "linestyle": ""}
         values = runs[column].dropna().map(percent_sd)
         axis.plot(values, [y] * len(values), markersize=4.5, alpha=0.5, mew=0, **dots)
         if len(runs):
-            mean, *ends = (percent_sd(means[arm][column + x]) for x in ("", "_low", "_high"))
-            axis.plot(mean, y, markersize=8.5, **dots)
+            mean = over_seeds(runs[column])
+            axis.plot(percent_sd(mean.value), y, markersize=8.5, **dots)
+            ends = percent_sd(mean.low), percent_sd(mean.high)
             axis.plot(ends, [y, y], linewidth=2, color=colour)
         noise = runs["noise"].dropna().head(1).map(percent_sd)
         axis.plot(noise, [y] * len(noise), "|", color=GREY, markersize=13, markeredgewidth=1.6)
