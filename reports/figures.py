@@ -442,7 +442,7 @@ def analysis_picture(study: Analysis, analysis: str) -> tuple[Image.Image, str]:
     epoch = study.analyses[analysis][run]["epoch"]
     arm = arm_name(study, tuple(row[x] for x in study.factors))
     seen = TEXTS.get(analysis, {}).get("picture", "")
-    text = f"{analysis_title(analysis)}. {seen} {arm}, seed "
+    text = f"{analysis_title(analysis)}, in pictures. {seen} {arm}, seed "
     return _read(path), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
 
 

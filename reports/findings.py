@@ -51,11 +51,9 @@ def findings(study: Analysis) -> Findings:
     """The sentences of a study."""
     if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
-    moves = f"{_fluctuation(study)} {_best(study)}".strip()
-    factors = [_bound(study)]
-    epochs = [_shares(study), _selection(study), _ranks(study), _lost(study), _few(study)]
-    headline = [*_effects(study), moves]
-    return Findings(*([*filter(None, lines)] for lines in (headline, factors, epochs)))
+    headline = [*_effects(study), f"{_fluctuation(study)} {_best(study)}".strip()]
+    epochs = [tell(study) for tell in (_learners, _shares, _selection, _ranks, _lost, _few)]
+    return Findings(*([*filter(None, x)] for x in (headline, [_bound(study)], epochs)))
 
 
 def enough(study: Analysis) -> bool:
@@ -215,11 +213,22 @@ def _best(study: Analysis) -> str:
     return f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}."
 
 
-def _shares(study: Analysis) -> str:
-    """How the variance is shared, over all arms."""
-    if not len(study.shares) or not enough(study):
+def _learners(study: Analysis) -> str:
+    """Which arms are told of, where some have learnt nothing."""
+    learnt, arms = len(study.learners.arms), len(study.arms)
+    if learnt == arms:
         return ""
-    row = study.shares.iloc[0]
+    return (
+        f"What is said of epochs is of the {count(learnt, 'arm')} of {arms} that learnt, with "
+        f"{PRIMARY} below {significant(study.floor)} at the last epoch."
+    )
+
+
+def _shares(study: Analysis) -> str:
+    """How the variance is shared, over the arms that have learnt."""
+    if not len(study.learners.shares) or not enough(study):
+        return ""
+    row = study.learners.shares.iloc[0]
     shares = {name: 100 * row[f"{axis}_share"] for axis, name in AXES.items()}
     parts = [f"{x:.0f} % between {name}" for name, x in shares.items() if np.isfinite(x)]
     said = join(parts).replace("%", f"% of the variance of log {PRIMARY} after burn-in is", 1)

@@ -115,13 +115,19 @@ def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
     known = pd.DataFrame({"fd_cifar": {"untrained": 150 / 0.8}})
     last = grid.frame[grid.frame["epoch"] == 4].groupby("norm")["fd_cifar"]
     assert last.max()["none"] < 150 < last.min()["batch"]
-    told = findings.findings(dataclasses.replace(grid, calibration=known))
+    told_study = dataclasses.replace(grid, calibration=known)
+    told = findings.findings(told_study)
     usual = findings.findings(grid)
     assert "of 24 runs" in told.headline[3]
     assert "of 48 runs" in usual.headline[3]
     assert "with output BatchNorm" in usual.headline[3]
     assert "with output BatchNorm" not in told.headline[3]
     assert told.headline[:3] == usual.headline[:3]
+    assert "of the 4 arms of 8 that learnt, with fd_cifar below 150 at" in told.epochs[0]
+    assert not any("learnt" in sentence for sentence in usual.all)
+    for said, study in ((told, told_study), (usual, grid)):
+        share = study.learners.shares["arm_share"][0]
+        assert f"{100 * share:.0f} % of the variance" in " ".join(said.epochs)
 
 
 def test_five_whole_seeds_give_no_verdict(grid):
