@@ -209,7 +209,7 @@ def _best(study: Analysis) -> str:
         return ""
     best = study.best.set_index("run")["epoch"]
     earlier = int((last["run"].map(best) < last["epoch"]).sum())
-    runs = count(len(last), "run")
+    runs = count(len(last), "run") + " of arms that learnt" * (study.learners is not study)
     return f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}."
 
 
