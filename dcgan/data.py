@@ -60,11 +60,12 @@ def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
     """The images of a source, from `cache` where they are in it; raises BadData, NoCifar10.
 
     None is what lies in data/, or else CIFAR-10, which a download keeps in `cache`, the only thing
-    written here. `split`, train or test, is of CIFAR-10. The words "cifar10" and "shapes" ask for
-    those; "./shapes" is a folder of that name.
+    written here. `split`, train or test, is of CIFAR-10: of any other source all is read. The words
+    "cifar10" and "shapes" ask for those; "./shapes" is a folder of that name.
     """
     try:
         kind, path = sources.find(source, cache)
+        split = split if kind == "cifar10" else ""
         with sources.opened(kind, path) as listing:
             key = _key(kind, path, split, listing)
             images = _load_kept(cache, key) or _read(kind, path, split, listing)
@@ -74,17 +75,6 @@ def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
         return dataclasses.replace(images, **about)
     except OSError as error:
         raise BadData(f"{error.filename or source}: {error.strerror or error}") from error
-
-
-def load_test(source: sources.Source, cache: Path) -> Images | None:
-    """CIFAR-10's test split, where the source is its tree or archive; None for any other source.
-
-    A tree may lack it. Raises BadData.
-    """
-    kind, path = sources.find(source, cache)
-    if kind != "cifar10" or (path.is_dir() and not (path / "test_batch").exists()):
-        return None
-    return load(source, cache, "test")
 
 
 def describe(images: Images) -> str:
@@ -151,7 +141,7 @@ def _name(kind: str, path: Path | None, split: str, sha256: str) -> str:
     if sha256 in NAMES or path is None:
         return NAMES.get(sha256, kind)
     if kind == "cifar10":
-        return "cifar10" if split == "train" else "cifar10-test"
+        return "cifar10-test" if split == "test" else "cifar10"
     stem = path.resolve().name if path.is_dir() else path.stem
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem)[:64].strip("-.") or "images"
     return f"{name}-{sha256[:8]}" if name in {"shapes", *NAMES.values()} else name
@@ -166,8 +156,7 @@ def _key(kind: str, path: Path | None, split: str, listing: Listing | None) -> s
             digest.update(hashlib.sha256(listing.read(name)).digest())
         digest.update(listing.labels)
     elif path:
-        files = [path / name for name in sources.cifar10_files(split)] if path.is_dir() else [path]
-        for file in files:
+        for file in sorted(path.glob("*_batch*")) if path.is_dir() else [path]:
             with open(file, "rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()

@@ -18,10 +18,10 @@ import http.client
 import io
 import json
 import os
-import pickle
 import posixpath
 import shutil
 import tarfile
+import tempfile
 import urllib.request
 import uuid
 import warnings
@@ -34,6 +34,7 @@ from typing import IO
 
 import numpy as np
 
+from dcgan.cli import one_line
 from dcgan.pictures import ENDINGS, BadData
 
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
@@ -78,7 +79,7 @@ def find(source: Source, downloads: Path) -> Found:
         return known
     if source is None or (source == "cifar10" and not Path(source).exists()):
         paths = (_find_cifar10(folder) for folder in (Path("data"), downloads))
-        return "cifar10", next(filter(None, paths), None) or download(downloads / ARCHIVE)
+        return "cifar10", next(filter(None, paths), None) or _download_cifar10(downloads / ARCHIVE)
 
     path = Path(os.path.expanduser(source))
     if not path.exists():
@@ -244,6 +245,47 @@ def _listed_labels(
     return np.array([listed[name] for name in names], dtype=np.int64)
 
 
+# --- CIFAR-10 -------------------------------------------------------------------------------------
+
+
+def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) uint8 and labels of torchvision's tree or archive; raises BadData.
+
+    torchvision compares the files with their MD5s before it opens any: a pickle runs what it holds.
+    """
+    from torchvision.datasets import CIFAR10  # about a second, and only needed here
+    from torchvision.datasets.utils import check_integrity
+
+    with tempfile.TemporaryDirectory() as scratch_dir:
+        if path.is_dir():
+            Path(scratch_dir, TREE).symlink_to(path.absolute())
+        elif check_integrity(path, CIFAR10.tgz_md5):
+            with tarfile.open(path) as archive:
+                archive.extractall(scratch_dir, filter="data")
+        try:
+            with warnings.catch_warnings(action="ignore"):  # an old numpy wrote them
+                images = CIFAR10(scratch_dir, train=split == "train")
+        except RuntimeError as error:
+            raise BadData(
+                f"{path}: not torchvision's CIFAR-10, by the MD5s of its files"
+            ) from error
+    return images.data, np.array(images.targets)
+
+
+def _download_cifar10(target: Path) -> Path:
+    """Fetch torchvision's archive; raises NoCifar10."""
+    from torchvision.datasets import CIFAR10
+
+    try:
+        download(CIFAR10.url, target, "md5", CIFAR10.tgz_md5)
+    except BadData as error:
+        raise NoCifar10(f"CIFAR-10 is not in data/, and {error}") from error
+    return target
+
+
+# --- Files that appear whole ----------------------------------------------------------------------
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file, and the folders above it, that appear once the block has written all of it."""
@@ -261,67 +303,24 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         staged.unlink(missing_ok=True)
 
 
-# --- CIFAR-10 -------------------------------------------------------------------------------------
-
-
-def cifar10_files(split: str) -> dict[str, str]:
-    """The files of a split (train or test) in torchvision's tree, and their MD5s."""
-    return dict(_cifar10().train_list if split == "train" else _cifar10().test_list)
-
-
-def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 32, 32, 3) uint8 and labels of torchvision's tree or archive; raises BadData."""
-    expected = cifar10_files(split)
-    if path.is_dir():
-        batches = {name: (path / name).read_bytes() for name in expected}
-    else:
-        _check_md5(path, path.read_bytes(), _cifar10().tgz_md5)
-        with tarfile.open(path) as archive:
-            batches = {name: archive.extractfile(f"{TREE}/{name}").read() for name in expected}
-
-    # A pickle runs what it holds: only the bytes that torchvision knows are opened.
-    pixels, labels = [], []
-    for name, data in batches.items():
-        _check_md5(path / name, data, expected[name])
-        with warnings.catch_warnings(action="ignore"):  # an old numpy wrote them
-            batch = pickle.loads(data, encoding="latin1")
-        pixels.append(np.reshape(batch["data"], (-1, 3, 32, 32)).transpose(0, 2, 3, 1))
-        labels.append(batch["labels"])
-    return np.concatenate(pixels), np.concatenate(labels)
-
-
-def download(target: Path) -> Path:
-    """Fetch torchvision's CIFAR-10 archive, with its progress on stderr; raises NoCifar10."""
+def download(url: str, target: Path, algorithm: str, expected: str) -> None:
+    """Fetch a file whose hash is known, with its progress on stderr; raises BadData in one line."""
     from rich.console import Console
     from rich.progress import wrap_file
 
-    url, data = _cifar10().url, io.BytesIO()
-    console = Console(stderr=True, highlight=False)
-    console.print(f"CIFAR-10 is fetched from {url}", markup=False, soft_wrap=True)
+    console, data = Console(stderr=True, highlight=False), io.BytesIO()
+    console.print(f"{target.name} is fetched from {url}", markup=False, soft_wrap=True)
     request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:
             size = int(response.headers.get("Content-Length") or 0)
-            with wrap_file(response, size, description="CIFAR-10", console=console) as reader:
+            with wrap_file(response, size, description="download", console=console) as reader:
                 shutil.copyfileobj(reader, data)
-        _check_md5(target, data.getbuffer(), _cifar10().tgz_md5)
+        actual = hashlib.new(algorithm, data.getbuffer(), usedforsecurity=False).hexdigest()
+        if actual != expected:
+            raise ValueError(f"its {algorithm} is {actual}, not {expected}")
         with new_file(target) as file:
             file.write(data.getbuffer())
-    except (OSError, ValueError, http.client.HTTPException, BadData) as error:
-        reason = getattr(error, "reason", error)
-        said = f"CIFAR-10 is not in data/, and cannot be fetched from {url}: {reason}"
-        raise NoCifar10(said) from error
-    return target
-
-
-def _check_md5(path: Path, data: bytes, expected: str) -> None:
-    actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if actual != expected:
-        raise BadData(f"{path}: MD5 {actual} is not that of CIFAR-10, {expected}")
-
-
-def _cifar10() -> type:
-    """torchvision's class: where the archive is, and the MD5s of it and of its files."""
-    from torchvision.datasets import CIFAR10  # about a second, and only needed here
-
-    return CIFAR10
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = one_line(getattr(error, "reason", error))
+        raise BadData(f"{target.name} cannot be fetched from {url}: {reason}") from error

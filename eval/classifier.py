@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dcgan.cli import BadInput
-from dcgan.data import Images, load, load_test, to_signed
+from dcgan.data import Images, load, to_signed
 
 NAME = "cifar10-resnet"
 FEATURES = 192
@@ -128,7 +128,7 @@ def train_and_write(
 ) -> tuple[Path, float]:
     """Train on sources of 32x32 images of ten classes; the file of weights, and its accuracy."""
     # Read both sets before an hour of work depends on them.
-    sets = [load(train, cache), load_test(test, cache) or load(test, cache)]
+    sets = [load(train, cache), load(test, cache, "test")]
     for images in sets:
         if images.pixels.shape[1:] != (32, 32, 3) or {*images.labels.tolist()} != {*range(10)}:
             raise BadInput(f"{images.name}: not 32x32 images with labels from 0 to 9")

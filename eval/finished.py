@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dcgan import cli, rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
-from dcgan.data import Images, load, load_cached, load_test, of_classes, resize
+from dcgan.data import Images, load, load_cached, of_classes, resize
 from dcgan.models import load_generator
 from dcgan.rundir import GENERATOR, STATE
 from dcgan.train import draw_latent, load_state
@@ -177,7 +177,7 @@ def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) 
                 f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}..."
             )
     if test:
-        shared.test = load_test(test, shared.cache) or load(test, shared.cache)
+        shared.test = load(test, shared.cache, "test")
         if (side := shared.test.pixels.shape[1]) != shared.native:
             raise BadInput(f"--test {test}: {side} pixels a side, not {shared.native}")
         if shared.test.sha256 in wanted:

@@ -136,7 +136,7 @@ def _load(
 
     Where CIFAR-10 cannot be had, a trial takes shapes and says why.
     """
-    from dcgan.data import load, load_test
+    from dcgan.data import load
     from dcgan.sources import NoCifar10
 
     try:
@@ -146,9 +146,9 @@ def _load(
             raise BadInput(f"{error}; --data names other images") from error
         console.print(f"{error}: the images are shapes.")
         images = load("shapes", cache)
-    if test:
-        return images, load_test(test, cache) or load(test, cache)
-    return images, load_test(data, cache) if images.kind == "cifar10" else None
+    if images.kind == "cifar10" and not test:
+        return images, load(data, cache, "test")
+    return images, load(test, cache, "test") if test else None
 
 
 def _check_same(folder: Path, images: "Images") -> None:

@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10
 
 from dcgan import data, pictures, sources
 from dcgan import shapes as drawing
-from dcgan.data import canonical, describe, keep, load, load_cached, load_test, resize, shapes
+from dcgan.data import canonical, describe, keep, load, load_cached, resize, shapes
 from dcgan.pictures import BadData
 from experiments.__main__ import main
 
@@ -93,8 +93,10 @@ def tree(tmp_path, monkeypatch):
         batch = pickle.dumps({"data": planes, "labels": DRAWN.labels[part].tolist()}, protocol=2)
         (folder / name).write_bytes(batch)
         known.append([name, hashlib.md5(batch).hexdigest()])
+    (folder / "batches.meta").write_bytes(meta := pickle.dumps({"label_names": data.CIFAR10}))
     monkeypatch.setattr(CIFAR10, "train_list", known[:5])
     monkeypatch.setattr(CIFAR10, "test_list", known[5:])
+    monkeypatch.setitem(CIFAR10.meta, "md5", hashlib.md5(meta).hexdigest())
     return folder.parent
 
 
@@ -310,7 +312,7 @@ def test_labels_that_do_not_fit_the_images_are_refused(content, reason, tmp_path
 
 @pytest.mark.parametrize("source", [None, "cifar10"])
 def test_cifar10_is_downloaded_once_and_brings_its_test_split(
-    source, archive, tmp_path, cache, monkeypatch, capfd
+    source, archive, files, tmp_path, cache, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(CIFAR10, "url", archive.as_uri())
@@ -320,16 +322,17 @@ def test_cifar10_is_downloaded_once_and_brings_its_test_split(
     assert [path.name for path in cache.iterdir()] == [sources.ARCHIVE]
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"CIFAR-10 is fetched from {CIFAR10.url}" in err
-    assert "CIFAR-10 ━━━" in err
+    assert f"{sources.ARCHIVE} is fetched from {CIFAR10.url}" in err
+    assert "download ━━━" in err
 
     # Now it is there.
     monkeypatch.setattr(CIFAR10, "url", "nowhere")
     assert load(source, cache).sha256 == DRAWN.sha256
-    test = load_test(source, cache)
+    test = load(source, cache, "test")
     assert (test.name, test.kind) == ("cifar10-test", "cifar10")
     assert {x.tobytes() for x in test.pixels} == {x.tobytes() for x in DRAWN.pixels[32:]}
-    assert load_test("shapes", cache) is None
+    folder = write_folder(tmp_path / "faces", files)  # which has no splits
+    assert load(folder, cache, "test").sha256 == load(folder, cache).sha256 == DRAWN.sha256
 
 
 def run_plan(*words):
@@ -340,7 +343,7 @@ def run_plan(*words):
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("file:{html}", "MD5 .* is not that of CIFAR-10"),
+        ("file:{html}", "its md5 is"),
         ("http://127.0.0.1:{port}/x", "timed out"),
     ],
 )
@@ -364,7 +367,7 @@ def test_without_cifar10_trials_take_shapes_and_studies_stop_with_the_reason(
 
 def test_data_in_the_working_folder_come_first(files, tree, tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "download", lambda target: pytest.fail("asked the network"))
+    monkeypatch.setattr(sources, "download", lambda *_: pytest.fail("asked the network"))
     write_folder(Path("data"), {"faces/one.png": GOOD})
     assert (load(None, cache).kind, load(None, cache).name) == ("folder", "data")
     (tmp_path / "data" / "faces" / "one.png").unlink()
