@@ -120,7 +120,7 @@ def find(generator: Path) -> Path:
     if not path.is_file():
         path = published(str(generator))
     if PUBLISHED in path.parents or path.with_name(rundir.SUMS).is_file():
-        rundir.read_from(path.parent, path.name)
+        rundir.read(path.parent, path.name)
     return path
 
 

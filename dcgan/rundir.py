@@ -85,24 +85,22 @@ def epoch_folder(run: Path, epoch: int) -> Path:
 
 def commit(run: Path, epoch: int, files: dict[str, bytes]) -> None:
     """Commit one epoch: all of its files appear at once, or none does."""
-    commit_to(epoch_folder(run, epoch), files)
-
-
-def commit_to(target: Path, files: dict[str, bytes]) -> None:
-    """Make a folder of these files and their SHA256SUMS appear at once, where there is none yet."""
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    place(target, {**files, SUMS: to_lines(sums)})
+    place(epoch_folder(run, epoch), files)
 
 
 def place(target: Path, files: dict[str, bytes]) -> None:
-    """Make a folder of just these files appear by one rename, and last once it is there."""
+    """Make a folder of these files appear by one rename, and last once it is there.
+
+    It has their SHA256SUMS, or those that are among them.
+    """
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     staged = target.with_name(f".{target.name}")
     if staged.exists():
         shutil.rmtree(staged)
     _make_folder(target.parent)
     staged.mkdir()
 
-    for name, data in files.items():
+    for name, data in {**files, SUMS: files.get(SUMS) or to_lines(sums)}.items():
         _write(staged / name, data)
     _sync_folder(staged)
 
@@ -191,22 +189,18 @@ def _comparable(part: str, *both: dict[str, Any]) -> list[dict[str, Any]]:
     return [Config.model_validate(fields).model_dump(exclude={"epochs"}) for fields in both]
 
 
-def read(run: Path, epoch: int, name: str) -> bytes:
-    """The bytes of one committed file, checked against its sum; raises Damaged."""
-    return read_from(epoch_folder(run, epoch), name)
-
-
-def read_from(folder: Path, name: str) -> bytes:
+def read(folder: Path, name: str) -> bytes:
     """The bytes of a file of a folder with SHA256SUMS, checked against its sum; raises Damaged."""
-    return _checked(folder / name, _read(folder / name), read_sums(folder))
+    return _read_checked(folder / name, read_sums(folder))
 
 
 def read_json(run: Path, epoch: int, name: str) -> Any:
     """The content of one committed JSON file; raises Damaged."""
+    folder = epoch_folder(run, epoch)
     try:
-        return json.loads(read(run, epoch, name))
+        return json.loads(read(folder, name))
     except ValueError as error:
-        raise Damaged(f"{epoch_folder(run, epoch) / name}: {error}") from error
+        raise Damaged(f"{folder / name}: {error}") from error
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -237,39 +231,37 @@ def committed(run: Path) -> list[int]:
     """The epochs 1, 2, ... up to the first whose files are not as they were committed."""
     epochs: list[int] = []
     with suppress(Damaged):
-        while epoch_folder(run, epoch := len(epochs) + 1).exists():
-            _check(run, epoch)
+        for epoch in _check_epochs(run):
             epochs.append(epoch)
     return epochs
 
 
 def all_committed(run: Path) -> list[int]:
     """The epochs that are there; raises Damaged where one is not as it was committed."""
-    epochs = committed(run)
-    if len(epochs) < len(list(run.glob("epochs/[0-9]*"))):
-        _check(run, len(epochs) + 1)
-    return epochs
+    return [*_check_epochs(run)]
 
 
-def _check(run: Path, epoch: int) -> None:
-    """Raises Damaged where a file of an epoch is not as it was committed.
+def _check_epochs(run: Path) -> Iterator[int]:
+    """The epochs 1, 2, ...; raises Damaged at the first that is not as it was committed.
 
     A run that was imported may lack its pictures.
     """
-    folder = epoch_folder(run, epoch)
-    sums = read_sums(folder)
-    for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
-        path = folder / name
-        left_behind = name == SAMPLES and not path.exists() and has_records_only(run)
-        if name not in PRUNABLE and not left_behind:
-            _checked(path, _read(path), sums)
+    may_lack = (*PRUNABLE, SAMPLES) if has_records_only(run) else PRUNABLE
+    names = (path.name for path in run.glob("epochs/[0-9]*"))
+    for epoch in range(1, max(map(int, filter(str.isdecimal, names)), default=0) + 1):
+        folder = epoch_folder(run, epoch)
+        sums = read_sums(folder)
+        for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
+            if name not in may_lack or (name == SAMPLES and (folder / name).exists()):
+                _read_checked(folder / name, sums)
+        yield epoch
 
 
 def last_state(run: Path) -> tuple[int, bytes] | None:
     """The newest committed epoch whose state is whole, and that state."""
     for epoch in reversed(committed(run)):
         with suppress(Damaged):
-            return epoch, read(run, epoch, STATE)
+            return epoch, read(epoch_folder(run, epoch), STATE)
     return None
 
 
@@ -366,8 +358,9 @@ def _read(path: Path) -> bytes:
         raise
 
 
-def _checked(path: Path, data: bytes, sums: dict[str, str]) -> bytes:
+def _read_checked(path: Path, sums: dict[str, str]) -> bytes:
     """The bytes of a file that has one of these sums; raises Damaged."""
+    data = _read(path)
     if hashlib.sha256(data).hexdigest() != sums.get(path.name):
         raise Damaged(f"{path}: its SHA-256 is not the committed one")
     return data

@@ -47,13 +47,13 @@ class FinishedRun:
 
     def generator(self, epoch: int | None = None) -> nn.Module:
         """G after an epoch, in eval mode on the device, once its hash is the committed one."""
-        path = rundir.epoch_folder(self.folder, epoch or self.epoch) / GENERATOR
-        rundir.read_from(path.parent, path.name)
-        return finite(load_generator(str(path))[0], "generator").to(self.device)
+        folder = rundir.epoch_folder(self.folder, epoch or self.epoch)
+        rundir.read(folder, GENERATOR)
+        return finite(load_generator(str(folder / GENERATOR))[0], "generator").to(self.device)
 
     def discriminator(self) -> nn.Module:
         """D, once the hash of its state is the committed one."""
-        data = rundir.read(self.folder, self.epoch, STATE)
+        data = rundir.read(rundir.epoch_folder(self.folder, self.epoch), STATE)
         return finite(load_state(data, self.config, self.device).D, "discriminator")
 
     def kept(self) -> list[int]:

@@ -50,7 +50,7 @@ def publish(study: Path) -> Result:
             print(f"wrote {path}")
     if generators:
         shutil.rmtree(target / "generators", ignore_errors=True)
-        rundir.commit_to(target / "generators", generators)
+        rundir.place(target / "generators", generators)
     return build(target)
 
 
@@ -79,6 +79,6 @@ def _generators(study: Path, folder: Path, seed: int) -> dict[str, bytes]:
     for arm in GENERATORS:
         run = study / arm / f"seed={seed}"
         if kept := rundir.kept(run, rundir.GENERATOR):
-            last = rundir.read(run, kept[-1], rundir.GENERATOR)
+            last = rundir.read(rundir.epoch_folder(run, kept[-1]), rundir.GENERATOR)
             generators[f"{arm},seed={seed}.safetensors"] = last
     return generators

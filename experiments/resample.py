@@ -122,20 +122,21 @@ def score_run(job: Job, sets: int) -> None:
         target = job.folder / rundir.EVAL_SETS
         shutil.rmtree(target, ignore_errors=True)
         content = {"banks": sets, "epochs": epochs}
-        rundir.commit_to(target, {rundir.EVAL_SCORES: rundir.to_json(content)})
+        rundir.place(target, {rundir.EVAL_SCORES: rundir.to_json(content)})
 
 
 def load_kept(job: Job, epoch: int) -> nn.Module:
     """The generator of an epoch as it was in training, its layout in memory included."""
-    rundir.read(job.folder, epoch, rundir.GENERATOR)  # compares it with its sum
-    path = rundir.epoch_folder(job.folder, epoch) / rundir.GENERATOR
+    folder = rundir.epoch_folder(job.folder, epoch)
+    rundir.read(folder, rundir.GENERATOR)  # compares it with its sum
+    path = folder / rundir.GENERATOR
     return channels_last(load_generator(str(path))[0], job.device)
 
 
 def _has(folder: Path, sets: int, epochs: list[int]) -> bool:
     """Whether a run has so many evaluation sets, its own included, of these epochs."""
     try:
-        stored = json.loads(rundir.read_from(folder / rundir.EVAL_SETS, rundir.EVAL_SCORES))
+        stored = json.loads(rundir.read(folder / rundir.EVAL_SETS, rundir.EVAL_SCORES))
     except rundir.Damaged:
         return False
     return stored["banks"] >= sets and set(map(str, epochs)) <= stored["epochs"].keys()

@@ -258,7 +258,8 @@ def _frames(study: Study, run: str, arm: dict[str, Any]) -> dict[int, str]:
     """Epoch -> picture of a run, for the epochs that the film shows."""
     epochs = [epoch for epoch in arm["scores"] if figures.has_picture(study, run, epoch)]
     chosen = chosen_epochs(epochs, {arm["best"], arm["worst"]}, MOST_PICTURES)
-    pictures = {x: rundir.read(study.folder / run, x, rundir.SAMPLES) for x in chosen}
+    folders = {epoch: rundir.epoch_folder(study.folder / run, epoch) for epoch in chosen}
+    pictures = {epoch: rundir.read(folder, rundir.SAMPLES) for epoch, folder in folders.items()}
     return {epoch: _webp_uri(data) for epoch, data in pictures.items()}
 
 

@@ -204,7 +204,7 @@ def _eval_sets(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]
         return []
     rows = []
     with _lacking(folder / rundir.EVAL_SCORES):
-        scores = json.loads(rundir.read_from(folder, rundir.EVAL_SCORES))
+        scores = json.loads(rundir.read(folder, rundir.EVAL_SCORES))
         for epoch, others in scores["epochs"].items():
             first = {metric: own[int(epoch)][metric] for metric in others[0]}
             rows += [

@@ -35,7 +35,7 @@ def study(make_study, tmp_path):
     folder = rundir.epoch_folder(study / ARM / "seed=0", 6)
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix}
     shutil.rmtree(folder)
-    rundir.commit_to(folder, {**files, rundir.GENERATOR: b"weights"})
+    rundir.place(folder, {**files, rundir.GENERATOR: b"weights"})
     for seed in (0, 1):
         walks = study / ARM / f"seed={seed}" / "eval" / "walks.png"
         rundir.replace(walks, files[rundir.SAMPLES])

@@ -66,7 +66,7 @@ def test_published_generators_are_the_last_ones_of_their_runs(study):
     sums = rundir.read_sums(study / "generators")
     assert len(sums) == len(publish.GENERATORS)
     for name, digest in sums.items():
-        rundir.read_from(study / "generators", name)
+        rundir.read(study / "generators", name)
         arm, _, seed = name.removesuffix(".safetensors").rpartition(",seed=")
         assert f"{digest}  {arm}/seed={seed}/epochs/0030/{rundir.GENERATOR}\n" in last
 

@@ -52,7 +52,7 @@ def two(make_study, tmp_path):
 def rewrite(run, epoch, **changed):
     """Commit an epoch anew with other files, whose names have _ for a dot."""
     folder = rundir.epoch_folder(run, epoch)
-    files = {name: rundir.read(run, epoch, name) for name in rundir.read_sums(folder)}
+    files = {name: rundir.read(folder, name) for name in rundir.read_sums(folder)}
     shutil.rmtree(folder)
     files |= {name.replace("_", "."): data for name, data in changed.items()}
     rundir.commit(run, epoch, files)

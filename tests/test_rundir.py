@@ -70,7 +70,7 @@ def flip(path, bit=5):
 
 def test_what_is_committed_is_read_back(run):
     assert committed(run) == [1, 2, 3, 4]
-    assert read(run, 2, RECORD) == b'{"epoch": 2}'
+    assert read(epoch_folder(run, 2), RECORD) == b'{"epoch": 2}'
     assert last_state(run) == (4, b"state 4")
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_record_ends_the_run_there(run, name, harm):
         path.unlink()
     assert committed(run) == [1, 2]
     with pytest.raises(Damaged, match=name):
-        read(run, 3, name)
+        read(epoch_folder(run, 3), name)
 
 
 def test_the_sums_are_what_coreutils_checks(run):

@@ -100,7 +100,7 @@ def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
         f"{name}.safetensors": dump_generator(net, CONFIG)
         for name, net in zip(names, (G, other), strict=True)
     }
-    rundir.commit_to(tmp_path / "published/study/generators", files)
+    rundir.place(tmp_path / "published/study/generators", files)
     run_sample(file, "-n", 3, "--out", tmp_path / "by file")
     for number, name in enumerate(["batch=128", names[0]]):
         assert run_sample(name, "-n", 3, "--out", tmp_path / f"by name {number}")[0] == 0

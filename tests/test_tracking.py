@@ -51,7 +51,8 @@ def toy_run(made: Path, study: Path, killed_at: int) -> None:
     mirror = tracking.start(run, "offline")
     for epoch in range(len(rundir.committed(run)) + 1, EPOCHS + 1):
         names = (rundir.RECORD, rundir.TIMING, rundir.SAMPLES)
-        files = {name: rundir.read(made / ARM / SEED, epoch, name) for name in names}
+        folder = rundir.epoch_folder(made / ARM / SEED, epoch)
+        files = {name: rundir.read(folder, name) for name in names}
         rundir.commit(run, epoch, {**files, rundir.GENERATOR: b"weights"})
         mirror.log(epoch)
         if epoch == killed_at:
@@ -152,7 +153,8 @@ def test_every_epoch_has_its_samples_with_the_score(mirrored):
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
     for row in rows:
         data = (mirrored.run_folder / "files" / row["samples.path"]).read_bytes()
-        assert data == rundir.read(mirrored.study / ARM / SEED, row["epoch"], rundir.SAMPLES)
+        folder = rundir.epoch_folder(mirrored.study / ARM / SEED, row["epoch"])
+        assert data == rundir.read(folder, rundir.SAMPLES)
         score = row["eval/fd_cifar"]
         shown = "no score" if score == "NaN" else f"fd_cifar {score:.1f}"
         assert row["samples.caption"] == f"epoch {row['epoch']}, {shown}"

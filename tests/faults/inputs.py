@@ -144,7 +144,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
     places, sha256 = folder / "places", hashlib.sha256(bait).hexdigest()
     epoch = rundir.epoch_folder(places, 1)
     (places / "images" / "a").mkdir(parents=True)
-    rundir.commit_to(epoch, {rundir.RECORD: bait, rundir.STATE: bait, rundir.GENERATOR: bait})
+    rundir.place(epoch, {rundir.RECORD: bait, rundir.STATE: bait, rundir.GENERATOR: bait})
     for name in ("run.json", f"{NAME}.safetensors", "w.pth", "set.zip", f"{sha256}-16.npy"):
         (places / name).write_bytes(bait)
     for name in ("images/a/a.png", *(f"images/data_batch_{number}" for number in range(1, 6))):
