@@ -38,20 +38,11 @@ def count(name: str, default: int | None, text: str, least: int = 1) -> Callable
     return click.option(name, metavar="N", type=kind, default=default, help=text)
 
 
-def check_epoch(_: click.Context, __: click.Parameter, value: str) -> str | int:
-    """`last`, or a number."""
-    if value != "last" and not value.isdecimal():
-        raise click.BadParameter(f"{value!r} is neither `last` nor a number")
-    return value if value == "last" else int(value)
-
-
 RUN = click.argument("where", metavar="RUN", type=PATH)
 DEVICE = click.option(
     "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the first GPU, if any, or cpu"
 )
-EPOCH = click.option(
-    "--epoch", metavar="N", default="last", callback=check_epoch, help="or `last`, the last usable"
-)
+EPOCH = click.option("--epoch", metavar="N", default="last", help="or `last`, the last usable")
 THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
 TEST = click.option("--test", metavar="TEST", required=True, help="images of that kind it was not")
@@ -100,7 +91,7 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
     runs, rows = open_runs(needs="generator", **chosen), []
     device = runs[0].device
     if extractor == "inception":
-        network = inception(weights, device, runs[0].shared.cache)
+        network = inception(weights, device, runs[0].cache)
     else:
         network = classifier(device, weights or WEIGHTS)
     for number, run in enumerate(runs, 1):

@@ -32,7 +32,6 @@ from eval.metrics import Sample
 from eval.results import aligned
 from eval.score import BATCHNORM, Reference, identities, reestimated, reference, see, split_of
 
-DIGITS = 4  # significant ones, of a number that is shown
 SEED = 0  # of everything that is drawn here, z apart
 FD = "fd_cifar"  # the metric that is asked about
 POINTS = 15  # sizes at which the metrics are measured, from N / 10 to N (Chong and Forsyth, 2020)
@@ -51,12 +50,12 @@ Row = dict[str, Any]  # column -> cell
 
 def analyse(run: FinishedRun, count: int) -> dict[str, Any]:
     """The content of audit.json from `count` generated images of a run; raises BadInput."""
-    config, train, test = run.config, run.shared.train, run.shared.test
+    config, train, test = run.config, run.data, run.test_data
     held_out = of_classes(run.test(run.side), "all", 2 * count)
     if (few := len(held_out.pixels)) < 100:
         raise BadInput(f"--test {test.name}: {few} images, 100 are needed")
-    pixels, cache = run.train(run.side).pixels[: config.reference_images], run.shared.cache
-    real = reference(run.classifier(), pixels, train.sha256, cache, split_of(config.classes))
+    pixels, split = run.train(run.side).pixels[: config.reference_images], split_of(config.classes)
+    real = reference(run.classifier(), pixels, train.sha256, run.cache, split)
     try:
         G = channels_last(run.generator(), run.device)
         tables = [batchnorm_table(run, G, real, count), *size_tables(run, G, real, count)]
@@ -82,7 +81,7 @@ def to_text(result: dict[str, Any]) -> str:
     """The tables and answers of an audit as a terminal shows them."""
     lines: list[str] = []
     for part in result["tables"]:
-        rows = aligned(part["columns"], part["rows"], DIGITS)
+        rows = aligned(part["columns"], part["rows"])
         lines += [part["title"], rows, *part["notes"], ""]
     return "\n".join([*lines, *(" ".join(answer) for answer in result["answers"])])
 
@@ -90,7 +89,7 @@ def to_text(result: dict[str, Any]) -> str:
 def table(name: str, title: str, rows: list[Row], notes: list[str]) -> Row:
     """A table as audit.json has it; see the top of this file."""
     cells = {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]}
-    return {"name": name, "title": title, **cells, "notes": notes, "digits": DIGITS}
+    return {"name": name, "title": title, **cells, "notes": notes, "digits": 4}
 
 
 def measure(sample: Sample, real: Reference) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Finished runs: what an analysis can ask of one, and the loop over all runs of a study."""
 
+import functools
 import importlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,25 @@ from dcgan.data import Images, load, load_cached, of_classes, resize
 from dcgan.models import load_generator
 from dcgan.rundir import GENERATOR, STATE
 from dcgan.train import draw_latent, load_state
-from eval import results
-from eval.extractors import Extractor, classifier
+from eval import extractors, results
+from eval.extractors import Extractor
 from eval.results import Result
 
 FILES = {"generator": GENERATOR, "state": STATE}  # that an epoch may have kept
 
 
-@dataclass
-class Shared:
-    """What the runs of a study share: their images, others of that kind, and what is made once."""
-
-    native: int  # pixels a side of the images, as the study has them
-    cache: Path  # of decoded images and their features
-    train: Images | None = None  # None: what the cache has of them
-    test: Images | None = None
-    made: dict[Any, Any] = field(default_factory=dict)  # see FinishedRun.once
-
-
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run, and the epoch of it that is analysed."""
+    """One run, the epoch of it that is analysed, and the images of its study."""
 
     folder: Path
     config: Config
     epoch: int
-    shared: Shared
+    native: int  # pixels a side of the images, as the study has them
+    cache: Path  # of decoded images and their features
     device: str = "cpu"
+    data: Images | None = None  # None: what the cache has of them
+    test_data: Images | None = None  # others of that kind
 
     def generator(self, epoch: int | None = None) -> nn.Module:
         """G after an epoch, in eval mode on the device, once its hash is the committed one."""
@@ -72,23 +64,16 @@ class FinishedRun:
     @property
     def side(self) -> int:
         """Pixels a side at which its images are scored."""
-        return min(self.shared.native, self.config.resolution)
+        return min(self.native, self.config.resolution)
 
     def train(self, side: int) -> Images:
         """The real images of its classes that it could be trained on, in the canonical order."""
-        shared, sha256, classes = self.shared, self.config.data_sha256, self.config.classes
-
-        def make() -> Images:
-            if shared.train:
-                return resize(of_classes(shared.train, classes), side)
-            return of_classes(load_cached(shared.cache, sha256, side), classes)
-
-        return self.once(("train", sha256, classes, side), make)
+        images = self.data or _cached(self.cache, self.config.data_sha256, side)
+        return _chosen(images, self.config.classes, side)
 
     def test(self, side: int) -> Images:
         """Held-out images of its classes; BadInput where there are none."""
-        images, classes = self.shared.test, self.config.classes
-        return self.once(("test", classes, side), lambda: resize(of_classes(images, classes), side))
+        return _chosen(self.test_data, self.config.classes, side)
 
     def noise(self, stream: str, count: int) -> Tensor:
         """z (count, latent_size) of a stream of its own, for this epoch's G, on the device."""
@@ -96,13 +81,17 @@ class FinishedRun:
 
     def classifier(self) -> Extractor:
         """The bundled classifier on the device."""
-        return self.once("classifier", lambda: classifier(self.device))
+        return _classifier(self.device)
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for all runs that are analysed together."""
-        if key not in self.shared.made:
-            self.shared.made[key] = make()
-        return self.shared.made[key]
+
+# Made once for all runs that are analysed together.
+_cached = functools.cache(load_cached)
+_classifier = functools.cache(extractors.classifier)
+
+
+@functools.cache
+def _chosen(images: Images, classes: str, side: int) -> Images:
+    return resize(of_classes(images, classes), side)
 
 
 def finite(net: nn.Module, name: str) -> nn.Module:
@@ -119,7 +108,7 @@ def open_runs(
     where: Path,
     needs: str,
     *,
-    epoch: int | str = "last",
+    epoch: str = "last",
     data: str | None = None,
     test: str | None = None,
     cache: Path | None = None,
@@ -131,31 +120,32 @@ def open_runs(
     convolutions, the others being named on stderr. An analysis that needs the config alone is one
     of epoch 0. `epoch`: a number, or `last`.
     """
-    study = find_study(where)
+    study, runs = find_study(where), []
     native = rundir.unseal(study / "study.json")["data"]["resolution"]
-    shared = Shared(native, cache or study.parent / "cache")
-    device, runs = cli.choose_device(device, torch.cuda.device_count()), []
-    for path in sorted(where.rglob("run.json")):
-        folder, config = path.parent, rundir.read_config(path.parent)
-        done = max(rundir.kept(folder), default=0)
+    cache = cache or study.parent / "cache"
+    device = cli.choose_device(device, torch.cuda.device_count())
+    for folder in sorted(path.parent for path in where.rglob("run.json")):
+        config, done = rundir.read_config(folder), max(rundir.kept(folder), default=0)
         if needs != "generator" and done < config.epochs:
             print(f"left out, {done} of {config.epochs} epochs: {folder}", file=sys.stderr)
             continue
         if needs != "generator" and config.model != "dcgan":
             raise BadInput(f"{folder}: model={config.model} has no convolutions")
-        if needs == "config":
-            runs.append(FinishedRun(folder, config, 0, shared, device))
-        elif kept := rundir.kept(folder, FILES[needs]):
-            if epoch not in ("last", *kept):
-                known = ", ".join(map(str, kept))
-                raise BadInput(f"{folder}: epoch {epoch} kept no {needs}, only {known} did")
-            chosen = kept[-1] if epoch == "last" else epoch
-            runs.append(FinishedRun(folder, config, chosen, shared, device))
+        kept = [0] if needs == "config" else rundir.kept(folder, FILES[needs])
+        if kept and epoch not in ("last", *map(str, kept)):
+            known = ", ".join(map(str, kept))
+            raise BadInput(f"{folder}: epoch {epoch} kept no {needs}, only {known} did")
+        if kept:
+            chosen = kept[-1] if epoch == "last" else int(epoch)
+            runs.append(FinishedRun(folder, config, chosen, native, cache, device))
     if not runs:
         kind = "finished run" if needs == "config" else f"run that kept its {needs}"
         raise BadInput(f"{where}: no {kind} in this folder")
-    _load(shared, data, test, {run.config.data_sha256 for run in runs})
-    return runs
+
+    trained = {run.config.data_sha256 for run in runs}
+    images = _load(data, cache, trained) if data else None
+    others = _load_test(test, cache, trained, native) if test else None
+    return [replace(run, data=images, test_data=others) for run in runs]
 
 
 def find_study(where: Path) -> Path:
@@ -167,21 +157,23 @@ def find_study(where: Path) -> Path:
     raise BadInput(f"{where}: {'no study here or above' if where.is_dir() else 'no such folder'}")
 
 
-def _load(shared: Shared, data: str | None, test: str | None, wanted: set[str]) -> None:
-    """Read the images with the SHA-256s that the runs name, and others of the same side."""
-    if data:
-        shared.train = load(data, shared.cache)
-        if other := wanted - {shared.train.sha256}:
-            here, its = shared.train.sha256[:12], min(other)[:12]
-            raise BadInput(
-                f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}..."
-            )
-    if test:
-        shared.test = load(test, shared.cache, "test")
-        if (side := shared.test.pixels.shape[1]) != shared.native:
-            raise BadInput(f"--test {test}: {side} pixels a side, not {shared.native}")
-        if shared.test.sha256 in wanted:
-            raise BadInput(f"--test {test}: these are the images of --data, none is held out")
+def _load(data: str, cache: Path, trained: set[str]) -> Images:
+    """The images that runs were trained on, by the SHA-256s that they name."""
+    images = load(data, cache)
+    if other := trained - {images.sha256}:
+        here, its = images.sha256[:12], min(other)[:12]
+        raise BadInput(f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}...")
+    return images
+
+
+def _load_test(test: str, cache: Path, trained: set[str], native: int) -> Images:
+    """Images of the same side that no run was trained on."""
+    images = load(test, cache, "test")
+    if (side := images.pixels.shape[1]) != native:
+        raise BadInput(f"--test {test}: {side} pixels a side, not {native}")
+    if images.sha256 in trained:
+        raise BadInput(f"--test {test}: these are the images of --data, none is held out")
+    return images
 
 
 # --- The loop -------------------------------------------------------------------------------------
@@ -221,7 +213,7 @@ def _analyse(run: FinishedRun, name: str, needs: str, settings: dict[str, Any]) 
     analysis, about = importlib.import_module(f"eval.{name}"), dict(settings)
     if needs in FILES:
         about[f"{needs}_sha256"] = run.sha256(FILES[needs], run.epoch)
-    for part, images in (("data", run.shared.train), ("test", run.shared.test)):
+    for part, images in (("data", run.data), ("test", run.test_data)):
         if images:
             about[f"{part}_sha256"] = images.sha256
     try:

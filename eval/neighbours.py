@@ -51,20 +51,15 @@ def analyse(run: FinishedRun, n: int) -> Result:
 
     BadInput on fewer held-out images.
     """
-    config, side, network, cache = run.config, run.side, run.classifier(), run.shared.cache
+    config, side, network, cache = run.config, run.side, run.classifier(), run.cache
     train, test = run.train(side), run.test(side)
     if len(test.pixels) < n:
         line = f"{len(test.pixels)} images of classes={config.classes}, --n is {n}"
-        raise BadInput(f"--test {run.shared.test.name}: {line}")
+        raise BadInput(f"--test {run.test_data.name}: {line}")
 
     pixels = train.pixels[: config.images]
-    real, held_out = run.once(
-        ("neighbours", config.classes, config.images, side),
-        lambda: (
-            reference(network, pixels, train.sha256, cache),
-            reference(network, test.pixels, test.sha256, cache, "test"),
-        ),
-    )
+    real = reference(network, pixels, train.sha256, cache)
+    held_out = reference(network, test.pixels, test.sha256, cache, "test")
     values, picture = examine(
         see(generate(run.generator(), run.noise("neighbours", n)), real),
         {"features": real.features, "pixels": pixels},

@@ -8,6 +8,7 @@ suits all kinds of features.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from dcgan.cli import BadInput
 from dcgan.data import Images, resize, to_signed
 from dcgan.models import MAP
 from dcgan.train import start
+from eval.extractors import Extractor
 from eval.finished import FinishedRun
 from eval.results import Result
 
@@ -60,26 +62,30 @@ def analyse(run: FinishedRun, labels: int, draws: int) -> Result:
 
     BadInput where the images do not give such draws.
     """
-    train, test, side = run.shared.train, run.shared.test, run.config.resolution
-    drawn = run.once("draws", lambda: draw_labelled(train, test, labels, draws))
-    sized = run.once(("probe", side), lambda: (resize(train, side), resize(test, side)))
-    network = run.classifier()
+    train, test, network = run.data, run.test_data, run.classifier()
+    drawn = draw_labelled(train, test, labels, draws)
+    sized = [resize(images, run.config.resolution) for images in (train, test)]
+    measured = dict(controls(network, train, test, labels, draws))
+    networks = {"trained": run.discriminator(), "untrained": start(run.config, run.device).D}
+    for kind, D in networks.items():
+        measured[kind] = solve(discriminator_features(D, run.device), *sized, drawn)
+    result = to_result(measured, labels)
+    result.about.update(test_images=len(test.labels), classifier_sha256=network.sha256)
+    return result
+
+
+@cache
+def controls(
+    network: Extractor, train: Images, test: Images, labels: int, draws: int
+) -> dict[str, Accuracy]:
+    """The accuracies of what all runs share: the pixels, and the features of the classifier."""
 
     def classifier_features(pixels: np.ndarray) -> np.ndarray:
         return network.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
 
+    drawn = draw_labelled(train, test, labels, draws)
     kinds = {"pixels": pixel_features, "classifier": classifier_features}
-    controls = run.once(
-        "controls", lambda: {kind: solve(f, train, test, drawn) for kind, f in kinds.items()}
-    )
-    networks = {"trained": run.discriminator(), "untrained": start(run.config, run.device).D}
-    measured = controls | {
-        kind: solve(discriminator_features(D, run.device), *sized, drawn)
-        for kind, D in networks.items()
-    }
-    result = to_result(measured, labels)
-    result.about.update(test_images=len(test.labels), classifier_sha256=network.sha256)
-    return result
+    return {kind: solve(features, train, test, drawn) for kind, features in kinds.items()}
 
 
 def draw_labelled(train: Images, test: Images, count: int, draws: int) -> list[np.ndarray]:

@@ -48,40 +48,40 @@ def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:
 
 
 def stored(run: Path, name: str, epoch: int) -> dict[str, Any] | None:
-    """What `write` wrote after this epoch; None where there is nothing of it."""
-    path = run / "eval" / f"{name}.json"
-    content = json.loads(path.read_bytes()) if path.exists() else {}
-    return content if content.get("epoch") == epoch else None
+    """What `write` wrote after this epoch; None where there is nothing of it, or it is damaged."""
+    try:
+        content = json.loads((run / "eval" / f"{name}.json").read_bytes())
+        whole = {"values", "titles", "notes"} <= content.keys() and content["epoch"] == epoch
+    except (FileNotFoundError, ValueError, AttributeError, KeyError):
+        return None
+    return content if whole else None
 
 
 def to_text(results: dict[str, dict[str, Any]]) -> str:
     """The results of runs, as `write` returns them, for a terminal: runs, a table, the notes."""
     titles = {key: t for result in results.values() for key, t in result["titles"].items()}
     runs = [f"{i}  {x}, epoch {y['epoch']}" for i, (x, y) in enumerate(results.items(), 1)]
-    columns = ["run", *map(str, range(1, len(runs) + 1))]
     values = [result["values"] for result in results.values()]
     rows = [[title, *(row.get(name) for row in values)] for name, title in titles.items()]
-    width = shutil.get_terminal_size().columns
+    table = [aligned(["run", *map(str, range(1, len(runs) + 1))], rows), ""] if rows else []
     notes = dict.fromkeys(note for result in results.values() for note in result["notes"])
-    lines = [*runs, "", aligned(columns, rows), "", *(textwrap.fill(x, width) for x in notes)]
-    return "\n".join(lines).rstrip()
+    wrapped = [textwrap.fill(note, shutil.get_terminal_size().columns) for note in notes]
+    return "\n".join([*runs, "", *table, *wrapped])
 
 
-def aligned(columns: list[str], rows: list[list[Any]], digits: int = 4) -> str:
+def aligned(columns: list[str], rows: list[list[Any]]) -> str:
     """A table of text and numbers; columns that do not fit the terminal follow below."""
-    cells = [columns, *([_cell(cell, digits) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    free = shutil.get_terminal_size().columns - widths[0]
-    blocks: list[list[int]] = [[]]
-    for column in range(1, len(widths)):
-        if sum(widths[i] + 2 for i in (*blocks[-1], column)) > free and blocks[-1]:
-            blocks.append([])
-        blocks[-1].append(column)
-    tables = [
-        [[row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in block)] for row in cells]
-        for block in blocks
-    ]
-    return "\n\n".join("\n".join("  ".join(row).rstrip() for row in table) for table in tables)
+    import pandas as pd  # half a second, which a plan does not need
+
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    frame = pd.DataFrame(cells, columns=pd.Index(columns, name=columns[0])).set_index(columns[0])
+    return frame.rename_axis(None).to_string(line_width=shutil.get_terminal_size().columns)
+
+
+def _cell(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def draw(rows: list[np.ndarray]) -> bytes:
@@ -90,9 +90,3 @@ def draw(rows: list[np.ndarray]) -> bytes:
     white = np.full_like(rows[0], 255, shape=(columns, *rows[0].shape[1:]))
     cells = [part for row in rows for part in (row, white[len(row) :])]
     return png_grid(np.concatenate(cells), columns, GAP)
-
-
-def _cell(cell: Any, digits: int) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell:.{digits}g}" if isinstance(cell, float) else str(cell)

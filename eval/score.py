@@ -158,11 +158,8 @@ def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
         images = generate(run.generator(), run.noise("rescore", count))
     except FloatingPointError:
         images = None
-    config, cache, real = run.config, run.shared.cache, run.train(run.side)
-    against = run.once(
-        ("reference", config.classes, run.side),
-        lambda: reference(network, real.pixels, real.sha256, cache, split_of(config.classes)),
-    )
+    config, real = run.config, run.train(run.side)
+    against = reference(network, real.pixels, real.sha256, run.cache, split_of(config.classes))
     scores = score(images, [against]) if images is not None else dict.fromkeys(network.metrics)
     about = identities(against, count, config.resolution)
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}

@@ -79,11 +79,11 @@ def colours():
 @pytest.fixture(scope="session")
 def finished_run():
     """A finished run in memory: (config, epoch, network) and, by name, what its methods return."""
-    from eval.finished import FinishedRun, Shared
+    from eval.finished import FinishedRun
 
     def make(config, epoch=1, network=None, **returned):
-        run = FinishedRun(Path("run"), config, epoch, Shared(32, Path("cache")))
-        run.shared.made["classifier"] = network
+        run = FinishedRun(Path("run"), config, epoch, 32, Path("cache"))
+        returned["classifier"] = network
         vars(run).update({name: lambda *_, x=x: x for name, x in returned.items()})
         return run
 

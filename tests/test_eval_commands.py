@@ -151,7 +151,7 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
         (("walks", "."), "no study here or above"),
         (("walks", "STUDY/norm=none/seed=1"), "seed=1: no run that kept its generator in"),
         (("walks", "STUDY", "--epoch", 3), "epoch 3 kept no generator, only 1, 2 did"),
-        (("walks", "STUDY", "--epoch", "best"), "'best' is neither `last` nor a number"),
+        (("walks", "STUDY", "--epoch", "best"), "epoch best kept no generator, only 1, 2 did"),
         (("heads", "STUDY/norm=none/seed=1"), "no finished run in this folder"),
         (("heads", "STUDY", "--device", "tpu"), "--device tpu: there is only cpu"),
         (("filters", "STUDY", "--data", "none"), "none: no such file or folder"),

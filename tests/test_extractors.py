@@ -189,7 +189,7 @@ def test_download_is_checked_and_kept(tmp_path, monkeypatch):
     with pytest.raises(NoWeights, match=r"weights\.pth: .*No such file"):
         fetch.find_inception(cache=cache)
     served.write_bytes(b"something else")
-    with pytest.raises(NoWeights, match=r"weights\.pth: its SHA-256 is"):
+    with pytest.raises(NoWeights, match=r"weights\.pth: its sha256 is"):
         fetch.find_inception(cache=cache)
     assert not cache.exists()
 

@@ -8,7 +8,7 @@ from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.models import dump_generator
 from dcgan.train import dump_state, load_state, start, train_epoch
-from eval.finished import FinishedRun, Shared, open_runs
+from eval.finished import FinishedRun, open_runs
 
 CONFIG = Config(resolution=16, width=2, latent_size=4, images=24, batch=8, epochs=3)
 
@@ -28,7 +28,7 @@ def folder(tmp_path, write_run):
 
 
 def test_both_networks_are_those_of_the_epoch_or_refused_by_name(folder):
-    runs = [FinishedRun(folder, CONFIG, epoch, Shared(32, folder)) for epoch in (2, 3)]
+    runs = [FinishedRun(folder, CONFIG, epoch, 32, folder) for epoch in (2, 3)]
     for run in runs:
         data = (rundir.epoch_folder(folder, run.epoch) / rundir.STATE).read_bytes()
         D = load_state(data, CONFIG).D
@@ -49,7 +49,7 @@ def test_weights_that_are_not_finite_are_not_looked_at(folder):
         torch.nn.init.constant_(next(net.parameters()), torch.nan)
     files = {rundir.STATE: dump_state(state)}
     rundir.commit(folder, 4, files | {rundir.GENERATOR: dump_generator(state.G, CONFIG)})
-    run = FinishedRun(folder, CONFIG, 4, Shared(32, folder))
+    run = FinishedRun(folder, CONFIG, 4, 32, folder)
     for name in ("generator", "discriminator"):
         with pytest.raises(FloatingPointError, match=f"the weights of the {name} are not finite"):
             getattr(run, name)()
@@ -65,12 +65,12 @@ def test_runs_are_chosen_by_what_an_analysis_needs(folder, tmp_path, capsys):
     rundir.commit(begun, 1, {rundir.GENERATOR: b"of one epoch"})
     (begun / "epochs" / ".0002").mkdir()
     assert opened(study, "generator") == [("seed=0", 3), ("seed=1", 1)]
-    assert opened(study, "generator", epoch=1) == [("seed=0", 1), ("seed=1", 1)]
+    assert opened(study, "generator", epoch="1") == [("seed=0", 1), ("seed=1", 1)]
     assert capsys.readouterr().err == ""
     assert opened(study, "state") == [("seed=0", 3)]
     assert capsys.readouterr().err == f"left out, 1 of 3 epochs: {begun}\n"
-    assert opened(folder, "state", epoch=2) == [("seed=0", 2)]
-    assert opened(folder, "config", epoch=1) == [("seed=0", 0)]
+    assert opened(folder, "state", epoch="2") == [("seed=0", 2)]
+    assert opened(folder, "config") == [("seed=0", 0)]
     (run,) = open_runs(folder, "generator")
     assert (run.kept(), run.threads) == ([1, 3], 1)
 
