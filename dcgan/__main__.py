@@ -32,9 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def unused(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-    """A place for a new file or folder; an empty folder will do."""
-    if path and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise BadInput(f"{option.opts[0]} {path}: is there already")
+    """A place for a new file, or for a new folder, for which an empty one will do."""
+    name = option.opts[0]
+    empty = name == "--out" and path and path.is_dir() and not any(path.iterdir())
+    if path and path.exists() and not empty:
+        raise BadInput(f"{name} {path}: is there already")
     return path
 
 
@@ -65,8 +67,6 @@ def sample(
     at once, or none does, and nothing that exists is written over.
 
         python -m dcgan sample batch=128 -n 64 --grid samples.png
-        python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
-        python -m dcgan sample generator.safetensors --out images
     """
     if (out is None) == (grid is None):
         raise BadInput("one of the options --out and --grid is required")

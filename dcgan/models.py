@@ -18,17 +18,10 @@ KERNEL, STRIDE, PADDING = 4, 2, 1  # every layer that halves or doubles the side
 MAP = 4  # pixels a side of the smallest feature map
 
 
-def convolved(side: int, kernel: int, stride: int, padding: int) -> int:
-    """Side after a convolution: (W - K + 2P) / S + 1, rounded down."""
-    return (side - kernel + 2 * padding) // stride + 1
-
-
 def channels(config: Config) -> list[int]:
     """Channels of the feature maps from `resolution / 2` down to 4: w, 2w, 4w, ..."""
-    sides = [config.resolution // 2]
-    while sides[-1] > MAP:
-        sides.append(convolved(sides[-1], KERNEL, STRIDE, PADDING))
-    return [config.width * 2**i for i in range(len(sides))]
+    halvings = (config.resolution // MAP).bit_length() - 1
+    return [config.width * 2**i for i in range(halvings)]
 
 
 class Generator(nn.Module):

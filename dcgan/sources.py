@@ -16,7 +16,6 @@ zip      a backslash in a name is a slash; no repeated names. Nothing is unpacke
 import hashlib
 import http.client
 import io
-import json
 import os
 import posixpath
 import shutil
@@ -30,12 +29,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
 from dcgan.cli import one_line
-from dcgan.pictures import ENDINGS, BadData
+from dcgan.config import fault
+from dcgan.pictures import ENDINGS, BadData, error_context
 
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
@@ -44,6 +45,12 @@ ANSWER_SECONDS = 10  # for each wait of the download
 
 Found = tuple[str, Path | None]  # the kind of a source, and where it lies
 Source = str | None | Found  # what a user says of images, or what `find` made of it
+
+
+class DatasetJson(BaseModel):
+    """NVlabs' dataset.json."""
+
+    labels: list[tuple[str, Annotated[int, Field(ge=0, lt=1 << 31, strict=True)]]] | None
 
 
 class NoCifar10(BadData):
@@ -224,24 +231,19 @@ def _listed_labels(
     source: Path, file: str, names: list[str], read: Callable[[str], bytes]
 ) -> np.ndarray:
     """The labels of {"labels": [["img.png", 3], ...]}, whose names begin beside the file."""
-    where, root = f"{file!r} in {source}", file.removesuffix("dataset.json")
-    try:
-        pairs = json.loads(read(file))["labels"]
+    root = file.removesuffix("dataset.json")
+    with error_context(file, source):
+        try:
+            pairs = DatasetJson.model_validate_json(read(file)).labels
+        except ValidationError as error:
+            raise BadData(fault(error)) from error
         if pairs is None:
             return np.full(len(names), -1)
-        listed = {root + str(name).replace("\\", "/"): label for name, label in pairs}
-    except Exception as error:  # of the zip, of JSON, of what is in it
-        raise BadData(f"{where}: no list of [name, label] pairs under 'labels'") from error
-
-    for name, label in pairs:
-        if type(label) is not int or not 0 <= label < 1 << 31:
-            raise BadData(f"{where}: label {label!r} of {name!r} is not a whole number from 0")
-    if len(listed) < len(pairs):
-        raise BadData(f"{where}: {len(pairs) - len(listed)} images are named twice")
-    if absent := sorted(listed.keys() - set(names)):
-        raise BadData(f"{where}: {absent[0]!r} is not an image in the source")
-    if absent := sorted(set(names) - listed.keys()):
-        raise BadData(f"{where}: no label for {absent[0]!r}")
+        listed = {root + name.replace("\\", "/"): label for name, label in pairs}
+        if len(listed) < len(pairs):
+            raise BadData(f"{len(pairs) - len(listed)} images are named twice")
+        if odd := sorted(listed.keys() ^ {*names}):
+            raise BadData(f"{odd[0]!r} is an image without a label, or the other way round")
     return np.array([listed[name] for name in names], dtype=np.int64)
 
 

@@ -62,13 +62,14 @@ def analyse(run: FinishedRun, count: int) -> dict[str, Any]:
     except FloatingPointError as error:
         raise BadInput(f"{run.folder}, epoch {run.epoch}: {error}") from error
     degraded, answers = degraded_table(held_out, real)
-    sets = {
-        name: {"name": images.name, "sha256": images.sha256, "images": len(images.pixels)}
-        for name, images in (("data", train), ("test", test))
-    }
+    data, test_data = (
+        {"name": images.name, "sha256": images.sha256, "images": len(images.pixels)}
+        for images in (train, test)
+    )
     return {
         "run": run.folder.resolve().relative_to(find_study(run.folder)).as_posix(),
-        **sets,
+        "data": data,
+        "test": test_data,
         "epoch": run.epoch,
         "images": count,
         "identities": identities(real, count, config.resolution),
@@ -151,19 +152,12 @@ def batchnorm_table(run: FinishedRun, G: nn.Module, real: Reference, count: int)
 # --- How many images ------------------------------------------------------------------------------
 
 
-def extrapolate(sizes: list[int], measures: list[float]) -> tuple[float, float, float]:
-    """A metric at infinitely many images, its standard error, and the slope against 1 / N.
-
-    Least squares; each size needs images of its own. The bias of a plug-in estimate is c / N to
-    first order, with c a property of the generator, so two generators cannot be compared at one N.
-    Chong and Forsyth, 2020, arXiv 1911.07023.
-    """
-    line = linregress(1 / np.asarray(sizes, dtype=np.float64), measures)
-    return float(line.intercept), float(line.intercept_stderr), float(line.slope)
-
-
 def size_tables(run: FinishedRun, G: nn.Module, real: Reference, count: int) -> list[Row]:
-    """The metrics at fifteen sizes, each on images of its own, and their limits."""
+    """The metrics at fifteen sizes, each on images of its own, and their limits.
+
+    The bias of a plug-in estimate is c / N to first order, with c a property of the generator, so
+    two generators cannot be compared at one N. Chong and Forsyth, 2020, arXiv 1911.07023.
+    """
     sizes = np.linspace(max(count / 10, 20), count, POINTS).round().astype(int).tolist()
     measured = []
     for number, size in enumerate(sizes):
@@ -171,19 +165,24 @@ def size_tables(run: FinishedRun, G: nn.Module, real: Reference, count: int) -> 
         measured.append(measure(see(to_uint8(images), real), real))
     limits = []
     for name, last in measured[-1].items():
-        limit, error, slope = extrapolate(sizes, [row[name] for row in measured])
-        row = {"metric": name, "at infinity": limit, "standard error": error, "slope": slope}
-        limits.append({**row, f"at {sizes[-1]}": last, "bias there": last - limit})
+        line = linregress(1 / np.array(sizes), [row[name] for row in measured])
+        row = {"metric": name, "at infinity": float(line.intercept)}
+        row |= {"standard error": float(line.intercept_stderr), "slope": float(line.slope)}
+        row |= {f"at {sizes[-1]}": last, "bias there": last - row["at infinity"]}
+        limits.append(row)
     rows = [{"images": size, **row} for size, row in zip(sizes, measured, strict=True)]
-    title = f"{FD} by the number of generated images"
-    notes = [f"Each row has images of its own; the reference is always the same {real.count}."]
-    line = (
+    note = f"Each row has images of its own; the reference is always the same {real.count}."
+    limits_note = (
         f"A straight line against 1 / N through the {POINTS} sizes of the table before (Chong and "
         "Forsyth, arXiv 1911.07023). The bias of the finite reference stays in it. The kernel "
         "distance has no bias to take out."
     )
-    limit = "Extrapolated to infinitely many generated images"
-    return [table("sizes", title, rows, notes), table("infinity", limit, limits, [line])]
+    return [
+        table("sizes", f"{FD} by the number of generated images", rows, [note]),
+        table(
+            "infinity", "Extrapolated to infinitely many generated images", limits, [limits_note]
+        ),
+    ]
 
 
 # --- Real images made worse -----------------------------------------------------------------------

@@ -294,11 +294,14 @@ def test_an_image_is_refused_by_name_with_the_reason(name, tmp_path, cache):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"labels": [["a.png", 0]]}', "no label for 'b.png'"),
-        ('{"labels": [["a.png", 0], ["b.png", 1], ["c.png", 1]]}', "'c.png' is not an image in"),
+        ('{"labels": [["a.png", 0]]}', "'b.png' is an image without"),
+        (
+            '{"labels": [["a.png", 0], ["b.png", 1], ["c.png", 1]]}',
+            "'c.png' is an image without",
+        ),
         ('{"labels": [["a.png", 0], ["b.png", 1], ["a.png", 1]]}', "1 images are named twice"),
-        ('{"labels": [["a.png", 0], ["b.png", true]]}', "label True of 'b.png' is not a whole"),
-        ("[" * 100_000, "no list of [name, label] pairs"),
+        ('{"labels": [["a.png", 0], ["b.png", true]]}', "labels.1.1=True: "),
+        ("[" * 100_000, "Invalid JSON: "),
     ],
 )
 def test_labels_that_do_not_fit_the_images_are_refused(content, reason, tmp_path, cache):

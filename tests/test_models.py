@@ -6,13 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dcgan.config import Config
-from dcgan.models import (
-    Discriminator,
-    build,
-    convolved,
-    dump_generator,
-    load_generator,
-)
+from dcgan.models import Discriminator, build, dump_generator, load_generator
 
 BLOG = Config(resolution=64, width=128, stem="linear", init="torch")
 TINY = Config(resolution=16, width=4)
@@ -25,16 +19,6 @@ def count(net):
 def test_the_blogs_networks_have_the_blogs_size():
     G, D = build(BLOG)
     assert (count(G), count(D)) == (12_689_152, 11_036_160)
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 4, 5])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("padding", [0, 1])
-def test_the_size_formulas_are_pytorchs(kernel, stride, padding):
-    for side in range(5, 20):
-        image = torch.zeros(1, 1, side, side)
-        down = nn.Conv2d(1, 1, kernel, stride, padding)(image).shape[-1]
-        assert convolved(side, kernel, stride, padding) == down
 
 
 @pytest.mark.parametrize("resolution", [16, 32, 64])
