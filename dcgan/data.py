@@ -178,9 +178,11 @@ def keep(images: Images, cache: Path, resolution: int) -> None:
             path = cache / f"{images.sha256}-{side}.npy"
             with sources.new_file(path) as file:
                 np.save(file, pixels)
-            _write_json(path.with_suffix(".json"), about)
+            with sources.new_file(path.with_suffix(".json")) as file:
+                file.write(json.dumps(about).encode())
     if images.key:
-        _write_json(cache / "sources" / f"{images.key}.json", [images.sha256, native])
+        with sources.new_file(cache / "sources" / f"{images.key}.json") as file:
+            file.write(json.dumps([images.sha256, native]).encode())
 
 
 def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
@@ -208,11 +210,6 @@ def _load_kept(cache: Path, key: str) -> Images | None:
         return load_cached(cache, sha256, side)
     except (OSError, ValueError, BadData):
         return None
-
-
-def _write_json(path: Path, value: object) -> None:
-    with sources.new_file(path) as file:
-        file.write(json.dumps(value).encode())
 
 
 # --- Using images ---------------------------------------------------------------------------------

@@ -120,28 +120,20 @@ def replace(path: Path, data: bytes) -> None:
 def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
     """Write run.json, or check it where it stands: raises Differs with the keys and both values.
 
-    What stands there stays as it is; see `merge` for what is added.
+    What stands there stays, but for a longer length; what it does not say is added.
     """
     if differences := compare(run, description):
         raise Differs(f"{run}: {'; '.join(differences)}")
     path = run / "run.json"
     stored = unseal(path) if path.exists() else {}
-    if (merged := merge(stored, description)) != stored:
-        replace(path, seal(merged))
+    merged = stored | {part: said | stored.get(part, {}) for part, said in description.items()}
 
-
-def merge(
-    stored: dict[str, dict[str, Any]], added: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """What two descriptions of one run say together: the longer length, and what only one says.
-
-    The fields of a stored config stay those that it was stored with: its W&B id rests on them.
-    """
-    merged = {part: values | stored.get(part, {}) for part, values in added.items()}
-    if stored and "config" in added:
-        was, now = (Config.model_validate(said["config"]).epochs for said in (stored, added))
+    # A stored config keeps the fields that it was stored with: its W&B id rests on them.
+    if stored and "config" in description:
+        was, now = (Config.model_validate(x["config"]).epochs for x in (stored, description))
         merged["config"] = stored["config"] | ({"epochs": now} if now > was else {})
-    return stored | merged
+    if merged != stored:
+        replace(path, seal(merged))
 
 
 def read_config(run: Path) -> Config:
@@ -159,34 +151,31 @@ def read_config(run: Path) -> Config:
 def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
     """What a stored run.json says differently, in words; nothing where there is no run.
 
-    A config is what it validates to, so that fields which it was stored without have their
-    defaults, and how long a run goes on is no part of what it is. Fingerprints are compared in what
-    both of them say, identities in the metrics that are stored. Epochs whose run.json is damaged or
-    gone are not proven to be the ones that are asked for.
+    A config is what it validates to, with defaults for what it was stored without, and how long a
+    run goes on is no part of it. Fingerprints are compared in what both say, identities in the
+    metrics that are stored. Epochs without their run.json are not known to be those asked for.
     """
     if not (run / "run.json").exists():
         begun = epoch_folder(run, 1).exists()
         return ["run.json is missing; remove the run to make it again"] if begun else []
+    differences = []
     try:
         stored = unseal(run / "run.json")
-        return [
-            f"{key}={value} is stored, {key}={wanted.get(key)} is asked for"
-            for part, asked in description.items()
-            for was, wanted in [_comparable(part, stored.get(part, {}), asked)]
-            for key, value in sorted(was.items())
-            if value != wanted.get(key) and (part != "fingerprint" or key in wanted)
-        ]
+        for part, asked in description.items():
+            both = stored.get(part, {}), asked
+            if part == "config":
+                both = [Config.model_validate(x).model_dump(exclude={"epochs"}) for x in both]
+            was, wanted = both
+            differences += [
+                f"{key}={value} is stored, {key}={wanted.get(key)} is asked for"
+                for key, value in sorted(was.items())
+                if value != wanted.get(key) and (part != "fingerprint" or key in wanted)
+            ]
     except ValidationError as error:
         return [f"run.json: {fault(error)}"]
     except Damaged:
         return ["run.json is damaged; remove the run to make it again"]
-
-
-def _comparable(part: str, *both: dict[str, Any]) -> list[dict[str, Any]]:
-    """A part of two descriptions; of configs what they validate to, but for their length."""
-    if part != "config":
-        return list(both)
-    return [Config.model_validate(fields).model_dump(exclude={"epochs"}) for fields in both]
+    return differences
 
 
 def read(folder: Path, name: str) -> bytes:

@@ -6,18 +6,17 @@ files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictu
          hidden ones are left out, by name
 folders  linked ones are followed; a folder that is reached twice is refused. Of train/ beside test/
          (or val/) only train/ is read
-labels   of NVlabs' dataset.json, where there is one; else the first folder below the root is the
-         class, as in torchvision's ImageFolder. A folder that everything lies in is the root. -1
-         for an image outside of any folder, and for all where dataset.json says null
-zip      a backslash in a name is a slash; no repeated names. Nothing is unpacked, and every damaged
-         byte of an image is refused: a zip has a checksum of each file
+labels   of NVlabs' dataset.json, where there is one at the root; else the first folder below it is
+         the class, as in torchvision's ImageFolder. A folder that everything lies in is the root.
+         -1 for an image outside of any folder, and for all where dataset.json says null
+zip      a backslash in a name is a slash. Nothing is unpacked, and every damaged byte of an image
+         is refused: a zip has a checksum of each file
 """
 
 import hashlib
 import http.client
 import io
 import os
-import posixpath
 import shutil
 import tarfile
 import tempfile
@@ -136,7 +135,8 @@ def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
     elif kind == "zip":
         try:
             with zipfile.ZipFile(path) as archive:
-                entries = _entries(path, archive)
+                files = (entry for entry in archive.infolist() if not entry.is_dir())
+                entries = {entry.filename.replace("\\", "/"): entry for entry in files}
                 yield _list(path, [*entries], lambda name: archive.read(entries[name]))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise BadData(f"{path}: not a whole zip: {error}") from error
@@ -161,21 +161,9 @@ def _walk(root: Path) -> Iterator[str]:
         yield from ((below / name).as_posix() for name in files)
 
 
-def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The files of a zip by their names with slashes."""
-    entries: dict[str, zipfile.ZipInfo] = {}
-    for entry in archive.infolist():
-        name = entry.filename.replace("\\", "/")
-        if name in entries:
-            raise BadData(f"{name!r} in {path}: is there twice")
-        if not name.endswith("/"):
-            entries[name] = entry
-    return entries
-
-
 def _is_picture(name: str) -> bool:
-    """By its ending; what is hidden is none."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """By its ending; what is hidden or has an absolute path is none."""
+    hidden = any(part.startswith(".") or part in ("", "__MACOSX") for part in name.split("/"))
     return name.lower().endswith(ENDINGS) and not hidden
 
 
@@ -187,12 +175,11 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
         raise BadData(f"{source}: no images ({' '.join(ENDINGS)}) in this {where}")
 
     # dataset.json goes before folders, and of train/ beside test/ only train/ is read.
-    root, labelled = "", _find_dataset_json(files, names)
-    if not labelled:
-        root = _class_root(names)
+    root, labelled = _class_root(names), "dataset.json"
+    if labelled not in files:
         names = [name for name in names if name.startswith(root)]
-        labelled = _find_dataset_json(files, names)
-    if labelled:
+        labelled = f"{root}dataset.json"
+    if labelled in files:
         labels, labels_from = _listed_labels(source, labelled, names, read), "dataset.json"
     else:
         labels = _folder_labels(root, names)
@@ -218,13 +205,6 @@ def _folder_labels(root: str, names: list[str]) -> np.ndarray:
     firsts = [name[len(root) :].rpartition("/")[0].partition("/")[0] for name in names]
     classes = {folder: i for i, folder in enumerate(sorted(set(firsts) - {""}))}
     return np.array([classes.get(folder, -1) for folder in firsts], dtype=np.int64)
-
-
-def _find_dataset_json(files: list[str], names: list[str]) -> str:
-    """The outermost dataset.json of a folder that all pictures lie in; "" where there is none."""
-    folders = posixpath.commonpath([posixpath.dirname(name) for name in names]).split("/")
-    above = ["/".join([*folders[:depth], "dataset.json"]) for depth in range(len(folders) + 1)]
-    return next((name for name in above if name in files), "")
 
 
 def _listed_labels(

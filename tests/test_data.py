@@ -255,14 +255,6 @@ def test_a_link_to_a_folder_that_is_read_already_is_refused(target, files, tmp_p
     assert refusal(source, cache) == f"{source}/other: a link to a folder that is read already"
 
 
-def test_a_name_that_is_twice_in_a_zip_is_refused(tmp_path, cache):
-    source = tmp_path / "a.zip"
-    with zipfile.ZipFile(source, "w") as archive:
-        for name in ("a/1.png", "a\\1.png"):
-            archive.writestr(name, GOOD)
-    assert refusal(source, cache) == f"'a/1.png' in {source}: is there twice"
-
-
 # --- What is refused ------------------------------------------------------------------------------
 
 

@@ -194,13 +194,13 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     up, link = "../" * rng.randrange(1, 4), zipfile.ZipInfo("link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     outside = [f"{up}{CANARY}.png", f"x/{up}{CANARY}.png", f"..\\..\\{CANARY}.png"]
+    outside += [f"{folder}/{CANARY}.png"]
     for name in outside:
         write_zip(path, [("a.png", good), (name, good)])
         before = tree(folder)
         assert load(str(path), folder / "cache").left_out == (name.replace("\\", "/"),)
         assert tree(folder) == before, name
     cases: list[tuple[str | zipfile.ZipInfo, bytes, str]] = [
-        (f"{folder}/{CANARY}.png", good, "set.zip"),
         (link, str(folder / CANARY).encode(), "'link.png' in "),
         ("nested.png", write_zip(folder / "in.zip", [("a.png", good)]).read_bytes(), "not a PNG"),
     ]
