@@ -10,9 +10,9 @@ images             in each set; in the first and the third no more than `held_ou
 identities         metric -> what it is a measure of, as in run.json
 rows               set -> metric -> its value in full precision, null where it is not finite
 
-The sets, in ROWS: real held-out images; draws from a Gaussian with the mean and the covariance of
-the reference images' pixels; the held-out images reduced to 8x8 and enlarged again; images of one
-colour; images of the untrained generator.
+The sets, in the order of metrics.CALIBRATION: real held-out images; draws from a Gaussian with the
+mean and the covariance of the reference images' pixels; the held-out images reduced to 8x8 and
+enlarged again; images of one colour; images of the untrained generator.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ from dcgan.data import Images, of_classes, resize, round_to_uint8
 from dcgan.models import build, channels_last, seed_of
 from dcgan.pictures import BadData
 from dcgan.train import draw_latent, generate
+from eval.metrics import CALIBRATION
 from eval.score import Reference, identities, score
 
-ROWS = ("held-out", "gaussian", "8x8", "flat", "untrained")
 TEST, HALF = "test split", "second half"
 LEAST = 10  # held-out images; no metric is defined on fewer
 COARSE = 8  # pixels a side
@@ -109,7 +109,7 @@ def is_current(stored: dict[str, Any], references: list[Reference], source: str)
     """Whether a stored calibration has these metrics, and held-out images that are as good."""
     wanted = {name for reference in references for name in reference.extractor.metrics}
     rows = stored.get("rows", {})
-    same = tuple(rows) == ROWS and all(row.keys() == wanted for row in rows.values())
+    same = [*rows] == [*CALIBRATION] and all(row.keys() == wanted for row in rows.values())
     return same and stored.get("held_out") in (TEST, source)
 
 

@@ -202,6 +202,15 @@ LOWER_IS_BETTER = {  # of the study's networks, in the order of columns
 }
 
 
+CALIBRATION = {  # sets of images that no training made (eval.calibration), and what people read
+    "held-out": "real, held out",
+    "gaussian": "Gaussian pixels",
+    "8x8": "real, at 8×8",
+    "flat": "flat colours",
+    "untrained": "untrained G",
+}
+
+
 def lower_is_better(name: str) -> bool:
     """The direction of a metric by its name, whatever network it is of."""
     stem = name.partition("_")[0]

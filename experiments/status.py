@@ -8,18 +8,12 @@ from pathlib import Path
 from statistics import fmean
 
 from dcgan import rundir
+from eval.metrics import CALIBRATION
 from eval.results import aligned
 from experiments import grid, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
 METRICS = 5  # at most, in the order of the records: what 80 columns take
-CALIBRATION_ROWS = {
-    "held-out": "real, held out",
-    "gaussian": "Gaussian pixels",
-    "8x8": "real, at 8x8",
-    "flat": "flat colours",
-    "untrained": "untrained G",
-}
 
 
 @dataclass(frozen=True)
@@ -159,7 +153,7 @@ def scores_to_text(folder: Path) -> str:
         rows[progress.levels(arm)] = {name: _mean_score(runs, name) for name in names}
     with suppress(rundir.Damaged, LookupError):
         calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
-        rows |= {CALIBRATION_ROWS.get(name, name): scores for name, scores in calibration.items()}
+        rows |= {CALIBRATION.get(name, name): scores for name, scores in calibration.items()}
     metrics = [*dict.fromkeys(name for scores in rows.values() for name in scores)][:METRICS]
     if not metrics:
         return ""

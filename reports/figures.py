@@ -26,6 +26,7 @@ from matplotlib.ticker import (
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dcgan import rundir
+from eval.metrics import CALIBRATION
 from reports.analysis import LN2, Analysis, arm_name
 from reports.records import ANALYSES, LOWER_IS_BETTER, PRIMARY, Study, calibrated
 from reports.statistics import Effect, over_seeds
@@ -58,7 +59,7 @@ MARKERS = ["o", "^", "s", "D"]
 GREY = "#7a7a7a"  # text and axes: contrast 4.3 on white, 4.4 on #111
 
 WIDTH, PANEL = 7.0, 2.0  # of a figure, and the height of a panel: inches
-LEFT, RIGHT, BELOW, NAMES = 0.8, 0.2, 0.5, 1.3  # margins: numbers, nothing, an axis, names
+LEFT, RIGHT, BELOW, NAMES = 0.8, 0.2, 0.5, 1.5  # margins: numbers, nothing, an axis, names
 ACROSS, DOWN = 0.3, 0.45  # between panels, without and with a title
 ENTRIES, ENTRY = 4, 0.2  # of the legend: in a row, and the height of one
 LETTER = 0.085  # inches, of a name beside an axis: at most on average
@@ -247,7 +248,7 @@ def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
         height = (first.transScale + first.transLimits).transform((0, value))[1]
         height = min(max(height, 0), free)
         free = height - gap
-        text = f"{name} {significant(value)} {beyond}" if beyond else name
+        text = CALIBRATION.get(name, name) + f" {significant(value)} {beyond}" * bool(beyond)
         for axis in axes[:, -1]:
             axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=8.5)
         for axis in axes.flat if not beyond else []:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from eval.metrics import NEIGHBOUR_METRICS
+from eval.metrics import CALIBRATION, NEIGHBOUR_METRICS
 from reports import claims, networks
 from reports.analysis import (
     LEARNT,
@@ -32,13 +32,6 @@ from reports.statistics import AXES, VERDICT_SEEDS, Effect, Estimate, burn_in
 
 INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 SCORES = ("last", "fidelity", "reestimated")  # tables at the last epoch
-CALIBRATION = {  # the sets of images that no training made, and what a reader calls them
-    "held-out": "real held-out images",
-    "gaussian": "Gaussian fitted to the pixels",
-    "8x8": "real images at 8×8",
-    "flat": "one flat colour an image",
-    "untrained": "untrained generator",
-}
 LOSSES = {"d_loss": "D loss", "g_loss": "G loss"}
 PROSE = {  # levels as a reader knows them; `key` alone stands for every level of a factor
     "norm=batch": "output BatchNorm",

@@ -14,8 +14,9 @@ from dcgan.models import build
 from dcgan.sources import BadData
 from dcgan.train import draw_latent, generate
 from eval import calibration
-from eval.calibration import HALF, ROWS, TEST, calibrate, coarse, gaussian, held_out
+from eval.calibration import HALF, TEST, calibrate, coarse, gaussian, held_out
 from eval.extractors import classifier
+from eval.metrics import CALIBRATION
 from eval.score import reference
 from experiments import __main__ as command
 from reports import records
@@ -131,7 +132,7 @@ def test_coarse_images_keep_the_means_of_areas_alone():
 
 def test_the_untrained_generator_is_that_of_seed_0(real, held):
     given = dict(calibration.sets(real, held, CONFIG, "cpu"))
-    assert tuple(given) == ROWS
+    assert [*given] == [*CALIBRATION]
     assert {len(images) for images in given.values()} == {200}
     assert {images.dtype for images in given.values()} == {torch.uint8}
     wanted = generate(build(CONFIG)[0], draw_latent(CONFIG, "calibration", 0, 200))
@@ -145,7 +146,7 @@ def test_the_untrained_generator_is_that_of_seed_0(real, held):
 
 def test_the_metrics_put_the_sets_in_order(made, compared):
     result = made
-    assert tuple(result["rows"]) == ROWS
+    assert [*result["rows"]] == [*CALIBRATION]
     for row in result["rows"].values():
         assert list(row) == list(compared[0].extractor.metrics) == list(result["identities"])
     distance = {name: row["fd_cifar"] for name, row in result["rows"].items()}
@@ -179,7 +180,7 @@ def test_a_study_is_calibrated_once(tmp_path, monkeypatch):
     folder = tmp_path / "ablation-smoke-shapes"
     path = folder / rundir.CALIBRATION
     study = records.load(folder)
-    assert tuple(study.calibration.index) == ROWS
+    assert [*study.calibration.index] == [*CALIBRATION]
     assert study.calibration.notna().all(axis=None)
     assert study.calibration.attrs["held_out"] == HALF
 
@@ -203,14 +204,16 @@ def test_records_take_the_metrics_that_were_measured_alike(make_study, tmp_path)
     (run,) = folder.glob("*/seed=0/run.json")
     identities = rundir.unseal(run)["identities"]
     identities["kd_cifar"]["network_sha256"] = "0" * 64
-    rows = {name: dict.fromkeys(identities, float(i)) for i, name in enumerate(ROWS)}
+    rows = {name: dict.fromkeys(identities, float(i)) for i, name in enumerate(CALIBRATION)}
     rows["flat"]["fd_cifar"] = None
     stored = {"held_out": TEST, "held_out_images": 7, "held_out_seen": 0, "images": 2000}
     stored |= {"identities": identities, "rows": rows}
     rundir.replace(folder / rundir.CALIBRATION, rundir.seal(stored))
     study = records.load(folder)
     assert "kd_cifar" not in study.calibration
-    assert records.calibrated(study, "cs_cifar").to_dict() == dict(zip(ROWS, range(5), strict=True))
+    assert records.calibrated(study, "cs_cifar").to_dict() == dict(
+        zip(CALIBRATION, range(5), strict=True)
+    )
     assert "flat" not in records.calibrated(study, "fd_cifar")
     again = records.calibrated(study, "fd_cifar_reestimated")
     assert again.equals(records.calibrated(study, "fd_cifar"))

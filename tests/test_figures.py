@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from eval.metrics import CALIBRATION
 from reports import figures, records
 from reports.analysis import analyse, effect_numbers
 from reports.tables import significant
@@ -96,8 +97,8 @@ def test_images_that_no_training_made_are_dashed_lines(
     first, last = figure.axes
     assert not first.texts
     assert [text.get_text() for text in last.texts] == [
-        *(name for name in SETS[::-1] if name in drawn),
-        *(f"{name} {significant(known[name])} ↓" for name in beyond[::-1]),
+        *(CALIBRATION[name] for name in SETS[::-1] if name in drawn),
+        *(f"{CALIBRATION[name]} {significant(known[name])} ↓" for name in beyond[::-1]),
     ]
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -62,14 +62,14 @@ def test_under_every_score_table_stand_images_that_no_training_made(
         assert [line[0] for line in table.below] == words
         source = "real ones (2,000 of the test split, 0 of them known to the runs)"
         assert f"2,000 images each that no training made: {source}" in table.notes[-1]
-    assert shown["last"].below[0] == ["real held-out images", "0.400", "–", "0.000200"]
+    assert shown["last"].below[0] == ["real, held out", "0.400", "–", "0.000200"]
     assert shown["last"].below[-1][1:] == ["94.4", "0.944", "0.944"]
     assert shown["epochs-fd_cifar"].below[1][1:] == ["40.6"] * 3
 
     latex = tables.to_latex(shown["last"])
-    assert r"\multicolumn{4}{l}{real images at 8$\times$8} & 57.0 &" in latex
+    assert r"\multicolumn{4}{l}{real, at 8$\times$8} & 57.0 &" in latex
     assert latex.count(r"\midrule") == tables.to_latex(plain["last"]).count(r"\midrule") + 1
-    assert "| untrained generator |  |  |  | 94.4 |" in tables.to_markdown(shown["last"])
+    assert "| untrained G |  |  |  | 94.4 |" in tables.to_markdown(shown["last"])
 
 
 def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
