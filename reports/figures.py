@@ -178,7 +178,7 @@ def _by_epoch(study: Analysis, columns: dict[str, str], right: float) -> tuple[F
     height = math.ceil(len(cells) / width)
     sharey, across = ("col", LEFT) if len(columns) > 1 else (True, ACROSS)
     panel = PANEL if height < 3 else 0.75 * PANEL
-    figure = _figure((LEFT, right), height * (panel + DOWN), _legend(study))
+    figure = _figure((LEFT, right), height * (panel + DOWN) - DOWN, _legend(study))
     wide = (WIDTH - LEFT - right + across) / width - across
     gaps = {"hspace": DOWN / panel, "wspace": across / wide}
     shared = {"sharex": True, "sharey": sharey}
@@ -267,11 +267,12 @@ def _plain(axis: Axis, values: pd.Series | np.ndarray) -> None:
 
 
 def _figure(sides: tuple[float, float], height: float, legend: Sequence[Line2D]) -> Figure:
-    """A figure with margins left and right, and room so high for its axes and titles: inches.
+    """A figure with margins left and right, and axes that are so high together: inches.
 
     The margins are given, for a layout that matplotlib finds has to be drawn first.
     """
-    whole = BELOW + height + ENTRY * (1 + math.ceil(len(legend) / ENTRIES))
+    above = DOWN + ENTRY * math.ceil(len(legend) / ENTRIES) if legend else RIGHT
+    whole = BELOW + height + above
     figure = Figure(figsize=(WIDTH, whole))
     edges = {"left": sides[0] / WIDTH, "right": 1 - sides[1] / WIDTH}
     figure.subplots_adjust(bottom=BELOW / whole, top=(BELOW + height) / whole, **edges)

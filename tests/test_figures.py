@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 
 import matplotlib
@@ -207,6 +208,8 @@ def test_nothing_is_cut_off(drawn):
         box = figure.get_tightbbox(canvas.get_renderer())
         assert -0.02 < box.x0 < box.x1 < figures.WIDTH + 0.02
         assert -0.02 < box.y0 < box.y1 < figure.get_figheight() + 0.02
+        legend = min([x.get_window_extent().y0 for x in figure.legends], default=math.inf)
+        assert all(axis.get_tightbbox().y1 < legend for axis in figure.axes)
 
 
 def test_the_picture_of_an_analysis_is_that_of_the_lowest_seed_that_has_one(make_study, tmp_path):
