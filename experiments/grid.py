@@ -206,20 +206,12 @@ def _seeds(text: str, count: int | None) -> list[int]:
 
 
 def _value(key: str, text: str) -> Any:
-    """What a text means as the value of one field of Config; raises BadStudy with both."""
+    """What a text means as the value of one field of Config, which checks it; raises BadStudy."""
     kind = type(Config.model_fields[key].default)  # int, float or str
     try:
-        return _adapter(key).validate_python(kind(text))
-    except ValidationError as error:
-        raise BadStudy(f"{key}={text}: {error.errors()[0]['msg']}") from error
+        return kind(text)
     except ValueError as error:
         raise BadStudy(f"{key}={text} is not a {'whole ' * (kind is int)}number") from error
-
-
-@cache
-def _adapter(key: str) -> TypeAdapter:
-    field = Config.model_fields[key]
-    return TypeAdapter(Annotated[field.annotation, field], config={"allow_inf_nan": False})
 
 
 def _config(fields: dict[str, Any]) -> Config:
@@ -233,18 +225,13 @@ def _config(fields: dict[str, Any]) -> Config:
 # --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------
 
 
-def _settings(texts: dict[str, str]) -> dict[str, Any]:
-    """What the texts of a mapping mean as fields of Config."""
-    if unknown := [key for key in texts if key not in settable()]:
+def _settable(fields: dict[str, Any]) -> dict[str, Any]:
+    if unknown := [key for key in fields if key not in settable()]:
         raise BadStudy(f"{unknown[0]} is not a key: {', '.join(settable())}")
-    return {key: _value(key, text) for key, text in texts.items()}
+    return fields
 
 
-def _levels(factors: dict[str, list[str]]) -> dict[str, list[Any]]:
-    return {key: [_settings({key: x})[key] for x in texts] for key, texts in factors.items()}
-
-
-Settings = Annotated[dict[str, str], AfterValidator(_settings)]  # fields of Config
+Settings = Annotated[dict[str, Any], AfterValidator(_settable)]  # fields of Config
 
 
 class ScaleFile(BaseModel, extra="forbid"):
@@ -258,7 +245,7 @@ class StudyFile(BaseModel, extra="forbid"):
     """studies/*.yaml: levels of fields of Config to be crossed, or arms and what each one sets."""
 
     factors: Annotated[
-        dict[str, Annotated[list[str], Field(min_length=1)]], AfterValidator(_levels)
+        dict[str, Annotated[list[Any], Field(min_length=1)]], AfterValidator(_settable)
     ] = {}
     arms: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")], Settings] = {}
 
@@ -275,20 +262,16 @@ def _read(kind: str, name: str, schema: type) -> Any:
     """One file of the "studies" or "scales"; raises BadStudy."""
     if name not in (known := names(kind)):
         raise BadStudy(f"{name!r} is not among the {kind}: {', '.join(known)}")
-    return read(HERE / kind / f"{name}.yaml", schema, Text)
+    return read(HERE / kind / f"{name}.yaml", schema)
 
 
-class Text(yaml.CSafeLoader):
-    """YAML whose scalars stay text, for Config to read: YAML takes 2e-4 for text, NO for false."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012
-
-
-def read(path: Path, schema: Any, loader: type = yaml.CSafeLoader) -> Any:
+def read(path: Path, schema: Any) -> Any:
     """The content of a YAML file by its schema; raises BadInput with the key or the line."""
     name = "/".join(path.parts[-2:])
     try:
-        return TypeAdapter(schema).validate_python(yaml.load(path.read_text("utf-8"), loader))
+        return TypeAdapter(schema).validate_python(
+            yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)
+        )
     except ValidationError as error:
         first = error.errors()[0]
         keys = "".join(f"{part}: " for part in first["loc"])
