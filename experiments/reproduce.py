@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,8 @@ from experiments import grid, signals, tracking
 UNKNOWN = "DATA"  # stands for images that only the reader can name
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs of one config, epoch by epoch. What differs is a line each, with both values."""
-
-    epochs: int
-    same: int  # epochs whose files are the same, byte by byte
-    differences: list[str]  # the first column that differs of each other epoch
-    largest: float  # relative difference of a score
-    fingerprint: list[str]  # what bits depend on
-    made_with: list[str]  # commit and packages
-
-    def __str__(self) -> str:
-        if self.same == self.epochs:
-            return f"The same bytes in all {self.epochs} epochs."
-        why = "not bit for bit" if self.fingerprint else "NOT bit for bit, and it should be"
-        lines = [f"{self.same} of {self.epochs} epochs have the same bytes: {why}."]
-        lines += [f"  {line}" for line in self.differences]
-        lines.append(f"The largest relative difference of a score is {self.largest:.3g}.")
-        lines += [f"Bits depend on this: {line}." for line in self.fingerprint]
-        return "\n".join([*lines, *(f"{line}." for line in self.made_with)])
-
-
 def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool) -> Result:
-    """Print the command that makes a run, give it in `to`, and compare the two; raises BadInput.
-
-    `run`: a folder, or a name or an id that is looked for in `out`.
-    """
+    """Print the command that makes a run, give it in `to`, and compare the two; raises BadInput."""
     old = find(run, out)
     info, fingerprint = _study_of(old), rundir.unseal(old / "run.json")["fingerprint"]
     images = info["data"]
@@ -68,9 +42,9 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
     if code := signals.call(*arguments):
         return code, done
     compared = compare(old, new)
-    print(f"\n{old} against {new}:\n{compared}")
-    unexplained = compared.same < compared.epochs and not compared.fingerprint
-    return int(unexplained), done | {"made": new, **asdict(compared)}
+    print(f"\n{old} against {new}:\n{to_text(compared)}")
+    unexplained = compared["differences"] and not compared["fingerprint"]
+    return int(bool(unexplained)), done | {"made": new, **compared}
 
 
 def _check_data(source: str | None, cache: Path, about: dict[str, Any]) -> None:
@@ -84,14 +58,15 @@ def _check_data(source: str | None, cache: Path, about: dict[str, Any]) -> None:
 
 
 def find(name: str, out: Path) -> Path:
-    """The folder of a run: itself, or by its name or W&B's id in the studies of a folder.
-
-    Raises BadInput, also where several runs have the name.
-    """
+    """The folder of a run: itself, or by its name or W&B's id in the studies of `out`."""
     if (Path(name) / "run.json").is_file():
         return Path(name)
-    runs = [path.parent for path in out.glob("*/*/seed=*/run.json")]
-    matching = [run for run in runs if name in _names(run)]
+    matching = []
+    for path in out.glob("*/*/seed=*/run.json"):
+        arm, seed = path.parts[-3:-1]
+        wandb_id = tracking.run_id(_study_of(path.parent), rundir.unseal(path)["config"])
+        if name in (f"{arm}/{seed}", f"{arm} {seed}", wandb_id):
+            matching.append(path.parent)
     if len(matching) != 1:
         known = f"the name or id of {len(matching)} runs in {out}"
         raise BadInput(f"{name}: no folder of a run, and {known} {sorted(map(str, matching))}")
@@ -99,10 +74,7 @@ def find(name: str, out: Path) -> Path:
 
 
 def recipe(run: Path) -> list[str]:
-    """What makes a run again: words for `experiments`, without --data and --out.
-
-    Raises BadInput where this version cannot.
-    """
+    """The words for `experiments` that make a run again, without --data and --out."""
     info, fingerprint = _study_of(run), rundir.unseal(run / "run.json")["fingerprint"]
     config, data = rundir.read_config(run), info["data"]
     overrides = [*run.resolve().parent.name.split(","), f"seed={config.seed}"]
@@ -116,8 +88,13 @@ def recipe(run: Path) -> list[str]:
     return [info["study"], "--scale", info["scale"], *options, *overrides]
 
 
-def compare(old: Path, new: Path) -> Comparison:
-    """Whether a run that was made again has the bytes of the old one; raises rundir.Damaged."""
+def compare(old: Path, new: Path) -> dict[str, Any]:
+    """Whether a run that was made again has the bytes of the old one; raises rundir.Damaged.
+
+    `same` of its `epochs` have; `differences` has a line for each of the others, with the first
+    column that differs, `fingerprint` one for what bits depend on, `made_with` one for commit and
+    packages. `largest` is the largest relative difference of a score.
+    """
     made, epochs = (len(rundir.committed(run)) for run in (new, old))
     if made < epochs:
         raise rundir.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
@@ -133,14 +110,26 @@ def compare(old: Path, new: Path) -> Comparison:
                 relative.append(abs(now / was - 1))
     fingerprints = (rundir.unseal(run / "run.json")["fingerprint"] for run in (old, new))
     made_with = (x["versions"] | {"commit": x["commit"]} for x in map(_study_of, (old, new)))
-    return Comparison(
-        epochs,
-        epochs - len(differences),
-        differences,
-        max(relative),
-        _changes(*fingerprints),
-        _changes(*made_with),
-    )
+    return {
+        "epochs": epochs,
+        "same": epochs - len(differences),
+        "differences": differences,
+        "largest": max(relative),
+        "fingerprint": _changes(*fingerprints),
+        "made_with": _changes(*made_with),
+    }
+
+
+def to_text(compared: dict[str, Any]) -> str:
+    """What `compare` found, for people."""
+    if not compared["differences"]:
+        return f"The same bytes in all {compared['epochs']} epochs."
+    why = "not bit for bit" if compared["fingerprint"] else "NOT bit for bit, and it should be"
+    lines = [f"{compared['same']} of {compared['epochs']} epochs have the same bytes: {why}."]
+    lines += [f"  {line}" for line in compared["differences"]]
+    lines.append(f"The largest relative difference of a score is {compared['largest']:.3g}.")
+    lines += [f"Bits depend on this: {line}." for line in compared["fingerprint"]]
+    return "\n".join([*lines, *(f"{line}." for line in compared["made_with"])])
 
 
 def _columns(run: Path, epoch: int) -> dict[str, Any]:
@@ -157,13 +146,6 @@ def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What is not the same, a line each."""
     both = {key: [values.get(key, "unknown") for values in (was, now)] for key in was | now}
     return [f"{key} was {x} and is {y}" for key, (x, y) in both.items() if x != y]
-
-
-def _names(run: Path) -> tuple[str, ...]:
-    """What a run is called: by its folder, on the page, by W&B's id."""
-    arm, seed = run.parts[-2:]
-    stored = rundir.unseal(run / "run.json")["config"]
-    return f"{arm}/{seed}", f"{arm} {seed}", tracking.run_id(_study_of(run), stored)
 
 
 def _study_of(run: Path) -> dict[str, Any]:

@@ -135,25 +135,28 @@ def test_printing_makes_nothing_and_what_cannot_be_made_is_refused(run, capsys, 
 
 def test_the_first_column_that_differs_is_named_for_each_epoch(two):
     old, new = two
-    assert str(reproduce.compare(old, new)) == "The same bytes in all 8 epochs."
+    assert reproduce.to_text(reproduce.compare(old, new)) == "The same bytes in all 8 epochs."
 
     was = rundir.read_json(new, 3, rundir.RECORD)["scores"]["fd_cifar"]
     rewrite(new, 3, record_json=with_value(new, 3, "scores", "fd_cifar", was * 1.25))
     rewrite(new, 5, record_json=with_value(new, 5, "losses", "d_loss", None))
     result = reproduce.compare(old, new)
-    assert (result.epochs, result.same, result.fingerprint) == (8, 6, [])
-    third, fifth = result.differences
+    assert (result["epochs"], result["same"], result["fingerprint"]) == (8, 6, [])
+    third, fifth = result["differences"]
     line = f"epoch 3: scores.fd_cifar was {was} and is {was * 1.25}, and 1 more columns"
     assert (third, fifth[:22]) == (line, "epoch 5: losses.d_loss")
-    assert result.largest == pytest.approx(0.25, rel=1e-12)
-    assert "6 of 8 epochs have the same bytes: NOT bit for bit, and it should be." in str(result)
+    assert result["largest"] == pytest.approx(0.25, rel=1e-12)
+    assert (
+        "6 of 8 epochs have the same bytes: NOT bit for bit, and it should be."
+        in reproduce.to_text(result)
+    )
 
 
 def test_another_picture_or_state_is_a_difference_and_another_clock_is_none(two):
     old, new = two
     rewrite(new, 2, timing_json=b"{}")
     rewrite(new, 4, samples_png=b"another picture")
-    (line,) = reproduce.compare(old, new).differences
+    (line,) = reproduce.compare(old, new)["differences"]
     assert line.startswith("epoch 4: SHA-256 of samples.png was ")
 
 
@@ -165,9 +168,9 @@ def test_another_machine_is_named_and_excuses_other_bytes(two):
     rewrite(new, 8, record_json=with_value(new, 8, "scores", "kd_cifar", 1.0))
     result = reproduce.compare(old, new)
     unknown = "arithmetic was unknown and is 0123456789ab"
-    assert result.fingerprint == ["threads was 1 and is 7", unknown]
-    assert "7 of 8 epochs have the same bytes: not bit for bit." in str(result)
-    assert "Bits depend on this: threads was 1 and is 7." in str(result)
+    assert result["fingerprint"] == ["threads was 1 and is 7", unknown]
+    assert "7 of 8 epochs have the same bytes: not bit for bit." in reproduce.to_text(result)
+    assert "Bits depend on this: threads was 1 and is 7." in reproduce.to_text(result)
 
 
 def test_a_run_that_stopped_early_is_no_reproduction(two):
