@@ -380,7 +380,7 @@ def workspace(study: Path) -> Result:
     """
     from experiments import tracking
 
-    to = tracking.destination(tracking.ask())
+    to = tracking.destination()
     os.environ |= tracking.environment(study) | to.environ | {"WANDB_SILENT": "true"}
     try:
         from experiments.workspace import make  # only now W&B, which reads its folders once

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib.util import find_spec
@@ -48,13 +49,14 @@ def train(
     sources = _check(grid.runs(study)[0].config, data, test, out)
 
     # Now what takes time: W&B's answer, PyTorch, the images, the plan.
-    asked = tracking.ask()
-    console, device = progress.console(), available(device)
-    with waiting("Loading PyTorch"):
+    console = progress.console()
+    with ThreadPoolExecutor(1) as thread, waiting("Loading PyTorch, asking W&B"):
+        asked = thread.submit(tracking.destination)
+        device = available(device)
         from eval.calibration import held_out
         from experiments import launch, plan
-    with waiting("Asking W&B"):
-        to = tracking.destination(asked)
+
+        to = asked.result()
         os.environ |= to.environ  # for every process that mirrors a run
     images, test_images = _load(*sources, scale, out / "cache", console)
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))

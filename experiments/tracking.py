@@ -43,8 +43,8 @@ MIRRORS = "wandb/mirrors"  # of a study: a folder for each mirror's lock, receip
 RECEIPT = "finished"  # the file that says after which epoch a mirror was finished
 
 # What W&B is not told about the machine unless the environment says otherwise, and what it may not.
-SWITCHES = ("DISABLE_GIT", "LABEL_DISABLE", "X_DISABLE_META", "X_DISABLE_STATS")
-PRIVATE = dict.fromkeys(SWITCHES, "true") | {"HOST": "", "X_SAVE_REQUIREMENTS": "false"}
+PRIVATE = {"DISABLE_GIT": "true", "HOST": "", "LABEL_DISABLE": "true", "X_DISABLE_META": "true"}
+PRIVATE |= {"X_DISABLE_STATS": "true", "X_SAVE_REQUIREMENTS": "false"}
 ALWAYS = {"PROGRAM": "experiments", "SILENT": "true", "SYMLINK": "false"}
 ALWAYS |= {"CONSOLE": "off", "SAVE_CODE": "false", "X_TRANSACTION_LOG_FLUSH_INTERVAL": "1"}
 IGNORED = ("ARTIFACTS", "CONSOLE", "DIR", "RESUME", "RUN_ID", "SAVE_CODE")  # in vain set by a user
@@ -103,25 +103,15 @@ class Mirror:
 # --- Where runs go --------------------------------------------------------------------------------
 
 
-def ask(**environ: str) -> subprocess.Popen | None:
-    """Begin to ask W&B where runs go, in a process of its own: `destination` has the answer.
-
-    None where WANDB_MODE=disabled, which needs no answer. `environ` is beside the environment.
-    """
-    environ = {**os.environ, "WANDB_ERROR_REPORTING": "false", **environ}
-    if environ.get("WANDB_MODE") == "disabled":
-        return None
-    return _spawn("ask", environ, subprocess.PIPE)
-
-
-def destination(asked: subprocess.Popen | None) -> Destination:
+def destination(**environ: str) -> Destination:
     """Where runs go, by W&B's own settings, and online by its server; raises BadInput.
 
-    Without an answer of the server within ANSWER_SECONDS, runs are offline.
+    W&B is asked in a process of its own; `environ` is beside the environment.
     """
-    if asked is None:
+    environ = {**os.environ, "WANDB_ERROR_REPORTING": "false", **environ}
+    if environ.get("WANDB_MODE") == "disabled":  # which needs no answer
         return Destination("disabled", "", "", {"WANDB_MODE": "disabled"})
-    answer, err = asked.communicate()
+    answer, err = _spawn("ask", environ, subprocess.PIPE).communicate()
     if not answer:
         raise BadInput(_last_line(err))
     return Destination(**json.loads(answer))
@@ -146,16 +136,13 @@ def environment(study: Path) -> dict[str, str]:
 
 
 def become_wandb(study: Path, *arguments: str) -> NoReturn:
-    """Go on as W&B's own command line on the runs of a study: `leet` or `sync`.
-
-    Raises BadInput where there are no runs, or no server for `sync`.
-    """
+    """Go on as W&B's own command line on the runs of a study, `leet` or `sync`; or BadInput."""
     home = study.absolute() / "wandb"
     if not any(home.glob("*run-*")):
         raise BadInput(f"{study} has no W&B runs")
     environ = os.environ | environment(study)
     if arguments[0] == "sync":
-        to = destination(ask(WANDB_MODE="online"))
+        to = destination(WANDB_MODE="online")
         if not to.url:
             raise BadInput(f"sync: {to.why}")
         environ |= to.environ
@@ -189,10 +176,7 @@ def is_mirrored(run: Path, epoch: int) -> bool:
 
 
 def start(run: Path, mode: str) -> Mirror:
-    """Begin to mirror a run: first its committed epochs, then those given to Mirror.log.
-
-    mode is online, offline or disabled. Why W&B failed is what finish() returns.
-    """
+    """Begin to mirror a run: first its committed epochs, then those given to Mirror.log."""
     name = f"{run.parent.name} {run.name}"
     if mode == "disabled":
         return Mirror(name, None)
@@ -331,10 +315,8 @@ def _stop(*_: object) -> None:
 
 
 def _follow(wandb_run: Any, run: Path) -> int:
-    """Log the committed epochs, then up to the one in each line of stdin; returns the last one.
-
-    Goes on where W&B's server is, which is at the beginning for an offline run.
-    """
+    """Log the committed epochs, then up to the one in each line of stdin; returns the last one."""
+    # Go on where W&B's server is: for an offline run at the beginning.
     images, epoch = (wandb_run.summary.get(key) or 0 for key in ("images", "epoch"))
     measured: dict[str, list[tuple[float, int]]] = {}
     last, seconds = 0, 0.0

@@ -197,8 +197,7 @@ def api(monkeypatch):
 
     def imitate(find):
         there = tracking.Destination("online", "", "https://example.org/e/p", {})
-        monkeypatch.setattr(tracking, "destination", lambda _: there)
-        monkeypatch.setattr(tracking, "ask", lambda **_: None)
+        monkeypatch.setattr(tracking, "destination", lambda **_: there)
         monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(runs=find))
 
     return imitate

@@ -282,22 +282,18 @@ def say(*words):
     subprocess.run(command, check=True, capture_output=True, timeout=60)
 
 
-def destination():
-    return tracking.destination(tracking.ask())
-
-
 def test_the_mode_is_the_one_that_wandb_was_told(home):
     say("login", "--no-verify", KEY)
     for word in ("offline", "disabled"):
         say(word)
-        to = destination()
+        to = tracking.destination()
         assert (to.mode, to.why, to.environ["WANDB_MODE"]) == (word, "", word)
 
 
 def test_the_host_and_the_key_are_those_of_the_login(home, server):
     say("login", f"--host={server}", "--no-verify", KEY)
     before = sorted(home.rglob("*"))
-    to = destination()
+    to = tracking.destination()
     assert (to.mode, to.why) == ("online", "")
     assert to.url.endswith(f"/people/{tracking.PROJECT}")
     assert to.environ["WANDB_BASE_URL"] == server
@@ -306,7 +302,7 @@ def test_the_host_and_the_key_are_those_of_the_login(home, server):
 
     # A key that the server does not know.
     say("login", "--relogin", f"--host={server}", "--no-verify", KEY[::-1])
-    to = destination()
+    to = tracking.destination()
     assert (to.mode, to.url, to.environ["WANDB_MODE"]) == ("offline", "", "offline")
     assert "user is not logged in" in to.why
     assert tracking.describe(to, Path("a b")).endswith("python -m experiments sync 'a b'")
@@ -318,21 +314,21 @@ def test_a_host_that_is_silent_for_ten_seconds_is_offline(home, monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         began = time.monotonic()
-        to = destination()
+        to = tracking.destination()
     assert time.monotonic() - began < 10 + 20  # with W&B's import
     assert (to.mode, to.why.partition(": ")[0]) == ("offline", url)
 
 
 def test_the_environment_is_read_as_wandb_reads_it(home, monkeypatch):
-    to = destination()
+    to = tracking.destination()
     assert (to.mode, "No API key configured" in to.why) == ("offline", True)
     for word, mode in {"dryrun": "offline", "disabled": "disabled"}.items():
         monkeypatch.setenv("WANDB_MODE", word)
-        to = destination()
+        to = tracking.destination()
         assert (to.mode, to.why) == (mode, "")
     monkeypatch.setenv("WANDB_MODE", "of-line")
     with pytest.raises(BadInput, match="WANDB_MODE=of-line"):
-        destination()
+        tracking.destination()
 
 
 def test_the_id_is_a_function_of_study_scale_and_config():
