@@ -29,23 +29,13 @@ from pathlib import Path
 from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
-from dcgan.rundir import (
-    CALIBRATION,
-    EVAL_SCORES,
-    EVAL_SETS,
-    RECORD,
-    SAMPLES,
-    SUMS,
-    TIMING,
-    Damaged,
-    Differs,
-)
+from dcgan.rundir import EVAL_SETS, RECORD, SAMPLES, SUMS, TIMING, Damaged, Differs
 from experiments import grid
 
 GENERATORS = "generators.sha256"
 ANALYSES = "eval"
 PICTURE = "walks.png"  # made of samples alone; the others show images of the data set
-BESIDE = (CALIBRATION, "audit.json")  # study.json
+BESIDE = (rundir.CALIBRATION, "audit.json")  # study.json
 
 
 @dataclass(frozen=True)
@@ -124,7 +114,7 @@ def whole_seeds(folder: Path) -> list[int]:
 
 def _files_of(run: Path, epochs: list[int], pictured: Collection[int]) -> Iterator[Path]:
     """The files of a run that may be in an archive, with the pictures of these epochs."""
-    yield from (run / "run.json", run / EVAL_SETS / EVAL_SCORES, run / EVAL_SETS / SUMS)
+    yield from (run / "run.json", run / EVAL_SETS / rundir.EVAL_SCORES, run / EVAL_SETS / SUMS)
     for epoch in epochs:
         names = (RECORD, TIMING, SUMS, *([SAMPLES] if epoch in pictured else []))
         yield from (rundir.epoch_folder(run, epoch) / name for name in names)
@@ -156,10 +146,7 @@ def merge(path: Path, out: Path) -> Merged:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
-    """A folder with the records of an archive while the block runs, and their study.
-
-    Raises BadInput for a fault of the archive.
-    """
+    """While the block runs, a folder with an archive's records, and their study; or BadInput."""
     with tempfile.TemporaryDirectory() as scratch_dir:
         folder = Path(scratch_dir)
         try:

@@ -102,10 +102,7 @@ def now(device: str) -> float:
 
 
 def in_turn(ways: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, Row]:
-    """Measure each way in turn, after a first go at each that does not count.
-
-    Of each the median, and how many times as long as the first way it takes, in pairs.
-    """
+    """Of each way the median, and how many times as long as the first way it takes, in pairs."""
     for work in ways.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in ways}

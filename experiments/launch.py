@@ -154,10 +154,7 @@ def _show_epochs(shown: progress.Progress, job: Job, seen: dict[str, int]) -> No
 
 
 def attempt(job: Job) -> dict[str, str]:
-    """One run; {"failed": why}, {"unmirrored": why} or {}.
-
-    The whole of what failed goes to error.txt in the run's folder.
-    """
+    """One run; {"failed": why}, {"unmirrored": why} or {}. A traceback goes to its error.txt."""
     complaint = job.folder / "error.txt"
     try:
         complaint.unlink(missing_ok=True)  # of an earlier attempt
@@ -200,7 +197,13 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
         with suppress(EOFError, OSError):  # a closed pipe: it could not say how it ended
             said = receiver.recv()
         process.join()
-        return {"failed": _ending(process.exitcode)} if said is None else said
+        if said is None and process.exitcode >= 0:
+            said = {"failed": f"ended early, with exit code {process.exitcode}"}
+        elif said is None:
+            killed = process.exitcode == -signal.SIGKILL
+            why = ", as a machine without free memory does" if killed else ""
+            said = {"failed": f"killed by {signal.Signals(-process.exitcode).name}{why}"}
+        return said
 
     try:
         return run_all(plan, console, start, partial(wait, timeout=POLL_SECONDS), outcome)
@@ -224,14 +227,6 @@ def _work(job: Job, sender: Connection) -> None:
     """The body of a worker: one run, whose outcome is sent to the launcher."""
     signals.follow()
     sender.send(attempt(job))
-
-
-def _ending(exitcode: int) -> str:
-    """How a worker ended that could not say so itself."""
-    if exitcode >= 0:
-        return f"ended early, with exit code {exitcode}"
-    why = ", as a machine without free memory does" if exitcode == -signal.SIGKILL else ""
-    return f"killed by {signal.Signals(-exitcode).name}{why}"
 
 
 # --- What a study was made with -------------------------------------------------------------------
@@ -262,11 +257,10 @@ def frozen_claims(path: Path = CLAIMS) -> dict[str, str]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says in a folder of ours, "" where it cannot.
-
-    A repository around the project is not the project's.
-    """
+    """What git says in a folder of ours, "" where it cannot."""
     command = ["git", "-C", str(folder), *arguments]
+
+    # A repository around the project is not the project's.
     environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
     with suppress(OSError):  # there is no git
         done = subprocess.run(command, env=environ, capture_output=True, text=True)

@@ -135,10 +135,7 @@ def _check_images(runs: list[Run], images: Images) -> None:
 
 
 def _committed(job: Job) -> int:
-    """The epochs that a run has committed; raises Differs where they are not of this run.
-
-    A finished run may come from another machine, an unfinished one goes on here, from a state.
-    """
+    """The epochs that a run has committed; raises Differs where they are not of this run."""
     path, config = job.folder, job.config
     imported = rundir.has_records_only(path)
     epochs = len(rundir.committed(path))
@@ -156,10 +153,7 @@ def _committed(job: Job) -> int:
 
 
 def _is_missing(job: Job, committed: int) -> bool:
-    """Whether a run lacks epochs, or W&B some of them.
-
-    A run that was imported is mirrored where it was made.
-    """
+    """Whether a run lacks epochs, or W&B some of them, unless it was imported."""
     if committed < job.config.epochs:
         return True
     wanted = job.wandb_mode != "disabled" and not rundir.has_records_only(job.folder)
@@ -192,10 +186,7 @@ def _run_seconds(committed: dict[Job, int]) -> float:
 
 
 def _train_seconds(config: Config, device: str) -> float:
-    """Seconds of training in one epoch, from a few batches on this machine.
-
-    Adam's part is left out, a few percent: to import it takes longer than all else here.
-    """
+    """Seconds of training in one epoch, from a few batches without Adam, which imports slowly."""
     batch = min(config.batch, PROBE_BATCH)
     probe = config.model_copy(update={"images": PROBE_STEPS * batch, "batch": batch})
     shape = (probe.images, config.resolution, config.resolution, 3)

@@ -1,9 +1,7 @@
 """The Ray engine: each run is a task, on a running cluster or on Ray started here.
 
-A task is the run function around its run directory, which lies where every node sees it. A run that
-has lost its node is started again by Ray, and goes on from its last committed epoch.
-
-Ray is an extra and takes seconds to import: it is imported where it is needed.
+A run directory lies where every node sees it. A run that has lost its node is started again by Ray,
+and goes on from its last committed epoch. Ray is an extra, and is imported where it is needed.
 """
 
 import os
@@ -32,10 +30,7 @@ BITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_T
 
 
 def max_parallel(device: str, threads: int, address: str | None, gpus_per_run: float) -> int:
-    """Runs at a time for which the cluster, or this machine without an address, has resources.
-
-    Raises BadInput where a cluster has none; creates nothing.
-    """
+    """Runs at a time for which the cluster or this machine has resources; raises BadInput."""
     if address is None:
         import torch
 

@@ -80,11 +80,7 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> tuple[list[J
 
 
 def _score(jobs: list[Job], sets: int, max_parallel: int) -> Iterator[tuple[str, str]]:
-    """Score runs in processes; gives each name and why it failed, or "". A run is one commit.
-
-    A run that fails does not stop the others. Where this process is stopped or killed, the runs
-    that were being scored are scored again next time.
-    """
+    """Score runs in processes; gives each name and why it failed, or "". A run is one commit."""
     context = signals.workers(__name__)
     with ProcessPoolExecutor(max_parallel, context, initializer=signals.follow) as pool:
         with signals.signals_blocked():

@@ -68,10 +68,7 @@ class Job:
 
 
 def run(job: Job) -> str:
-    """Make the epochs of a run that are not committed yet, and what W&B lacks of it.
-
-    Returns why W&B failed, or "".
-    """
+    """Make the epochs that a run lacks, and its mirror; returns why W&B failed, or ""."""
     config = job.config
     prepare(job.device, job.threads)
     with rundir.owned(job.folder):

@@ -143,10 +143,7 @@ def to_text(status: Status) -> str:
 
 
 def scores_to_text(folder: Path) -> str:
-    """The scores of every arm at the last epoch, and those of the calibration; "" without any.
-
-    A cell is the mean over the runs that have the score; no run needs to be finished.
-    """
+    """The latest scores of every arm, and those of the calibration; "" without any."""
     rows: dict[str, dict[str, float | None]] = {}
     for arm, runs in _by_arm(look(folder)).items():
         names = dict.fromkeys(name for run in runs for name in run.scores)

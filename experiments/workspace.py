@@ -31,10 +31,7 @@ Panels = tuple[str, str, list[Any]]  # a heading, a sentence under it, and the p
 
 
 def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
-    """Build both, write them beside the study's runs, and save them if W&B is online.
-
-    Returns an exit code, and where both are. Raises rundir.Damaged, and BadInput where W&B fails.
-    """
+    """Build both, write them beside the study's runs, and save them if W&B is online."""
     project = to.environ.get("WANDB_PROJECT", tracking.PROJECT)
     models = build(study, to.environ.get("WANDB_ENTITY", ""), project)
     paths = [study / "wandb" / name for name in ("workspace.json", "report.json")]

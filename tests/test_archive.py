@@ -13,7 +13,6 @@ from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.data import Images
 from dcgan.rundir import Damaged, Differs
-from experiments import __main__ as command
 from experiments import archive, grid
 from experiments.plan import make_plan
 from reports import records
@@ -93,24 +92,7 @@ def test_an_archive_has_records_and_the_pictures_of_the_lowest_seeds(made, packe
     }
 
 
-def test_what_is_damaged_is_not_packed(made, tmp_path):
-    copy = tmp_path / made.name
-    shutil.copytree(made, copy)
-    path = copy / NONE / "seed=2" / "run.json"
-    path.write_bytes(path.read_bytes().replace(b"128", b"129"))
-    with pytest.raises(Damaged, match=r"seed=2/run\.json"):
-        archive.pack(copy, tmp_path / "damaged.zip")
-    assert not list(tmp_path.glob("*.zip")) + list(tmp_path.glob(".*"))
-
-
 # --- Merging --------------------------------------------------------------------------------------
-
-
-def test_an_imported_study_is_packed_into_the_same_bytes(packed, tmp_path):
-    merged = archive.merge(packed, tmp_path / "out")
-    assert (merged.runs, merged.new_runs, merged.new_epochs) == (4, 4, 12)
-    assert repacked(merged.study, tmp_path / "again.zip") == packed.read_bytes()
-    assert not records.load(merged.study).missing
 
 
 def test_results_are_added_once_and_those_that_are_here_stay(made, packed, tmp_path):
@@ -288,14 +270,6 @@ def test_damage_is_refused_by_the_name_of_the_file(packed, tmp_path):
     refused(gone, tmp_path, "seed=10/epochs/0002/record.json: No such file")
 
 
-def test_an_epoch_in_anothers_place_is_refused(packed, tmp_path):
-    names = {
-        name: name.replace("seed=2/epochs/0001/", "seed=2/epochs/0005/") for name in entries(packed)
-    }
-    files = {names[name]: data for name, data in entries(packed).items()}
-    refused(files, tmp_path, "epochs/0001/SHA256SUMS: No such file")
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -307,28 +281,6 @@ def test_an_epoch_in_anothers_place_is_refused(packed, tmp_path):
 def test_a_study_that_is_not_known_here_is_refused(made, packed, tmp_path, change, words):
     info = rundir.seal(rundir.unseal(made / "study.json") | change)
     refused({**entries(packed), "study.json": info}, tmp_path, words)
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (
-            ["import", "absent.zip"],
-            "Invalid value for 'FILE...': File 'absent.zip' does not exist.",
-        ),
-        (["import", "text.zip"], "text.zip: not a whole zip: File is not a zip file"),
-        (["export", ".", "-o", "."], "Invalid value for '-o' / '--file': File '.' is a directory."),
-    ],
-)
-def test_bad_words_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, words, line):
-    (tmp_path / "text.zip").write_text("text")
-    (tmp_path / "study.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    assert command.main(words) == 2
-    said = capsys.readouterr()
-    assert (said.out, len(said.err.splitlines())) == ("", 1)
-    assert said.err.startswith(f"experiments: {line}")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.json", "text.zip"]
 
 
 # --- Going on -------------------------------------------------------------------------------------
