@@ -52,23 +52,20 @@ class Merged:
 
 
 def pack(
-    study: Path,
-    path: Path,
-    seeds: Collection[int] | None = None,
-    sample_epochs: Collection[int] | None = None,
+    study: Path, path: Path, seed: int | None = None, pictures: Collection[int] | None = None
 ) -> None:
     """Write the archive of a study as far as it is committed; equal records give equal bytes.
 
-    `seeds`: these alone, and study.json then names no others. `sample_epochs`: of each arm's lowest
-    seed the pictures of these epochs alone. Raises Damaged.
+    `seed`: this one alone, and study.json then names no other. `pictures`: of each arm's lowest
+    seed those of these epochs alone. Raises Damaged.
     """
     info = rundir.unseal(study / "study.json")
-    info["seeds"] = info["seeds"] if seeds is None else sorted(seeds)
+    info["seeds"] = info["seeds"] if seed is None else [seed]
     paths, generators, pictured = [study / name for name in BESIDE], {}, set()
     for run in runs_in(study, grid.stored(info)):
         folder = study / run.folder
         epochs, planned = rundir.committed(folder), rundir.read_config(folder).epochs
-        wanted = epochs if sample_epochs is None else sample_epochs
+        wanted = epochs if pictures is None else pictures
         paths += _files_of(folder, epochs, () if run.arm in pictured else wanted)
         pictured |= {run.arm} if epochs else set()
         if epochs and len(epochs) >= planned:

@@ -71,13 +71,8 @@ def write_study(plan: Plan, images: Images) -> None:
     info = {
         "study": study.name,
         "scale": study.scale,
-        "data": {
-            "name": images.name,
-            "kind": images.kind,
-            "sha256": images.sha256,
-            "images": len(images.pixels),
-            "resolution": images.pixels.shape[1],
-        },
+        "data": {key: getattr(images, key) for key in ("name", "kind", "sha256")}
+        | {"images": len(images.pixels), "resolution": images.pixels.shape[1]},
         "factors": study.factors,
         "arms": study.arms,
         "seeds": study.seeds,

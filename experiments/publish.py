@@ -45,8 +45,8 @@ def publish(study: Path) -> Result:
     generators = _generators(study, target / "generators", lowest)
     for seed in whole:
         if seed not in known:
-            path, pictured = target / f"seed-{seed}.zip", (*PICTURED, length)
-            archive.pack(study, path, [seed], pictured if seed == lowest else ())
+            path = target / f"seed-{seed}.zip"
+            archive.pack(study, path, seed, (*PICTURED, length) if seed == lowest else ())
             print(f"wrote {path}")
     if generators:
         shutil.rmtree(target / "generators", ignore_errors=True)

@@ -29,33 +29,33 @@ STORE_BYTES = 75 << 20  # the least that Ray accepts: nothing large passes throu
 BITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 
 
-def max_parallel(device: str, threads: int, address: str | None, gpus_per_run: float) -> int:
+def max_parallel(device: str, threads: int, ray_address: str | None, gpus_per_run: float) -> int:
     """Runs at a time for which the cluster or this machine has resources; raises BadInput."""
-    if address is None:
+    if ray_address is None:
         import torch
 
         resources = {"CPU": launch.cores(), "GPU": torch.cuda.device_count()}
     else:
-        _connect(address)
+        _connect(ray_address)
         import ray
 
         resources = ray.cluster_resources()
     demand = {"CPU": threads} | ({} if device == "cpu" else {"GPU": gpus_per_run})
     count = min(int(resources.get(kind, 0) / each) for kind, each in demand.items())
-    if address and not count:
-        raise BadInput(f"--ray-address {address}: no run fits there, each takes {demand}")
+    if ray_address and not count:
+        raise BadInput(f"--ray-address {ray_address}: no run fits there, each takes {demand}")
     return max(1, count)
 
 
 def execute(
-    plan: Plan, console: Console, address: str | None, gpus_per_run: float
+    plan: Plan, console: Console, ray_address: str | None, gpus_per_run: float
 ) -> dict[str, str]:
     """Run what is missing on the cluster at this address, or on Ray started here.
 
     Returns why runs failed, by name; raises BadInput. A run that fails does not stop the others,
     one whose node or worker is lost is tried again. Leaving through an exception ends the tasks.
     """
-    _connect(address, plan.max_parallel * plan.jobs[0].threads)
+    _connect(ray_address, plan.max_parallel * plan.jobs[0].threads)
     import ray
 
     # Ray logs the environment of a process: what may be secret goes with the task.

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -38,7 +38,7 @@ def train(
     threads: int,
     out: Path,
     plan_only: bool,
-    **engine: object,
+    **engine: Any,
 ) -> Result:
     """Plan a study, run what is missing, build its report; the options are the command's."""
     # What can be refused without PyTorch is refused first; only a scale may depend on the device.
@@ -163,12 +163,7 @@ def _check_same(folder: Path, images: "Images") -> None:
 
 
 def _engine(
-    device: str,
-    threads: int,
-    jobs: int | None,
-    engine: str,
-    ray_address: str | None,
-    gpus_per_run: float,
+    device: str, threads: int, jobs: int | None, engine: str, **where: Any
 ) -> tuple[int, Callable[..., dict], str]:
     """Runs at a time, the function that runs what is missing, and where, for the plan."""
     from experiments import launch
@@ -183,9 +178,8 @@ def _engine(
 
     if device not in ("cpu", "cuda"):
         raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
-    where = {"address": ray_address, "gpus_per_run": gpus_per_run}
     max_parallel = jobs or ray_engine.max_parallel(device, threads, **where)
-    text = f" on Ray, {ray_address or 'started here'}"
+    text = f" on Ray, {where['ray_address'] or 'started here'}"
     return max_parallel, partial(ray_engine.execute, **where), text
 
 

@@ -167,7 +167,7 @@ def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_noth
 
 def test_whole_seeds_have_a_file_each_and_together_are_the_study(made, packed, tmp_path):
     for seed, pictures in {10: (), 2: None}.items():
-        archive.pack(made, tmp_path / f"{seed}.zip", [seed], pictures)
+        archive.pack(made, tmp_path / f"{seed}.zip", seed, pictures)
         names = {name.split("/")[1] for name in entries(tmp_path / f"{seed}.zip") if "/" in name}
         assert names == {f"seed={seed}"}
         study = archive.merge(tmp_path / f"{seed}.zip", tmp_path / "out").study
