@@ -100,14 +100,14 @@ def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> 
     """
     from dcgan.prepare import prepare
 
-    prepared = prepare(pictures, out, side, enlarge, skip)
-    count, classes = len(prepared.labels), len({*prepared.labels} - {-1})
-    source = f", from {prepared.labels_from}" if prepared.labels_from else ""
+    listing, labels, skipped = prepare(pictures, out, side, enlarge, skip)
+    count, classes = len(labels), len({*labels} - {-1})
+    source = f", from {listing.labels_from}" if listing.labels_from else ""
     print(f"wrote {count} pictures of {side}x{side} to {out}: {classes or 'no'} classes{source}")
-    if left_out := [*prepared.left_out, *prepared.skipped]:
+    if left_out := [*listing.left_out, *skipped]:
         print(f"left out {len(left_out)}:", *map(cli.shown, left_out[:SHOWN]), sep="\n  ")
         print(f"  and {len(left_out) - SHOWN} more\n" * (len(left_out) > SHOWN), end="")
-    names = {"left_out": prepared.left_out, "skipped": prepared.skipped}
+    names = {"left_out": listing.left_out, "skipped": skipped}
     return 0, {"pictures": count, "classes": classes, "side": side, "path": out, **names}
 
 

@@ -13,7 +13,6 @@ and order give equal bytes with one version of Pillow.
 
 import json
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +20,15 @@ from PIL import Image
 
 from dcgan import pictures, sources
 from dcgan.pictures import BadData
+from dcgan.sources import Listing
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a person is told of a zip that was made."""
-
-    labels: list[int]  # of its pictures; -1 where there is none, and then everywhere
-    labels_from: str  # as in sources.Listing
-    left_out: list[str]  # files that are no pictures, by name
-    skipped: list[str]  # pictures that had to be refused, by name, and why
-
-
-def prepare(source: Path, out: Path, side: int, enlarge: bool, skip: bool) -> Prepared:
+def prepare(
+    source: Path, out: Path, side: int, enlarge: bool, skip: bool
+) -> tuple[Listing, list[int], list[str]]:
     """Put all pictures of a folder or a zip into a new zip, with `skip` but those that are refused.
 
+    What was read, the labels of the pictures in the zip, and what was refused, by name, and why.
     Raises BadData, and nothing is written then.
     """
     if not source.exists():
@@ -65,7 +58,7 @@ def prepare(source: Path, out: Path, side: int, enlarge: bool, skip: bool) -> Pr
         names = (f"img{i:08d}.png" for i in range(len(labels)))
         pairs = list(zip(names, labels, strict=True)) if listing.labels_from else None
         _add(archive, "dataset.json", json.dumps({"labels": pairs}).encode())
-    return Prepared(labels, listing.labels_from, listing.left_out, skipped)
+    return listing, labels, skipped
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

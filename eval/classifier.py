@@ -1,7 +1,6 @@
 """The bundled CIFAR-10 classifier: its network, and how it was trained."""
 
 import hashlib
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.data import Images, load, to_signed
 
@@ -156,9 +156,8 @@ def write_card(folder: Path, net: Classifier, about: dict[str, Any]) -> Path:
     parameters = sum(p.numel() for p in net.parameters())
     card = {"network": NAME, "parameters": parameters, "features": FEATURES, **about}
     card["sha256"] = hashlib.sha256(data).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    rundir.replace(path, data)
+    rundir.replace(path.with_suffix(".json"), rundir.to_json(card))
     return path
 
 

@@ -38,8 +38,9 @@ def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:
     """Write the picture, if any, and then the numbers; returns the content of the JSON file."""
     content: dict[str, Any] = {"tool": name, "epoch": epoch, **vars(result)}
     picture = content.pop("picture")
-    numbers = {key: math.nan if x is None else x for key, x in result.values.items()}
-    content["values"] = {key: x if math.isfinite(x) else None for key, x in numbers.items()}
+    content["values"] = {
+        key: None if x is None or not math.isfinite(x) else x for key, x in result.values.items()
+    }
     path = run / "eval" / f"{name}.json"
     if picture:
         rundir.replace(path.with_suffix(".png"), picture)

@@ -71,8 +71,12 @@ def reference(
     """
     count, resolution = pixels.shape[:2]
     content = hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
+    chip = extractor.device
+    if chip.startswith("cuda"):
+        chip = torch.cuda.get_device_name(chip)
     key = [extractor.sha256, content, count, resolution, metrics.IMPLEMENTATION]
-    key += _arithmetic(extractor)
+    key += [torch.__version__, chip, torch.backends.cpu.get_cpu_capability()]
+    key += [torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     path = cache / f"{extractor.name}-{digest[:32]}.features"
 
@@ -203,12 +207,3 @@ def _resizer(reference: Reference, resolution: int, count: int) -> str:
             "reference too" if real == side else f"reference {real} -> {network.resolution}"
         )
     return ", ".join(steps) or "none"
-
-
-def _arithmetic(extractor: Extractor) -> list[str | int]:
-    """What the last bits of a feature depend on beside the image and the weights."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    device = extractor.device
-    if device.startswith("cuda"):
-        device = torch.cuda.get_device_name(device)
-    return [torch.__version__, device, capability, torch.get_num_threads()]
