@@ -43,7 +43,7 @@ ANSWER_SECONDS = 10  # for each wait of the download
 
 
 Found = tuple[str, Path | None]  # the kind of a source, and where it lies
-Source = str | None | Found  # what a user says of images, or what `find` made of it
+Source = str | Path | None | Found  # what a user says of images, or what `find` made of it
 
 
 class DatasetJson(BaseModel):

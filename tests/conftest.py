@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,33 @@ from reports.analysis import Analysis, analyse
 ROOT = Path(__file__).resolve().parents[1]
 LN2 = float(np.log(2))
 FACTORS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
+
+
+def encode(pixels: np.ndarray | Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """A picture of pixels (H, W, 3) uint8, or of an image of Pillow's."""
+    file = io.BytesIO()
+    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    """Write files, by their names in a folder."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    """Write a zip of files whose names are as they are given, backslashes included."""
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo("x")
+            entry.filename = name
+            archive.writestr(entry, content)
+    return path
 
 
 @pytest.fixture(scope="session")

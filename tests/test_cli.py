@@ -133,11 +133,6 @@ def test_help_fits_80_columns_and_explains_every_option(typed):
             assert not optional or option.default is not None or "default: " in option.help
 
 
-def test_no_two_commands_begin_their_help_alike():
-    beginnings = [command.help.partition("\n\n")[0] for command in COMMANDS.values()]
-    assert len({*beginnings}) == len(beginnings) > 25
-
-
 def test_every_command_offers_json_unless_it_hands_the_terminal_on():
     leaves = {typed: c for typed, c in COMMANDS.items() if not isinstance(c, click.Group)}
     without = [typed for typed, c in leaves.items() if "as_json" not in {p.name for p in c.params}]

@@ -2,20 +2,17 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import pickle
 import re
 import socket
 import tarfile
-import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import encode, write_files, write_zip
 from torchvision.datasets import CIFAR10
 
 from dcgan import data, pictures, sources
@@ -29,40 +26,13 @@ SHAPES_100 = "6afd0f5e83298565342bd56a37e69ad5c1ceee5694afc600c93adab8d76f55e2"
 LABELS = {x.tobytes(): label for x, label in zip(DRAWN.pixels, DRAWN.labels.tolist(), strict=True)}
 
 
-def saved(image, form="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-def encode(pixels, form="PNG", **options):
-    return saved(Image.fromarray(pixels), form, **options)
-
-
 GOOD = encode(DRAWN.pixels[0])
-
-
-def write_folder(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return str(folder)
-
-
-def write_zip(path, files):
-    path.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
-        for name, content in files.items():
-            entry = zipfile.ZipInfo("x")
-            entry.filename = name  # as it is, backslashes included
-            archive.writestr(entry, content)
-    return str(path)
 
 
 def refusal(source, cache):
     """The one line with which a source is refused; nothing is kept."""
     with pytest.raises(BadData) as caught:
-        load(str(source), cache)
+        load(source, cache)
     assert not cache.exists()
     line = str(caught.value)
     assert line
@@ -155,14 +125,14 @@ def test_the_hash_covers_pixels_and_labels_and_not_their_order():
 
 def test_folder_zip_tree_and_archive_are_one_data_set(files, tree, archive, tmp_path, cache):
     given = [
-        ("folder", "faces", write_folder(tmp_path / "faces", files)),
+        ("folder", "faces", write_files(tmp_path / "faces", files)),
         ("zip", "plain", write_zip(tmp_path / "in" / "plain.zip", files)),
         ("zip", "plain", tmp_path / "in"),
         *(("cifar10", "cifar10", path) for path in (tree, archive, archive.parent)),
         ("cifar10", "cifar10", tree / sources.TREE),
     ]
     for kind, name, source in given:
-        images = load(str(source), cache)
+        images = load(source, cache)
         assert (images.kind, images.name, images.sha256) == (kind, name, DRAWN.sha256)
         np.testing.assert_array_equal(images.pixels, DRAWN.pixels)
         np.testing.assert_array_equal(images.labels, DRAWN.labels)
@@ -174,7 +144,7 @@ def test_names_are_known_ones_or_made_of_letters_that_a_folder_may_have(
     names = {"Faces, 2nd try": "Faces-2nd-try", "v1.2_b": "v1.2_b", "日本": "images"}
     names |= {"x" * 99: "x" * 64, "shapes": f"shapes-{DRAWN.sha256[:8]}"}
     for given, name in names.items():
-        source = write_folder(tmp_path / given, files)
+        source = write_files(tmp_path / given, files)
         assert load(source, cache).name == load(f"{source}/class0/..", cache).name == name
     monkeypatch.setitem(data.NAMES, DRAWN.sha256, "cifar10")
     assert load(source, cache).name == "cifar10"
@@ -216,7 +186,7 @@ def assert_labels(images):
 
 def test_folders_and_zips_as_people_have_them_are_read_as_they_are_meant(files, tmp_path, cache):
     for number, (given, said) in enumerate(cases(files)):
-        for write, name in ((write_folder, f"{number}"), (write_zip, f"{number}.zip")):
+        for write, name in ((write_files, f"{number}"), (write_zip, f"{number}.zip")):
             images = load(write(tmp_path / name, given), cache)
             assert describe(images) == said
             if images.labels_from:
@@ -227,22 +197,22 @@ def test_folders_and_zips_as_people_have_them_are_read_as_they_are_meant(files, 
 
 def test_linked_folders_are_followed(files, tmp_path, cache):
     (tmp_path / "linked").mkdir()
-    for path in Path(write_folder(tmp_path / "real", files)).iterdir():
+    for path in write_files(tmp_path / "real", files).iterdir():
         (tmp_path / "linked" / path.name).symlink_to(path)
-    assert_labels(load(str(tmp_path / "linked"), cache))
+    assert_labels(load(tmp_path / "linked", cache))
 
 
 def test_every_ending_is_read(tmp_path, cache):
     endings = ["PNG", "JPG", "jfif", "jpe", "jpeg", "webp", "bmp"]
     forms = {"PNG": "PNG", "webp": "WEBP", "bmp": "BMP"}
     files = {f"a.{end}": encode(DRAWN.pixels[0], forms.get(end, "JPEG")) for end in endings}
-    assert len(load(write_folder(tmp_path / "all", files), cache).pixels) == len(endings)
+    assert len(load(write_files(tmp_path / "all", files), cache).pixels) == len(endings)
 
 
 def test_images_outside_of_any_folder_have_no_label(tmp_path, cache):
     names = ["loose.png", "b/1.png", "a/deep/1.png", "b/2.png"]
     files = {name: encode(DRAWN.pixels[i]) for i, name in enumerate(names)}
-    images = load(write_folder(tmp_path / "f", files), cache)
+    images = load(write_files(tmp_path / "f", files), cache)
     labels = {x.tobytes(): y for x, y in zip(images.pixels, images.labels, strict=True)}
     assert [labels[DRAWN.pixels[i].tobytes()] for i in range(4)] == [-1, 1, 0, 1]
     assert describe(images) == "4 images, 2 classes of 1 to 2, from folders, 1 without a label"
@@ -250,7 +220,7 @@ def test_images_outside_of_any_folder_have_no_label(tmp_path, cache):
 
 @pytest.mark.parametrize("target", [".", "class1"])
 def test_a_link_to_a_folder_that_is_read_already_is_refused(target, files, tmp_path, cache):
-    source = Path(write_folder(tmp_path / "f", files))
+    source = write_files(tmp_path / "f", files)
     (source / "other").symlink_to(source / target)
     assert refusal(source, cache) == f"{source}/other: a link to a folder that is read already"
 
@@ -263,10 +233,7 @@ def blank(height, width):
 
 
 FLIPPED = GOOD[:-20] + bytes([GOOD[-20] ^ 1]) + GOOD[-19:]
-FRAMES = [Image.fromarray(image) for image in DRAWN.pixels[:3]]
-ANIMATED = saved(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:])
 REFUSED = {
-    "animated.webp": (ANIMATED, "an animation of 3 frames"),
     "oblong.png": (blank(32, 40), "40x32 pixels, not a square of 8 to 1024 a side; python -m"),
     "other.png": (blank(16, 16), "16x16 pixels, but 'a.png' 32x32"),
     "flipped.png": (FLIPPED, "cannot be decoded: broken PNG file"),
@@ -278,7 +245,7 @@ REFUSED = {
 def test_an_image_is_refused_by_name_with_the_reason(name, tmp_path, cache):
     content, reason = REFUSED[name]
     files = {"a.png": GOOD, f"sub/{name}": content}
-    for source in (write_folder(tmp_path / "set", files), write_zip(tmp_path / "set.zip", files)):
+    for source in (write_files(tmp_path / "set", files), write_zip(tmp_path / "set.zip", files)):
         line = refusal(source, cache)
         assert line.startswith(f"{f'sub/{name}'!r} in {source}: {reason}"), line
 
@@ -298,7 +265,7 @@ def test_an_image_is_refused_by_name_with_the_reason(name, tmp_path, cache):
 )
 def test_labels_that_do_not_fit_the_images_are_refused(content, reason, tmp_path, cache):
     files = {"a.png": GOOD, "b.png": GOOD, "dataset.json": content.encode()}
-    for source in (write_zip(tmp_path / "x.zip", files), write_folder(tmp_path / "x", files)):
+    for source in (write_zip(tmp_path / "x.zip", files), write_files(tmp_path / "x", files)):
         assert refusal(source, cache).startswith(f"'dataset.json' in {source}: {reason}")
 
 
@@ -326,7 +293,7 @@ def test_cifar10_is_downloaded_once_and_brings_its_test_split(
     test = load(source, cache, "test")
     assert (test.name, test.kind) == ("cifar10-test", "cifar10")
     assert {x.tobytes() for x in test.pixels} == {x.tobytes() for x in DRAWN.pixels[32:]}
-    folder = write_folder(tmp_path / "faces", files)  # which has no splits
+    folder = write_files(tmp_path / "faces", files)  # which has no splits
     assert load(folder, cache, "test").sha256 == load(folder, cache).sha256 == DRAWN.sha256
 
 
@@ -363,7 +330,7 @@ def test_without_cifar10_trials_take_shapes_and_studies_stop_with_the_reason(
 def test_data_in_the_working_folder_come_first(files, tree, tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sources, "download", lambda *_: pytest.fail("asked the network"))
-    write_folder(Path("data"), {"faces/one.png": GOOD})
+    write_files(Path("data"), {"faces/one.png": GOOD})
     assert (load(None, cache).kind, load(None, cache).name) == ("folder", "data")
     (tmp_path / "data" / "faces" / "one.png").unlink()
     write_zip(tmp_path / "data" / "faces.zip", files)
@@ -378,7 +345,7 @@ def test_data_in_the_working_folder_come_first(files, tree, tmp_path, cache, mon
 @pytest.fixture
 def kept(files, tmp_path, cache):
     """A folder of images that has been loaded and kept, at 32 and 16 pixels."""
-    source = write_folder(tmp_path / "faces", files)
+    source = write_files(tmp_path / "faces", files)
     keep(load(source, cache), cache, 16)
     return source
 
@@ -388,7 +355,7 @@ def test_what_is_kept_is_not_decoded_again_until_it_is_edited(kept, tmp_path, ca
     (moved / "notes.txt").write_text("")
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "decode", lambda *_: pytest.fail("decoded again"))
-        images = load(str(moved), cache)
+        images = load(moved, cache)
     assert (images.name, images.kind, images.sha256) == ("moved", "folder", DRAWN.sha256)
     assert describe(images) == "40 images, 10 classes of 4, from folders; left out: notes.txt"
     np.testing.assert_array_equal(images.pixels, DRAWN.pixels)
@@ -398,7 +365,7 @@ def test_what_is_kept_is_not_decoded_again_until_it_is_edited(kept, tmp_path, ca
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.npy")} == before
     (moved / "class3").rename(moved / "class33")  # the same pixels and other labels
     (moved / "class4").rename(moved / "class3")
-    assert load(str(moved), cache).sha256 != DRAWN.sha256
+    assert load(moved, cache).sha256 != DRAWN.sha256
 
 
 def test_a_worker_needs_only_the_hash(kept, cache):

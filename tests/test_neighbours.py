@@ -68,20 +68,11 @@ def as_tensor(pixels):
 def test_a_generator_that_memorised_is_found_out(drawn):
     train, test = drawn
     chosen = np.random.default_rng(0).permutation(200)[:150]
-    values, figure = examine({space: x[chosen] for space, x in train.items()}, train, test)
+    values, _ = examine({space: x[chosen] for space, x in train.items()}, train, test)
     for space in ("features", "pixels"):
         assert values[f"auc_{space}"] > 0.99
         assert values[f"ratio_{space}"] == 0
         assert values[f"share_{space}"] > 0.99
-
-    # Above its neighbours, each copy is there three times.
-    grid = np.asarray(Image.open(io.BytesIO(figure))).astype(int)
-    assert grid.shape == (3 * 96 + 2 * 2, 8 * 96 + 7 * 2, 3)
-    strips = [grid[i * 98 : i * 98 + 96] for i in range(3)]
-    assert np.array_equal(strips[0], strips[1])
-    assert np.array_equal(strips[0], strips[2])
-    tile = train["pixels"][chosen[0]]  # of many at distance 0, the first one
-    assert np.array_equal(strips[0][1:96:3, 1:96:3], tile)
 
 
 def test_the_figure_has_the_neighbours_of_each_space(drawn):
@@ -89,6 +80,7 @@ def test_the_figure_has_the_neighbours_of_each_space(drawn):
     other = train["pixels"][::-1]  # features of one image, pixels of another
     _, figure = examine(train | {"pixels": other}, train, test)
     grid = np.asarray(Image.open(io.BytesIO(figure)))
+    assert grid.shape == (3 * 96 + 2 * 2, 8 * 96 + 7 * 2, 3)
     for row, expected in enumerate((other, train["pixels"], other)):
         for column in range(8):
             tile = grid[row * 98 :, column * 98 :][1:96:3, 1:96:3]

@@ -18,6 +18,12 @@ def test_what_is_written_is_read_again_with_all_digits(tmp_path):
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["near.json"]
     write(tmp_path, "near", 2, replace(RESULT, picture=b"a picture"))
     assert (tmp_path / "eval" / "near.png").read_bytes() == b"a picture"
+    path = tmp_path / "eval" / "near.json"
+    whole = path.read_bytes()
+    for damaged in (b"", b"[]", whole[:-5], whole.replace(b"titles", b"title")):
+        path.write_bytes(damaged)
+        assert stored(tmp_path, "near", 2) is None
+    path.write_bytes(whole)
     names = ["tool", "epoch", "values", "titles", "about", "notes"]
     assert list(json.loads((tmp_path / "eval" / "near.json").read_text())) == names
 

@@ -123,18 +123,11 @@ def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
 
 
 def test_what_is_no_generator_is_refused_by_name(G, file, run_sample, tmp_path):
-    whole = file.read_bytes()
     broken = build(CONFIG)[0]
-    with torch.no_grad():
-        broken.to_rgb.weight[0, 0, 0, 0] = float("nan")
-    flipped = bytearray(whole)
-    flipped[200] ^= 1
+    torch.nn.init.constant_(broken.to_rgb.weight, torch.nan)
     bad = {
-        "not a safetensors file": b"no such thing",
         "empty": b"",
-        "truncated": whole[:-1],
-        "longer": whole + b"\0",
-        "flipped in its header": bytes(flipped),
+        "truncated": file.read_bytes()[:-1],
         "the classifier's": (WEIGHTS / "cifar10-resnet.safetensors").read_bytes(),
         "without a config": save(G.state_dict()),
         "not a number": dump_generator(broken, CONFIG),
@@ -142,33 +135,29 @@ def test_what_is_no_generator_is_refused_by_name(G, file, run_sample, tmp_path):
     for name, data in bad.items():
         path, out = tmp_path / f"{name}.safetensors", tmp_path / "out"
         path.write_bytes(data)
-        for word in ("--out", "--grid"):
-            code, shown, complaint = run_sample(path, "-n", 2, word, out)
-            assert (code, shown) == (2, ""), name
-            finite = "the generator's images are not finite"
-            reason = finite if name == "not a number" else "not a generator"
-            assert complaint.startswith(f"dcgan: {path}: {reason}")
-            assert len(complaint.splitlines()) == 1
-            assert not out.exists()
+        code, shown, complaint = run_sample(path, "-n", 2, "--out", out)
+        assert (code, shown, len(complaint.splitlines())) == (2, "", 1), name
+        finite = "the generator's images are not finite"
+        reason = finite if name == "not a number" else "not a generator"
+        assert complaint.startswith(f"dcgan: {path}: {reason}")
+        assert not out.exists()
 
 
 def test_a_generator_that_is_not_the_committed_one_is_refused(G, run_sample, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     rundir.commit(run, 1, {rundir.GENERATOR: dump_generator(G, CONFIG)})
     path = run / "epochs" / "0001" / rundir.GENERATOR
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1  # a weight that is still finite
-    path.write_bytes(data)
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")  # a weight that is still finite
+    refused = f"dcgan: {path}: its SHA-256 is not the committed one\n"
     for checkpoint in (run, path):
-        code, shown, complaint = run_sample(checkpoint, "--out", out)
-        assert (code, shown) == (2, "")
-        assert complaint == f"dcgan: {path}: its SHA-256 is not the committed one\n"
+        assert run_sample(checkpoint, "--out", out) == (2, "", refused)
     assert not out.exists()
 
 
 def test_bad_input_is_one_line_and_leaves_everything_as_it_was(file, run_sample, tmp_path):
-    full, taken = tmp_path / "full", tmp_path / "taken.png"
+    full, taken, empty = tmp_path / "full", tmp_path / "taken.png", tmp_path / "empty"
     full.mkdir()
+    empty.mkdir()
     (full / "0000.png").write_bytes(b"mine")
     taken.write_bytes(b"mine")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
@@ -176,24 +165,15 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(file, run_sample,
     refused = {
         (file, "--out", full): f"--out {full}: is there already",
         (file, "--out", taken): f"--out {taken}: is there already",
-        (file, "--grid", taken): f"--grid {taken}: is there already",
-        (file, "--grid", full): f"--grid {full}: is there already",
+        (file, "--grid", empty): f"--grid {empty}: is there already",
         (file,): "one of the options --out and --grid is required",
-        (
-            file,
-            *out,
-            "--grid",
-            tmp_path / "new.png",
-        ): "one of the options --out and --grid is required",
+        (file, *out, "--grid", taken.with_name("new")): "one of the options --out and --grid is",
         (tmp_path / "nowhere", *out): f"{tmp_path / 'nowhere'}: no such file or folder",
         (full, *out): f"{full}: no epoch here kept its generator",
         (file, *out, "-n", 0): "'-n': 0 is not in the range",
-        (file, *out, "--seed", -1): "'--seed': -1 is not in the range",
-        (file, *out, "--device", "cuda:99"): "--device cuda:99: there is only cpu",
     }
     for words, reason in refused.items():
         code, shown, complaint = run_sample(*words)
-        assert (code, shown) == (2, ""), words
+        assert (code, shown, len(complaint.splitlines())) == (2, "", 1), words
         assert reason in complaint
-        assert len(complaint.splitlines()) == 1, complaint
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
