@@ -90,12 +90,9 @@ def test_a_state_of_another_kind_is_refused(pixels):
     for name, tensor in saved.items():
         rest = {key: other for key, other in saved.items() if key != name}
         longer, wider = torch.stack([tensor, tensor]), tensor.to(torch.float64)
-        for changed in (rest, {**rest, f"{name}x": tensor}, {**saved, f"{name}x": tensor.clone()}):
+        for added in ({}, {f"{name}x": tensor}, {name: longer}, {name: wider}):
             with pytest.raises(ValueError, match="does not belong"):
-                load_state(save(changed), TINY)
-        for other in (longer, wider):
-            with pytest.raises(ValueError, match="does not belong"):
-                load_state(save({**saved, name: other}), TINY)
+                load_state(save(rest | added), TINY)
 
 
 def test_the_global_stream_neither_matters_nor_moves(pixels):

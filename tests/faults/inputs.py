@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from conftest import encode, write_files
 from PIL import Image
 
 from dcgan import rundir, sources
@@ -68,30 +69,17 @@ def some_pixels(rng: Random, side: int = 16) -> np.ndarray:
     return noise.astype(np.uint8)
 
 
-def encoded(pixels: np.ndarray, form: str, mode: str | None = None, **options: object) -> bytes:
-    file, image = io.BytesIO(), Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(file, form, **options)
-    return file.getvalue()
-
-
 def mutated(rng: Random, data: bytes) -> bytes:
-    """A few bytes changed, cut out, put in, repeated or cut off."""
+    """A few places flipped, cut out, filled, repeated or followed by nothing."""
     content = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 8])):
         place, length = rng.randrange(len(content)), rng.choice([1, 2, 4, 40])
-        match rng.choice(["flip", "flip", "set", "cut", "put", "twice", "end"]):
-            case "flip":
-                content[place] ^= 1 << rng.randrange(8)
-            case "set":
-                content[place] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
-            case "cut":
-                del content[place : place + length]
-            case "put":
-                content[place:place] = rng.randbytes(length)
-            case "twice":
-                content[place:place] = content[place : place + length]
-            case "end":
-                del content[place:]
+        part = content[place : place + length]
+        flipped = bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:]
+        changes = [flipped, flipped, b"", rng.randbytes(length), bytes(len(part)), part + part]
+        content[place : place + length] = rng.choice(changes)
+        if rng.random() < 0.15:
+            del content[place:]
         if not content:
             break
     return bytes(content)
@@ -190,7 +178,7 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     from dcgan.data import load
 
     (folder / "a/b").mkdir(parents=True)
-    path, good = folder / "a/b/set.zip", encoded(some_pixels(rng), "PNG")
+    path, good = folder / "a/b/set.zip", encode(some_pixels(rng))
     up, link = "../" * rng.randrange(1, 4), zipfile.ZipInfo("link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     outside = [f"{up}{CANARY}.png", f"x/{up}{CANARY}.png", f"..\\..\\{CANARY}.png"]
@@ -223,16 +211,16 @@ def hostile_zips(rng: Random, folder: Path) -> int:
 # --- Images ---------------------------------------------------------------------------------------
 
 
-FORMS: list[tuple[str, str, str | None, dict[str, object]]] = [
-    ("png", "PNG", None, {}),
+FORMS: list[tuple[str, str, str, dict[str, object]]] = [
+    ("png", "PNG", "RGB", {}),
     ("png", "PNG", "L", {}),
     ("png", "PNG", "P", {}),
     ("png", "PNG", "RGBA", {}),
-    ("bmp", "BMP", None, {}),
+    ("bmp", "BMP", "RGB", {}),
     ("bmp", "BMP", "P", {}),
-    ("webp", "WEBP", None, {"lossless": True}),
-    ("webp", "WEBP", None, {"quality": 80}),
-    ("jpg", "JPEG", None, {"quality": 90}),
+    ("webp", "WEBP", "RGB", {"lossless": True}),
+    ("webp", "WEBP", "RGB", {"quality": 80}),
+    ("jpg", "JPEG", "RGB", {"quality": 90}),
     ("jpeg", "JPEG", "L", {"progressive": True}),
 ]
 
@@ -245,12 +233,10 @@ def damaged_images(rng: Random, folder: Path) -> int:
 
     ending, form, mode, options = rng.choice(FORMS)
     source, count, zipped = folder / "set", 25, rng.random() < 0.3
-    files = {"a.png": encoded(some_pixels(rng), "PNG")}
-    files[f"b.{ending}"] = encoded(some_pixels(rng), form, mode, **options)
-    source.mkdir()
-    for name, content in files.items():
-        (source / name).write_bytes(content)
-    path = source / f"b.{ending}"
+    files = {"a.png": encode(some_pixels(rng))}
+    picture = Image.fromarray(some_pixels(rng)).convert(mode)
+    files[f"b.{ending}"] = encode(picture, form, **options)
+    path = write_files(source, files) / f"b.{ending}"
     if zipped:
         path = source = write_zip(folder / "set.zip", [*files.items()])
     whole, images = path.read_bytes(), load(str(source), folder)
@@ -288,15 +274,13 @@ def refusals(folder: Path) -> list[Refusal]:
     """Commands that cannot be done, on sources that are made in a folder."""
     rng = Random(0)
     images = {
-        "few": [encoded(some_pixels(rng), "PNG")] * 20,
-        "one": [encoded(some_pixels(rng), "PNG")],
-        "mixed": [encoded(some_pixels(rng, 16 + 16 * (i == 9)), "PNG") for i in range(600)],
-        "damaged": [encoded(some_pixels(rng), "PNG")[: 200 + 800 * (i != 9)] for i in range(600)],
+        "few": [encode(some_pixels(rng))] * 20,
+        "one": [encode(some_pixels(rng))],
+        "mixed": [encode(some_pixels(rng, 16 + 16 * (i == 9))) for i in range(600)],
+        "damaged": [encode(some_pixels(rng))[: 200 + 800 * (i != 9)] for i in range(600)],
     }
     for name, files in images.items():
-        (folder / name).mkdir()
-        for number, content in enumerate(files):
-            (folder / name / f"{number:03d}.png").write_bytes(content)
+        write_files(folder / name, {f"{i:03d}.png": content for i, content in enumerate(files)})
     (folder / "empty").mkdir()
     (folder / "text.zip").write_text("no zip")
     (folder / "file").write_text("")
@@ -405,9 +389,7 @@ def secrets(rng: Random, folder: Path) -> int:
     canaries: list[str] = []
     home, checkout = folder / f"home-{secret()}", folder / f"checkout-{secret()}"
     data = home / f"private-{secret()}" / "faces"
-    data.mkdir(parents=True)
-    for number in range(300):
-        (data / f"{number}.png").write_bytes(encoded(some_pixels(rng), "PNG"))
+    write_files(data, {f"{number}.png": encode(some_pixels(rng)) for number in range(300)})
     for name in ("dcgan", "eval", "experiments", "reports"):
         ignored = shutil.ignore_patterns("published", "__pycache__")
         shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
