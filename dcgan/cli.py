@@ -27,10 +27,7 @@ class BadInput(Exception):
 
 
 class Command(click.Command):
-    """A command that returns a Result; help keeps its indented lines.
-
-    It offers --json, but where it hands the terminal to another program.
-    """
+    """A command that returns a Result; it offers --json, but where it hands the terminal on."""
 
     def __init__(self, name: str | None, offers_json: bool = True, **attributes: Any) -> None:
         text = inspect.cleandoc(attributes["help"])
@@ -51,10 +48,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """The commands of one package, whose name it has.
-
-    `replaced`: what commands were called -> what is said of them now.
-    """
+    """The commands of one package; `replaced`: what commands were called -> what is said now."""
 
     command_class = Command
 

@@ -119,10 +119,7 @@ def shapes(count: int) -> Images:
 
 
 def canonical(name: str, pixels: np.ndarray, labels: np.ndarray, kind: str = "array") -> Images:
-    """Sort by content, so that one data set is one array however it was stored.
-
-    The first n images are therefore a random subset, the same whatever the source.
-    """
+    """Sort by content: one data set is one array, and its first n images are a random subset."""
     keys = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
     order = np.lexsort((labels, np.array(keys, "S32")))  # equal images by their labels
     pixels, labels = np.ascontiguousarray(pixels[order]), labels[order].astype(np.int64)
@@ -186,10 +183,7 @@ def keep(images: Images, cache: Path, resolution: int) -> None:
 
 
 def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
-    """What `keep` put into the cache; needs no source, and shares its memory with all who open it.
-
-    Raises BadData where it is missing or damaged; `load` and `keep` mend that.
-    """
+    """What `keep` put into the cache, in memory that all share; BadData where it is not whole."""
     path = cache / f"{sha256}-{resolution}.npy"
     try:
         about = json.loads(path.with_suffix(".json").read_text())
@@ -216,11 +210,7 @@ def _load_kept(cache: Path, key: str) -> Images | None:
 
 
 def of_classes(images: Images, classes: str, count: int | None = None) -> Images:
-    """The images of one class, by its number or CIFAR-10's name for it; all of them for `all`.
-
-    In their order, the first `count` of them, and under the SHA-256 of the whole set. BadData where
-    there are none.
-    """
+    """The first `count` images of a class, by number or CIFAR-10's name, or of `all`; BadData."""
     rows: slice | np.ndarray = slice(count)
     if classes != "all":
         known = CIFAR10 if images.sha256 in NAMES else []
@@ -249,11 +239,7 @@ def resize(images: Images, resolution: int) -> Images:
 
 
 def training_images(images: Images, classes: str, count: int, device: str) -> Tensor:
-    """The first `count` images that are of these classes, uint8 (N, H, W, 3), for `train_epoch`.
-
-    On a GPU where half of its free memory takes them; otherwise they stay where they are, and each
-    batch is copied.
-    """
+    """The first `count` images of these classes, on a GPU if half of its free memory takes them."""
     pixels = torch.from_numpy(of_classes(images, classes, count).pixels)
     if device != "cpu" and pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
         return pixels.to(device)
@@ -278,9 +264,6 @@ def round_to_uint8(levels: Tensor) -> Tensor:
 def signed_batches(
     pixels: Tensor, order: Tensor, batch: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """uint8 (N, H, W, 3), in this order -> float32 (B, 3, H, W) in [-1, 1], on the device.
-
-    They are channels last in memory.
-    """
+    """uint8 (N, H, W, 3), in this order -> (B, 3, H, W) in [-1, 1], channels last, on a device."""
     for index in order.to(pixels.device).split(batch):
         yield to_signed(pixels[index].to(device).permute(0, 3, 1, 2))

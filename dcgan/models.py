@@ -203,10 +203,7 @@ def load_generator(path: str) -> tuple[nn.Module, Config]:
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a network that was built on `meta` these tensors, as float32, no copies.
-
-    Raises ValueError with one line where a name or a shape is not the network's own.
-    """
+    """Give a network built on `meta` these tensors, as float32; ValueError if they do not fit."""
     try:
         net.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

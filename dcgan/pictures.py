@@ -89,10 +89,7 @@ def encode(pixels: np.ndarray) -> bytes:
 
 
 def png_grid(images: np.ndarray, columns: int, gap: int = 0) -> bytes:
-    """uint8 images (N, H, W, 3) in rows of `columns`, `gap` white pixels apart -> one PNG.
-
-    What the last row lacks is white.
-    """
+    """uint8 images (N, H, W, 3) in rows of `columns`, `gap` white pixels apart -> one PNG."""
     rows = -(-len(images) // columns)
     height, width = images.shape[1] + gap, images.shape[2] + gap
     cells = np.full((rows * columns, height, width, 3), 255, np.uint8)

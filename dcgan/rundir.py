@@ -89,10 +89,7 @@ def commit(run: Path, epoch: int, files: dict[str, bytes]) -> None:
 
 
 def place(target: Path, files: dict[str, bytes]) -> None:
-    """Make a folder of these files appear by one rename, and last once it is there.
-
-    It has their SHA256SUMS, or those that are among them.
-    """
+    """Make a folder of these files, and of their SHA256SUMS, appear by one rename, and last."""
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     staged = target.with_name(f".{target.name}")
     if staged.exists():
@@ -118,10 +115,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
-    """Write run.json, or check it where it stands: raises Differs with the keys and both values.
-
-    What stands there stays, but for a longer length; what it does not say is added.
-    """
+    """Write run.json, or add to it what it lacks; raises Differs with the keys and both values."""
     if differences := compare(run, description):
         raise Differs(f"{run}: {'; '.join(differences)}")
     path = run / "run.json"
@@ -137,10 +131,7 @@ def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
 
 
 def read_config(run: Path) -> Config:
-    """The config in run.json, with the defaults of fields that it was stored without.
-
-    Raises Damaged, also where it has fields that this version does not know.
-    """
+    """The config in run.json, with defaults for what it lacks; Damaged if it has other fields."""
     path = run / "run.json"
     try:
         return Config.model_validate(unseal(path)["config"])
@@ -231,10 +222,7 @@ def all_committed(run: Path) -> list[int]:
 
 
 def _check_epochs(run: Path) -> Iterator[int]:
-    """The epochs 1, 2, ...; raises Damaged at the first that is not as it was committed.
-
-    A run that was imported may lack its pictures.
-    """
+    """The epochs 1, 2, ... until Damaged is raised; an imported run may lack its pictures."""
     may_lack = (*PRUNABLE, SAMPLES) if has_records_only(run) else PRUNABLE
     names = (path.name for path in run.glob("epochs/[0-9]*"))
     for epoch in range(1, max(map(int, filter(str.isdecimal, names)), default=0) + 1):
@@ -255,10 +243,7 @@ def last_state(run: Path) -> tuple[int, bytes] | None:
 
 
 def has_records_only(run: Path) -> bool:
-    """Whether a run is an imported or published one, which cannot go on.
-
-    It has epochs, and neither a state nor a generator: one that was made here kept that of epoch 1.
-    """
+    """Whether a run was imported or published: it has epochs, and no state or generator."""
     return epoch_folder(run, 1).exists() and not any(kept(run, name) for name in PRUNABLE)
 
 
@@ -309,10 +294,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def owner_of(folder: Path) -> str | None:
-    """The process that owns a folder, by name; creates nothing.
-
-    Not seen is one of another machine, where file systems do not tell each other of their locks.
-    """
+    """The process that owns a folder, by name; one of another machine may not be seen."""
     try:
         with open(folder / "lock", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -215,11 +215,7 @@ def degraded_table(test: Images, real: Reference) -> tuple[Row, list[list[str]]]
 
 
 def damaged(test: Images, real: Reference) -> Iterator[tuple[str, float, Sample]]:
-    """Kind of damage, level, and images that have it, kind by kind.
-
-    Each kind starts with clean images, as many as in its other steps, so that within a kind only
-    the damage differs.
-    """
+    """Kind of damage, level, images that have it; each kind starts with as many clean ones."""
     pixels = torch.from_numpy(test.pixels).permute(0, 3, 1, 2)
     sample, total = see(pixels, real), len(pixels)
 

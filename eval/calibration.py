@@ -83,10 +83,7 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
 def calibrate(
     references: list[Reference], real: np.ndarray, held: HeldOut, config: Config
 ) -> dict[str, Any]:
-    """The content of calibration.json.
-
-    `real`: the reference images (N, H, W, 3) uint8; `config`: of the study's first arm.
-    """
+    """The content of calibration.json; `real`: the reference images, uint8 (N, H, W, 3)."""
     config, device = config.model_copy(update={"seed": 0}), references[0].extractor.device
     return {
         "held_out": held.source,
@@ -116,10 +113,7 @@ def is_current(stored: dict[str, Any], references: list[Reference], source: str)
 def sets(
     real: np.ndarray, held: HeldOut, config: Config, device: str
 ) -> Iterator[tuple[str, Tensor]]:
-    """The name and the images of each set, uint8 (N, 3, H, W) on the CPU.
-
-    Those of the generator have its own resolution, all others that of `real`.
-    """
+    """The name and the images of each set, uint8 (N, 3, H, W) on the CPU; G's have its own side."""
     count, side = config.score_images, real.shape[1]
     held_images = torch.from_numpy(held.pixels).permute(0, 3, 1, 2)
     yield "held-out", held_images

@@ -147,10 +147,7 @@ def train_and_write(
 
 
 def write_card(folder: Path, net: Classifier, about: dict[str, Any]) -> Path:
-    """Write the weights as safetensors, and beside them the card that says where they come from.
-
-    The card has the SHA-256 of the weights file, which every reader checks. Returns that file.
-    """
+    """Write the weights, and beside them the card that says where they come from."""
     path = folder / f"{NAME}.safetensors"
     data = save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
     parameters = sum(p.numel() for p in net.parameters())

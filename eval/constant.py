@@ -63,11 +63,7 @@ def layers(G: nn.Module) -> dict[str, nn.Module]:
 @torch.no_grad()
 @matmul_precision("fp32")
 def spreads(G: nn.Module, z: Tensor) -> dict[str, Tensor]:
-    """How much each feature varies over z (N, latent_size): layer -> (features,) float64, the CPU.
-
-    The root of the variance over samples, averaged over positions. G, in eval mode, is on z's
-    device.
-    """
+    """How much each feature varies over z (N, latent_size): layer -> (features,) float64."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers(G)}
     hooks = [
         layer.register_forward_hook(lambda _, __, output, kept=outputs[name]: kept.append(output))

@@ -48,10 +48,7 @@ class Extractor:
 
     @torch.no_grad()
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, features) and logits (N, classes), float32 on the CPU, of uint8 images.
-
-        Images (N, 3, H, W) of any side, in float32 whatever the process trains in.
-        """
+        """Features (N, D) and logits (N, K), float32 on the CPU, of images, uint8 (N, 3, H, W)."""
         with matmul_precision("fp32"):
             parts = (part.contiguous().to(self.device) for part in images.split(BATCH))
             outputs = zip(*map(self.forward, parts), strict=True)
@@ -129,10 +126,7 @@ def lite0(device: str = "cpu", most: int = LITE0_IMAGES) -> Extractor:
 def inception(
     path: Path | None = None, device: str = "cpu", cache: Path | None = None
 ) -> Extractor:
-    """Inception 2015-12-05 as torch-fidelity builds it: pooled features and logits without bias.
-
-    `find_inception` says where the weights come from; raises NoWeights.
-    """
+    """Inception 2015-12-05 as torch-fidelity builds it: pooled features, logits; or NoWeights."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     # torch-fidelity unpickles what it is given: give it a file of our own with the same tensors.

@@ -51,10 +51,7 @@ def find_inception(path: Path | None = None, cache: Path | None = None) -> bytes
 
 
 def read_hashed(path: Path, sha256: str, setting: str = "") -> bytes:
-    """The bytes of a file, once their hash is the expected one; raises NoWeights.
-
-    `setting`: what named the file.
-    """
+    """The bytes of a file that `setting` named, if they have this hash; raises NoWeights."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -37,10 +37,7 @@ NOTES = [
 
 
 def analyse(run: FinishedRun, images: int) -> Result:
-    """How concentrated the responses of a run's D are to the first images it was trained on.
-
-    The picture: the images of the strongest features above their gradients, trained and untrained.
-    """
+    """How concentrated the responses of a run's D are to the first images it was trained on."""
     real = run.train(run.config.resolution).pixels[: run.config.images][:images]
     pixels = torch.from_numpy(real).permute(0, 3, 1, 2)
     networks = {"trained": run.discriminator(), "untrained": build(run.config)[1].to(run.device)}

@@ -38,10 +38,7 @@ OPERATIONS = (
 
 
 def analyse(run: FinishedRun, pairs: int) -> Result:
-    """Operations and speed of a run's networks with both heads, on the current threads.
-
-    Equal arguments give equal operations; the speeds are those of this moment.
-    """
+    """Operations and speed of a run's networks with both heads, on the current threads."""
     device, threads = run.device, torch.get_num_threads()
     configs = {head: run.config.model_copy(update={"head": head}) for head in HEADS}
     values = {f"operations_{head}": operations(config) for head, config in configs.items()}

@@ -47,10 +47,7 @@ Seen = dict[str, np.ndarray]
 
 
 def analyse(run: FinishedRun, n: int) -> Result:
-    """What is measured of `n` generated images of a run; the picture has the nearest ones.
-
-    BadInput on fewer held-out images.
-    """
+    """What is measured of `n` generated images, and the picture; BadInput on fewer to compare."""
     config, side, network, cache = run.config, run.side, run.classifier(), run.cache
     train, test = run.train(side), run.test(side)
     if len(test.pixels) < n:
@@ -78,10 +75,7 @@ def see(images: Tensor, real: Reference) -> Seen:
 
 
 def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], bytes]:
-    """What memorisation would change in generated images, and the picture.
-
-    The held-out ones are as many test images as there are generated ones.
-    """
+    """What memorisation would change, beside as many held-out images, and the picture."""
     values: dict[str, float] = {}
     apart, index = {}, {}  # of each generated image and its nearest training image, by space
     for space in made:

@@ -58,10 +58,7 @@ class Accuracy(NamedTuple):
 
 
 def analyse(run: FinishedRun, labels: int, draws: int) -> Result:
-    """The accuracies of SVMs on the features of a run's D and of the controls.
-
-    BadInput where the images do not give such draws.
-    """
+    """The accuracies of SVMs on the features of a run's D and of the controls; raises BadInput."""
     train, test, network = run.data, run.test_data, run.classifier()
     drawn = draw_labelled(train, test, labels, draws)
     sized = [resize(images, run.config.resolution) for images in (train, test)]

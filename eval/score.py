@@ -44,10 +44,7 @@ class Reference:
 
 
 def reestimated(G: nn.Module, config: Config, count: int) -> nn.Module:
-    """A copy of G whose BatchNorm has plain averages over at least `count` images of new noise.
-
-    They are taken over whole batches of the training's size, and over ten of these at least.
-    """
+    """A copy of G whose BatchNorm has averages over new noise: `count` images or ten batches."""
     G, device = copy.deepcopy(G), next(G.parameters()).device
     for layer in G.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -127,10 +124,7 @@ def see(images: Tensor, reference: Reference) -> Sample:
 def identities(
     reference: Reference, generated: int, resolution: int, batchnorm: str = "running"
 ) -> dict[str, dict[str, str | int]]:
-    """What each metric of `generated` images of `resolution` pixels a side is a measure of.
-
-    `batchnorm`: where the statistics of G's BatchNorm come from, a key of BATCHNORM.
-    """
+    """What each metric of so many images is a measure of; `batchnorm`: a key of BATCHNORM."""
     network = reference.extractor
     generated = min(generated, network.most or generated)
     real = {"all": reference.count, "as many": min(generated, reference.count), "none": 0}

@@ -81,10 +81,7 @@ def analyse(run: FinishedRun, pairs: int, steps: int) -> Result:
 
 
 def smoothness(run: FinishedRun, G: nn.Module, pairs: int, steps: int) -> Part:
-    """How even walks and their blends are; the rows: walks, each above its blend.
-
-    Pairs of equal images take no part.
-    """
+    """How even walks are, and blends of unequal images; the rows: walks, each above its blend."""
     start, end = run.noise("walks", 2 * pairs).split(pairs)
     z = walk(start, end, steps, run.config.latent)
     walked = generate(G, z.flatten(0, 1)).unflatten(0, z.shape[:2])
@@ -139,10 +136,7 @@ def measure(features: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def arithmetic(run: FinishedRun, G: nn.Module) -> Part:
-    """The shares of hits; the rows: bright A, dark A, dark B, and what became of them.
-
-    No values where too few images have a class.
-    """
+    """The shares of hits, if enough images have a class; the rows: the operands and the sums."""
     z = run.noise("walks exemplars", CANDIDATES)
     images = generate(G, z)
     named, brightness = describe(run, images)
