@@ -114,7 +114,7 @@ def run_all(
     at_work: dict[Any, Job] = {}
     failed: dict[str, str] = {}
     unmirrored: list[str] = []
-    with shown.bars:
+    with shown.rows:
         while waiting or at_work:
             # Start as many runs as there may be at a time.
             while waiting and len(at_work) < plan.max_parallel:

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a bar for each run at work on a terminal, else lines."""
+"""What a person sees while a study runs: on a terminal a row for each run at work, else lines."""
 
 import math
 import os
@@ -6,51 +6,46 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Rows
 
 MOST_LINES = 200  # about as many does a study of any size print where there is no terminal
 
 
 class Progress:
-    """How far a study is; shown while the block `with progress.bars` runs."""
+    """How far a study is; shown while the block `with progress.rows` runs."""
 
     def __init__(self, console: Console, epochs: int, done: int) -> None:
         # FORCE_COLOR makes a pipe a terminal to rich, and Jupyter, which sets this variable, may
         # have a terminal that only shows what it is sent, line by line.
         moves = console.file.isatty() and console.is_interactive
         moves = moves and "JPY_PARENT_PID" not in os.environ
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(8),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[numbers]}"),
-        )
-        self.bars = Bars(*columns, console=console, transient=True, disable=not moves)
+        name, numbers = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
+        columns = (name, MofNCompleteColumn(), TimeElapsedColumn(), numbers)  # fit 80 columns
+        self.rows = Rows(*columns, console=console, transient=True, disable=not moves)
         self.console = console
         self.epochs, self.done, self.before = epochs, done, done  # of all runs together
         self.began = time.monotonic()
-        self.total = self.bars.add_task("all", total=epochs, completed=done, numbers="epochs")
+        self.total = self.rows.add_task("all", total=epochs, completed=done, numbers="epochs")
         self.tasks: dict[str, TaskID] = {}  # of the runs at work
 
     def begin(self, run: str, epoch: int, epochs: int) -> None:
         """A run starts, of which so many epochs are committed."""
-        self.tasks[run] = self.bars.add_task(levels(run), total=epochs, completed=epoch, numbers="")
+        self.tasks[run] = self.rows.add_task(levels(run), total=epochs, completed=epoch, numbers="")
 
     def commit(self, run: str, epoch: int, epochs: int, numbers: str) -> None:
         """A run has committed an epoch; of lines the first, the last, and every nth."""
         self.done += 1
         nth = math.ceil(self.epochs / MOST_LINES)
         at_an_end = self.done in (self.before + 1, self.epochs)
-        if self.bars.disable and (at_an_end or self.done % nth == 0):
+        if self.rows.disable and (at_an_end or self.done % nth == 0):
             self._say(run, f"epoch {epoch}/{epochs}  {numbers}")
-        self.bars.update(self.tasks[run], completed=epoch, numbers=numbers)
-        self.bars.update(self.total, completed=self.done, numbers=left(self.seconds_left()))
+        self.rows.update(self.tasks[run], completed=epoch, numbers=numbers)
+        self.rows.update(self.total, completed=self.done, numbers=left(self.seconds_left()))
 
     def end(self, run: str, why: str | None = None) -> None:
         """A run has ended, and may have failed."""
-        self.bars.remove_task(self.tasks.pop(run))
+        self.rows.remove_task(self.tasks.pop(run))
         if why:
             self._say(run, f"failed: {why}")
 

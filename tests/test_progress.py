@@ -41,7 +41,7 @@ def shown_on(file, **environ):
     """What a study of one epoch prints there."""
     environ = {"TERM": "xterm-256color", **environ}
     shown = Progress(progress.console(file=file, width=80, height=24, _environ=environ), 4, 0)
-    with shown.bars:
+    with shown.rows:
         shown.begin(RUN, 0, 2)
         shown.commit(RUN, 1, 2, NUMBERS)
     return file.getvalue()
@@ -63,7 +63,7 @@ def test_what_cannot_move_a_cursor_gets_plain_lines(file, environ, monkeypatch):
     assert shown_on(file(), **environ) == line
 
 
-def test_a_terminal_gets_a_bar_for_all_and_for_each_run_at_work(monkeypatch):
+def test_a_terminal_gets_a_row_for_all_and_for_each_run_at_work(monkeypatch):
     monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     text = shown_on(Screen())
     assert "\x1b" in text
