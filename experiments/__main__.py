@@ -105,6 +105,7 @@ FEW = click.IntRange(1, 1_000)
 FILE = click.Path(dir_okay=False, path_type=Path)
 ARCHIVE = click.Path(exists=True, dir_okay=False, path_type=Path)
 PARTS = click.Choice(["training", "scoring", "epoch"])  # of bench
+ENGINES = click.Choice(["local", "ray"])
 
 
 # --- Training -------------------------------------------------------------------------------------
@@ -134,12 +135,7 @@ of_training = options(
     DEVICE,
     JOBS,
     threads_option("of each run, on which bits depend"),
-    click.option(
-        "--engine",
-        type=click.Choice(["local", "ray"]),
-        default="local",
-        help="processes of this machine, or Ray",
-    ),
+    option("--engine", None, "processes of this machine, or Ray", type=ENGINES, default="local"),
     option("--ray-address", "HOST:PORT", CLUSTER, envvar="RAY_ADDRESS"),
     option("--gpus-per-run", "X", PART, type=click.FloatRange(0, min_open=True), default=1.0),
     out_option("folder of studies and cache"),
@@ -249,7 +245,7 @@ def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
 def bench_machine(
     parts: tuple[str, ...], only: str | None, device: str | None, out: Path, **given: Any
 ) -> Result:
-    """Measure how fast this project is on this machine, in about ten minutes on two cores.
+    """Measure how fast this project is on this machine, in minutes.
 
       training   images a second at each scale; the loop of the tutorials on the
                  same networks

@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from dcgan.cli import BadInput, one_line
 from dcgan.config import Config, fault
@@ -237,7 +229,7 @@ Settings = Annotated[dict[str, Any], AfterValidator(_settable)]  # fields of Con
 class ScaleFile(BaseModel, extra="forbid"):
     """scales/*.yaml: how many seeds, and the fields of Config that make the scale."""
 
-    seeds: PositiveInt
+    seeds: int = Field(ge=1)
     config: Settings
 
 

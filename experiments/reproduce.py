@@ -35,7 +35,12 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
     new = to.joinpath(grid.stored(info).folder, *old.resolve().parts[-2:])
     if len(rundir.committed(new)) >= len(rundir.committed(old)):
         raise BadInput(f"--to {to}: holds this run already; name another folder")
-    _check_data(data, to / "cache", images)
+
+    from dcgan.data import load  # and with it PyTorch
+
+    if (here := load(data, to / "cache").sha256) != images["sha256"]:
+        sums = f"its SHA-256 is {here[:12]}..., that of the run's is {images['sha256'][:12]}..."
+        raise BadInput(f"--data {data or images['name']}: {sums}")
 
     # W&B has the run already, under this very id.
     os.environ["WANDB_MODE"] = "disabled"
@@ -45,16 +50,6 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
     print(f"\n{old} against {new}:\n{to_text(compared)}")
     unexplained = compared["differences"] and not compared["fingerprint"]
     return int(bool(unexplained)), done | {"made": new, **compared}
-
-
-def _check_data(source: str | None, cache: Path, about: dict[str, Any]) -> None:
-    """Refuse other images than those that a run was trained on."""
-    from dcgan.data import load
-
-    here, stored = load(source, cache).sha256, about["sha256"]
-    if here != stored:
-        sums = f"its SHA-256 is {here[:12]}..., that of the run's is {stored[:12]}..."
-        raise BadInput(f"--data {source or about['name']}: {sums}")
 
 
 def find(name: str, out: Path) -> Path:
