@@ -222,9 +222,10 @@ class Analysis(Study):
             for effect in self.partial_effects[at, where]:
                 if effect.factors == ["batch"] and where.partition("=")[0] in conditions:
                     steps = rows.groupby("batch")["steps"].median()
-                    low, high = (steps[level] for level in effect.levels["batch"])
-                    names = {"at": at, "where": where, "updates_low": low, "updates_high": high}
-                    table.append(names | effect_numbers(effect))
+                    row = {"at": at, "where": where}
+                    for end, level in zip(("low", "high"), effect.levels["batch"], strict=True):
+                        row |= {end: level, f"updates_{end}": steps[level]}
+                    table.append(row | effect_numbers(effect))
         return pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
 
     @cached_property
@@ -308,8 +309,8 @@ class Analysis(Study):
         """The components of the variance of the logarithm, over all arms and in each.
 
         Columns: `where`; `arms`, `seeds`, `epochs`, `eval_sets` (the sizes of the crossed design);
-        of each axis its component, which may be negative, and `<axis>_share`, of the sum of those
-        that are not. Empty without two sets at the same epochs.
+        of each axis its component, which may be negative; `total`, the sum of those that are not;
+        and of each axis `<axis>_share` of it. Empty without two sets at the same epochs.
         """
         cube = self._crossed()
         parts = {"all arms": cube} if len(self.arms) > 1 else {}
@@ -323,8 +324,9 @@ class Analysis(Study):
             if x.size
         )
         known = table.reindex(columns=AXES).clip(lower=0)
-        total = known.sum(axis=1).where(lambda x: x > 0)
-        return table.join(known.div(total, axis=0).add_suffix("_share")) if len(table) else table
+        total = known.sum(axis=1).rename("total")
+        shares = known.div(total.where(total > 0), axis=0).add_suffix("_share")
+        return table.join([total, shares]) if len(table) else table
 
     def _crossed(self) -> np.ndarray:
         """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""

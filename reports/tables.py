@@ -28,7 +28,7 @@ from reports.analysis import (
 )
 from reports.claims import Verdict
 from reports.records import PRIMARY, Study, calibrated
-from reports.statistics import AXES, VERDICT_SEEDS, Effect, Estimate, burn_in
+from reports.statistics import VERDICT_SEEDS, Effect, Estimate, burn_in
 
 INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 SCORES = ("last", "fidelity", "reestimated")  # tables at the last epoch
@@ -94,14 +94,14 @@ def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
     tables = [
         _named_arms(study),
         *(_effects(study, metric) for metric in study.last_effects),
-        _batches(study),
+        _table(study, "batch", study.batch_effects, [], _seed_notes(study.batch_effects)),
         *_scores(study),
         _agreement(study),
-        _losses(study),
+        _table(study, "losses", study.losses, _arm(study)),
         ledger(study, verdicts),
         *(_per_arm(study, x) for x in ("fluctuation", "selection", "ranks", "regret", "relapse")),
-        _shares(study),
-        _reach(study),
+        _table(study, "shares", study.shares),
+        _table(study, "reach", study.reach, _arm(study, seeds=False)),
         _layers(study),
         *(
             _analysis(study, name)
@@ -113,15 +113,18 @@ def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
 
 
 def _table(
-    study: Study,
+    study: Analysis,
     name: str,
     frame: pd.DataFrame,
-    columns: list[Column],
+    columns: Sequence[Column] = (),
     notes: Iterable[str] = (),
     metric: str = PRIMARY,
     **more: Sequence,
 ) -> Table:
-    """A table with its title and first notes from tables.yaml."""
+    """A table with title, first notes and last columns from tables.yaml.
+
+    A column there of which the frame has nothing is left out.
+    """
     epochs = int(study.plan["planned"].max())
     start = burn_in(epochs)
     facts = {
@@ -135,6 +138,10 @@ def _table(
     }
     texts = TEXTS[name.removesuffix(f"-{metric}")]
     title, *first = (text.format(**facts) for text in (texts["title"], *texts["notes"]))
+    for key, (heading, kind, *how) in texts.get("columns", {}).items():
+        if key in frame and frame[key].notna().any():
+            how = [_usual_decimals(study, metric) if x is None else x for x in how]
+            columns = [*columns, column(key, heading.format(**facts), kind, *how)]
     return Table(name, title, frame, columns, [*first, *notes], **{"metrics": [metric]} | more)
 
 
@@ -354,30 +361,45 @@ def percent_more(logarithm: float) -> float:
     return 100 * math.expm1(logarithm)
 
 
-def _text(key: str, heading: str = "", kind: str = "word") -> Column:
-    return Column(heading or key, lambda row: str(row[key]), kind)
+SCALES: dict[str, Callable[[float], float]] = {  # of a column in tables.yaml
+    "plain": float,
+    "percent": lambda x: 100 * x,
+    "exponential": np.exp,
+    "percent_sd": percent_sd,
+    "percent_more": percent_more,
+    "percent_above": lambda x: percent_more(max(x, 0.0)),  # a mean may be near 0, its interval not
+    "correlation": lambda x: min(max(x, -1.0), 1.0),
+}
 
 
-def _number(heading: str, key: str, decimals: int = 0, scale: float = 1) -> Column:
-    return Column(heading, lambda row: rounded(scale * row[key], decimals))
-
-
-def _interval(
-    heading: str, key: str, decimals: int, scale: Callable[[float], float] = float
+def column(
+    key: str, heading: str = "", kind: str = "word", how: int | str = 0, scale: str = "plain"
 ) -> Column:
-    ends = (key, f"{key}_low", f"{key}_high")
-    return Column(heading, lambda row: interval(*(scale(row[x]) for x in ends), decimals))
+    """A column that shows `key` of a row; see tables.yaml.
 
+    `how`: the decimals, or a text with keys of the row in braces.
+    """
 
-def _p(heading: str, key: str) -> Column:
-    return Column(heading, lambda row: p_value(row[key]))
+    def scaled(row: dict, *ends: str) -> list[float]:
+        return [SCALES[scale](row[key + end]) for end in ends]
+
+    cells: dict[str, Callable[[dict], str]] = {
+        "word": lambda row: str(row[key]),
+        "prose": lambda row: str(row[key]),
+        "number": lambda row: rounded(*scaled(row, ""), how),
+        "interval": lambda row: interval(*scaled(row, "", "_low", "_high"), how),
+        "spread": lambda row: spread(*scaled(row, "", "_sd"), how),
+        "p": lambda row: p_value(row[key]),
+    }
+    cell = (lambda row: how.format(**row)) if isinstance(how, str) else cells[kind]
+    return Column(heading or key, cell, kind if kind in ("word", "prose") else "number")
 
 
 def _arm(study: Analysis, *, seeds: bool = True) -> list[Column]:
     """A column for each factor, and for the number of seeds."""
     numeric = [x for x in study.factors if pd.api.types.is_numeric_dtype(study.plan[x])]
-    columns = [_text(x, kind="number" if x in numeric else "word") for x in study.factors]
-    return [*columns, _text("seeds", kind="number")] if seeds else columns
+    columns = [column(x, kind="number" if x in numeric else "word") for x in study.factors]
+    return [*columns, column("seeds", kind="number")] if seeds else columns
 
 
 # What stands under every table.
@@ -475,39 +497,15 @@ def _named_arms(study: Analysis) -> Table:
         for (arm, *_) in study.arms
         if arm in arms
     ]
-    return _table(study, "arms", pd.DataFrame(rows), [_text("arm"), _text("sets", kind="prose")])
+    return _table(study, "arms", pd.DataFrame(rows, columns=["arm", "sets"]))
 
 
 def _effects(study: Analysis, metric: str) -> Table:
     effects = study.last_effects[metric]
     frame, names = pd.DataFrame(map(effect_numbers, effects)), map(effect_text, effects)
     frame.insert(1, "name", list(names))
-    columns = [_text("name", "effect"), *_effect_columns(study, metric)]
-    columns.insert(-1, _p("p, Holm", "p_holm"))
     name = "effects" if metric == PRIMARY else f"effects-{metric}"
-    return _table(study, name, frame, columns, _seed_notes(frame), metric)
-
-
-def _batches(study: Analysis) -> Table:
-    frame = study.batch_effects
-    columns = [
-        Column("batch", lambda row: row["effect"].removeprefix("batch="), "word"),
-        Column("at", lambda row: f"equal {row['at']}", "word"),
-        _text("where", "arms"),
-        Column("updates", lambda row: f"{row['updates_high']:.0f} and {row['updates_low']:.0f}"),
-        *_effect_columns(study, PRIMARY),
-    ]
-    return _table(study, "batch", frame, columns, _seed_notes(frame))
-
-
-def _effect_columns(study: Analysis, metric: str) -> list[Column]:
-    return [
-        _interval("ratio (95 %)", "ratio", 3),
-        _interval("difference (95 %)", "difference", _usual_decimals(study, metric)),
-        _p("p, t", "p_t"),
-        _p("p, flip", "p_flip"),
-        _number("n", "n"),
-    ]
+    return _table(study, name, frame, [], _seed_notes(frame), metric)
 
 
 def _usual_decimals(study: Analysis, metric: str = PRIMARY) -> int:
@@ -547,16 +545,9 @@ def _scores(study: Analysis) -> list[Table]:
 
 
 def _agreement(study: Analysis) -> Table:
-    columns = [
-        Column("metric", lambda row: label(row["metric"]), "word"),
-        _number("epochs", "epochs"),
-        _number("all arms", "arms", 2),
-        _number("arms that have learnt", "learners", 2),
-        _number("epochs of a run", "runs", 2),
-        _number("lowest run", "lowest", 2),
-    ]
-    metrics = [PRIMARY, *study.agreement.get("metric", [])]
-    return _table(study, "agreement", study.agreement, columns, metrics=metrics)
+    judges = study.agreement.get("metric", pd.Series(dtype=str))
+    frame = study.agreement.assign(name=judges.map(label))
+    return _table(study, "agreement", frame, metrics=[PRIMARY, *judges])
 
 
 def _by_metric(
@@ -623,21 +614,21 @@ def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
     """Every claim with its verdict."""
     by_id = {verdict.claim.id: verdict for verdict in verdicts}
 
-    def column(heading: str, text: Callable[[Verdict], str], kind: str = "prose") -> Column:
-        return Column(heading, lambda row: text(by_id[row["id"]]), kind)
+    def told(heading: str, text: Callable[[Verdict], str]) -> Column:
+        return Column(heading, lambda row: text(by_id[row["id"]]), "prose")
 
     columns = [
-        _text("id"),
-        _text("claim", kind="prose"),
-        _text("verdict"),
-        column("estimate (95 % interval)", _claim_estimate, "number"),
+        column("id"),
+        column("claim", kind="prose"),
+        column("verdict"),
+        Column("estimate (95 % interval)", lambda row: _claim_estimate(by_id[row["id"]])),
     ]
     folded = [
-        _text("hypothesis"),
-        column("smallest effect of interest", lambda x: f"{x.claim.smallest:g}. {x.claim.reason}"),
-        _text("why", "verdict"),
-        column("p", lambda x: p_value(x.decisive_p)),
-        column("seeds", lambda x: str(x.n) if x.n else DASH),
+        column("hypothesis"),
+        told("smallest effect of interest", lambda x: f"{x.claim.smallest:g}. {x.claim.reason}"),
+        column("why", "verdict"),
+        told("p", lambda x: p_value(x.decisive_p)),
+        told("seeds", lambda x: str(x.n) if x.n else DASH),
     ]
     notes = _claims_history(study, verdicts)
     tested = [x.claim for x in verdicts if not math.isnan(x.decisive_p)]
@@ -699,73 +690,21 @@ def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
 # The tables: from epoch to epoch.
 
 
-SCALES: dict[str, Callable[[float], float]] = {  # of `means` in tables.yaml
-    "plain": float,
-    "exponential": np.exp,
-    "percent_sd": percent_sd,
-    "percent_more": percent_more,
-    "percent_above": lambda x: percent_more(max(x, 0.0)),  # a mean may be near 0, its interval not
-    "correlation": lambda x: min(max(x, -1.0), 1.0),
-}
-
-
 def _per_arm(study: Analysis, name: str) -> Table:
     """Means over the seeds of each arm with their intervals; what was not measured is left out."""
-    runs, seeds = getattr(study, TEXTS[name]["of"]), study.plan["seed"].nunique()
-    means = {key: about for key, about in TEXTS[name]["means"].items() if runs[key].notna().any()}
-    frame = study.by_arm(runs.dropna(subset=[*means], how="all"), list(means))
-    usual = _usual_decimals(study)
-    cells = [
-        _interval(heading, key, usual if decimals is None else decimals, SCALES[scale])
-        for key, (heading, decimals, scale) in means.items()
-    ]
+    runs, means = getattr(study, name), [*TEXTS[name]["columns"]]
+    frame = study.by_arm(runs.dropna(subset=means, how="all"), means)
+    seeds = study.plan["seed"].nunique()
     notes = [*[INTERVALS] * (seeds > 1), *_few(seeds)]
-    return _table(study, name, frame if means else frame[:0], [*_arm(study), *cells], notes)
-
-
-def _losses(study: Analysis) -> Table:
-    columns = [
-        Column(text, lambda row, loss=loss: spread(row[loss], row[f"{loss}_sd"], 4))
-        for loss, text in LOSSES.items()
-    ]
-    columns.append(_number("lowest D step", "lowest", 4))
-    if study.losses["bound"].notna().any():
-        columns.append(_number("bound", "bound", 4))
-    return _table(study, "losses", study.losses, [*_arm(study), *columns])
-
-
-def _shares(study: Analysis) -> Table:
-    total = study.shares.reindex(columns=list(AXES)).clip(lower=0).sum(axis=1)
-    frame = study.shares.assign(sd=total.map(percent_sd))
-    sizes = ("arms", "seeds", "epochs", "eval_sets")
-    columns = [
-        _text("where"),
-        Column(" × ".join(sizes), lambda row: " × ".join(str(row[name]) for name in sizes)),
-        *(_number(f"{axis}, %", f"{axis}_share", 0, scale=100) for axis in AXES),
-        _number("SD of all, %", "sd", 1),
-    ]
-    return _table(study, "shares", frame, columns)
-
-
-def _reach(study: Analysis) -> Table:
-    columns = [
-        *_arm(study, seeds=False),
-        _number(PRIMARY, "threshold"),
-        Column("runs that reach it", lambda row: f"{row['reached']} of {row['runs']}"),
-        _number("images", "images"),
-        _number("updates", "steps"),
-    ]
-    return _table(study, "reach", study.reach, columns)
+    return _table(study, name, frame, _arm(study), notes)
 
 
 def _layers(study: Analysis) -> Table:
     """The layers of the first arm's networks, and how many parameters each network has."""
     frame = pd.DataFrame(networks.layers(study.config) if study.config.model == "dcgan" else [])
-    columns = [_text(x) for x in ("network", "layer", "output")]
-    columns.append(_number("parameters", "parameters"))
     totals = frame.groupby("network", sort=False)["parameters"].sum() if len(frame) else pd.Series()
     below = [[f"{name} in all", rounded(total, 0)] for name, total in totals.items()]
-    return _table(study, "layers", frame, columns, metrics=[], below=below)
+    return _table(study, "layers", frame, metrics=[], below=below)
 
 
 # The tables: what `python -m eval` measured.
@@ -783,7 +722,7 @@ def _analysis(study: Analysis, name: str) -> Table:
     notes = [*dict.fromkeys(note for result in runs.values() for note in result["notes"])]
     numbers = pd.DataFrame({run: result["values"] for run, result in runs.items()}).T.astype(float)
     frame = pd.DataFrame({"number": list(titles), "title": list(titles.values())})
-    columns = [_text("title", "number")]
+    columns = [column("title", "number")]
     for arm in study.arms:
         rows = numbers.loc[numbers.index.isin(study.runs_of[arm]), list(titles)]
         if len(rows):
@@ -813,7 +752,7 @@ def _audit(study: Analysis) -> list[Table]:
     if audit is None:
         return []
     notes = [f"{audit['images']:,} images of {audit['run']} after epoch {audit['epoch']}."]
-    columns = [_text("question"), _text("answer", kind="prose")]
+    columns = [column("question"), column("answer", kind="prose")]
     tables = [_table(study, "audit", audit["answers"], columns, notes)]
     for table in audit["tables"]:
         frame = table["frame"]
@@ -826,7 +765,7 @@ def _audit(study: Analysis) -> list[Table]:
 def _audited(values: pd.Series, digits: int) -> Column:
     """Words and whole numbers as they are, others to so many digits."""
     if not pd.api.types.is_numeric_dtype(values):
-        return _text(values.name)
+        return column(values.name)
     if pd.api.types.is_integer_dtype(values):
-        return _number(values.name, values.name)
+        return column(values.name, kind="number")
     return Column(values.name, lambda row: significant(row[values.name], digits))
