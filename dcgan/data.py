@@ -68,7 +68,11 @@ def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
         split = split if kind == "cifar10" else ""
         with sources.opened(kind, path) as listing:
             key = _key(kind, path, split, listing)
-            images = _load_kept(cache, key) or _read(kind, path, split, listing)
+            try:
+                known = json.loads((cache / "sources" / f"{key}.json").read_text())
+                images = load_cached(cache, *known)
+            except (OSError, ValueError, TypeError, BadData):  # it is not there, or not whole
+                images = _read(kind, path, split, listing)
         about = {"name": _name(kind, path, split, images.sha256), "kind": kind, "key": key}
         if listing:
             about |= {"labels_from": listing.labels_from, "left_out": tuple(listing.left_out)}
@@ -195,15 +199,6 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
     if not whole:
         raise BadData(f"{path}: damaged; start again from the source")
     return Images(about["name"], about["kind"], pixels, labels, sha256)
-
-
-def _load_kept(cache: Path, key: str) -> Images | None:
-    """The data set that a source of this key was, if its array is still whole."""
-    try:
-        sha256, side = json.loads((cache / "sources" / f"{key}.json").read_text())
-        return load_cached(cache, sha256, side)
-    except (OSError, ValueError, BadData):
-        return None
 
 
 # --- Using images ---------------------------------------------------------------------------------

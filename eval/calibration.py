@@ -63,9 +63,8 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
     if test is not None:
         source, chosen, start = TEST, of_classes(test, config.classes), 0
         refused = f"{test.name} is no test split of {images.name}"
-        sides = [f"{x.pixels.shape[1]}x{x.pixels.shape[1]}" for x in (test, images)]
-        if sides[0] != sides[1]:
-            raise BadData(f"{refused}: they are {' and '.join(sides)}")
+        if test.pixels.shape[1:] != images.pixels.shape[1:]:
+            raise BadData(f"{refused}: their sides differ")
 
     every = range(start, len(chosen.pixels))
     new = (row for row in every if _digest(chosen.pixels[row]) not in seen)

@@ -189,11 +189,10 @@ def to_result(measured: dict[str, Accuracy], count: int) -> Result:
     rates = {kind: measured[kind].rates for kind in KINDS}
     rates["gain"] = rates["trained"] - rates["untrained"]
     for kind, of_draws in rates.items():
-        values[f"accuracy_{kind}_{count}"] = float(of_draws.mean())
-        titles[f"accuracy_{kind}_{count}"] = f"{kind}, {count}"
+        name, title = f"{kind}_{count}", f"{kind}, {count}"
+        values[f"accuracy_{name}"], titles[f"accuracy_{name}"] = float(of_draws.mean()), title
         if len(of_draws) > 1:
-            values[f"sd_{kind}_{count}"] = float(of_draws.std(ddof=1))
-            titles[f"sd_{kind}_{count}"] = f"SD {kind}, {count}"
+            values[f"sd_{name}"], titles[f"sd_{name}"] = float(of_draws.std(ddof=1)), f"SD {title}"
     svm = {
         f"{kind}_{count}": {"C": measured[kind].cost, "features": measured[kind].size}
         for kind in KINDS

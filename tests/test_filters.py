@@ -34,9 +34,6 @@ class TwoLayers(nn.Module):
         self.from_rgb, self.down = layer(first, activation), layer(second, activation)
 
 
-# --- The rule -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("kind", "slope"), [(nn.ReLU, 0.0), (partial(nn.LeakyReLU, 0.2), 0.2)])
 def test_the_guided_rule_by_hand(kind, slope):
     # The first hidden unit is active. The second is not, and a positive gradient comes to it. To
@@ -71,9 +68,6 @@ def test_each_feature_is_followed_from_the_images_and_places_where_it_is_stronge
     assert torch.equal(gradients, expected)
 
 
-# --- How concentrated -----------------------------------------------------------------------------
-
-
 def test_concentration_by_hand():
     for count in (20, 100, 1024):  # of 1024 pixels 51.2 are five percent
         constant, delta = np.full((1, count), 3.0), np.eye(count)[:2]
@@ -82,9 +76,6 @@ def test_concentration_by_hand():
     ladder = np.random.default_rng(0).permutation(np.arange(1.0, 101))[None]
     assert concentration(ladder) == pytest.approx((100 + 99 + 98 + 97 + 96) / 5050)
     assert concentration(ladder, share=0.015) == pytest.approx((100 + 99 / 2) / 5050)
-
-
-# --- Trained against untrained --------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -14,9 +14,6 @@ def gaussian(mean, covariance):
     return Moments(mean, scipy.linalg.sqrtm(covariance).real)
 
 
-# --- Fréchet distance -----------------------------------------------------------------------------
-
-
 def test_moments_are_mean_and_covariance():
     rng = np.random.default_rng(0)
     for count in (3, 40, 2 * BLOCK + 1):  # fewer rows than columns, more, more than one block
@@ -57,9 +54,6 @@ def test_distance_ignores_rotation_and_order_and_is_symmetric():
     )
 
 
-# --- Score ----------------------------------------------------------------------------------------
-
-
 def test_equal_predictions_score_one():
     logits = np.tile(np.random.default_rng(0).normal(size=10), (30, 1))
     assert score(np.zeros((30, 10))) == pytest.approx(1, abs=1e-14)
@@ -83,9 +77,6 @@ def test_splits_are_taken_in_order():
             score(logits, splits)
 
 
-# --- Kernel distance ------------------------------------------------------------------------------
-
-
 def test_kid_agrees_with_a_loop_over_pairs_of_unequal_sets(monkeypatch):
     monkeypatch.setattr(metrics, "BLOCK", 4)
     rng = np.random.default_rng(0)
@@ -101,8 +92,6 @@ def test_kid_agrees_with_a_loop_over_pairs_of_unequal_sets(monkeypatch):
     between = np.mean([kernel(a, b) for a, b in itertools.product(x, y)])
     assert kid(x, y) == pytest.approx(sum(within) - 2 * between, rel=1e-12)
 
-
-# --- Precision, recall, density, coverage ---------------------------------------------------------
 
 LINE = np.arange(4.0)[:, None] * 10  # 0, 10, 20, 30: with k = 1 every ball has radius 10
 
@@ -134,9 +123,6 @@ def test_neighbours_in_blocks_agree_with_plain_loops():
         "density": pytest.approx(inside.sum() / (k * len(fake)), rel=1e-12),
         "coverage": inside.any(axis=1).mean(),
     }
-
-
-# --- What has no number ---------------------------------------------------------------------------
 
 
 def test_too_few_rows_are_refused():

@@ -12,8 +12,6 @@ from eval import metrics, neighbours
 from eval.neighbours import compare, examine, nearest, see
 from eval.score import Reference
 
-# --- Distances ------------------------------------------------------------------------------------
-
 
 def test_the_nearest_row_is_found_in_every_block(monkeypatch):
     rng = np.random.default_rng(0)
@@ -48,9 +46,6 @@ def test_what_is_compared_by_hand():
     assert far == {"ratio": 2.0, "share": 0.0, "auc": 0.0}
     same = compare(np.zeros(3), np.zeros(4))
     assert (same["share"], same["auc"], np.isnan(same["ratio"])) == (0.0, 0.5, True)
-
-
-# --- A run ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

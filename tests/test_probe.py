@@ -45,9 +45,6 @@ def striped(count, classes, apart, seed=0):
     return canonical("striped", pixels.round().astype(np.uint8), labels)
 
 
-# --- D's features ---------------------------------------------------------------------------------
-
-
 def test_features_are_the_pooled_activations_of_every_layer():
     config = CONFIG.model_copy(update={"resolution": 32})
     D = build(config)[1].train()
@@ -83,9 +80,6 @@ def test_a_discriminator_that_sees_dots_beats_the_pixels():
     assert seen.rates.min() > 0.95
     assert 0.4 < raw.rates.min() <= raw.rates.max() < 0.8
     assert (seen.size, raw.size) == ((4 + 8) * 16, 768)
-
-
-# --- The SVMs -------------------------------------------------------------------------------------
 
 
 def labelled(labels):

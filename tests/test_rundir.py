@@ -2,8 +2,6 @@ import contextlib
 import errno
 import fcntl
 import itertools
-import json
-import math
 import os
 import shutil
 import socket
@@ -66,12 +64,6 @@ def flip(path, bit=5):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1 << bit
     path.write_bytes(data)
-
-
-def test_what_is_committed_is_read_back(run):
-    assert committed(run) == [1, 2, 3, 4]
-    assert read(epoch_folder(run, 2), RECORD) == b'{"epoch": 2}'
-    assert last_state(run) == (4, b"state 4")
 
 
 @pytest.mark.parametrize("name", [RECORD, TIMING, SAMPLES])
@@ -280,13 +272,6 @@ def test_a_folder_has_one_owner_who_is_named(tmp_path):
     process.wait()
     with owned(tmp_path):
         pass
-
-
-def test_json_keeps_full_precision_and_refuses_nan():
-    value = [0.1, 1 / 3, 5e-324, 1e308, 2**53 + 1]
-    assert json.loads(rundir.to_json(value)) == value
-    with pytest.raises(ValueError, match="JSON"):
-        rundir.to_json(math.nan)
 
 
 def test_an_owner_is_seen_without_a_lock_of_ones_own(tmp_path):
