@@ -149,11 +149,8 @@ def write_images() -> Callable[..., str]:
     """PNGs in a folder with a folder for each class: (folder, pixels, labels); returns its path."""
 
     def write(folder, pixels, labels):
-        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-            path = folder / f"{label}" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-        return str(folder)
+        names = [f"{label}/{number}.png" for number, label in enumerate(labels)]
+        return str(write_files(folder, dict(zip(names, map(encode, pixels), strict=True))))
 
     return write
 
@@ -395,9 +392,7 @@ def sample_grid(rng: np.random.Generator, resolution: int, quality: float) -> by
         grid[row, :, column] = np.where(disc[..., None], colours[0], colours[1])
     noise = rng.uniform(0, 1, grid.shape)
     pixels = (quality * grid + (1 - quality) * noise).reshape(4 * resolution, 8 * resolution, 3)
-    file = io.BytesIO()
-    Image.fromarray((pixels * 255).astype(np.uint8)).save(file, "png")
-    return file.getvalue()
+    return encode((pixels * 255).astype(np.uint8))
 
 
 def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: int) -> None:

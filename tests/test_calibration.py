@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from dcgan import rundir
 from dcgan.config import Config
@@ -171,7 +170,7 @@ def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, com
 # --- The command line -----------------------------------------------------------------------------
 
 
-def test_a_study_is_calibrated_once(tmp_path, monkeypatch):
+def test_a_study_is_calibrated_once(write_images, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr("experiments.study.report", lambda study: 0)
     words = ["ablation", "head=conv", "batch=512", "norm=none", "images=512", "epochs=1"]
@@ -185,12 +184,9 @@ def test_a_study_is_calibrated_once(tmp_path, monkeypatch):
     assert study.calibration.attrs["held_out"] == HALF
 
     # A test split that is named later takes the place of the second half.
-    place = tmp_path / "new"
-    place.mkdir()
-    for i, image in enumerate(shapes(400).pixels[-40:]):
-        Image.fromarray(image).save(place / f"{i}.png")
+    place = write_images(tmp_path / "new", shapes(400).pixels[-40:], ["."] * 40)
     other = [word.replace("head=conv", "head=avgpool") for word in words]
-    assert command.main([*other, "--test", str(place)]) == 0
+    assert command.main([*other, "--test", place]) == 0
     stored = rundir.unseal(path)
     assert (stored["held_out"], stored["held_out_images"], stored["images"]) == (TEST, 40, 200)
     for name in ("gaussian", "flat", "untrained"):
