@@ -117,11 +117,10 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
     """Images of z (N, latent_size), on any device: uint8 (N, 3, H, W) on the CPU.
 
     In eval mode, so with BatchNorm's running statistics, and in float32, whatever the training is
-    in; every module's mode is put back, and neither buffers nor random streams are touched.
+    in; the mode is put back, and neither buffers nor random streams are touched.
     FloatingPointError where an image is not finite.
     """
-    device, images = next(G.parameters()).device, []
-    modes = {module: module.training for module in G.modules()}
+    device, images, training = next(G.parameters()).device, [], G.training
     G.eval()
     try:
         with matmul_precision("fp32"):
@@ -131,8 +130,7 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
                     raise FloatingPointError("the generator's images are not finite")
                 images.append(to_uint8(signed).cpu())
     finally:
-        for module, training in modes.items():
-            module.training = training
+        G.train(training)
     return torch.cat(images)
 
 

@@ -22,15 +22,13 @@ class Moments:
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Mean and factored covariance (with N - 1) of features (N, D); ValueError on fewer than two.
+    """Mean and factored covariance (with N - 1) of features (N, D).
 
     The factor is the R of a QR decomposition of the centred rows over sqrt(N - 1), taken block by
     block, so that a covariance is never formed and its rank may be below D. The distance is biased
     upwards by about 1 / N.
     """
     count, size = features.shape
-    if count < 2:
-        raise ValueError(f"a covariance needs two rows of features at least, not {count}")
     mean = features.mean(axis=0, dtype=np.float64)
     factor = np.empty((0, size))
     step = max(4 * size, BLOCK)
@@ -57,14 +55,11 @@ def score(logits: np.ndarray, splits: int = 1) -> float:
     """exp of the mean KL(p(y|x) || p(y)) over logits (N, K), averaged over the splits.
 
     From 1 (every image alike) to K (certain and balanced). The rows are split in their order into
-    parts of N / splits; p(y) is each part's own. ValueError on more splits than rows. Salimans et
-    al., 2016, arXiv 1606.03498.
+    parts of N / splits; p(y) is each part's own. Salimans et al., 2016, arXiv 1606.03498.
     """
     from scipy.special import entr, log_softmax  # a third of a second
 
     count = len(logits)
-    if not 1 <= splits <= count:
-        raise ValueError(f"{count} rows cannot be split into {splits} parts")
     p = np.exp(log_softmax(logits.astype(np.float64), axis=1))
     parts = [p[i * count // splits : (i + 1) * count // splits] for i in range(splits)]
 
@@ -93,11 +88,8 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
     A ball around each point reaches to its k-th nearest neighbour on its own side, rim included.
     Precision: the share of fakes in a real ball; recall: of reals in a fake ball; density: real
     balls that a fake lies in, over k; coverage: the share of real balls with a fake in them.
-    ValueError where a side has not more than k rows. Kynkäänniemi et al., 2019, arXiv 1904.06991;
-    Naeem et al., 2020, arXiv 2002.09797.
+    Kynkäänniemi et al., 2019, arXiv 1904.06991; Naeem et al., 2020, arXiv 2002.09797.
     """
-    if min(len(real), len(fake)) <= k:
-        raise ValueError(f"neighbour {k} needs more rows than {min(len(real), len(fake))}")
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
 

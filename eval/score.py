@@ -101,7 +101,7 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
     """Every metric of generated images, uint8 (N, 3, H, W); None where it is not finite.
 
     The Fréchet distance uses the whole reference; the kernel distance and the neighbours use its
-    first N images. ValueError where there are too few images for a metric.
+    first N images.
     """
     scores: dict[str, float] = {}
     for reference in references:
