@@ -39,7 +39,7 @@ NAMES = {
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # a key of caches by what it is, not by its pixels
 class Images:
     """A data set in its canonical order: by the SHA-256 of each image."""
 
@@ -205,7 +205,7 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
 
 
 def of_classes(images: Images, classes: str, count: int | None = None) -> Images:
-    """The first `count` images of a class, by number or CIFAR-10's name, or of `all`; BadData."""
+    """The first `count` images of a class (number or CIFAR-10's name), or of `all`; or BadData."""
     rows: slice | np.ndarray = slice(count)
     if classes != "all":
         known = CIFAR10 if images.sha256 in NAMES else []

@@ -28,7 +28,7 @@ def prepare(
 ) -> tuple[Listing, list[int], list[str]]:
     """Put all pictures of a folder or a zip into a new zip, with `skip` but those that are refused.
 
-    What was read, the labels of the pictures in the zip, and what was refused, by name, and why.
+    Returns what was read, the labels of the pictures in the zip, and what was refused, and why.
     Raises BadData, and nothing is written then.
     """
     if not source.exists():

@@ -243,9 +243,7 @@ def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarr
             with warnings.catch_warnings(action="ignore"):  # an old numpy wrote them
                 images = CIFAR10(scratch_dir, train=split == "train")
         except RuntimeError as error:
-            raise BadData(
-                f"{path}: not torchvision's CIFAR-10, by the MD5s of its files"
-            ) from error
+            raise BadData(f"{path}: not torchvision's CIFAR-10, by its MD5s") from error
     return images.data, np.array(images.targets)
 
 

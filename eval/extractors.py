@@ -119,7 +119,7 @@ def lite0(device: str = "cpu") -> Extractor:
 def inception(
     path: Path | None = None, device: str = "cpu", cache: Path | None = None
 ) -> Extractor:
-    """Inception 2015-12-05 as torch-fidelity builds it: pooled features, logits; or NoWeights."""
+    """Inception 2015-12-05 as torch-fidelity builds it: features, logits; raises NoWeights."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     # torch-fidelity unpickles what it is given: give it a file of our own with the same tensors.
