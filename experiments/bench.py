@@ -40,6 +40,7 @@ from experiments.run import prepare
 
 Row = dict[str, Any]
 ONE = ("norm=none", "head=conv", "batch=128", "seed=0", "epochs=3")  # the run of `epoch`
+ROUNDS = 3
 ON_A_GPU = 32  # times as many images are trained on there
 
 # The networks that the tutorials' loop trains too, and the images that each speed is measured on.
@@ -59,10 +60,6 @@ class Bench:
     out: Path
     data: str = "shapes"  # the images of `epoch`
     quick: bool = False  # everything tiny: for tests
-
-    @property
-    def rounds(self) -> int:
-        return 2 if self.quick else 3
 
     def config(self, settings: dict[str, Any]) -> Config:
         """Networks to be trained; `images` are those that a CPU is given, a GPU gets more."""
@@ -101,12 +98,12 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def in_turn(ways: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, Row]:
+def in_turn(ways: dict[str, Callable[[], Any]], device: str) -> dict[str, Row]:
     """Of each way the median, and how many times as long as the first way it takes, in pairs."""
     for work in ways.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, work in ways.items():
             began = now(device)
             work()
@@ -133,7 +130,7 @@ def training(bench: Bench) -> list[Row]:
         if name in COMPARED:
             ways["tutorials'"] = tutorial_epoch(config, pixels, bench.device)
         with matmul_precision("fp32"):  # for the tutorials' loop, which sets nothing
-            rows = in_turn(ways, bench.rounds, bench.device)
+            rows = in_turn(ways, bench.device)
         for way, row in rows.items():
             speed = config.images / row["s"]
             table.append({"networks": name, "loop": way, "images/s": speed, **row})
@@ -220,7 +217,7 @@ def scoring(bench: Bench) -> list[Row]:
         "torchmetrics": partial(parity.by_torchmetrics, *theirs),
         "torch-fidelity": partial(parity.by_torch_fidelity, *theirs),
     }
-    rows = in_turn(ways, bench.rounds, bench.device)
+    rows = in_turn(ways, bench.device)
     return [{"scored by": way, "images/s": count / row["s"], **row} for way, row in rows.items()]
 
 

@@ -130,7 +130,8 @@ def run_all(
                 job, said = at_work.pop(task), outcome(task)
                 shown.end(job.name, said.get("failed"))
                 failed |= {job.name: said["failed"]} if "failed" in said else {}
-                unmirrored += [said["unmirrored"]] if "unmirrored" in said else []
+                if "unmirrored" in said:
+                    unmirrored.append(f"{job.name}: {said['unmirrored']}")
     if unmirrored:
         line = f"W&B: {len(unmirrored)} of {len(plan.jobs)} runs went on without a mirror, "
         line += f"which the same command makes: {unmirrored[0]}"

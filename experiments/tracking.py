@@ -72,7 +72,6 @@ class Destination:
 class Mirror:
     """What the training loop has of one run's mirror. None of its methods raises."""
 
-    name: str  # of the run, for people
     process: subprocess.Popen | None  # None where there is nothing to mirror
 
     def log(self, line: int | str) -> None:
@@ -94,10 +93,10 @@ class Mirror:
                 self.process.wait(END_SECONDS)
             self.process.kill()
             self.process.wait()
-            return f"{self.name}: no answer within {PATIENCE:g} s"
+            return f"no answer within {PATIENCE:g} s"
         os.set_blocking(self.process.stderr.fileno(), False)  # W&B's service may have it open
         why = _last_line(self.process.stderr.read() or b"") or f"exit {code}"
-        return f"{self.name}: {why}" if code else ""
+        return why if code else ""
 
 
 # --- Where runs go --------------------------------------------------------------------------------
@@ -177,11 +176,10 @@ def is_mirrored(run: Path, epoch: int) -> bool:
 
 def start(run: Path, mode: str) -> Mirror:
     """Begin to mirror a run: first its committed epochs, then those given to Mirror.log."""
-    name = f"{run.parent.name} {run.name}"
     if mode == "disabled":
-        return Mirror(name, None)
+        return Mirror(None)
     environ = os.environ | environment(run.parents[1]) | {"WANDB_MODE": mode}
-    return Mirror(name, _spawn(str(run.absolute()), environ, subprocess.DEVNULL))
+    return Mirror(_spawn(str(run.absolute()), environ, subprocess.DEVNULL))
 
 
 def _spawn(what: str, environ: dict[str, str], stdout: int) -> subprocess.Popen:
