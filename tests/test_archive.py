@@ -165,17 +165,6 @@ def test_records_of_a_longer_run_lengthen_it_and_those_of_a_shorter_one_add_noth
     assert set(records.load(tmp_path / "35" / made.name).plan["planned"]) == {5}
 
 
-def test_whole_seeds_have_a_file_each_and_together_are_the_study(made, packed, tmp_path):
-    for seed, pictures in {10: (), 2: None}.items():
-        archive.pack(made, tmp_path / f"{seed}.zip", seed, pictures)
-        names = {name.split("/")[1] for name in entries(tmp_path / f"{seed}.zip") if "/" in name}
-        assert names == {f"seed={seed}"}
-        study = archive.merge(tmp_path / f"{seed}.zip", tmp_path / "out").study
-    archive.merge(packed, tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert repacked(study, tmp_path / "again.zip") == packed.read_bytes()
-
-
 def test_a_seed_is_whole_once_all_of_its_runs_are_finished_and_measured(make_study, tmp_path):
     study = make_study(tmp_path, seeds=(2, 10), committed={f"{NONE}/seed=2": 2}, **GIVEN)
     assert archive.whole_seeds(study) == [10]

@@ -124,13 +124,9 @@ def test_printing_makes_nothing_and_what_cannot_be_made_is_refused(run, capsys, 
     for fact in (info["commit"], info["data"]["sha256"], f"torch {info['versions']['torch']}"):
         assert fact in out
     assert not (tmp_path / "x").exists()
-    refused = {
-        ("--to", str(run.parents[2])): f"--to {run.parents[2]}: holds this run already",
-        ("--to", str(tmp_path / "x"), "--data", str(tmp_path)): f"{tmp_path}: no images",
-    }
-    for words, line in refused.items():
-        assert experiments.main(["reproduce", str(run), *words]) == 2
-        assert capsys.readouterr().err.startswith(f"experiments: {line}")
+    words = ["reproduce", str(run), "--to", str(tmp_path / "x"), "--data", str(tmp_path)]
+    assert experiments.main(words) == 2
+    assert capsys.readouterr().err.startswith(f"experiments: {tmp_path}: no images")
 
 
 def test_the_first_column_that_differs_is_named_for_each_epoch(two):
