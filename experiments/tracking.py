@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -218,23 +219,18 @@ def _answer() -> None:
         mode, why, url = FORMER_MODES.get(settings.mode, settings.mode), "", ""
         settings.project = settings.project or PROJECT
         if mode == "online":
-            signal.signal(signal.SIGALRM, _give_up)
-            signal.setitimer(signal.ITIMER_REAL, ANSWER_SECONDS)
+            asked = ThreadPoolExecutor(1).submit(lambda: wandb.Api().default_entity)
             try:
-                entity = wandb.Api(timeout=int(ANSWER_SECONDS)).default_entity  # checks the key
+                entity = asked.result(ANSWER_SECONDS)  # the server has checked the key
                 settings.entity = settings.entity or entity
                 url = settings.project_url
             except Exception as error:  # of W&B's service and of the network, of no common kind
-                mode, why = "offline", f"{settings.base_url}: {one_line(error)}"
-            signal.setitimer(signal.ITIMER_REAL, 0)
+                said = one_line(error) or f"no answer within {ANSWER_SECONDS:g} s"
+                mode, why = "offline", f"{settings.base_url}: {said}"
         environ = {"MODE": mode, "BASE_URL": settings.base_url, "PROJECT": settings.project}
         environ |= {"ENTITY": settings.entity} if settings.entity else {}
         environ = {f"WANDB_{key}": value for key, value in environ.items()}
         print(json.dumps({"mode": mode, "why": why, "url": url, "environ": environ}), flush=True)
-
-
-def _give_up(*_: object) -> None:
-    raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")
 
 
 def _mirror_run(run: Path) -> None:
