@@ -104,7 +104,7 @@ SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 for a c
 FEW = click.IntRange(1, 1_000)
 FILE = click.Path(dir_okay=False, path_type=Path)
 ARCHIVE = click.Path(exists=True, dir_okay=False, path_type=Path)
-PARTS = click.Choice(["training", "scoring", "epoch"])  # of bench
+PARTS = click.Choice(["training", "scoring", "epoch", "commands"])  # of bench
 ENGINES = click.Choice(["local", "ray"])
 
 
@@ -238,7 +238,7 @@ def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
 @click.argument("parts", metavar="[PART]...", nargs=-1, type=PARTS)
 @option("--only", "PART", "this part, and those that follow; default: all", type=PARTS)
 @click.option("--quick", is_flag=True, help="everything tiny: do the parts work?")
-@option("--data", "DATA", "images of `epoch`", default="shapes")
+@option("--data", "DATA", "images of `epoch` and `commands`", default="shapes")
 @DEVICE
 @threads_option("of this process")
 @out_option("the record goes to OUT/bench")
@@ -251,6 +251,7 @@ def bench_machine(
                  same networks
       scoring    from images to scores; the same by torchmetrics, torch-fidelity
       epoch      where the time of an epoch goes
+      commands   what help, status, a plan and a report cost
 
     Prints a table for each and writes OUT/bench/DEVICE.json, with every single measurement. Other
     work on the machine spoils speeds, and ratios less.

@@ -9,6 +9,7 @@ the ratios of the pairs, beside the lowest and the highest.
 """
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -31,16 +32,18 @@ from dcgan import data, rundir
 from dcgan.config import Config
 from dcgan.data import Images
 from dcgan.models import build
+from dcgan.rundir import PUBLISHED
 from dcgan.train import matmul_precision, start, train_epoch
 from eval import parity
 from eval.extractors import classifier
 from eval.score import reference, score
-from experiments import grid, launch
+from experiments import archive, grid, launch
 from experiments.run import prepare
 
 Row = dict[str, Any]
 ONE = ("norm=none", "head=conv", "batch=128", "seed=0", "epochs=3")  # the run of `epoch`
 ROUNDS = 3
+STUDY = "ablation-cpu32"  # the published one of which `commands` reads the records
 ON_A_GPU = 32  # times as many images are trained on there
 
 # The networks that the tutorials' loop trains too, and the images that each speed is measured on.
@@ -58,7 +61,7 @@ class Bench:
     device: str
     threads: int
     out: Path
-    data: str = "shapes"  # the images of `epoch`
+    data: str = "shapes"  # the images of `epoch` and `commands`
     quick: bool = False  # everything tiny: for tests
 
     def config(self, settings: dict[str, Any]) -> Config:
@@ -246,10 +249,44 @@ def epoch(bench: Bench) -> list[Row]:
     return [{"part": name, "s": part, "share": part / whole} for name, part in seconds.items()]
 
 
+# --- Whole commands -------------------------------------------------------------------------------
+
+
+def commands(bench: Bench) -> list[Row]:
+    """CPU seconds of what a person waits for: medians of five, after one go that does not count.
+
+    `report` and `status` are of the published study.
+    """
+    with tempfile.TemporaryDirectory(dir=bench.out) as out:
+        for path in PUBLISHED.glob(f"{STUDY}/seed-*.zip"):
+            study = archive.merge(path, Path(out)).study
+        plan = ["experiments", "ablation", "--scale", "small", "--data", bench.data]
+        words = {
+            "help": ["experiments", "ablation", "--help"],
+            "status": ["experiments", "status", str(study)],
+            "plan": [*plan, "--device", bench.device, "--out", out, "--plan"],
+            "report": ["reports", "--from", str(study)],
+        }
+        goes = 2 if bench.quick else 6
+        taken = {name: [cpu_seconds(x) for _ in range(goes)][1:] for name, x in words.items()}
+    return [{"command": x, "s": statistics.median(y), "seconds": y} for x, y in taken.items()]
+
+
+def cpu_seconds(words: list[str]) -> float:
+    """What `python -m` and these words cost, without W&B; CalledProcessError where they fail."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environ = os.environ | {"WANDB_MODE": "disabled"}
+    command = [sys.executable, "-m", *words]
+    subprocess.run(command, env=environ, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "training": training,
     "scoring": scoring,
     "epoch": epoch,
+    "commands": commands,
 }
 
 

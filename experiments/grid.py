@@ -1,6 +1,7 @@
 """Which runs exist: factors x levels x seeds. Knows no torch."""
 
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -257,13 +258,19 @@ def _read(kind: str, name: str, schema: type) -> Any:
     return read(HERE / kind / f"{name}.yaml", schema)
 
 
+class Loader(yaml.CSafeLoader):
+    """YAML in which 2e-4 is a number, as it is in YAML 1.2."""
+
+
+EXPONENT = re.compile(r"[-+]?[0-9.]+e[-+]?[0-9]+$", re.IGNORECASE)
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, [*"-+.0123456789"])
+
+
 def read(path: Path, schema: Any) -> Any:
     """The content of a YAML file by its schema; raises BadInput with the key or the line."""
     name = "/".join(path.parts[-2:])
     try:
-        return TypeAdapter(schema).validate_python(
-            yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)
-        )
+        return TypeAdapter(schema).validate_python(yaml.load(path.read_text("utf-8"), Loader))
     except ValidationError as error:
         first = error.errors()[0]
         keys = "".join(f"{part}: " for part in first["loc"])

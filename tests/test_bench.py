@@ -127,6 +127,21 @@ def test_an_epoch_is_the_time_between_two_commits(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_commands_are_measured_on_the_published_study(quick, monkeypatch):
+    given = []
+
+    def imitate(words):
+        given.append(words)
+        folder = next((Path(x) for x in words if bench.STUDY in x), None)
+        assert folder is None or (folder / "study.json").is_file()
+        return float(len(given))
+
+    monkeypatch.setattr(bench, "cpu_seconds", imitate)
+    rows = {row["command"]: row["seconds"] for row in bench.commands(quick)}
+    assert rows == {"help": [2], "status": [4], "plan": [6], "report": [8]}
+    assert [words[-1] for words in given[::2]][::2] == ["--help", "--plan"]
+
+
 def test_only_the_parts_asked_for_are_measured_in_their_order(tmp_path, monkeypatch, capsys):
     made = {name: lambda bench, name=name: [{"what": name}] for name in bench.PARTS}
     monkeypatch.setattr(bench, "PARTS", made)

@@ -118,7 +118,7 @@ def test_a_file_is_refused_with_its_name_and_key_in_one_line(write, folder, text
 
 
 def test_a_scale_means_what_it_says(write):
-    write("scales", "seeds: 3\nconfig: {lr_g: 0.0002, norm: none, width: 8, latent: uniform}\n")
+    write("scales", "seeds: 3\nconfig: {lr_g: 2e-4, norm: none, width: 8, latent: uniform}\n")
     study = define("ablation", "mine")
     assert study.settings == {"lr_g": 2e-4, "norm": "none", "width": 8, "latent": "uniform"}
     assert study.seeds == [0, 1, 2]
