@@ -171,7 +171,7 @@ def size_tables(run: FinishedRun, G: nn.Module, real: Reference, count: int) -> 
         row |= {f"at {sizes[-1]}": last, "bias there": last - row["at infinity"]}
         limits.append(row)
     rows = [{"images": size, **row} for size, row in zip(sizes, measured, strict=True)]
-    note = f"Each row has images of its own; the reference is always the same {real.count}."
+    note = f"Each row has images of its own; the reference is always the same {len(real.features)}."
     limits_note = (
         f"A straight line against 1 / N through the {POINTS} sizes of the table before (Chong and "
         "Forsyth, arXiv 1911.07023). The bias of the finite reference stays in it. The kernel "
@@ -207,7 +207,7 @@ def degraded_table(test: Images, real: Reference) -> tuple[Row, list[list[str]]]
         "Noise: standard deviation in grey levels. Blur: standard deviation in pixels. Missing "
         "classes: how many of them. Repeated samples: how often each image is there.",
         f"Each kind begins with clean images, as many as in its other steps; the reference is "
-        f"{real.count} training images.",
+        f"{len(real.features)} training images.",
     ]
     if "missing classes" not in by_kind:
         notes.append("Missing classes were not tried: the held-out images have no labels.")

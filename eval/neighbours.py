@@ -62,7 +62,7 @@ def analyse(run: FinishedRun, n: int) -> Result:
         {"features": real.features, "pixels": pixels},
         {"features": held_out.features, "pixels": test.pixels},
     )
-    about = {"training": real.count, "side": side, "data_sha256": real.sha256}
+    about = {"training": len(pixels), "side": side, "data_sha256": real.sha256}
     about |= {"network": network.name, "network_sha256": network.sha256}
     return Result(values, TITLES, about, NOTES, picture)
 

@@ -35,9 +35,8 @@ class Reference:
     """The features of the real images that generated ones are compared with."""
 
     extractor: Extractor
-    features: np.ndarray  # (count, D) float32, in the canonical order of the images
+    features: np.ndarray  # (N, D) float32, in the canonical order of the images
     moments: Moments
-    count: int
     resolution: int  # pixels a side of the real images
     sha256: str  # of the data set
     split: str
@@ -89,7 +88,7 @@ def reference(
         with new_file(path) as file:
             file.write(hashlib.sha256(data).digest() + data)
     moments = Moments(arrays["mean"], arrays["factor"])
-    return Reference(extractor, arrays["features"], moments, count, resolution, data_sha256, split)
+    return Reference(extractor, arrays["features"], moments, resolution, data_sha256, split)
 
 
 def split_of(classes: str) -> str:
@@ -127,7 +126,8 @@ def identities(
     """What each metric of so many images is a measure of; `batchnorm`: a key of BATCHNORM."""
     network = reference.extractor
     generated = min(generated, network.most or generated)
-    real = {"all": reference.count, "as many": min(generated, reference.count), "none": 0}
+    known = len(reference.features)
+    real = {"all": known, "as many": min(generated, known), "none": 0}
     described = {}
     for name, metric in network.metrics.items():
         count, detail = real[metric.real], metric.detail.format(splits=network.splits)

@@ -53,9 +53,6 @@ def rows_of(pixels):
     return {image.tobytes() for image in pixels}
 
 
-# --- Held-out images ------------------------------------------------------------------------------
-
-
 def test_the_second_half_is_none_of_the_runs_images(drawn):
     result = held_out(drawn, None, CONFIG, 32)
     assert (result.source, result.seen, len(result.pixels)) == (HALF, 0, 200)
@@ -99,9 +96,6 @@ def test_a_class_is_calibrated_by_its_own_images(drawn):
     assert rows_of(result.pixels) <= rows_of(drawn.pixels[drawn.labels == 3])
 
 
-# --- The sets -------------------------------------------------------------------------------------
-
-
 def test_the_gaussian_has_the_mean_and_the_covariance_of_the_pixels():
     rng = np.random.default_rng(0)
     mixing = rng.normal(0, 3, (12, 12))
@@ -140,9 +134,6 @@ def test_the_untrained_generator_is_that_of_seed_0(real, held):
     assert dict(calibration.sets(real, held, wide, "cpu"))["untrained"].shape[-1] == 32
 
 
-# --- Scores ---------------------------------------------------------------------------------------
-
-
 def test_the_metrics_put_the_sets_in_order(made, compared):
     result = made
     assert [*result["rows"]] == [*CALIBRATION]
@@ -165,9 +156,6 @@ def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, com
     both = [*compared, dataclasses.replace(compared[0], extractor=more)]
     assert not calibration.is_current(result, both, HALF)
     assert not calibration.is_current({}, compared, HALF)
-
-
-# --- The command line -----------------------------------------------------------------------------
 
 
 def test_a_study_is_calibrated_once(write_images, tmp_path, monkeypatch):

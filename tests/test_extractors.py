@@ -32,9 +32,6 @@ def made_up(net):
     return net.eval()
 
 
-# --- The CIFAR-10 classifier ----------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def network():
     with torch.random.fork_rng(devices=[]):
@@ -96,9 +93,6 @@ def test_committed_weights_are_those_of_their_card():
     assert card["parameters"] == sum(p.numel() for p in Classifier().parameters())
     assert 0.91 <= card["accuracy"] < 1
     assert card["test_images"] == 10_000
-
-
-# --- Inception ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +192,6 @@ def test_download_is_checked_and_kept(tmp_path, monkeypatch):
     assert [path.name for path in cache.iterdir()] == [INCEPTION_FILES[0]]
     served.unlink()
     assert fetch.find_inception(cache=cache) == data  # from the cache
-
-
-# --- EfficientNet-Lite0 ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def test_what_is_compared_by_hand():
 def drawn(colours):
     """Drawings: 200 training images and 200 others."""
     pixels = shapes(400).pixels
-    real = Reference(colours, pixels, metrics.Moments(0, 0), 200, 32, "0" * 64, "train")
+    real = Reference(colours, pixels, metrics.Moments(0, 0), 32, "0" * 64, "train")
     return [see(as_tensor(pixels[start::2]), real) for start in (0, 1)]
 
 
@@ -92,7 +92,7 @@ def test_held_out_images_are_as_near_as_held_out_images(drawn):
 
 
 def test_larger_images_are_reduced_to_the_side_of_the_real_ones(colours):
-    real = Reference(colours, np.zeros((0, 6)), metrics.Moments(0, 0), 0, 32, "0" * 64, "train")
+    real = Reference(colours, np.zeros((0, 6)), metrics.Moments(0, 0), 32, "0" * 64, "train")
     large = see(torch.full((3, 3, 64, 64), 77, dtype=torch.uint8), real)
     assert (large["pixels"].shape, large["pixels"].dtype) == ((3, 32, 32, 3), np.uint8)
     assert (large["pixels"] == 77).all()

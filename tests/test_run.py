@@ -43,7 +43,7 @@ def seen_by(network):
     """A reference of sixty images for a network."""
     pixels = torch.randint(256, (60, 3, 16, 16), dtype=torch.uint8, generator=torch.manual_seed(1))
     features = network.extract(pixels)[0].numpy()
-    return Reference(network, features, moments(features), len(features), 16, "a" * 64, "train")
+    return Reference(network, features, moments(features), 16, "a" * 64, "train")
 
 
 def state_after(epoch):

@@ -161,7 +161,7 @@ def test_real_images_are_never_enlarged_for_larger_generated_ones(colours, tmp_p
 
 def at(extractor, side, count=10_000):
     nothing = metrics.Moments(np.zeros(6), np.zeros((6, 6)))
-    return Reference(extractor, np.zeros((0, 6)), nothing, count, side, "a" * 64, "train")
+    return Reference(extractor, np.zeros((count, 6)), nothing, side, "a" * 64, "train")
 
 
 def test_identity_has_every_field(colours):

@@ -195,9 +195,6 @@ def test_a_cpu_has_no_tf32(pixels):
     assert train(TINY, pixels, 1) == train(TINY.model_copy(update={"precision": "tf32"}), pixels, 1)
 
 
-# --- Generating -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def generator():
     G = build(TINY)[0].train()

@@ -77,9 +77,6 @@ def isometry(size):
     return torch.linalg.qr(matrix).Q / 4
 
 
-# --- Paths ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("latent", ["normal", "uniform"])
 def test_a_walk_ends_where_it_should_and_its_steps_are_equal(latent):
     start, end = torch.randn(2, 5, 100, generator=torch.Generator().manual_seed(0))
@@ -100,9 +97,6 @@ def test_a_walk_ends_where_it_should_and_its_steps_are_equal(latent):
         step = 2 * radius * (angle / 14).sin()  # the chord of a seventh
     sizes = z.diff(dim=1).norm(dim=2)
     assert torch.allclose(sizes, step[:, None].expand(5, 7), rtol=1e-4)
-
-
-# --- How smooth -----------------------------------------------------------------------------------
 
 
 def test_a_linear_generator_walks_in_equal_steps(finished_run):
@@ -133,9 +127,6 @@ def test_a_generator_that_makes_one_image_has_no_steps(monkeypatch, finished_run
     result = analyse(finished_run(CONFIG, 3, SEEN, generator=Linear(torch.zeros(BLOCKS, 8))), 5, 4)
     assert result.about["pairs_moving"] == 0
     assert all(value is None or math.isnan(value) for value in result.values.values())
-
-
-# --- Arithmetic -----------------------------------------------------------------------------------
 
 
 def kinds(size):
