@@ -6,11 +6,11 @@ files    .png .bmp .webp .jpg .jpeg .jpe .jfif, read by the rules of dcgan.pictu
          hidden ones are left out, by name
 folders  linked ones are followed; a folder that is reached twice is refused. Of train/ beside test/
          (or val/) only train/ is read
-labels   of NVlabs' dataset.json, where there is one at the root; else the first folder below it is
-         the class, as in torchvision's ImageFolder. A folder that everything lies in is the root.
-         -1 for an image outside of any folder, and for all where dataset.json says null
-zip      a backslash in a name is a slash. Nothing is unpacked, and every damaged byte of an image
-         is refused: a zip has a checksum of each file
+labels   of NVlabs' dataset.json, where there is one; else the first folder below the root is the
+         class, as in torchvision's ImageFolder. A folder that everything lies in is the root. -1
+         for an image outside of any folder, and for all where dataset.json says null
+zip      a backslash in a name is a slash; no repeated names. Nothing is unpacked, and every damaged
+         byte of an image is refused: a zip has a checksum of each file
 """
 
 import hashlib
@@ -135,8 +135,10 @@ def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
     elif kind == "zip":
         try:
             with zipfile.ZipFile(path) as archive:
-                files = (entry for entry in archive.infolist() if not entry.is_dir())
+                files = [entry for entry in archive.infolist() if not entry.is_dir()]
                 entries = {entry.filename.replace("\\", "/"): entry for entry in files}
+                if len(entries) < len(files):
+                    raise BadData(f"{path}: {len(files) - len(entries)} names are there twice")
                 yield _list(path, [*entries], lambda name: archive.read(entries[name]))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise BadData(f"{path}: not a whole zip: {error}") from error
@@ -175,11 +177,12 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
         raise BadData(f"{source}: no images ({' '.join(ENDINGS)}) in this {where}")
 
     # dataset.json goes before folders, and of train/ beside test/ only train/ is read.
-    root, labelled = _class_root(names), "dataset.json"
-    if labelled not in files:
+    root, labelled = "", _find_dataset_json(files, names)
+    if not labelled:
+        root = _class_root(names)
         names = [name for name in names if name.startswith(root)]
-        labelled = f"{root}dataset.json"
-    if labelled in files:
+        labelled = _find_dataset_json(files, names)
+    if labelled:
         labels, labels_from = _listed_labels(source, labelled, names, read), "dataset.json"
     else:
         firsts = [name[len(root) :].rpartition("/")[0].partition("/")[0] for name in names]
@@ -188,6 +191,15 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
         labels_from = f"folders of {root}" if root else "folders"
     left_out = sorted({*files} - {*names, labelled})
     return Listing(source, names, labels, labels_from if labels.max() >= 0 else "", left_out, read)
+
+
+def _find_dataset_json(files: list[str], names: list[str]) -> str:
+    """The outermost dataset.json of a folder that all pictures lie in; "" where there is none."""
+    for name in sorted(files, key=len):
+        folder, slash, file = name.rpartition("/")
+        if file == "dataset.json" and all(x.startswith(folder + slash) for x in names):
+            return name
+    return ""
 
 
 def _class_root(names: list[str]) -> str:
@@ -217,8 +229,8 @@ def _listed_labels(
         listed = {root + name.replace("\\", "/"): label for name, label in pairs}
         if len(listed) < len(pairs):
             raise BadData(f"{len(pairs) - len(listed)} images are named twice")
-        if odd := sorted(listed.keys() ^ {*names}):
-            raise BadData(f"{odd[0]!r} is an image without a label, or the other way round")
+        for name in sorted(listed.keys() ^ {*names}):
+            raise BadData(f"{name!r} {'has no label' if name in names else 'is no image there'}")
     return np.array([listed[name] for name in names], dtype=np.int64)
 
 

@@ -72,11 +72,25 @@ def to_text(results: dict[str, dict[str, Any]]) -> str:
 
 def aligned(columns: list[str], rows: list[list[Any]]) -> str:
     """A table of text and numbers; columns that do not fit the terminal follow below."""
-    import pandas as pd  # half a second, which a plan does not need
+    cells = [columns, *([_cell(cell) for cell in row] for row in rows)]
+    names, *others = zip(*cells, strict=True)
+    free = shutil.get_terminal_size().columns - max(map(len, names))
+    blocks: list[list[tuple[str, ...]]] = [[]]
+    for column in others:
+        if sum(max(map(len, x)) + 2 for x in (*blocks[-1], column)) > free and blocks[-1]:
+            blocks.append([])
+        blocks[-1].append(column)
+    return "\n\n".join(_aligned([names, *block]) for block in blocks)
 
-    cells = [[_cell(cell) for cell in row] for row in rows]
-    frame = pd.DataFrame(cells, columns=pd.Index(columns, name=columns[0])).set_index(columns[0])
-    return frame.rename_axis(None).to_string(line_width=shutil.get_terminal_size().columns)
+
+def _aligned(columns: list[tuple[str, ...]]) -> str:
+    """Columns side by side, the first one set left and the others right."""
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for first, *rest in zip(*columns, strict=True):
+        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def _cell(cell: Any) -> str:

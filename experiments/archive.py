@@ -68,6 +68,8 @@ def pack(
         wanted = epochs if pictures is None else pictures
         paths += _files_of(folder, epochs, () if run.arm in pictured else wanted)
         pictured |= {run.arm} if epochs else set()
+        if (folder / EVAL_SETS).exists():
+            rundir.read(folder / EVAL_SETS, rundir.EVAL_SCORES)  # compares it with its sum
         if epochs and len(epochs) >= planned:
             last = rundir.epoch_folder(folder, epochs[-1]) / rundir.GENERATOR
             if digest := rundir.read_sums(last.parent).get(last.name):

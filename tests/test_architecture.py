@@ -43,6 +43,7 @@ MAY_IMPORT = {
     ),
     "experiments.status": (
         "dcgan.rundir",
+        "eval.metrics",
         "eval.results",
         "experiments.grid",
         "experiments.progress",

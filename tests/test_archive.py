@@ -92,6 +92,18 @@ def test_an_archive_has_records_and_the_pictures_of_the_lowest_seeds(made, packe
     }
 
 
+def test_what_is_damaged_is_not_packed(made, tmp_path):
+    copy = tmp_path / made.name
+    for name in ("run.json", "banks/scores.json"):
+        shutil.copytree(made, copy)
+        path = copy / NONE / "seed=2" / name
+        path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+        with pytest.raises(Damaged, match=f"seed=2/{name}"):
+            archive.pack(copy, tmp_path / "damaged.zip")
+        shutil.rmtree(copy)
+    assert not list(tmp_path.iterdir())
+
+
 # --- Merging --------------------------------------------------------------------------------------
 
 

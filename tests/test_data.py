@@ -171,6 +171,9 @@ def cases(files):
     yield renamed("top/{}".format), f"{ten} folders of top/"
     yield shards | {"dataset.json": listed}, f"{ten} dataset.json"
     yield in_top, f"{ten} dataset.json"
+    pairs = json.dumps({"labels": [[name.replace("/", "-"), int(name[5])] for name in files]})
+    flat = renamed(lambda name: f"top/{name.replace('/', '-')}")
+    yield flat | {"top/dataset.json": pairs.encode()}, f"{ten} dataset.json"
     yield shards | {"dataset.json": null}, "40 images, 40 without a label"
     left_out = ", ".join(sorted(test)[:5])
     yield (
@@ -225,6 +228,11 @@ def test_a_link_to_a_folder_that_is_read_already_is_refused(target, files, tmp_p
     assert refusal(source, cache) == f"{source}/other: a link to a folder that is read already"
 
 
+def test_a_name_that_is_twice_in_a_zip_is_refused(tmp_path, cache):
+    source = write_zip(tmp_path / "a.zip", {"a/1.png": GOOD, "a\\1.png": GOOD})
+    assert refusal(source, cache) == f"{source}: 1 names are there twice"
+
+
 # --- What is refused ------------------------------------------------------------------------------
 
 
@@ -253,10 +261,10 @@ def test_an_image_is_refused_by_name_with_the_reason(name, tmp_path, cache):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"labels": [["a.png", 0]]}', "'b.png' is an image without"),
+        ('{"labels": [["a.png", 0]]}', "'b.png' has no label"),
         (
             '{"labels": [["a.png", 0], ["b.png", 1], ["c.png", 1]]}',
-            "'c.png' is an image without",
+            "'c.png' is no image there",
         ),
         ('{"labels": [["a.png", 0], ["b.png", 1], ["a.png", 1]]}', "1 images are named twice"),
         ('{"labels": [["a.png", 0], ["b.png", true]]}', "labels.1.1=True: "),

@@ -55,4 +55,4 @@ def test_the_table_has_a_column_for_each_run_and_each_note_once(monkeypatch):
         "A sentence.",
         "B.",
     ]
-    assert "\n\nrun            3  \n" in to_text({"a" * 9: first, "b": first, "c": first})
+    assert "\n\nrun            3\n" in to_text({"a" * 9: first, "b": first, "c": first})
