@@ -6,6 +6,7 @@ A command is a function with click's options that returns a Result; its docstrin
 import inspect
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -115,6 +116,35 @@ def first_line(error: BaseException | None) -> str:
 def shown(message: str) -> str:
     """A text in one line, whatever is in it."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
+
+def aligned(columns: list[str], rows: list[list[Any]]) -> str:
+    """A table of text and numbers; columns that do not fit the terminal follow below."""
+    cells = [columns, *([_cell(cell) for cell in row] for row in rows)]
+    names, *others = zip(*cells, strict=True)
+    free = shutil.get_terminal_size().columns - max(map(len, names))
+    blocks: list[list[tuple[str, ...]]] = [[]]
+    for column in others:
+        if sum(max(map(len, x)) + 2 for x in (*blocks[-1], column)) > free and blocks[-1]:
+            blocks.append([])
+        blocks[-1].append(column)
+    return "\n\n".join(_aligned([names, *block]) for block in blocks)
+
+
+def _aligned(columns: list[tuple[str, ...]]) -> str:
+    """Columns side by side, the first one set left and the others right."""
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for first, *rest in zip(*columns, strict=True):
+        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(cell: Any) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def choose_device(wanted: str | None, gpus: int) -> str:

@@ -177,10 +177,14 @@ def read(folder: Path, name: str) -> bytes:
 def read_json(run: Path, epoch: int, name: str) -> Any:
     """The content of one committed JSON file; raises Damaged."""
     folder = epoch_folder(run, epoch)
+    return _parsed(folder / name, read(folder, name))
+
+
+def _parsed(path: Path, data: bytes) -> Any:
     try:
-        return json.loads(read(folder, name))
+        return json.loads(data)
     except ValueError as error:
-        raise Damaged(f"{folder / name}: {error}") from error
+        raise Damaged(f"{path}: {error}") from error
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -211,27 +215,38 @@ def committed(run: Path) -> list[int]:
     """The epochs 1, 2, ... up to the first whose files are not as they were committed."""
     epochs: list[int] = []
     with suppress(Damaged):
-        for epoch in _check_epochs(run):
+        for epoch, _ in _checked_epochs(run):
             epochs.append(epoch)
     return epochs
 
 
 def all_committed(run: Path) -> list[int]:
     """The epochs that are there; raises Damaged where one is not as it was committed."""
-    return [*_check_epochs(run)]
+    return [epoch for epoch, _ in _checked_epochs(run)]
 
 
-def _check_epochs(run: Path) -> Iterator[int]:
-    """The epochs 1, 2, ... until Damaged is raised; an imported run may lack its pictures."""
+def records(run: Path) -> Iterator[tuple[Any, Any]]:
+    """Record and timing of the epochs 1, 2, ...; Damaged at one that is not as it was committed."""
+    for epoch, files in _checked_epochs(run):
+        folder = epoch_folder(run, epoch)
+        record, timing = (_parsed(folder / name, files[name]) for name in (RECORD, TIMING))
+        yield record, timing
+
+
+def _checked_epochs(run: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
+    """The epochs 1, 2, ... and their files; Damaged at the first that is not as it was committed.
+
+    An imported run may lack its pictures.
+    """
     may_lack = (*PRUNABLE, SAMPLES) if has_records_only(run) else PRUNABLE
     names = (path.name for path in run.glob("epochs/[0-9]*"))
     for epoch in range(1, max(map(int, filter(str.isdecimal, names)), default=0) + 1):
         folder = epoch_folder(run, epoch)
-        sums = read_sums(folder)
+        sums, files = read_sums(folder), {}
         for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
             if name not in may_lack or (name == SAMPLES and (folder / name).exists()):
-                _read_checked(folder / name, sums)
-        yield epoch
+                files[name] = _read_checked(folder / name, sums)
+        yield epoch, files
 
 
 def last_state(run: Path) -> tuple[int, bytes] | None:

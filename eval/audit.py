@@ -23,13 +23,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import linregress
 from torch import Tensor, nn
 
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, aligned
 from dcgan.data import Images, of_classes, round_to_uint8, to_uint8
 from dcgan.models import channels_last
 from dcgan.train import AT_ONCE
 from eval.finished import FinishedRun, find_study
 from eval.metrics import Sample
-from eval.results import aligned
 from eval.score import BATCHNORM, Reference, identities, reestimated, reference, see, split_of
 
 SEED = 0  # of everything that is drawn here, z apart

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dcgan import rundir
+from dcgan.cli import aligned
 from dcgan.pictures import png_grid
 
 GAP = 2  # pixels between the images of a picture
@@ -68,35 +69,6 @@ def to_text(results: dict[str, dict[str, Any]]) -> str:
     notes = dict.fromkeys(note for result in results.values() for note in result["notes"])
     wrapped = [textwrap.fill(note, shutil.get_terminal_size().columns) for note in notes]
     return "\n".join([*runs, "", *table, *wrapped])
-
-
-def aligned(columns: list[str], rows: list[list[Any]]) -> str:
-    """A table of text and numbers; columns that do not fit the terminal follow below."""
-    cells = [columns, *([_cell(cell) for cell in row] for row in rows)]
-    names, *others = zip(*cells, strict=True)
-    free = shutil.get_terminal_size().columns - max(map(len, names))
-    blocks: list[list[tuple[str, ...]]] = [[]]
-    for column in others:
-        if sum(max(map(len, x)) + 2 for x in (*blocks[-1], column)) > free and blocks[-1]:
-            blocks.append([])
-        blocks[-1].append(column)
-    return "\n\n".join(_aligned([names, *block]) for block in blocks)
-
-
-def _aligned(columns: list[tuple[str, ...]]) -> str:
-    """Columns side by side, the first one set left and the others right."""
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for first, *rest in zip(*columns, strict=True):
-        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _cell(cell: Any) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def draw(rows: list[np.ndarray]) -> bytes:

@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from dcgan import rundir
-from eval.metrics import CALIBRATION
-from eval.results import aligned
+from dcgan.cli import aligned
 from experiments import grid, progress
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
@@ -60,26 +59,22 @@ def look(folder: Path) -> Status:
 
 
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
-    planned, seconds, scores, done, damage = run.config.epochs, None, {}, [], ""
+    planned, seconds, scores, damage = run.config.epochs, [], {}, ""
     owner = rundir.owner_of(folder)
     try:
-        done = rundir.committed(folder)
-        if rundir.epoch_folder(folder, len(done) + 1).exists():
-            damage = f"epoch {len(done) + 1} is not as it was committed"
-        if done:
-            timings = [rundir.read_json(folder, epoch, rundir.TIMING) for epoch in done]
-            seconds = fmean(x["train_seconds"] + x["score_seconds"] for x in timings)
-            scores = rundir.read_json(folder, done[-1], rundir.RECORD)["scores"]
-        if done or (folder / "run.json").exists():
+        for record, timing in rundir.records(folder):
+            seconds.append(timing["train_seconds"] + timing["score_seconds"])
+            scores = record["scores"]
+        if seconds or (folder / "run.json").exists():
             planned = rundir.read_config(folder).epochs
     except rundir.Damaged as error:
-        damage = str(error)
+        damage = str(error).removeprefix(f"{folder}/")
     except OSError as error:
         damage = f"{error.filename or folder}: {error.strerror}"
 
-    state, note = _state(folder, owner, len(done), planned, damage)
-    epoch = min(len(done), planned)
-    return RunStatus(run.arm, run.config.seed, state, epoch, planned, scores, seconds, note)
+    state, note = _state(folder, owner, len(seconds), planned, damage)
+    epoch, mean = min(len(seconds), planned), fmean(seconds) if seconds else None
+    return RunStatus(run.arm, run.config.seed, state, epoch, planned, scores, mean, note)
 
 
 def _state(
@@ -144,6 +139,8 @@ def to_text(status: Status) -> str:
 
 def scores_to_text(folder: Path) -> str:
     """The latest scores of every arm, and those of the calibration; "" without any."""
+    from eval.metrics import CALIBRATION  # and with it NumPy
+
     rows: dict[str, dict[str, float | None]] = {}
     for arm, runs in _by_arm(look(folder)).items():
         names = dict.fromkeys(name for run in runs for name in run.scores)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -96,7 +96,7 @@ def load(folder: Path) -> Study:
     begun = {run.relative_to(folder).as_posix(): rundir.unseal(run / "run.json") for run in runs}
     path = folder / rundir.CALIBRATION
     calibration = rundir.unseal(path) if path.is_file() else None
-    study = assemble(folder, info, begun, lambda name: _records(folder / name), calibration)
+    study = assemble(folder, info, begun, lambda run: rundir.records(folder / run), calibration)
     return replace(study, analyses=_analyses(study), audit=_audit(folder / AUDIT))
 
 
@@ -104,7 +104,7 @@ def assemble(
     folder: Path,
     info: dict[str, Any],
     begun: dict[str, dict[str, Any]],
-    records: Callable[[str], list[tuple[dict[str, Any], dict[str, Any]]]],
+    records: Callable[[str], Iterable[tuple[dict[str, Any], dict[str, Any]]]],
     calibration: dict[str, Any] | None = None,
 ) -> Study:
     """The study of these study.json, run.json by the run's folder, and calibration.json.
@@ -188,13 +188,6 @@ def _config(run: Path, stored: dict[str, Any]) -> dict[str, Any]:
     """A stored config with the defaults of the fields that it was stored without."""
     with _lacking(run / "run.json"):
         return Config.model_validate(stored).model_dump()
-
-
-def _records(run: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Record and timing of each committed epoch of a run."""
-    epochs = rundir.all_committed(run)
-    names = (rundir.RECORD, rundir.TIMING)
-    return [tuple(rundir.read_json(run, epoch, x) for x in names) for epoch in epochs]
 
 
 def _eval_sets(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:

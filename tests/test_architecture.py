@@ -42,9 +42,9 @@ MAY_IMPORT = {
         "experiments.tracking",
     ),
     "experiments.status": (
+        "dcgan.cli",
         "dcgan.rundir",
         "eval.metrics",
-        "eval.results",
         "experiments.grid",
         "experiments.progress",
     ),

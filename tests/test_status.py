@@ -51,7 +51,7 @@ def test_each_run_has_the_state_that_its_folder_shows(study):
     assert (result.epochs, result.epochs_done, result.owner) == (32, 17, None)
     notes = {run.state: run.note for run in result.runs}
     assert notes["failed"] == "ValueError: [b]no[/b]"
-    assert notes["damaged"] == "epoch 3 is not as it was committed"
+    assert notes["damaged"] == "epochs/0003/record.json: its SHA-256 is not the committed one"
     (stopped,) = (run for run in result.runs if run.state == "stopped")
     record = rundir.read_json(study / GOOD / "seed=1", 2, rundir.RECORD)
     assert stopped.scores["fd_cifar"] == record["scores"]["fd_cifar"]
@@ -144,7 +144,8 @@ def test_the_text_has_an_arm_a_row_and_a_line_for_what_is_not_well(study, monkey
         assert len(row) <= 80
     assert lines[-3:-1] == [
         f"failed    1/4  {BAD} seed=1: ValueError: [b]no[/b]",
-        f"damaged   2/4  {BAD} seed=2: epoch 3 is not as it was committed",
+        f"damaged   2/4  {BAD} seed=2: epochs/0003/record.json: its SHA-256 is not the "
+        "committed one",
     ]
     assert lines[-1] == f"stopped   2/4  {GOOD} seed=1"
 
