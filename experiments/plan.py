@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,12 +73,17 @@ def make_plan(
     imagenet = first.imagenet != "never" and extractors.has_lite0()
     common = (side, device, threads, inception, mode, imagenet)
     jobs = [Job(run.config, out / study.folder / run.folder, *common) for run in runs]
-    committed = {job: _committed(job) for job in jobs}
-    missing = [job for job, done in committed.items() if _is_missing(job, done)]
+    committed, missing = _look_at(jobs)
     seconds = _run_seconds(committed) / max_parallel
     disk = {run.arm: _disk(run.config) for run in runs}
     total = sum(disk[run.arm] for run in runs)
     return Plan(study, jobs, committed, missing, max_parallel, seconds, total)
+
+
+def look_again(plan: Plan) -> Plan:
+    """The plan once its folder is owned: another process may have gone on with it meanwhile."""
+    committed, missing = _look_at(plan.jobs)
+    return replace(plan, committed=committed, missing=missing)
 
 
 def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterable[str]:
@@ -131,6 +136,12 @@ def _check_images(runs: list[Run], images: Images) -> None:
         if wanted > count:
             few = f"{count:,} images of classes={config.classes}, {wanted:,} are needed"
             raise BadStudy(f"{images.name} has {few}")
+
+
+def _look_at(jobs: list[Job]) -> tuple[dict[Job, int], list[Job]]:
+    """The committed epochs of each run, and the runs that have something to do."""
+    committed = {job: _committed(job) for job in jobs}
+    return committed, [job for job, done in committed.items() if _is_missing(job, done)]
 
 
 def _committed(job: Job) -> int:

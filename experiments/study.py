@@ -77,6 +77,7 @@ def train(
 
     began, failed = time.monotonic(), {}
     with rundir.owned(made.folder):
+        made = plan.look_again(made)
         if made.missing:
             launch.prepare_study(made, images, test_images, held)
             failed = execute(made, console)

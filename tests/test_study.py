@@ -7,12 +7,14 @@ import csv
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dcgan import rundir
-from experiments import launch
+from experiments import launch, plan, study
+from experiments.__main__ import main
 from reports import records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +53,20 @@ def test_the_output_is_plain_lines_then_scores_then_commands_that_work(finished)
     assert all(f"\n{name} " in end for name in arms)
     assert end.endswith(f"  make sync STUDY={folder}\n")
     assert f"  make dashboard STUDY={folder}\n" in end
+
+
+def test_what_another_process_has_made_since_the_plan_is_not_run_again(finished, monkeypatch):
+    make_plan, words = plan.make_plan, ["--scale", "smoke", "--data", "shapes", "--device", "cpu"]
+
+    def make_stale_plan(*given):
+        made = make_plan(*given)
+        return replace(made, committed=dict.fromkeys(made.jobs, 0), missing=made.jobs)
+
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(plan, "make_plan", make_stale_plan)
+    monkeypatch.setattr(launch, "execute", lambda *_: pytest.fail("every run is finished"))
+    monkeypatch.setattr(study, "_finish", lambda *_: 0)
+    assert main(["ablation", *words, "--out", str(finished[1].parent)]) == 0
 
 
 def test_every_run_is_mirrored(finished, wandb_history, expected_history):
