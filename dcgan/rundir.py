@@ -336,11 +336,12 @@ def _last_owner(folder: Path) -> str:
 def _read(path: Path) -> bytes:
     """The bytes of a file; raises Damaged where it is missing, OSError where it is unreadable."""
     try:
-        with open(path, "rb") as file, _named(path):
+        with open(path, "rb") as file:
             return file.read()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
             raise Damaged(f"{path}: {error.strerror}") from error
+        error.filename = str(path)  # which a failing disk does not say
         raise
 
 
