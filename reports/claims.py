@@ -36,7 +36,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -52,6 +52,7 @@ from reports.statistics import Estimate, logarithm
 
 LEDGER = Path(__file__).with_name("claims.yaml")
 ALPHA = 0.05
+NONE_YET = partial(pd.Series, dtype=float)
 NONE, ABOVE, BELOW = range(3)  # the tests, in the order of their p values
 PILOT = 0  # the seed whose runs were looked at before the claims were written
 OPTIONS = ("loss", "versus", "epoch", "threshold", "clock")  # that only some measures have
@@ -96,7 +97,7 @@ SHARE = Scale("of runs", 3, shown=lambda excess: excess + 0.5)
 MORE = Scale("of runs beyond noise", 3)
 RANK = Scale("rank correlation", 2)
 POINTS = Scale("points", 2)
-STEP = Scale("lowest step of each seed", 4)
+STEP = Scale("lowest step of each run", 4)
 
 MEASURES = {
     "last": Measure(RATIO),
@@ -178,9 +179,8 @@ class Verdict:
     claim: Claim
     verdict: Word
     why: str = ""  # one short clause
-    values: pd.Series = field(
-        default_factory=lambda: pd.Series(dtype=float)
-    )  # by seed; no effect: 0
+    values: pd.Series = field(default_factory=NONE_YET)  # one a seed, by seed; no effect is 0
+    steps: pd.Series = field(default_factory=NONE_YET)  # of a bound the lowest of each run, by seed
     p: float = math.nan  # of the test that the verdict stands on; see `judge`
     p_holm: float = math.nan  # adjusted; NaN for a claim that is exploratory or not tested
     runs: list[str] = field(default_factory=list)  # the folders of the runs behind `values`
@@ -197,11 +197,11 @@ class Verdict:
 
     @cached_property
     def estimate(self) -> Estimate | None:
-        """The mean of the seeds as it is shown; of a bound the lowest and the highest seed."""
+        """The mean of the seeds as it is shown; of a bound the lowest and the highest run."""
         if not self.n:
             return None
         if self.claim.measure == "bound":
-            low, high = self.values.min(), self.values.max()
+            low, high = self.steps.min(), self.steps.max()
             return Estimate(low, low, high, math.nan, math.nan, self.n)
         mean = statistics.over_seeds(self.values)
         ends = {key: self.scale.shown(getattr(mean, key)) for key in ("value", "low", "high")}
@@ -251,10 +251,10 @@ def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tu
 
 def _without(verdict: Verdict, seed: int) -> Verdict:
     """The evidence without that of a seed; "inconclusive" until it is tested."""
-    values = verdict.values.drop(seed, errors="ignore")
+    values, steps = (x.drop(seed, errors="ignore") for x in (verdict.values, verdict.steps))
     word = verdict.verdict if verdict.verdict == "not testable" else "inconclusive"
     claim = verdict.claim.model_copy(update={"seeds": verdict.claim.seeds - 1})
-    return replace(verdict, claim=claim, verdict=word, values=values)
+    return replace(verdict, claim=claim, verdict=word, values=values, steps=steps)
 
 
 def _decide_all(verdicts: list[Verdict]) -> list[Verdict]:
@@ -288,8 +288,10 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
     # One number for each run; of the seeds in which none is missing the mean over cells.
     cells["value"] = cells["sign"] * cells["run"].map(_numbers(study, claim)).astype(float)
     whole = cells.pivot(index="seed", columns=["cell", "side", "level"], values="value").dropna()
-    mean = whole.sum(axis="columns") / cells["cell"].nunique()
-    values = whole.min(axis="columns") if claim.measure == "bound" else mean
+    values = whole.sum(axis="columns") / cells["cell"].nunique()
+    if claim.measure == "bound":  # which every step of every run is about, whole seed or not
+        steps = frame.groupby(["seed", "run"])[claim.metric].min().droplevel("run")
+        verdict = replace(verdict, steps=steps)
 
     lost = [f"; {run} has no number" for run in cells.loc[cells["value"].isna(), "run"]]
     why = untestable or f"{len(values)} of {claim.seeds} seeds{''.join(lost[:1])}"
@@ -342,7 +344,7 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
         "correlation": lambda: ended(study.ranks, loss),
         "strength": lambda: ended(study.ranks, loss).abs(),
         "choice": lambda: ended(study.regret, loss) - ended(study.regret, "last"),
-        "bound": lambda: study.frame.groupby("run")[metric].min(),
+        "bound": lambda: ended(study.frame, metric).groupby("run").min(),
         "points": lambda: 100 * (results[metric] - results.get(claim.versus, claim.versus)),
         "times": lambda: log(results[metric]) - log(results[claim.versus]),
     }

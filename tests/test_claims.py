@@ -395,6 +395,19 @@ def test_one_step_below_the_bound_refutes_it(step, seeds, verdict):
     assert np.isnan([result.p, result.p_holm]).all()
 
 
+def test_a_step_of_a_seed_that_is_not_whole_refutes_a_bound_too():
+    """Seed 1 lacks the last epoch of one arm, and the other arm went below the bound."""
+
+    def lowest(arm, seed, epoch):
+        return 0.6 if (arm["head"], seed) == ("conv", 1) else 0.75
+
+    study = simulate(HEADS | {"norm": ["batch"]}, seeds=3, d_loss_min=lowest)
+    lost = study.frame["run"].eq("norm=batch,head=avgpool,batch=128/seed=1")
+    frame = study.frame[~(lost & study.frame["epoch"].eq(2))]
+    result = judge(dataclasses.replace(study, frame=frame), "B1-bound")
+    assert (result.verdict, result.n, result.estimate.low) == ("refuted", 2, 0.6)
+
+
 @pytest.mark.parametrize(
     ("fluctuation", "noise", "verdict"),
     [(0.1, 0.03, "supported"), (0.0, 0.03, "equivalent"), (0.0, 0.4, "inconclusive")],
@@ -550,7 +563,7 @@ def test_the_ledger_says_all_of_it(monkeypatch):
     ends = [math.exp(math.log(1.5) + x * HALF * 0.1) for x in (-1, 1)]
     assert rows["B1-128"][3] == f"1.500 ({ends[0]:.3f} to {ends[1]:.3f}) times"
     assert (details["B1-128"]["seeds"], details["B1-128"]["verdict"]) == ("8", "higher, as claimed")
-    assert rows["B1-bound"][3] == "0.7000, lowest step of each seed"
+    assert rows["B1-bound"][3] == "0.7000, lowest step of each run"
     assert rows["B7"][3] == "–"
     assert not {"p", "seeds"} & details["B7"].keys()
     assert any("Exploratory" in note and "B1-interaction" in note for note in ledger.notes)
