@@ -118,6 +118,19 @@ def shown(message: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people: `45 s`, `7 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def left(seconds: float | None) -> str:
+    """The time left, for people."""
+    return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
+
+
 def aligned(columns: list[str], rows: list[list[Any]]) -> str:
     """A table of text and numbers; columns that do not fit the terminal follow below."""
     cells = [columns, *([_cell(cell) for cell in row] for row in rows)]

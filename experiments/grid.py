@@ -57,6 +57,12 @@ class Run:
         return f"{self.arm}/seed={self.config.seed}"
 
 
+def levels(name: str) -> str:
+    """An arm's or a run's name without those of the factors: `none,conv,128 seed=0`."""
+    arm, space, seed = name.partition(" ")
+    return ",".join(part.partition("=")[2] for part in arm.split(",")) + space + seed
+
+
 def names(kind: str) -> list[str]:
     """All "studies" or "scales"."""
     return sorted(path.stem for path in (HERE / kind).glob("*.yaml"))

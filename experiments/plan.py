@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dcgan import rundir
+from dcgan.cli import duration
 from dcgan.config import Config, is_milestone
 from dcgan.data import Images, describe, of_classes
 from dcgan.models import build, channels_last, discriminator, generator
@@ -18,7 +19,7 @@ from dcgan.train import State, train_epoch
 from eval import extractors, metrics
 from eval.classifier import FEATURES
 from eval.fetch import NoWeights, find_inception
-from experiments import grid, progress, tracking
+from experiments import grid, tracking
 from experiments.grid import BadStudy, Run, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 
@@ -97,7 +98,7 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
         "epochs": f"{plan.epochs} of {config.images:,} images; {plan.epochs_done} are done",
         "data": f"{images.name}, SHA-256 {images.sha256[:12]}, {describe(images)}",
         "device": f"{job.device}, {plan.max_parallel} runs at a time{engine}",
-        "time": f"about {progress.duration(plan.seconds)}",
+        "time": f"about {duration(plan.seconds)}",
         "disk": f"at most {plan.bytes / 1e6:,.0f} MB; {free / 1e9:,.0f} GB are free",
         "W&B": mode,
     }

@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Rows
 
+from dcgan.cli import left
+from experiments.grid import levels
+
 MOST_LINES = 200  # about as many does a study of any size print where there is no terminal
 
 
@@ -64,19 +67,6 @@ def console(**options: Any) -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True, **options)
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: `45 s`, `7 min`, `3 h 20 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def left(seconds: float | None) -> str:
-    """The time left, for people."""
-    return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
-
-
 def numbers(record: dict[str, Any], timing: dict[str, Any]) -> str:
     """The numbers of an epoch in one line."""
     scores = {key: record["scores"].get(key) for key in ("fid", "fd_cifar")}
@@ -84,9 +74,3 @@ def numbers(record: dict[str, Any], timing: dict[str, Any]) -> str:
     if record["status"] != "ok":
         parts.append(record["status"])
     return "  ".join([*parts, f"{timing['images_per_second']:.0f} images/s"])
-
-
-def levels(name: str) -> str:
-    """An arm's or a run's name without those of the factors: `none,conv,128 seed=0`."""
-    arm, space, seed = name.partition(" ")
-    return ",".join(part.partition("=")[2] for part in arm.split(",")) + space + seed

@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import nn
 
 from dcgan import rundir
-from dcgan.cli import Result, first_line
+from dcgan.cli import Result, duration, first_line
 from dcgan.models import channels_last, load_generator
 from experiments import launch, progress, signals
 from experiments.run import Job, fingerprint, measure, prepare, references
@@ -34,7 +34,7 @@ def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: 
     seconds = (sets - 1) * sum(timing["score_seconds"] for timing in timings) / max_parallel
     console.print(
         f"{len(lacking)} runs are to be scored, {(sets - 1) * len(kept)} times in all, "
-        f"in about {progress.duration(seconds)}; {counts['done']} are done, "
+        f"in about {duration(seconds)}; {counts['done']} are done, "
         f"{counts['unfinished']} are unfinished, {counts['without']} kept no generator."
     )
     failed: dict[str, str] = {}

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 from dcgan import rundir
-from dcgan.cli import aligned
-from experiments import grid, progress
+from dcgan.cli import aligned, left
+from experiments import grid
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
 METRICS = 5  # at most, in the order of the records: what 80 columns take
@@ -25,7 +25,7 @@ class RunStatus:
     epoch: int  # the last one that is committed
     epochs: int  # planned
     scores: dict[str, float | None]  # of that epoch; None where the run diverged
-    seconds: float | None  # of a committed epoch, on average: training and scoring
+    seconds: float | None  # of that epoch: training and scoring
     note: str  # who runs it, why it failed, what is damaged
 
 
@@ -59,22 +59,22 @@ def look(folder: Path) -> Status:
 
 
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
-    planned, seconds, scores, damage = run.config.epochs, [], {}, ""
-    owner = rundir.owner_of(folder)
+    planned, seconds, scores, damage = run.config.epochs, None, {}, ""
+    owner, epoch = rundir.owner_of(folder), max(rundir.kept(folder), default=0)
     try:
-        for record, timing in rundir.records(folder):
-            seconds.append(timing["train_seconds"] + timing["score_seconds"])
-            scores = record["scores"]
-        if seconds or (folder / "run.json").exists():
+        if epoch or (folder / "run.json").exists():
             planned = rundir.read_config(folder).epochs
+        if epoch:
+            timing = rundir.read_json(folder, epoch, rundir.TIMING)
+            seconds = timing["train_seconds"] + timing["score_seconds"]
+            scores = rundir.read_json(folder, epoch, rundir.RECORD)["scores"]
     except rundir.Damaged as error:
-        damage = str(error).removeprefix(f"{folder}/")
+        damage, epoch = str(error).removeprefix(f"{folder}/"), max(epoch - 1, 0)
     except OSError as error:
         damage = f"{error.filename or folder}: {error.strerror}"
-
-    state, note = _state(folder, owner, len(seconds), planned, damage)
-    epoch, mean = min(len(seconds), planned), fmean(seconds) if seconds else None
-    return RunStatus(run.arm, run.config.seed, state, epoch, planned, scores, mean, note)
+    state, note = _state(folder, owner, epoch, planned, damage)
+    done = min(epoch, planned)
+    return RunStatus(run.arm, run.config.seed, state, done, planned, scores, seconds, note)
 
 
 def _state(
@@ -116,7 +116,7 @@ def to_text(status: Status) -> str:
     line = f"{status.folder}: {status.states.get('done', 0)} of {len(status.runs)} runs done, "
     lines = [line + f"{status.epochs_done} of {status.epochs} epochs"]
     if status.epochs_done < status.epochs:
-        lines[0] += f", {progress.left(status.seconds_left)}"
+        lines[0] += f", {left(status.seconds_left)}"
         if not status.owner:
             lines.append("Nobody is at work on it; its own command goes on with it.")
     if status.owner:
@@ -127,7 +127,7 @@ def to_text(status: Status) -> str:
         counts = Counter(run.state for run in runs)
         epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
         states = [counts[state] or "" for state in status.states]
-        rows.append([progress.levels(arm), *states, epochs, _mean_score(runs, "fd_cifar")])
+        rows.append([grid.levels(arm), *states, epochs, _mean_score(runs, "fd_cifar")])
     lines += ["", aligned(["arm", *status.states, "epochs", "fd_cifar"], rows)]
     unusual = [run for run in status.runs if run.state not in ("done", "missing")]
     lines += [""] if unusual else []
@@ -144,7 +144,7 @@ def scores_to_text(folder: Path) -> str:
     rows: dict[str, dict[str, float | None]] = {}
     for arm, runs in _by_arm(look(folder)).items():
         names = dict.fromkeys(name for run in runs for name in run.scores)
-        rows[progress.levels(arm)] = {name: _mean_score(runs, name) for name in names}
+        rows[grid.levels(arm)] = {name: _mean_score(runs, name) for name in names}
     with suppress(rundir.Damaged, LookupError):
         calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
         rows |= {CALIBRATION.get(name, name): scores for name, scores in calibration.items()}

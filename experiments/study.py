@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from dcgan import rundir
-from dcgan.cli import BadInput, Result, choose_device
+from dcgan.cli import BadInput, Result, choose_device, duration
 from dcgan.config import Config
 from experiments import grid, progress, signals, status, tracking
 
@@ -83,7 +83,7 @@ def train(
             failed = execute(made, console)
     seconds = time.monotonic() - began
     finished = len(made.jobs) - len(failed)
-    console.print(f"{finished} of {len(made.jobs)} runs are done, in {progress.duration(seconds)}.")
+    console.print(f"{finished} of {len(made.jobs)} runs are done, in {duration(seconds)}.")
     code = _finish(console, made.folder, failed, to)
     done |= {"done": finished, "failed": failed, "seconds": seconds}
     return code, done | {"report": made.folder / "report" / "index.html"}

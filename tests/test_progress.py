@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from dcgan import cli
 from experiments import progress
 from experiments.progress import Progress
 
@@ -12,7 +13,7 @@ NUMBERS = "fd_cifar 12.3  812 images/s"
 
 
 def test_durations_and_numbers_in_one_line():
-    durations = [progress.duration(seconds) for seconds in (0, 89.4, 420, 12_000)]
+    durations = [cli.duration(seconds) for seconds in (0, 89.4, 420, 12_000)]
     assert durations == ["0 s", "89 s", "7 min", "3 h 20 min"]
     record = {"status": "ok", "scores": {"fd_cifar": 12.345, "cs_cifar": None, "kd_cifar": 1.0}}
     timing = {"images_per_second": 812.4}

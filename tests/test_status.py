@@ -11,7 +11,7 @@ import pytest
 
 from dcgan import rundir
 from experiments import __main__ as command
-from experiments import progress, status
+from experiments import grid, status
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 LATEST = ((0, 4), (1, 2), (3, 4))  # seeds of GOOD, and their last epochs
@@ -26,7 +26,7 @@ def study(make_study, tmp_path):
     (folder / BAD / "seed=1" / "error.txt").write_text(
         "Traceback:\n  f()\nValueError: [b]no[/b]\n\n"
     )
-    path = folder / BAD / "seed=2" / "epochs/0003" / rundir.RECORD
+    path = folder / BAD / "seed=2" / "epochs/0004" / rundir.RECORD
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     return folder
 
@@ -44,14 +44,14 @@ def test_each_run_has_the_state_that_its_folder_shows(study):
         (GOOD, 3): ("done", 4),
         (BAD, 0): ("done", 4),
         (BAD, 1): ("failed", 1),
-        (BAD, 2): ("damaged", 2),
+        (BAD, 2): ("damaged", 3),
         (BAD, 3): ("missing", 0),
     }
     assert result.states == {"done": 3, "failed": 1, "damaged": 1, "stopped": 1, "missing": 2}
-    assert (result.epochs, result.epochs_done, result.owner) == (32, 17, None)
+    assert (result.epochs, result.epochs_done, result.owner) == (32, 18, None)
     notes = {run.state: run.note for run in result.runs}
     assert notes["failed"] == "ValueError: [b]no[/b]"
-    assert notes["damaged"] == "epochs/0003/record.json: its SHA-256 is not the committed one"
+    assert notes["damaged"] == "epochs/0004/record.json: its SHA-256 is not the committed one"
     (stopped,) = (run for run in result.runs if run.state == "stopped")
     record = rundir.read_json(study / GOOD / "seed=1", 2, rundir.RECORD)
     assert stopped.scores["fd_cifar"] == record["scores"]["fd_cifar"]
@@ -88,9 +88,9 @@ def test_the_time_left_is_that_of_the_speed_of_run_arm_or_study(study):
         sums = {rundir.TIMING: hashlib.sha256(timing).hexdigest()}
         path.write_bytes(rundir.to_lines(rundir.read_sums(path.parent) | sums))
 
-    # Two places: of GOOD 2 + 4 + 4 epochs lack, of BAD 3 + 2 + 4.
+    # Two places: of GOOD 2 + 4 + 4 epochs lack, of BAD 3 + 1 + 4.
     shutil.rmtree(study / GOOD / "seed=3")
-    assert status.look(study).seconds_left == pytest.approx((10 * 2 + 9 * 10) / 2)
+    assert status.look(study).seconds_left == pytest.approx((10 * 2 + 8 * 10) / 2)
     for seed in (0, 1, 2):
         shutil.rmtree(study / BAD / f"seed={seed}")
     assert status.look(study).seconds_left == pytest.approx((10 * 2 + 16 * 2) / 2)
@@ -105,8 +105,8 @@ def test_the_time_left_is_that_of_the_speed_of_run_arm_or_study(study):
 
 def test_a_damaged_run_is_shown_and_hides_no_other(study):
     (study / GOOD / "seed=0" / "run.json").write_bytes(b"{}")
-    shutil.rmtree(study / GOOD / "seed=3/epochs/0001")
-    (study / GOOD / "seed=3/epochs/0001").write_text("a file where a folder should be")
+    shutil.rmtree(study / GOOD / "seed=3/epochs/0004")
+    (study / GOOD / "seed=3/epochs/0004/SHA256SUMS").mkdir(parents=True)
     result = status.look(study)
     assert states(result)[GOOD, 0][0] == states(result)[GOOD, 3][0] == "damaged"
     assert result.states["done"] == 1
@@ -128,23 +128,23 @@ def test_a_run_that_is_planned_for_longer_is_not_done(study):
     rundir.describe(run, {"config": longer})
     result = status.look(study)
     assert states(result)[GOOD, 0] == ("stopped", 4)
-    assert (result.epochs, result.epochs_done) == (34, 17)
+    assert (result.epochs, result.epochs_done) == (34, 18)
 
 
 def test_the_text_has_an_arm_a_row_and_a_line_for_what_is_not_well(study, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = status.to_text(status.look(study))
-    assert "3 of 8 runs done, 17 of 32 epochs" in text
+    assert "3 of 8 runs done, 18 of 32 epochs" in text
     lines = text.splitlines()
     (heads,) = (line.split() for line in lines if line.startswith("arm "))
     assert heads == ["arm", "done", "failed", "damaged", "stopped", "missing", "epochs", "fd_cifar"]
     for arm in (GOOD, BAD):
-        (row,) = (line for line in lines if line.startswith(f"{progress.levels(arm)} "))
+        (row,) = (line for line in lines if line.startswith(f"{grid.levels(arm)} "))
         assert re.search(r"/16 +\d+\.\d+$", row)
         assert len(row) <= 80
     assert lines[-3:-1] == [
         f"failed    1/4  {BAD} seed=1: ValueError: [b]no[/b]",
-        f"damaged   2/4  {BAD} seed=2: epochs/0003/record.json: its SHA-256 is not the "
+        f"damaged   3/4  {BAD} seed=2: epochs/0004/record.json: its SHA-256 is not the "
         "committed one",
     ]
     assert lines[-1] == f"stopped   2/4  {GOOD} seed=1"
