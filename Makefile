@@ -83,7 +83,7 @@ dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal das
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 	@$(RUN) experiments sync $(PLACE)
 
-workspace: setup ## build a workspace and a report on W&B for the newest study, or for STUDY
+workspace: setup ## build a workspace on W&B for the newest study, or for STUDY
 	@$(RUN) experiments workspace $(PLACE)
 
 publish: setup ## pack whole seeds of the newest study, or of STUDY, into reports/published

@@ -1,7 +1,4 @@
-"""A study's panels on W&B: a saved workspace and a report, both made from one list of sections.
-
-They are built and checked here, without an account; an account is needed to save them.
-"""
+"""A study's panels on W&B: a workspace, built here without an account, which saving it needs."""
 
 import json
 from pathlib import Path
@@ -23,78 +20,55 @@ from eval.metrics import lower_is_better
 from experiments import tracking
 
 NAMES = {"fd_cifar": "FD (CIFAR classifier)", "fid": "FID"}  # of the scores that open the page
-COLUMNS, HEIGHT = 2, 8  # of the panels in a section
-WIDTH = 24 // COLUMNS  # a report is 24 wide
 BY_ARM = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-
-Panels = tuple[str, str, list[Any]]  # a heading, a sentence under it, and the panels
 
 
 def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
-    """Build both, write them beside the study's runs, and save them if W&B is online."""
+    """Build the workspace, write it beside the study's runs, and save it if W&B is online."""
     project = to.environ.get("WANDB_PROJECT", tracking.PROJECT)
-    models = build(study, to.environ.get("WANDB_ENTITY", ""), project)
-    paths = [study / "wandb" / name for name in ("workspace.json", "report.json")]
-    for path, model in zip(paths, models, strict=True):
-        text = model._to_model().model_dump_json(by_alias=True, exclude_none=True)
-        rundir.replace(path, rundir.to_json(json.loads(text)))
-        print(f"wrote {path}")
+    workspace = build(study, to.environ.get("WANDB_ENTITY", ""), project)
+    path, url = study / "wandb" / "workspace.json", None
+    text = workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)
+    rundir.replace(path, rundir.to_json(json.loads(text)))
+    print(f"wrote {path}")
     if to.mode != "online":
-        print(f"W&B is {to.mode}: online, the same command saves them there. {to.why}".rstrip())
-        return 0, {"files": paths, "workspace": None, "report": None}
+        print(f"W&B is {to.mode}: online, the same command saves it there. {to.why}".rstrip())
+        return 0, {"file": path, "workspace": url}
     try:
-        workspace, report = (model.save().url for model in models)
+        url = workspace.save().url
     except Exception as error:  # of W&B's service and of the network, which are of no common kind
         raise BadInput(f"W&B: {one_line(error)}") from error
-    print(f"workspace {workspace}\nreport    {report}")
-    return 0, {"files": paths, "workspace": workspace, "report": report}
+    print(f"workspace {url}")
+    return 0, {"file": path, "workspace": url}
 
 
-def build(study: Path, entity: str, project: str) -> tuple[Workspace, Any]:
-    """The workspace and the report of a study. Raises rundir.Damaged."""
+def build(study: Path, entity: str, project: str) -> Workspace:
+    """The workspace of a study. Raises rundir.Damaged."""
     info = rundir.unseal(study / "study.json")
     stored = [rundir.unseal(path) for path in sorted(study.glob("*/*/run.json"))]
     scores = list(dict.fromkeys(name for run in stored for name in run["identities"]))
     facts = {"study": info["study"], "scale": info["scale"], "data": info["data"]["name"]}
-    filters = expr.And(*(expr.Config(key) == value for key, value in facts.items()))
     table = [f"summary:eval/{name}.{_best(name)}" for name in scores]
-    sections = _sections(scores)
-    workspace = Workspace(
+    layout = SectionLayoutSettings(columns=2, rows=2)
+    return Workspace(
         entity,
         project,
         name=study.name,
         sections=[
-            Section(
-                title,
-                panels=panels,
-                is_open=True,
-                layout_settings=SectionLayoutSettings(columns=COLUMNS, rows=2),
-            )
-            for title, _, panels in sections
+            Section(title, panels=panels, is_open=True, layout_settings=layout)
+            for title, panels in _sections(scores).items()
         ],
         settings=WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=RunsetSettings(
-            filters=filters,
+            filters=expr.And(*(expr.Config(key) == value for key, value in facts.items())),
             groupby=[expr.Metric("Group")],
             pinned_columns=["run:displayName", *table],
         ),
     )
-    runs = reports.Runset(  # of the report's own project
-        name=study.name, filters=filters, groupby=["group"], pinned_columns=table
-    )
-    report = reports.Report(
-        project,
-        entity,
-        title=f"DCGAN: {study.name}",
-        description=f"{len(stored)} runs on {info['data']['name']}, commit {info['commit']}.",
-        blocks=[block for section in sections for block in _blocks(*section, runs)],
-        width="fluid",
-    )
-    return workspace, report
 
 
-def _sections(scores: list[str]) -> list[Panels]:
-    """What is looked at, in this order; every key is one that the mirror logs."""
+def _sections(scores: list[str]) -> dict[str, list[Any]]:
+    """Heading -> panels of what is looked at, in this order; every key is one that is logged."""
     by_arm, fluctuation = [], []
     first = [name for name in NAMES if name in scores]
     for key in first:
@@ -116,27 +90,19 @@ def _sections(scores: list[str]) -> list[Panels]:
     samples = [reports.MediaBrowser(media_keys=["samples"], num_columns=2)]
     others = [_bands(f"eval/{name}", "epoch", name) for name in scores if name not in first]
     speed = _bands("time/images_per_second", "epoch", "Images a second")
-    return [
-        ("Scores by arm", "Lower is better. The band is the range over the seeds.", by_arm),
-        ("Fluctuation", "How far a run's score moves from epoch to epoch.", fluctuation),
-        ("Losses", "Against the real images that D was shown.", losses),
-        ("Samples", "The same noise through the generator at every epoch.", samples),
-        ("Other scores", "Of the same images.", others),
-        ("Runs", "Where they differ, and how fast they were.", [reports.RunComparer(), speed]),
-    ]
+    return {
+        "Scores by arm: lower is better, the band is the range over the seeds": by_arm,
+        "Fluctuation: how far a score moves from epoch to epoch": fluctuation,
+        "Losses, against the real images that D was shown": losses,
+        "Samples: the same noise at every epoch": samples,
+        "Other scores": others,
+        "Runs: where they differ, and how fast they were": [reports.RunComparer(), speed],
+    }
 
 
 def _bands(key: str, axis: str, title: str) -> Any:
     """A line for each arm, which is a group on W&B, with a band over its seeds."""
     return reports.LinePlot(title=title, x=axis, y=[key], max_runs_to_show=100, **BY_ARM)
-
-
-def _blocks(title: str, text: str, panels: list[Any], runs: Any) -> list[Any]:
-    """A section of the report: its panels in a grid, over the table of the runs."""
-    for number, panel in enumerate(panels):
-        row, column = divmod(number, COLUMNS)
-        panel.layout = reports.Layout(x=column * WIDTH, y=row * HEIGHT, w=WIDTH, h=HEIGHT)
-    return [reports.H2(title), reports.P(text), reports.PanelGrid(runsets=[runs], panels=panels)]
 
 
 def _best(score: str) -> str:

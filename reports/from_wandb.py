@@ -52,7 +52,7 @@ def offline(folder: Path) -> Iterator[Mirror]:
         runs = [entry["run"] for entry in entries if entry["type"] == "run"]
         saved = [path.parent / "files" / name for name in tracking.FILES]
         files = {file.name: file.read_text() for file in saved if file.exists()}
-        yield _mirror(str(path), runs[0]["config"]["update"] if runs else {}, rows, files)
+        yield Mirror(str(path), runs[0]["config"]["update"] if runs else {}, rows, files)
 
 
 def online(project: str) -> Iterator[Mirror]:
@@ -71,17 +71,9 @@ def online(project: str) -> Iterator[Mirror]:
                 saved = [file for file in run.files() if file.name in tracking.FILES]
                 files = {x.name: x.download(folder, replace=True).read() for x in saved}
                 rows = list(run.scan_history(use_cache=False))
-                yield _mirror(f"{project}/{run.id}", run.config, rows, files)
+                yield Mirror(f"{project}/{run.id}", run.config, rows, files)
     except Exception as error:  # of W&B's service and of the network, which are of no common kind
         raise NoStudy(f"{project}: W&B: {one_line(error)}") from error
-
-
-def _mirror(
-    label: str, config: dict[str, Any], rows: list[dict[str, Any]], files: dict[str, str]
-) -> Mirror:
-    """A run, whose files earlier versions of the project had in its config."""
-    texts = {name: config.get(name.replace(".", "_")) for name in tracking.FILES}
-    return Mirror(label, config, rows, {k: text for k, text in texts.items() if text} | files)
 
 
 def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Study:
@@ -110,8 +102,6 @@ def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Stud
 
 def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[Mirror]:
     """The runs of the named study; without a name there may be no others."""
-    # Earlier versions sent the report as a run, too.
-    mirrors = [mirror for mirror in mirrors if "report" not in mirror.config]
     names = [_study_name(mirror) for mirror in mirrors]
     known = sorted({*names} - {None})
     if not known:

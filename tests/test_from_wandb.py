@@ -152,23 +152,11 @@ def test_one_study_is_chosen_where_there_are_several(study, mirrors):
             from_wandb.load(runs, "p", name)
     check_same(from_wandb.load([*mirrors, *others], "p", NAME), records.load(study))
 
-    # The run that has the report of a study is passed over.
-    report = Mirror("p/report", {"report": NAME}, [], {})
-    check_same(from_wandb.load([*mirrors, report], "p"), records.load(study))
-
 
 def test_a_file_that_is_not_what_was_sent_is_refused(mirrors):
     mirrors[0].files["study.json"] = "{"
     with pytest.raises(rundir.Damaged, match=r"^p: .*study\.json.*$"):
         from_wandb.load(mirrors, "p")
-
-
-def test_a_mirror_of_an_earlier_version_has_its_files_in_the_config(mirrors):
-    config = {name.replace(".", "_"): text for name, text in mirrors[0].files.items()}
-    assert from_wandb._mirror("p", config, [], {}).files == mirrors[0].files
-
-
-# --- Online: an imitation of W&B's public API -----------------------------------------------------
 
 
 class Run:

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-from wandb_workspaces.reports.v2 import internal as report_internal
 from wandb_workspaces.workspaces import internal as workspace_internal
 
 from dcgan.cli import BadInput
@@ -27,10 +26,9 @@ def study(make_study, tmp_path_factory):
 
 @pytest.fixture
 def made(study):
-    """What would be sent to W&B: the workspace and the report."""
+    """What would be sent to W&B."""
     assert workspace.make(study, OFFLINE)[0] == 0
-    paths = [study / "wandb" / f"{name}.json" for name in ("workspace", "report")]
-    return [json.loads(path.read_bytes()) for path in paths]
+    return json.loads((study / "wandb" / "workspace.json").read_bytes())
 
 
 def panels(value):
@@ -58,50 +56,41 @@ def test_every_key_of_a_panel_is_logged(made, study, wandb_history, wandb_comman
     for name, value in state["summary"].items():
         ends = value if isinstance(value, dict) else []
         logged |= {f"{how}{name}.{end}" for end in ends for how in ("summary:", "summary_metrics.")}
-    for specification in made:
-        drawn = set().union(*map(keys, panels(specification)))
-        assert {"eval/fd_cifar", "eval/fid", "train/d_loss", "samples", "images"} <= drawn
-        assert drawn <= logged
+    drawn = set().union(*map(keys, panels(made)))
+    assert {"eval/fd_cifar", "eval/fid", "train/d_loss", "samples", "images"} <= drawn
+    assert drawn <= logged
     assert {"study", "scale", "data"} <= state["config"].keys()
 
 
 def test_the_scores_by_arm_have_bands_over_the_seeds(made):
-    for specification in made:
-        lines = [p["config"] for p in panels(specification) if p["viewType"].endswith("Line Plot")]
-        for score in ("eval/fd_cifar", "eval/fid"):
-            (line,) = (x for x in lines if x["metrics"] == [score] and x["aggregate"])
-            assert (line["groupArea"], line["groupBy"]) == ("minmax", "group")
+    lines = [p["config"] for p in panels(made) if p["viewType"].endswith("Line Plot")]
+    for score in ("eval/fd_cifar", "eval/fid"):
+        (line,) = (x for x in lines if x["metrics"] == [score] and x["aggregate"])
+        assert (line["groupArea"], line["groupBy"]) == ("minmax", "group")
 
 
-def test_wandbs_own_models_read_what_would_be_sent(made):
-    view = workspace_internal.View.model_validate(made[0])
+def test_wandbs_own_model_reads_what_would_be_sent(made):
+    view = workspace_internal.View.model_validate(made)
     assert len(view.spec.section.panel_bank_config.sections) == 6
-    report = report_internal.ReportViewspec.model_validate(made[1])
-    assert report.display_name == "DCGAN: ablation-small-shapes"
     for key, value in {"study": "ablation", "scale": "small", "data": "shapes"}.items():
         wanted = {"key": {"section": "config", "name": key}, "op": "=", "value": value}
-        assert all(json.dumps(wanted)[:-1] in json.dumps(specification) for specification in made)
+        assert json.dumps(wanted)[:-1] in json.dumps(made)
 
 
-def test_with_an_account_both_are_saved_and_a_failure_is_one_line(study, monkeypatch, capsys):
+def test_with_an_account_it_is_saved_and_a_failure_is_one_line(study, monkeypatch, capsys):
     assert workspace.make(study, OFFLINE)[0] == 0
-    assert capsys.readouterr().out.endswith("the same command saves them there. no key\n")
+    assert capsys.readouterr().out.endswith("the same command saves it there. no key\n")
 
-    # An imitation: what W&B itself does with them cannot be tried without an account.
+    # An imitation: what W&B itself does with it cannot be tried without an account.
     names = {"WANDB_ENTITY": "people", "WANDB_PROJECT": "p"}
     online = tracking.Destination("online", "", "https://example.org/people/p", names)
 
     def save(model):
-        kind = type(model).__name__
-        return SimpleNamespace(url=f"https://example.org/{model.entity}/{model.project}/{kind}")
+        return SimpleNamespace(url=f"https://example.org/{model.entity}/{model.project}")
 
-    for kind in (workspace.Workspace, workspace.reports.Report):
-        monkeypatch.setattr(kind, "save", save)
+    monkeypatch.setattr(workspace.Workspace, "save", save)
     assert workspace.make(study, online)[0] == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()[-2:]] == [
-        ["workspace", "https://example.org/people/p/Workspace"],
-        ["report", "https://example.org/people/p/Report"],
-    ]
+    assert capsys.readouterr().out.endswith("workspace https://example.org/people/p\n")
 
     def fail(model):
         raise WandbApiFailedError("the service\nfailed")
