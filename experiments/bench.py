@@ -1,4 +1,4 @@
-"""How fast this project is, and beside it the loops and libraries that are used elsewhere.
+"""How fast this project is, and beside it the loop that the tutorials use.
 
 Each part is a function that returns rows: medians, and in lists the single measurements. What is
 compared runs in turn, A B A B, after one go at each that does not count; a ratio is the median of
@@ -34,7 +34,6 @@ from dcgan.data import Images
 from dcgan.models import build
 from dcgan.rundir import PUBLISHED
 from dcgan.train import matmul_precision, start, train_epoch
-from eval import parity
 from eval.extractors import classifier
 from eval.score import reference, score
 from experiments import archive, grid, launch
@@ -204,24 +203,16 @@ def tutorial_loop(
 
 
 def scoring(bench: Bench) -> list[Row]:
-    """From uint8 images to scores through the bundled classifier: ours, and two libraries' loops.
+    """From uint8 images to seven scores through the bundled classifier.
 
-    Ours finds seven scores, torchmetrics three with a pass of the network for each, torch-fidelity
-    five. Real images come as features; ours has their moments in its cache, as in every epoch.
+    Real images come as features, and their moments from the cache, as in every epoch.
     """
     count = 100 if bench.quick else 1000
-    extractor = classifier(bench.device)
     images = torch.from_numpy(noise(count, 32, seed=1)).permute(0, 3, 1, 2).contiguous()
     with tempfile.TemporaryDirectory() as cache:
-        real = reference(extractor, noise(count, 32), "", Path(cache))
-    theirs = (images, real.features, extractor, torch.float32)
-    ways: dict[str, Callable[[], Any]] = {
-        "ours": partial(score, images, [real]),
-        "torchmetrics": partial(parity.by_torchmetrics, *theirs),
-        "torch-fidelity": partial(parity.by_torch_fidelity, *theirs),
-    }
-    rows = in_turn(ways, bench.device)
-    return [{"scored by": way, "images/s": count / row["s"], **row} for way, row in rows.items()]
+        real = reference(classifier(bench.device), noise(count, 32), "", Path(cache))
+    row = in_turn({"ours": partial(score, images, [real])}, bench.device)["ours"]
+    return [{"images/s": count / row["s"], "s": row["s"], "seconds": row["seconds"]}]
 
 
 # --- An epoch -------------------------------------------------------------------------------------

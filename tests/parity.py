@@ -1,4 +1,4 @@
-"""The same metrics by torchmetrics and torch-fidelity: for the tests, and for `bench`."""
+"""The same metrics by torchmetrics and torch-fidelity."""
 
 import warnings
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from parity import by_torch_fidelity, by_torchmetrics
 
 from dcgan.data import shapes
-from eval.parity import by_torch_fidelity, by_torchmetrics
 from eval.score import reference, score
 
 
