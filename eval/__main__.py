@@ -6,9 +6,9 @@
 RUN is a run or a whole study; TRAIN and TEST are images, as DATA= takes them. CIFAR-10 as TEST, in
 torchvision's form, is its test split.
 
-Each command has its own --help. probe, neighbours, walks, filters, heads and constant write
-RUN/eval/COMMAND.json, and some of them a picture COMMAND.png; a run that has the result of this
-epoch is left alone.
+Each command has its own --help. probe, neighbours, walks, filters, heads, constant and audit
+write RUN/eval/COMMAND.json, and some of them a picture COMMAND.png; a run that has the result of
+this epoch is left alone.
 """
 
 import sys
@@ -18,8 +18,8 @@ from typing import Any
 
 import click
 
-from dcgan import cli, rundir
-from dcgan.cli import PATH, BadInput, Result, options
+from dcgan import cli
+from dcgan.cli import PATH, Result, options
 
 eval_group = cli.Group("eval", __doc__)
 
@@ -100,39 +100,6 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
         print(line, file=sys.stderr)
     print(to_text(rows))
     return 0, {"runs": rows}
-
-
-@eval_group.command()
-@options(RUN, DATA, TEST, EPOCH, THREADS, DEVICE, CACHE)
-@count("--n", 5_000, "generated images a line", least=100)
-def audit(n: int, threads: int, where: Path, **chosen: Any) -> Result:
-    """Find out whether the scores can be trusted, with one run and real held-out images.
-
-      batchnorm  How much depends on where G's BatchNorm gets its statistics,
-                 and on how floats become pixels?
-      sizes      How do the metrics depend on the number of images, and what
-                 is their limit (arXiv 1911.07023)?
-      degraded   Do the metrics rise when real images get worse?
-
-    Prints the tables and writes them to audit.json beside study.json, where the report looks for
-    them. This takes about five minutes on a CPU core.
-
-        python -m eval audit RUN --data TRAIN --test TEST
-    """
-    import torch
-
-    from eval import audit as work
-    from eval.finished import find_study, open_runs
-
-    run, *others = open_runs(where, "generator", **chosen)
-    if others:
-        raise BadInput(f"{where}: holds {1 + len(others)} runs; name one of them")
-    torch.set_num_threads(threads)
-    result, path = work.analyse(run, n), find_study(where) / "audit.json"
-    rundir.replace(path, rundir.to_json(result))
-    print(work.to_text(result))
-    print(f"wrote {path}", file=sys.stderr)
-    return 0, {"file": path, **result}
 
 
 # --- Analyses that leave a result in each run -----------------------------------------------------
@@ -225,6 +192,21 @@ def constant(**chosen: Any) -> Result:
         python -m eval constant runs/ablation-small
     """
     return analyse("constant", "generator", {}, **chosen)
+
+
+@eval_group.command()
+@options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, TEST, CACHE)
+@count("--n", 5_000, "generated images a number", least=100)
+def audit(n: int, **chosen: Any) -> Result:
+    """Find out whether the scores can be trusted, with a generator and real held-out images.
+
+    How much depends on where G's BatchNorm gets its statistics, and on how floats become pixels?
+    What are the limits of the metrics with ever more images (arXiv 1911.07023)? Does the Fréchet
+    distance rise when real images get worse? A run takes about five minutes on a CPU core.
+
+        python -m eval audit RUN --data TRAIN --test TEST
+    """
+    return analyse("audit", "generator", {"n": n}, **chosen)
 
 
 # --- The feature network --------------------------------------------------------------------------

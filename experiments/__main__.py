@@ -168,11 +168,11 @@ def show_status(study: Path) -> Result:
       running    a process of this machine is at work on it
       elsewhere  a process of another machine was the last at work on it
       failed     its error.txt, whose last line is shown, says why
-      damaged    a committed file is not as it was written; it is made anew
+      damaged    its last epoch or run.json is not as it was written
       stopped    half-done: the study's own command goes on with it
       missing    planned, and without an epoch
 
-    The time left is that of the remaining epochs, at the speed of the committed ones.
+    The time left is that of the remaining epochs, at the speed of each run's last one.
 
         python -m experiments status
         python -m experiments status runs/ablation-small --json
@@ -249,7 +249,7 @@ def bench_machine(
 
       training   images a second at each scale; the loop of the tutorials on the
                  same networks
-      scoring    from images to scores; the same by torchmetrics, torch-fidelity
+      scoring    from images to scores
       epoch      where the time of an epoch goes
       commands   what help, status, a plan and a report cost
 
@@ -369,7 +369,7 @@ def sync(study: Path) -> NoReturn:
 @experiments_group.command("workspace")
 @of_study
 def workspace(study: Path) -> Result:
-    """Build a workspace and a report on W&B; without an account, as files alone.
+    """Build a workspace on W&B; without an account, as a file alone.
 
     Panels of scores, fluctuation, losses, samples and runs, as JSON in the folder `wandb` too.
 

@@ -1,6 +1,6 @@
 """The records of a study as one file, for another machine: `pack` there, `merge` here.
 
-study.json, calibration.json, audit.json    those of them that the study has
+study.json, calibration.json
 <run>/run.json
 <run>/epochs/0007/      record.json, timing.json, SHA256SUMS, and samples.png for the lowest seed
                         of an arm, or for all
@@ -35,7 +35,6 @@ from experiments import grid
 GENERATORS = "generators.sha256"
 ANALYSES = "eval"
 PICTURE = "walks.png"  # made of samples alone; the others show images of the data set
-BESIDE = (rundir.CALIBRATION, "audit.json")  # study.json
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def pack(
     """
     info = rundir.unseal(study / "study.json")
     info["seeds"] = info["seeds"] if seed is None else [seed]
-    paths, generators, pictured = [study / name for name in BESIDE], {}, set()
+    paths, generators, pictured = [study / rundir.CALIBRATION], {}, set()
     for run in runs_in(study, grid.stored(info)):
         folder = study / run.folder
         epochs, planned = rundir.committed(folder), rundir.read_config(folder).epochs
@@ -136,7 +135,7 @@ def merge(path: Path, out: Path) -> Merged:
         if (target / "study.json").exists():
             here, added = (rundir.unseal(x / "study.json") for x in (target, folder))
             rundir.replace(target / "study.json", rundir.seal(here | grid.merge(here, added)))
-        for name in ("study.json", *BESIDE):
+        for name in ("study.json", rundir.CALIBRATION):
             _copy(folder / name, target / name)
         new_runs = sum(not (target / run / "run.json").exists() for run in stored)
         new = [_add_run(folder / run, target / run, epochs) for run, epochs in stored.items()]

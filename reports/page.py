@@ -40,11 +40,10 @@ SECTIONS = {  # of the page: its figures and tables in the order in which they a
     ),
     "runs": (["losses"], ["losses"]),
     "networks": ([], ["layers"]),
-    "audit": ([], ["audit*"]),
 }
 OPENED = {  # all else is folded
     "figures": ["fid", PRIMARY, "samples", "effects", "fluctuation", "losses"],
-    "tables": ["last", "agreement", "arms", "effects", "ledger", "audit"],
+    "tables": ["last", "agreement", "arms", "effects", "ledger"],
 }
 DEMONSTRATIONS = ("smoke", "small")  # scales
 TITLES = {

@@ -28,7 +28,6 @@ LOWER_IS_BETTER |= {
 LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
 TIMES = ["images_per_second", "train_seconds", "score_seconds"]
 CURVE = ["images", "d_loss", "g_loss"]
-AUDIT = "audit.json"  # of the scorer, beside study.json
 OWN_CLASSES = "train, of each run's own classes"
 SETS = ("held_out", "held_out_images", "held_out_seen", "images")  # what a calibration is of
 ALIKE = ("network_sha256", "reference_sha256", "reference", "generated", "implementation")
@@ -73,7 +72,6 @@ class Study:
     plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
     machines: list[dict[str, Any]]  # the different fingerprints, usually one
     analyses: Results = field(default_factory=dict)
-    audit: dict[str, Any] | None = None  # of the scorer, as `python -m eval audit` left it
 
     @property
     def baseline(self) -> str | None:
@@ -97,7 +95,7 @@ def load(folder: Path) -> Study:
     path = folder / rundir.CALIBRATION
     calibration = rundir.unseal(path) if path.is_file() else None
     study = assemble(folder, info, begun, lambda run: rundir.records(folder / run), calibration)
-    return replace(study, analyses=_analyses(study), audit=_audit(folder / AUDIT))
+    return replace(study, analyses=_analyses(study))
 
 
 def assemble(
@@ -246,18 +244,6 @@ def _analyses(study: Study) -> Results:
             name = run.relative_to(study.folder).as_posix()
             analyses.setdefault(path.stem, {})[name] = result
     return analyses
-
-
-def _audit(path: Path) -> dict[str, Any] | None:
-    """The answers and tables of audit.json, None where there is none."""
-    if not path.is_file():
-        return None
-    with _lacking(path):
-        audit = json.loads(path.read_bytes())
-        for table in audit["tables"]:
-            table["frame"] = pd.DataFrame(table["rows"], columns=table["columns"])
-        answers = pd.DataFrame(audit["answers"], columns=["question", "answer"])
-        return audit | {"answers": answers}
 
 
 @contextmanager

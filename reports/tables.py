@@ -107,7 +107,6 @@ def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
             _analysis(study, name)
             for name in sorted(study.analyses, key=[*TEXTS, *study.analyses].index)
         ),
-        *_audit(study),
     ]
     return [table for table in tables if len(table.frame)]
 
@@ -744,28 +743,3 @@ def _result(arm: str, runs: int) -> Column:
         return spread(mean, row[f"{arm} sd"], decimals_for(mean, 4)) + few
 
     return Column(f"{arm} ({count(runs, 'seed')})", cell)
-
-
-def _audit(study: Analysis) -> list[Table]:
-    """The answers of the audit of the scorer, then each of its tables."""
-    audit = study.audit
-    if audit is None:
-        return []
-    notes = [f"{audit['images']:,} images of {audit['run']} after epoch {audit['epoch']}."]
-    columns = [column("question"), column("answer", kind="prose")]
-    tables = [_table(study, "audit", audit["answers"], columns, notes)]
-    for table in audit["tables"]:
-        frame = table["frame"]
-        columns = [_audited(frame[name], table["digits"]) for name in frame]
-        name = f"audit-{table['name']}"
-        tables.append(Table(name, table["title"], frame, columns, table["notes"]))
-    return tables
-
-
-def _audited(values: pd.Series, digits: int) -> Column:
-    """Words and whole numbers as they are, others to so many digits."""
-    if not pd.api.types.is_numeric_dtype(values):
-        return column(values.name)
-    if pd.api.types.is_integer_dtype(values):
-        return column(values.name, kind="number")
-    return Column(values.name, lambda row: significant(row[values.name], digits))

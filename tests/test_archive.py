@@ -1,7 +1,6 @@
 """Records that travel: what is packed, what is merged, and what is refused."""
 
 import hashlib
-import json
 import os
 import shutil
 import zipfile
@@ -48,8 +47,6 @@ def made(make_study, calibrate_study, tmp_path_factory):
     """Two arms, seeds 2 and 10, all that can travel beside records, and states. Read only."""
     study = make_study(tmp_path_factory.mktemp("made"), seeds=(2, 10), eval_sets=3, **GIVEN)
     calibrate_study(study)
-    audit = {"run": NONE, "epoch": 3, "images": 100, "answers": [], "tables": []}
-    (study / "audit.json").write_text(json.dumps(audit))
     for run in study.glob("*/seed=*"):
         folder = rundir.epoch_folder(run, 3)
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix}
@@ -77,7 +74,7 @@ def repacked(study, path):
 
 def test_an_archive_has_records_and_the_pictures_of_the_lowest_seeds(made, packed):
     files = entries(packed)
-    assert {"study.json", "calibration.json", "audit.json", "generators.sha256"} < files.keys()
+    assert {"study.json", "calibration.json", "generators.sha256"} < files.keys()
     assert "real.png" not in files  # it shows the data set
     assert not [name for name in files if name.endswith((".safetensors", "lock"))]
     assert len([name for name in files if name.endswith("banks/scores.json")]) == 4

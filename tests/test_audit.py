@@ -1,6 +1,5 @@
 """The audit of the scorer: each of its questions on data whose answer is known."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,17 +12,9 @@ from dcgan.config import Config
 from dcgan.data import Images, canonical, load, resize, shapes
 from dcgan.models import build, dump_generator, load_generator
 from dcgan.train import draw_latent, generate
-from eval import audit, metrics
+from eval import audit, metrics, results
 from eval.__main__ import main
-from eval.audit import (
-    BATCHNORM,
-    add_noise,
-    blur,
-    degraded_table,
-    quantise,
-    signed_images,
-    size_tables,
-)
+from eval.audit import BATCHNORM, add_noise, blur, by_damage, by_size, quantise, signed_images
 from eval.extractors import classifier
 from eval.score import Reference, reference, score
 
@@ -36,10 +27,6 @@ def compared_with(images: Images, extractor) -> Reference:
     moments = metrics.moments(features)
     side = images.pixels.shape[1]
     return Reference(extractor, features, moments, side, images.sha256, "train")
-
-
-def rows_of(table) -> list[dict]:
-    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
 
 
 @pytest.fixture(scope="module")
@@ -138,16 +125,18 @@ def test_quantisers_by_hand():
 # --- How many images ------------------------------------------------------------------------------
 
 
-def test_sizes_have_images_of_their_own(G, drawn, run, colours):
-    sizes, infinity = map(rows_of, size_tables(run, G, compared_with(drawn[0], colours), 300))
-    assert [row["images"] for row in sizes][:2] == [30, 49]
-    assert sizes[-1]["images"] == 300
-    measured = [row["fd_cifar"] for row in sizes]
-    assert len(set(measured)) == len(sizes) == 15
-    first = infinity[0]
-    slope, limit = np.polyfit([1 / row["images"] for row in sizes], measured, 1)
-    assert (first["at infinity"], first["slope"]) == pytest.approx((limit, slope), rel=1e-9)
-    assert first["bias there"] == measured[-1] - first["at infinity"]
+def test_the_limit_is_where_a_line_through_the_sizes_meets_infinity(G, drawn, run, colours):
+    real = compared_with(drawn[0], colours)
+    numbers = by_size(run, G, real, 300)
+    sizes = np.linspace(30, 300, audit.POINTS).round().astype(int).tolist()
+    measured = []
+    for number, size in enumerate(sizes):
+        images = generate(G, run.noise(f"audit size {number}", size))
+        measured.append(score(images, [real])["fd_cifar"])
+    _, limit = np.polyfit(1 / np.array(sizes), measured, 1)
+    assert numbers["fd_cifar of 300"] == pytest.approx(measured[-1], rel=1e-6)
+    assert numbers["fd_cifar at infinity"] == pytest.approx(limit, rel=1e-5)
+    assert numbers["fd_cifar at infinity, standard error"] > 0
 
 
 # --- Real images made worse -----------------------------------------------------------------------
@@ -179,21 +168,15 @@ def painted(count, seed):
 
 
 def test_damage_is_seen_by_a_network_that_sees(colours):
-    real = compared_with(painted(2000, 1), colours)
-    table, answers = degraded_table(painted(1000, 2), real)
-    kinds = ["noise", "blur", "missing classes", "repeated samples"]
-    assert list(dict.fromkeys(row["damage"] for row in rows_of(table))) == kinds
-    assert answers == [[f"does fd_cifar rise with every step of {kind}?", "yes"] for kind in kinds]
-    for kind in kinds:
-        rows = [row for row in rows_of(table) if row["damage"] == kind]
-        distances = [row["fd_cifar"] for row in rows]
+    numbers = by_damage(painted(1000, 2), compared_with(painted(2000, 1), colours))
+    kinds = {"noise": [0, 4, 8, 16, 32, 64], "blur": [0, 0.5, 0.75, 1, 1.5, 2]}
+    kinds |= {"missing classes": [0, 2, 5, 8, 9], "repeated samples": [1, 2, 5, 10, 20]}
+    for kind, levels in kinds.items():
+        distances = [numbers.pop(f"fd_cifar, {kind} {level:g}") for level in levels]
         assert sorted(set(distances)) == distances
         assert distances[0] > 0
-        assert [row["of clean"] for row in rows] == [x / distances[0] for x in distances]
-        assert {row["images"] for row in rows} == {100 if kind == "missing classes" else 1000}
-        levels = [row["level"] for row in rows]
-        assert levels == sorted(set(levels))
-        assert kind != "missing classes" or levels == [0, 2, 5, 8, 9]
+        assert numbers.pop(f"rises with every step of {kind}") == 1
+    assert numbers == {}
 
 
 def test_a_blind_network_is_found_out_and_unlabelled_images_miss_no_class(drawn, colours):
@@ -203,10 +186,10 @@ def test_a_blind_network_is_found_out_and_unlabelled_images_miss_no_class(drawn,
 
     network = replace(colours, features=4, forward=blind)
     unlabelled = replace(drawn[1], labels=np.full_like(drawn[1].labels, -1))
-    table, answers = degraded_table(unlabelled, compared_with(drawn[0], network))
-    said = {question.split(" of ")[1]: answer for question, answer in answers}
-    assert (said["noise?"], said["blur?"], len(said)) == ("no", "no", 3)
-    assert any("no labels" in note for note in table["notes"])
+    numbers = by_damage(unlabelled, compared_with(drawn[0], network))
+    rises = {key: x for key, x in numbers.items() if key.startswith("rises")}
+    assert rises["rises with every step of noise"] == rises["rises with every step of blur"] == 0
+    assert len(rises) == 3
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -235,30 +218,18 @@ def run_audit(study, run_command):
     torch.set_num_threads(threads)
 
 
-def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path, monkeypatch):
+def test_the_command_leaves_its_numbers_in_the_run(study, run_audit, tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "POINTS", 3)
     monkeypatch.setattr(audit, "NOISE", (16,))
     monkeypatch.setattr(audit, "BLUR", (1.0,))
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
     code, shown, _ = run_audit("--n", 100)
     assert code == 0
-    content = (study / "audit.json").read_bytes()
-    result = json.loads(content)
-    after = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    assert after == before | {study / "audit.json": content}
+    result = results.stored(study / "norm=none" / "seed=0", "audit", 1)
+    assert len(result["values"]) == 9 + 9 + 14 + 4
+    assert all(title in shown for title in result["titles"].values())
+    assert result["about"]["held_out"] == 110
 
-    assert (result["run"], result["epoch"], result["images"]) == ("norm=none/seed=0", 1, 100)
-    assert (result["data"]["images"], result["test"]["images"]) == (120, 110)
-    assert result["identities"]["fd_cifar"]["generated"] == 100
-    names = ["batchnorm", "sizes", "infinity", "degraded"]
-    assert [table["name"] for table in result["tables"]] == names
-    assert [len(table["rows"]) for table in result["tables"]] == [9, 3, 3, 14]
-    for table in result["tables"]:
-        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
-        assert table["title"] in shown
-    assert [question in shown for question, _ in result["answers"]] == [True] * 4
-
-    # The first row is what scoring gives.
+    # The first number is what scoring gives.
     path = rundir.epoch_folder(study / "norm=none" / "seed=0", 1) / rundir.GENERATOR
     net, config = load_generator(str(path))
     train = resize(load(str(study.parent / "train"), study.parent / "cache"), 16)
@@ -266,22 +237,14 @@ def test_the_command_prints_and_keeps_every_table(study, run_audit, tmp_path, mo
     images = generate(
         net.to(memory_format=torch.channels_last), draw_latent(config, "audit", 1, 100)
     )
-    expected = [score(images, [real])[f"{stem}_cifar"] for stem in ("fd", "cs", "kd")]
-    first = result["tables"][0]["rows"][0]
-    assert first[:2] == ["running", "round"]
-    assert first[2:5] == pytest.approx(expected, rel=1e-6)
+    expected = score(images, [real])["fd_cifar"]
+    first = result["values"]["fd_cifar_batchnorm_running_round"]
+    assert first == pytest.approx(expected, rel=1e-6)
 
 
-def test_bad_input_is_one_line(study, run_audit, drawn, write_images, write_run):
-    config = rundir.read_config(study / "norm=none" / "seed=0")
-    twin = write_run(study, config.model_copy(update={"seed": 1}), [])
+def test_too_few_held_out_images_are_refused_in_one_line(study, run_audit, drawn, write_images):
     write_images(study.parent / "few", drawn[1].pixels[:20], drawn[1].labels[:20])
-    rundir.commit(twin, 1, {rundir.GENERATOR: b""})
-    refused = {
-        "--test few: 20 images, 100 are needed": run_audit(test="few"),
-        "holds 2 runs; name one of them": run_audit(where=study),
-    }
-    for reason, (code, shown, complaint) in refused.items():
-        assert (code, shown, len(complaint.splitlines())) == (2, "", 1), complaint
-        assert reason in complaint
-    assert not (study / "audit.json").exists()
+    code, shown, complaint = run_audit(test="few")
+    assert (code, shown) == (2, "")
+    assert "--test few: 20 images, 100 are needed" in complaint.splitlines()[-1]
+    assert results.stored(study / "norm=none" / "seed=0", "audit", 1) is None

@@ -158,7 +158,7 @@ def test_a_study_without_an_epoch(make_study, tmp_path):
 
 @pytest.fixture(scope="module")
 def measured(make_study, tmp_path_factory):
-    """Two runs with numbers of an analysis, one of them missing, and an audit."""
+    """Two runs with numbers of an analysis, one of them missing."""
     made = {"factors": ARMS | {"norm": ["none"]}, "epochs": 2, "seeds": (0, 1)}
     folder = make_study(tmp_path_factory.mktemp("measured"), **made, **TINY)
     for seed, three in ((0, 0.5), (1, 0.7)):
@@ -166,11 +166,6 @@ def measured(make_study, tmp_path_factory):
         path = folder / f"{RUN}{seed}" / "eval" / "walks.json"
         path.parent.mkdir()
         path.write_text(json.dumps(result | {"titles": {"three": "hits, three", "one": "one"}}))
-    rows = [[200, 71.23456, "of its own", 1.5e-13], [2000, 60.0, "of its own", None]]
-    sizes = {"name": "sizes", "title": "Sizes", "columns": ["images", "fd_cifar", "kind", "gap"]}
-    audit = {"run": f"{RUN}0", "epoch": 2, "images": 2000, "answers": [["Is it so?", "yes"]]}
-    audit["tables"] = [sizes | {"rows": rows, "notes": ["Own images."], "digits": 4}]
-    (folder / "audit.json").write_text(json.dumps(audit))
     return analyse(records.load(folder))
 
 
@@ -180,19 +175,6 @@ def test_an_analysis_has_a_row_for_each_number(measured):
     assert walks.rows == [["hits, three", "0.6000 ± 0.1414"], ["one", "–"]]
     assert walks.notes == ["Mean ± standard deviation over seeds.", "A note."]
     assert measured.results["walks/three"].to_list() == [0.5, 0.7]
-
-
-def test_the_audit_is_rounded_and_its_words_stay(measured):
-    shown = tables_of(measured)
-    assert shown["audit"].rows == [["Is it so?", "yes"]]
-    assert shown["audit"].notes == [f"2,000 images of {RUN}0 after epoch 2."]
-    assert shown["audit-sizes"].rows == [
-        ["200", "71.23", "of its own", "1.5e-13"],
-        ["2,000", "60.00", "of its own", "–"],
-    ]
-    kinds = [column.kind for column in shown["audit-sizes"].columns]
-    assert kinds == ["number", "number", "word", "number"]
-    assert shown["audit-sizes"].frame.loc[0, "fd_cifar"] == 71.23456
 
 
 @pytest.mark.parametrize(
