@@ -157,6 +157,15 @@ def merge(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def differing(info: dict[str, Any]) -> list[str]:
+    """The words `key=value` that turn the settings of a scale into those of a study.json."""
+    usual = Config.model_construct(**define(info["study"], info["scale"]).settings).model_dump()
+    available = info["data"]["images"]
+    usual |= {key: min(usual[key], available) for key in ("images", "reference_images")}
+    own = {key: x for key, x in info["settings"].items() if key not in OPTIONS}
+    return [f"{key}={x}" for key, x in own.items() if x != usual.get(key)]
+
+
 def keys() -> list[tuple[str, str, str]]:
     """The keys of `key=value`: each with the values that it takes, and its default."""
     kinds = {"integer": "whole number", "number": "number", "string": "text"}

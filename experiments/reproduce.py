@@ -71,13 +71,10 @@ def find(name: str, out: Path) -> Path:
 def recipe(run: Path) -> list[str]:
     """The words for `experiments` that make a run again, without --data and --out."""
     info, fingerprint = _study_of(run), rundir.unseal(run / "run.json")["fingerprint"]
-    config, data = rundir.read_config(run), info["data"]
+    config = rundir.read_config(run)
+    settings = info["settings"] | {"epochs": config.epochs}
     overrides = [*run.resolve().parent.name.split(","), f"seed={config.seed}"]
-
-    # What neither the scale nor the arm sets was set on the command line.
-    study = grid.define(info["study"], info["scale"], None, overrides)
-    (usual,) = grid.runs(grid.fit(study, data["name"], data["sha256"], data["images"]))
-    overrides += [f"{key}={x}" for key, x in config if x != getattr(usual.config, key)]
+    overrides += grid.differing(info | {"settings": settings})
     device = "cpu" if fingerprint["device"] == "cpu" else "cuda"
     options = ["--device", device, "--threads", str(fingerprint["threads"])]
     return [info["study"], "--scale", info["scale"], *options, *overrides]

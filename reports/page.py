@@ -15,7 +15,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, WebPImagePlugin  # without the latter Pillow imports all of its formats
 
 from dcgan import rundir
-from dcgan.config import Config
 from experiments import grid
 from reports import figures, findings, tables
 from reports.analysis import Analysis
@@ -147,18 +146,13 @@ def scale(study: Analysis) -> str:
 def command(study: Study) -> str:
     """The line that runs this study again; where the data lie is for the reader to say."""
     info, data = study.info, study.info["data"]
-    usual = grid.define(info["study"], info["scale"])
-    fields = Config.model_construct(**usual.settings).model_dump()
-    fields |= {key: min(fields[key], data["images"]) for key in ("images", "reference_images")}
-
-    # What differs from the scale and the study as they come.
+    usual = grid.define(info["study"], info["scale"]).factors
     words = [
         f"{factor}={','.join(map(str, levels))}"
         for factor, levels in info["factors"].items()
-        if levels != usual.factors.get(factor)
+        if levels != usual.get(factor)
     ]
-    settings = {key: x for key, x in info["settings"].items() if key not in ("data", "data_sha256")}
-    words += [f"{key}={x}" for key, x in settings.items() if x != fields.get(key)]
+    words += grid.differing(info)
     seeds = f" SEEDS={len(info['seeds'])}"
     if info["seeds"] != list(range(len(info["seeds"]))):
         seeds, words = "", [*words, f"seed={','.join(map(str, info['seeds']))}"]
