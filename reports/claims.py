@@ -417,7 +417,7 @@ def _where(study: Analysis, levels: Levels) -> np.ndarray:
 
     Where arms have names, a claim has to name them.
     """
-    chosen = np.full(len(study.plan), not study.baseline or "arm" in levels)
+    chosen = np.full(len(study.plan), study.factors != ["arm"] or "arm" in levels)
     for key, level in levels.items():
         shared = getattr(study.config, key, None)
         chosen &= np.asarray(study.plan.get(key, shared) == level)

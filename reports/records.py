@@ -73,11 +73,6 @@ class Study:
     machines: list[dict[str, Any]]  # the different fingerprints, usually one
     analyses: Results = field(default_factory=dict)
 
-    @property
-    def baseline(self) -> str | None:
-        """The named arm that the others are compared with; None where factors are crossed."""
-        return self.arms[0][0] if self.factors == ["arm"] else None
-
     @cached_property
     def missing(self) -> list[tuple]:
         """The planned runs whose last epoch is not committed: `run`, `committed`, `planned`, ..."""

@@ -26,6 +26,7 @@ CONFIDENCE = 0.95
 VERDICT_SEEDS = 6  # the least at which a two-sided sign-flip p can be below 0.05
 MAX_FLIPPED = 20  # seeds; with more of them the sign patterns are too many to go through
 AXES = ("arm", "seed", "epoch", "evaluation")
+POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(64)  # of an integral over normal noise
 
 
 @dataclass(frozen=True)
@@ -199,10 +200,9 @@ def relapse_by_noise(trend: Sequence[float], noise: float, by: float) -> float:
         relapse = second - max(first, third) >= by or third - second >= by
         return float(relapse) if noise == 0 else math.nan
     sd = math.sqrt(noise)
-    points, weights = np.polynomial.hermite_e.hermegauss(64)
-    level = second + sd * points - by
+    level = second + sd * POINTS - by
     both = ndtr((level - first) / sd) * ndtr((level - third) / sd)
-    middle = float(weights @ both / math.sqrt(2 * math.pi))
+    middle = float(WEIGHTS @ both / math.sqrt(2 * math.pi))
     return middle + float(ndtr((third - second - by) / (sd * math.sqrt(2))))
 
 

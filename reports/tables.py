@@ -490,11 +490,10 @@ def _network(x: dict, split: str) -> str:
 
 def _named_arms(study: Analysis) -> Table:
     """What each named arm sets."""
-    arms = study.info.get("arms") or {}
     rows = [
-        {"arm": arm, "sets": ", ".join(f"{key}={x}" for key, x in arms[arm].items()) or "nothing"}
-        for (arm, *_) in study.arms
-        if arm in arms
+        {"arm": arm, "sets": ", ".join(f"{key}={x}" for key, x in own.items()) or "nothing"}
+        for arm, own in study.info.get("arms", {}).items()
+        if (arm,) in study.arms
     ]
     return _table(study, "arms", pd.DataFrame(rows, columns=["arm", "sets"]))
 

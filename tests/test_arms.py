@@ -31,15 +31,11 @@ def named(make_study, tmp_path_factory):
 
 
 def test_the_name_is_the_only_factor(named):
-    assert (named.factors, named.baseline) == (["arm"], "baseline")
+    assert named.factors == ["arm"]
     assert named.arms == [("baseline",), ("plain-gan",), ("relu-d",)]
     assert len(named.plan) == 24
     assert named.missing == []
     assert set(named.frame.loc[named.frame["arm"] == "plain-gan", "batch"]) == {512}
-
-
-def test_crossed_factors_have_no_baseline(study_folder):
-    assert records.load(study_folder).baseline is None
 
 
 def test_the_sentences_compare_every_arm_with_the_baseline(named):
