@@ -12,7 +12,7 @@ each time:
     tables/       every table as Markdown, LaTeX (booktabs) and CSV
     figures/      every figure as SVG, with --pdf as PDF too, pictures as PNG
     records.csv   every epoch of every run in full precision; records.parquet
-    eval_sets.csv scores of further evaluation sets, where there are any
+    eval_sets.csv, calibration.csv    where there are any
 
 The tables and figures of an earlier report in that folder are removed first. From W&B it is the
 same report, without what is not there: real and generated images, further evaluation sets, results

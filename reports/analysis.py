@@ -136,10 +136,10 @@ class Analysis(Study):
 
     @cached_property
     def fixed_epochs(self) -> list[int]:
-        """The epochs that tables show: 1, a quarter, half, all; the blog's from 50 on."""
+        """The epochs that tables show: some milestones and the last; of more than 50 the blog's."""
         epochs = int(self.planned.max())
-        blog = [1, 20, 30, 40, 50, epochs]
-        return blog if epochs > 50 else sorted({max(1, epochs // x) for x in (epochs, 4, 2, 1)})
+        shown = (1, 20, 30, 40, 50) if epochs > 50 else (1, 2, 5, 10, 20, 30, 40)
+        return [*(epoch for epoch in shown if epoch < epochs), epochs]
 
     def scores(self, at: str | int) -> pd.DataFrame:
         """One row per arm at the "last" or "best" epoch of each run, or at a fixed one.
@@ -265,17 +265,21 @@ class Analysis(Study):
         return LEARNT * self.untrained
 
     @cached_property
-    def learners(self) -> "Analysis":
-        """The study without the arms that have learnt nothing by their last epoch.
+    def learnt(self) -> list[tuple]:
+        """The arms that have learnt by their last epoch; all where there is no calibration.
 
-        By the geometric mean over seeds. All arms stay where there is no calibration, or where none
-        has learnt anything.
+        By the geometric mean over seeds.
         """
-        logs = logarithm(self.last.set_index("run")[PRIMARY])
-        level = math.log(self.floor) if self.floor > 0 else math.nan
-        lost = [arm for arm in self.arms if logs.reindex(self.runs_of[arm]).mean() >= level]
-        kept = [run for arm in self.arms if arm not in lost for run in self.runs_of[arm]]
-        return self.subset(kept) if lost and kept else self
+        if not self.floor > 0:
+            return self.arms
+        logs, level = logarithm(self.last.set_index("run")[PRIMARY]), math.log(self.floor)
+        return [arm for arm in self.arms if logs.reindex(self.runs_of[arm]).mean() < level]
+
+    @cached_property
+    def learners(self) -> "Analysis":
+        """The study of the arms that have learnt; of all where none has."""
+        kept = [run for arm in self.learnt for run in self.runs_of[arm]]
+        return self.subset(kept) if 0 < len(self.learnt) < len(self.arms) else self
 
     @cached_property
     def traces(self) -> dict[str, pd.DataFrame]:
@@ -541,6 +545,8 @@ def effect_numbers(effect: Effect) -> dict[str, object]:
 
 def no_verdict(seeds: int) -> str:
     """Why so few seeds get numbers and no verdict."""
+    if seeds == 0:
+        return "Without one there is no verdict."
     if seeds == 1:
         return "One seed gives neither an interval nor a verdict."
     return (

@@ -60,6 +60,7 @@ OPTIONS = ("loss", "versus", "epoch", "threshold", "clock")  # that only some me
 Word = Literal[
     "supported", "refuted", "equivalent", "inconclusive", "not testable", "not yet run"
 ]  # fmt: skip
+DECIDED = ("supported", "refuted", "equivalent")
 Text = Annotated[str, Field(min_length=1)]
 Level = StrictInt | StrictFloat | StrictStr
 Levels = dict[StrictStr, Level]  # factor or field of Config -> level
@@ -198,11 +199,11 @@ class Verdict:
     @cached_property
     def estimate(self) -> Estimate | None:
         """The mean of the seeds as it is shown; of a bound the lowest and the highest run."""
-        if not self.n:
-            return None
-        if self.claim.measure == "bound":
+        if self.claim.measure == "bound" and len(self.steps):
             low, high = self.steps.min(), self.steps.max()
             return Estimate(low, low, high, math.nan, math.nan, self.n)
+        if not self.n:
+            return None
         mean = statistics.over_seeds(self.values)
         ends = {key: self.scale.shown(getattr(mean, key)) for key in ("value", "low", "high")}
         return replace(mean, **ends)
@@ -390,6 +391,8 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
         return f"D is shown {shown:,} images, and the claim asks for {claim.images:,}"
     if math.isnan(study.floor):
         return "no calibration of the untrained generator"
+    if "classes" in study.factors:
+        return "no calibration of each kind"
 
     # The better side of each cell, and the worst cell of all.
     if claim.learner:

@@ -141,9 +141,11 @@ def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
         _plain(axes[0, 0].yaxis, values)
     _calibrate(axes, known)
     better = "lower" if LOWER_IS_BETTER[metric] else "higher"
+    number, whole = study.measured[metric], study.frame["epoch"].nunique()
+    when = "each epoch" if number == whole else f"the {number} epochs at which it was measured"
     diverged = f"A cross marks the last finite {label(metric)} of a run that diverged."
     sentences = [
-        f"{label(metric)} after each epoch; {better} is better.",
+        f"{label(metric)} after {when}; {better} is better.",
         _seeds(study),
         short_identity(study, metric),
         _channels(study),
@@ -205,7 +207,7 @@ def _lines(study: Analysis, axis: Axes, table: pd.DataFrame, column: str) -> Non
     """
     lost = set(table.loc[table["status"] == "diverged", "run"])
     for levels, rows in study.rows_of_arms(table):
-        runs = rows.pivot(index="epoch", columns="run", values=column)
+        runs = rows.pivot(index="epoch", columns="run", values=column).dropna(how="all")
         colour, line, marker = look_of(study, tuple(levels.values()))
         look = {"color": colour, "linestyle": line}
         if runs.shape[1] > 1:
@@ -390,8 +392,7 @@ def samples(study: Analysis) -> tuple[Image.Image, str]:
     return _contact_sheet(real, panels), (
         ("Samples" if real is None else "Real images, then samples")
         + f" of every arm after its last epoch, not selected: n = 1 run of each arm, seed {seeds}, "
-        "the same noise for every arm, its score above it; no band."
-        + (NO_REAL if real is None else "")
+        "the same noise for every arm, its score above it." + (NO_REAL if real is None else "")
     )
 
 

@@ -31,7 +31,6 @@ SUBJECTS = {  # levels as the subject of a sentence
     "head=avgpool": "the average-pool head",
     "head=conv": "the convolutional head",
 }
-DECIDED = ("supported", "refuted", "equivalent")
 AXES = {"arm": "arms", "seed": "seeds", "epoch": "epochs", "evaluation": "evaluations of an epoch"}
 
 
@@ -51,8 +50,10 @@ def findings(study: Analysis) -> Findings:
     """The sentences of a study."""
     if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
-    headline = [*_effects(study), f"{_fluctuation(study)} {_best(study)}".strip()]
-    epochs = [tell(study) for tell in (_learners, _shares, _selection, _ranks, _lost, _few)]
+    nothing = [_learners(study)] if not study.learnt else []
+    headline = [*nothing, *_effects(study), f"{_fluctuation(study)} {_best(study)}".strip()]
+    epochs = ["" if nothing else _learners(study)]
+    epochs += [tell(study) for tell in (_shares, _selection, _ranks, _lost, _few)]
     return Findings(*([*filter(None, x)] for x in (headline, [_bound(study)], epochs)))
 
 
@@ -75,10 +76,10 @@ def how_sure(study: Analysis) -> str:
 def tally(study: Analysis, verdicts: list[Verdict]) -> str:
     """`53 claims: 7 supported, 4 refuted, ... and 12 not yet run.`"""
     words = [verdict.verdict for verdict in verdicts]
-    claims = count(len(words), "claim")
-    if study.seeds < VERDICT_SEEDS and not {*DECIDED} & {*words}:
-        return f"{claims}, and none is judged below {VERDICT_SEEDS} seeds."
-    return f"{claims}: {join([f'{words.count(x)} {x}' for x in get_args(Word) if x in words])}."
+    number = count(len(words), "claim")
+    if study.seeds < VERDICT_SEEDS and not {*claims.DECIDED} & {*words}:
+        return f"{number}, and none is judged below {VERDICT_SEEDS} seeds."
+    return f"{number}: {join([f'{words.count(x)} {x}' for x in get_args(Word) if x in words])}."
 
 
 # Sentences about factors.
@@ -86,12 +87,12 @@ def tally(study: Analysis, verdicts: list[Verdict]) -> str:
 
 def _effects(study: Analysis) -> list[str]:
     """What the first factor does, then what each other one does at every level of the first."""
-    first = study.factors[0]
-    main = [x for x in study.partial_effects["epochs", "all"] if len(x.factors) == 1]
-    if len(study.arms) > 1 and not main:
+    first = study.factors[:1]
+    effects = [x for x in study.partial_effects["epochs", "all"] if x.factors == first]
+    said = [*_of_first(study, effects), *_of_others(study)]
+    if len(study.arms) > 1 and not said:
         return ["No seed has the last epoch of every arm yet, so that no arms are compared."]
-    effects = [x for x in main if x.factors == [first]]
-    return [*_of_first(study, effects), *_of_others(study)]
+    return said
 
 
 def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
@@ -123,6 +124,8 @@ def _of_others(study: Analysis) -> list[str]:
     """The effects of the other factors; of batch also at equal updates."""
     first, levels = study.factors[0], study.levels[study.factors[0]]
     where = {f"{first}={x}": f" {_with(first, x)}" for x in levels}
+    for level in {*levels} - {arm[0] for arm in study.learnt} if study.learnt else ():
+        where[f"{first}={level}"] += ", where nothing is learnt"
     subjects: dict[str, list[tuple[Effect, str, Effect | None]]] = {}
     for key, condition in where.items() if len(levels) > 1 else [("all", "")]:
         updates = {x.name: x for x in study.partial_effects["updates", key]}
@@ -142,7 +145,8 @@ def _of_others(study: Analysis) -> list[str]:
 
 def _unclear(study: Analysis, effects: list[Effect]) -> str:
     """The end of a sentence on effects, none of which may be established."""
-    unclear = enough(study) and all(effect.p_holm >= claims.ALPHA for effect in effects)
+    enough = min(len(effect.seeds) for effect in effects) >= VERDICT_SEEDS
+    unclear = enough and all(effect.p_holm >= claims.ALPHA for effect in effects)
     return ": not established." if unclear else "."
 
 
@@ -164,7 +168,7 @@ def _with(factor: str, level: object) -> str:
 def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:
     """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
     ratio, value = effect.ratio, significant(effect.ratio.value)
-    if not enough(study) or ratio.n < 2:
+    if ratio.n < VERDICT_SEEDS:
         above = f" (above 1 in {(effect.ratios > 1).sum()} of {ratio.n} seeds)"
         return value + (above if p and ratio.n > 1 else "")
     p_holm = p_value(effect.p_holm)
@@ -192,7 +196,7 @@ def _bound(study: Analysis) -> str:
 def _fluctuation(study: Analysis) -> str:
     """The size of the fluctuation for each level of the first factor, noise taken out."""
     runs = study.learners.fluctuation
-    if not enough(study) or runs["variance"].isna().all():
+    if not enough(study.learners) or runs["variance"].isna().all():
         return ""
     factor = study.factors[0]
     parts = [
@@ -210,23 +214,26 @@ def _best(study: Analysis) -> str:
     best = study.best.set_index("run")["epoch"]
     earlier = int((last["run"].map(best) < last["epoch"]).sum())
     runs = count(len(last), "run") + " of arms that learnt" * (study.learners is not study)
-    return f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}."
+    above = percent_more(study.learners.fluctuation["regret"].mean())
+    return (
+        f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}; the last "
+        f"one is {significant(above, 2)} % above it on average, noise included."
+    )
 
 
 def _learners(study: Analysis) -> str:
     """Which arms are told of, where some have learnt nothing."""
-    learnt, arms = len(study.learners.arms), len(study.arms)
-    if learnt == arms:
+    learnt, arms = len(study.learnt), len(study.arms)
+    if learnt == arms or study.last[PRIMARY].isna().all():
         return ""
-    return (
-        f"What is said of epochs is of the {count(learnt, 'arm')} of {arms} that learnt, with "
-        f"{PRIMARY} below {significant(study.floor)} at the last epoch."
-    )
+    who = f"What is said of epochs covers the {learnt} of {arms} arms" if learnt else "No arm has"
+    floor = f"{PRIMARY} below {significant(study.floor)} at the last epoch"
+    return f"{who} that learnt, with {floor}." if learnt else f"{who} learnt: none has {floor}."
 
 
 def _shares(study: Analysis) -> str:
     """How the variance is shared, over the arms that have learnt."""
-    if not len(study.learners.shares) or not enough(study):
+    if not len(study.learners.shares) or not enough(study.learners):
         return ""
     row = study.learners.shares.iloc[0]
     shares = {name: 100 * row[f"{axis}_share"] for axis, name in AXES.items()}
@@ -238,20 +245,19 @@ def _shares(study: Analysis) -> str:
 def _selection(study: Analysis) -> str:
     """What choosing the best epoch is worth on another set, and how far it flatters."""
     runs = study.learners.selection
-    if not len(runs) or not enough(study):
+    if not len(runs) or not enough(study.learners):
         return ""
     gain, optimism = (_mean(runs, x, percent_more, 1) for x in ("gain", "optimism"))
     return (
-        f"Chosen on one evaluation set and measured on another, {PRIMARY} of the last epoch is "
-        f"{gain} % above that of the best one; the set that chose flatters the best one by "
-        f"{optimism} %."
+        f"On an evaluation set that did not choose, {PRIMARY} of the last epoch is {gain} % above "
+        f"that of the best milestone, whose own is {optimism} % above that on the set that chose."
     )
 
 
 def _ranks(study: Analysis) -> str:
     """Whether the losses tell which epoch is good."""
     runs = study.learners.ranks
-    if not enough(study):
+    if not enough(study.learners):
         return ""
     parts = [f"{_mean(runs, loss, float, 2)} with those of {name}" for loss, name in LOSSES.items()]
     text = f"From epoch to epoch, the changes of {PRIMARY} have a rank correlation of"
@@ -269,9 +275,10 @@ def _few(study: Analysis) -> str:
     seeds, whole = study.seeds, study.whole_seeds
     if enough(study):
         return ""
-    if whole == 0 or seeds < VERDICT_SEEDS:
+    if seeds < VERDICT_SEEDS:
         return no_verdict(seeds)
-    return f"Only {whole} of {seeds} seeds have the last epoch of every arm. {no_verdict(whole)}"
+    some = f"Only {whole} of {seeds} seeds have" if whole else f"None of {seeds} seeds has"
+    return f"{some} a score of every arm at the last epoch. {no_verdict(whole)}"
 
 
 def _mean(runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int) -> str:

@@ -97,7 +97,7 @@ def render(
         tally=findings.tally(study, verdicts),
         primary=PRIMARY,
         identity=study.identities.get(PRIMARY),
-        notes=tables.caption(study),
+        machines=tables.machine_lines(study),
         missing=tables.missing_lines(study),
         sections=sections,
         opened=OPENED,
@@ -139,7 +139,7 @@ def scale(study: Analysis) -> str:
         f"{epochs} times {study.config.images:,}."
     )
     if study.info["scale"] in DEMONSTRATIONS:
-        text += " A demonstration: the study is the scale cpu32, 30 times 50,000."
+        text += " This is a demonstration; the study itself is at cpu32: 30 times 50,000."
     return text
 
 
@@ -218,7 +218,7 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
     for run, rows in frame.groupby("run", sort=False):
         known, epochs = logs[rows.index].dropna(), rows["epoch"]
         colour, line, _ = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
-        name = run.rpartition("/")[0]
+        name = ",".join(f"{factor}={rows[factor].iloc[0]}" for factor in study.factors)
         arms[name] = {
             "colour": colour,
             "dashed": line != "-",

@@ -70,7 +70,7 @@ class Study:
     factors: list[str]  # columns that tell the arms apart, in the order of the study
     arms: list[tuple]  # the levels of these, of every arm that was begun or planned
     plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
-    machines: list[dict[str, Any]]  # the different fingerprints, usually one
+    machines: pd.DataFrame  # run -> its fingerprint, a text a key
     analyses: Results = field(default_factory=dict)
 
     @cached_property
@@ -111,7 +111,7 @@ def assemble(
         begun = {name: begun[name] for name in names}
         configs = {name: _config(folder / name, run["config"]) for name, run in begun.items()}
         identities = _one_identity_each(begun)
-        machines = [run["fingerprint"] for run in begun.values()]
+        machines = {name: run["fingerprint"] for name, run in begun.items()}
         factors = ["arm"] if info.get("arms") else _factors(configs.values(), info["factors"])
         keys = {name: _key(name, cell, factors) for name, cell in (cells | configs).items()}
         planned = {name: cell["epochs"] for name, cell in (cells | configs).items()}
@@ -147,7 +147,7 @@ def assemble(
         factors=factors,
         arms=list(dict.fromkeys(tuple(key[x] for x in factors) for key in keys.values())),
         plan=pd.DataFrame(plan, columns=[*columns, "planned", "committed", "status"]),
-        machines=[x for i, x in enumerate(machines) if x not in machines[:i]],
+        machines=pd.DataFrame.from_dict(machines, "index", dtype=str),
     )
 
 
@@ -229,15 +229,20 @@ def calibrated(study: Study, metric: str) -> pd.Series:
 
 
 def _analyses(study: Study) -> Results:
-    """What each analysis left in each run: its epoch, numbers, their titles, notes."""
+    """What each analysis left in each run: its epoch, numbers, their titles, notes.
+
+    Those of the last planned epoch, or of none (epoch 0), alone: others are of another network.
+    """
     analyses: Results = {}
+    planned = study.plan.set_index("run")["planned"]
     for run in study.runs:
         for path in sorted((run / ANALYSES).glob("*.json")):
             with _lacking(path):
                 stored = json.loads(path.read_bytes())
                 result = {key: stored[key] for key in ("epoch", "values", "titles", "notes")}
             name = run.relative_to(study.folder).as_posix()
-            analyses.setdefault(path.stem, {})[name] = result
+            if result["epoch"] in (0, planned[name]):
+                analyses.setdefault(path.stem, {})[name] = result
     return analyses
 
 

@@ -413,12 +413,6 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
     seeds, runs = set(study.plan["seed"]), len(study.plan)
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
-    machines = pd.DataFrame(study.machines).astype(str)
-    differing = [
-        f"{key}: {' or '.join(values.unique())}"
-        for key, values in machines.items()
-        if values.nunique() > 1
-    ]
     return [
         f"Data: {data['name']}{drawn}; {study.config.images:,} of {data['images']:,} images for "
         f"training, {data['resolution']}×{data['resolution']} (SHA-256 {data['sha256'][:12]}).",
@@ -431,8 +425,37 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
         f"Code: commit {info['commit']}. Hardware: {hardware['processor']}, {hardware['device']}, "
         f"{count(hardware['cores'], 'core')}, {count(hardware['jobs'], 'run')} at a time, "
         f"{count(hardware['threads'], 'thread')} each. Versions: {versions}.",
-        *[f"The runs were not all made alike ({'; '.join(differing)})."] * bool(differing),
+        *machine_lines(study),
     ]
+
+
+def machine_lines(study: Study) -> list[str]:
+    """Where bits depend on what was not the same for all runs: what it was, and of which runs."""
+    machines = study.machines.fillna("unknown")
+    differing = machines.loc[:, machines.nunique() > 1]
+    if differing.empty:
+        return []
+    parts = []
+    for values, rows in differing.groupby(list(differing)):
+        names = (f"{key} {value}" for key, value in zip(differing, values, strict=True))
+        parts.append(f"{', '.join(names)}: {_which(study, rows.index)}")
+    return [f"The runs were not all made alike. {'; '.join(parts)}."]
+
+
+def _which(study: Study, runs: pd.Index) -> str:
+    """`seeds 0, 2 to 7, seed 1 with norm=none`."""
+    whole, parts = [], []
+    for seed, rows in study.plan.groupby("seed"):
+        own = rows[rows["run"].isin(runs)]
+        shared = [x for x in study.factors if own[x].nunique() == 1 < rows[x].nunique()]
+        if len(own) == len(rows):
+            whole.append(seed)
+        elif shared and len(own) == (rows[shared] == own[shared].iloc[0]).all(axis=1).sum():
+            parts.append(f"seed {seed} with " + ", ".join(f"{x}={own[x].iloc[0]}" for x in shared))
+        elif len(own):
+            parts.append(f"seed {seed} in {len(own)} of {len(rows)} arms")
+    seeds = [f"{'seed' if len(whole) == 1 else 'seeds'} {ranges(whole)}"] if whole else []
+    return ", ".join([*seeds, *parts])
 
 
 def missing_lines(study: Study) -> list[str]:
@@ -583,7 +606,7 @@ def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> C
         if finite:
             text = spread(row[f"{metric}{end}"], row[f"{metric}_sd{end}"], decimals)
             return text if finite == seeds else f"{text} ({finite} of {seeds})"
-        if metric in study.measured and row[f"diverged{end}"]:
+        if metric in study.frame and row[f"diverged{end}"]:
             return "diverged"
         return "not measured" if seeds or metric not in study.frame else "not yet"
 
@@ -672,6 +695,7 @@ def _claim_estimate(verdict: Verdict) -> str:
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     """Whether the verdicts need the pilot's seed, and whether the claims are still those."""
     same, rows = claims.same_without(study, verdicts)
+    rows *= any(x.verdict in claims.DECIDED for x in verdicts)
     again = f"Without seed {claims.PILOT} the verdict is the same in {same} of {rows} rows."
     if not (frozen := study.info.get("claims")):
         written = "study.json names no commit of the claims."
@@ -720,7 +744,7 @@ def _analysis(study: Analysis, name: str) -> Table:
     notes = [*dict.fromkeys(note for result in runs.values() for note in result["notes"])]
     numbers = pd.DataFrame({run: result["values"] for run, result in runs.items()}).T.astype(float)
     frame = pd.DataFrame({"number": list(titles), "title": list(titles.values())})
-    columns = [column("title", "number")]
+    columns = [column("title", "quantity")]
     for arm in study.arms:
         rows = numbers.loc[numbers.index.isin(study.runs_of[arm]), list(titles)]
         if len(rows):

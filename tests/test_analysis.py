@@ -406,7 +406,7 @@ def test_last_best_and_fixed_epochs_by_hand(pair):
 
 @pytest.mark.parametrize(
     ("epochs", "expected"),
-    [(1, [1]), (2, [1, 2]), (3, [1, 3]), (20, [1, 5, 10, 20]), (80, [1, 20, 30, 40, 50, 80])],
+    [(1, [1]), (3, [1, 2, 3]), (30, [1, 2, 5, 10, 20, 30]), (80, [1, 20, 30, 40, 50, 80])],
 )
 def test_fixed_epochs(pair, epochs, expected):
     longer = dataclasses.replace(pair, plan=pair.plan.assign(planned=epochs))

@@ -406,6 +406,8 @@ def test_a_step_of_a_seed_that_is_not_whole_refutes_a_bound_too():
     frame = study.frame[~(lost & study.frame["epoch"].eq(2))]
     result = judge(dataclasses.replace(study, frame=frame), "B1-bound")
     assert (result.verdict, result.n, result.estimate.low) == ("refuted", 2, 0.6)
+    begun = dataclasses.replace(study, frame=study.frame[study.frame["epoch"] == 1])
+    assert (judge(begun, "B1-bound").verdict, judge(begun, "B1-bound").n) == ("refuted", 0)
 
 
 @pytest.mark.parametrize(

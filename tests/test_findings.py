@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -122,19 +123,46 @@ def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
     assert "of 48 runs" in usual.headline[3]
     assert "with output BatchNorm" in usual.headline[3]
     assert "with output BatchNorm" not in told.headline[3]
-    assert told.headline[:3] == usual.headline[:3]
-    assert "of the 4 arms of 8 that learnt, with fd_cifar below 150 at" in told.epochs[0]
+    dead = ", where nothing is learnt"
+    assert [x.replace(dead, "") for x in told.headline[:3]] == usual.headline[:3]
+    assert [dead in x for x in told.headline[:3]] == [False, True, True]
+    assert "covers the 4 of 8 arms that learnt, with fd_cifar below 150 at" in told.epochs[0]
     assert not any("learnt" in sentence for sentence in usual.all)
     for said, study in ((told, told_study), (usual, grid)):
         share = study.learners.shares["arm_share"][0]
         assert f"{100 * share:.0f} % of the variance" in " ".join(said.epochs)
 
 
+def test_of_a_study_in_which_nothing_is_learnt_that_is_said_first(grid):
+    known = pd.DataFrame({"fd_cifar": {"untrained": 1.0}})
+    told = findings.findings(dataclasses.replace(grid, calibration=known))
+    assert told.headline[0] == (
+        "No arm has learnt: none has fd_cifar below 0.800 at the last epoch."
+    )
+    assert told.headline[1:] == findings.findings(grid).headline
+
+
+def test_an_arm_that_is_lost_takes_no_verdict_from_the_others(grid):
+    """All seeds of one arm with output BatchNorm have no number at the last epoch."""
+    lost = (grid.frame["epoch"] == 4) & (grid.frame["norm"] == "batch")
+    lost &= (grid.frame["head"] == "conv") & (grid.frame["batch"] == 128)
+    frame = grid.frame.assign(fd_cifar=grid.frame["fd_cifar"].where(~lost))
+    study = dataclasses.replace(grid, frame=frame)
+    said = findings.findings(study)
+    reason = "None of 6 seeds has a score of every arm at the last epoch."
+    assert said.epochs[-1] == f"{reason} Without one there is no verdict."
+    assert reason in findings.how_sure(study)
+    (head,) = (x for x in said.headline if x.startswith("The average-pool head"))
+    assert re.search(r"by [\d.]+ \([\d.]+ to [\d.]+\) without output BatchNorm", head)
+
+
 def test_five_whole_seeds_give_no_verdict(grid):
     """One seed lacks the last epoch of one arm, and is no pair any more."""
     last = (grid.frame["epoch"] == 4) & (grid.frame["seed"] == 2) & (grid.frame["batch"] == 512)
     said = findings.findings(dataclasses.replace(grid, frame=grid.frame[~last]))
-    assert said.epochs[-1].startswith("Only 5 of 6 seeds have the last epoch of every arm.")
+    assert said.epochs[-1].startswith(
+        "Only 5 of 6 seeds have a score of every arm at the last epoch."
+    )
     assert "cannot be below 0.0625" in said.epochs[-1]
     assert "of 5 seeds): by " in said.headline[0]
 

@@ -235,11 +235,21 @@ def test_a_film_of_few_pictures_says_which(study_folder: Path, tmp_path: Path) -
     assert "of the 8 these have: 1, 5, 8." in rendered(study)
 
 
+def test_the_film_of_a_study_of_numbers_of_images(make_study: Callable, tmp_path: Path) -> None:
+    factors = {"images": [600, 1200], "act_d": ["relu", "leaky"]}
+    made = make_study(tmp_path, epochs=1, factors=factors, resolution=16, points=2)
+    film = page.filmstrip(analyse(records.load(made)))
+    assert film["factors"] == {"training_images": ["600", "1200"], "act_d": ["relu", "leaky"]}
+    assert film["chosen"].keys() == film["factors"].keys()
+    cells = itertools.product(*([(k, v) for v in vs] for k, vs in film["factors"].items()))
+    assert set(film["arms"]) == {",".join(map("=".join, cell)) for cell in cells}
+
+
 def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path: Path) -> None:
     real = rendered(analyse(records.load(make_study(tmp_path, epochs=2, data="cifar10"))))
     notice = "They are\n  not CIFAR-10"
     assert (notice in html, notice in real) == (True, False)
-    assert "Scale small: D sees 80,000 images, 8 times 10,000. A demonstration" in html
+    assert "Scale small: D sees 80,000 images, 8 times 10,000. This is a demonstration" in html
     assert ("DATA=shapes" in html, "DATA=cifar10" in real) == (True, True)
 
 

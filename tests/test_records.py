@@ -185,6 +185,8 @@ def test_what_was_measured_afterwards_is_read_or_named(make_study, tmp_path, con
     path.parent.mkdir()
     path.write_text(json.dumps(WALKS | {"more": 1}))
     assert records.load(folder).analyses == {"walks": {NONE: WALKS}}
+    path.write_text(json.dumps(WALKS | {"epoch": 1}))  # of another generator than the last
+    assert records.load(folder).analyses == {}
 
     path.write_text(content)
     with pytest.raises(rundir.Damaged) as error:

@@ -61,7 +61,7 @@ def test_under_every_score_table_stand_images_that_no_training_made(
         assert table.rows == plain[name].rows
         assert [line[0] for line in table.below] == words
         source = "real ones (2,000 of the test split, 0 of them known to the runs)"
-        assert f"2,000 images each that no training made: {source}" in table.notes[-1]
+        assert f"2,000 images each from other sources: {source}" in table.notes[-1]
     assert shown["last"].below[0] == ["real, held out", "0.400", "–", "0.000200"]
     assert shown["last"].below[-1][1:] == ["94.4", "0.944", "0.944"]
     assert shown["epochs-fd_cifar"].below[1][1:] == ["40.6"] * 3
@@ -144,9 +144,13 @@ def test_the_caption_spells_out_identity_data_code_and_hardware(study_folder):
 
 
 def test_machines_that_differ_are_named(pair):
-    machines = [{"torch": "2.15.0", "threads": 1}, {"torch": "2.15.0", "threads": 2}]
+    machines = pair.machines.assign(threads=[1, 1, 1, 2])  # the last run: norm=batch, seed 1
     lines = tables.caption(dataclasses.replace(pair, machines=machines))
-    assert lines[-1] == "The runs were not all made alike (threads: 1 or 2)."
+    assert lines[-1] == (
+        "The runs were not all made alike. threads 1: seed 0, seed 1 with norm=none; "
+        "threads 2: seed 1 with norm=batch."
+    )
+    assert not tables.machine_lines(pair)
 
 
 def test_a_study_without_an_epoch(make_study, tmp_path):
@@ -171,7 +175,7 @@ def measured(make_study, tmp_path_factory):
 
 def test_an_analysis_has_a_row_for_each_number(measured):
     walks = tables_of(measured)["walks"]
-    assert walks.headings == ["number", "norm=none, head=conv, batch=128 (2 seeds)"]
+    assert walks.headings == ["quantity", "norm=none, head=conv, batch=128 (2 seeds)"]
     assert walks.rows == [["hits, three", "0.6000 ± 0.1414"], ["one", "–"]]
     assert walks.notes == ["Mean ± standard deviation over seeds.", "A note."]
     assert measured.results["walks/three"].to_list() == [0.5, 0.7]
