@@ -37,6 +37,7 @@ help: ## list what can be made
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
 	@printf '\n%s\n' 'Variables: SCALE= SEEDS= EPOCHS= DATA= TEST= DEVICE= JOBS= ENGINE= OUT= STUDY= WANDB_MODE=' \
+	  'RUNDIR= is for audit; RAY_ADDRESS= and GPUS_PER_RUN= are for ENGINE=ray; INCEPTION_WEIGHTS= for FID' \
 	  'ARGS= goes to the command as it is: make ablation SCALE=small ARGS="head=avgpool norm=none"'
 
 setup: $(STALE) ## build .venv from requirements.lock, once
@@ -72,19 +73,20 @@ banks:
 report: setup ## build the report of every study in OUT again, or of STUDY
 	@set -- $(if $(STUDY),$(call quote,$(STUDY)),$(call quote,$(or $(OUT),runs))/*/study.json); \
 	  $(if $(STUDY),,test -f "$$1" || { $(STOP) "there is no study in $(or $(OUT),runs)"; exit 2; };) \
-	  for study; do $(RUN) reports --from "$${study%/study.json}" || exit; done
+	  for study; do $(RUN) reports --from "$${study%/study.json}" $(ARGS) || code=$$?; done; \
+  exit $${code:-0}
 
-samples: setup ## draw 64 images with a published generator, into samples.png; needs no data
+samples: setup ## draw 64 images with a published generator, into a new samples.png; needs no data
 	@$(RUN) dcgan sample batch=128 -n 64 --grid samples.png $(call option,device,$(DEVICE)) $(ARGS)
 
 dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal dashboard
-	@$(RUN) experiments dashboard $(PLACE)
+	@$(RUN) experiments dashboard $(PLACE) $(ARGS)
 
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
-	@$(RUN) experiments sync $(PLACE)
+	@$(RUN) experiments sync $(PLACE) $(ARGS)
 
 workspace: setup ## build a workspace on W&B for the newest study, or for STUDY
-	@$(RUN) experiments workspace $(PLACE)
+	@$(RUN) experiments workspace $(PLACE) $(ARGS)
 
 publish: setup ## pack whole seeds of the newest study, or of STUDY, into reports/published
 	@$(RUN) experiments publish $(PLACE) $(ARGS)

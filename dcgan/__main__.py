@@ -126,7 +126,8 @@ def find(generator: Path) -> Path:
 
 def published(name: str) -> Path:
     """The one published generator that has this in its name; BadInput lists what there is."""
-    known = {path.stem: path for path in sorted(PUBLISHED.glob("*/generators/*.safetensors"))}
+    paths = sorted(PUBLISHED.glob("*/generators/*.safetensors"))
+    known = {f"{path.parts[-3]}/{path.stem}": path for path in paths}
     matching = [full for full in known if name in full]
     if len(matching) == 1:
         return known[matching[0]]

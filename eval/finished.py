@@ -130,7 +130,8 @@ def open_runs(
             print(f"left out, {done} of {config.epochs} epochs: {folder}", file=sys.stderr)
             continue
         if needs != "generator" and config.model != "dcgan":
-            raise BadInput(f"{folder}: model={config.model} has no convolutions")
+            print(f"left out, model={config.model} has no convolutions: {folder}", file=sys.stderr)
+            continue
         kept = [0] if needs == "config" else rundir.kept(folder, FILES[needs])
         if kept and epoch not in ("last", *map(str, kept)):
             known = ", ".join(map(str, kept))

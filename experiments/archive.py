@@ -151,8 +151,7 @@ def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)  # which compares each file with its CRC
             study = grid.stored(rundir.unseal(folder / "study.json"))
-            known = grid.define(study.name, study.scale).factors
-            if any({*levels} - {*known.get(key, ())} for key, levels in study.factors.items()):
+            if grid.has_changed(study):
                 raise Damaged(f"{folder}: its factors or levels are not those of {study.name} here")
             for run in runs_in(folder, study):
                 rundir.read_config(folder / run.folder)

@@ -102,6 +102,13 @@ def stored(info: dict[str, Any]) -> Study:
     return Study(*(info[key] for key in keys), info.get("arms", {}))
 
 
+def has_changed(study: Study) -> bool:
+    """Whether the file of a stored study has other factors now, or lacks some of its levels."""
+    known = define(study.name, study.scale).factors
+    same = known.keys() == study.factors.keys()
+    return not same or any({*levels} - {*known[key]} for key, levels in study.factors.items())
+
+
 def fit(study: Study, data: str, data_sha256: str, available: int) -> Study:
     """The study on some data: no more images than there are."""
     settings = study.settings | {"data": data, "data_sha256": data_sha256}

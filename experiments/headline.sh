@@ -7,10 +7,11 @@
 #     experiments/headline.sh precision 7   the three precisions at cifar32
 #     experiments/headline.sh dry           all of these on the CPU, tiny: do the slices work?
 #
-# A slice trains groups of JOBS runs and exports the records to OUT after each. It stops before a
-# group that would end after MINUTES, going by the longest so far; the same command goes on. States
-# are not exported: a group that was cut off goes on where RUNS is still there, and starts anew
-# elsewhere. Where RUNS has no such study, it starts from the archives in FROM.
+# A slice trains groups of JOBS runs, or as many for each seed that is missing, and exports the
+# records to OUT after each, so begin with seed 0. It stops before a group that would end after
+# MINUTES, going by the longest so far; the same command goes on. States are not exported: a group
+# that was cut off goes on where RUNS is still there, and starts anew elsewhere. Where RUNS has no
+# such study, it starts from the archives in FROM.
 #
 # JOBS runs share the GPU; the images/s in the lines of the first epochs say whether more pay. Keep it
 # until a seed is whole: records of half a run cannot go on on another machine.
@@ -30,9 +31,10 @@ BENCH=${BENCH:-training scoring epoch}
 
 began=$(date +%s)
 longest=0
+failed=0                      # 1 once a run has: what the others made is exported all the same
 
 usage() {
-    sed -n '4,8s/^#     //p' "$0" >&2
+    sed -n '4,8s/^#     //p' experiments/headline.sh >&2
     exit 2
 }
 
@@ -47,10 +49,10 @@ group() {
     start=$(date +%s)
     if [ $((start - began + longest)) -gt $((60 * MINUTES)) ]; then
         echo "headline.sh: $MINUTES minutes are over; the same command goes on"
-        exit 0
+        exit $failed
     fi
     experiments "$study" --scale "$scale" --seeds $((last + 1)) --device "$DEVICE" \
-        --jobs "$JOBS" --out "$RUNS" ${DATA:+--data "$DATA"} "$@" $SETTINGS
+        --jobs "$JOBS" --out "$RUNS" ${DATA:+--data "$DATA"} "$@" $SETTINGS || failed=$?
     for folder in "$RUNS/$study-$scale"*/; do
         experiments export "$folder" -o "$OUT/$(basename "$folder").zip"
     done
@@ -87,6 +89,7 @@ slice() {
         done
     fi
     cells "$@"
+    return $failed
 }
 
 case ${1:-} in
@@ -102,10 +105,8 @@ dry)
     export DEVICE=cpu JOBS=8 DATA=shapes RUNS="$RUNS/dry" OUT="$OUT/dry" FROM="$OUT/dry"
     export SETTINGS="width=4 images=600 epochs=2 score_images=200 reference_images=400"
     SETTINGS="$SETTINGS inception=never"
-    BENCH="scoring --quick" "$0" bench
-    "$0" cifar32 0
-    "$0" blog64 0
-    "$0" precision 0
+    BENCH="scoring --quick" sh experiments/headline.sh bench
+    for study in cifar32 blog64 precision; do sh experiments/headline.sh "$study" 0; done
     ;;
 *) usage ;;
 esac

@@ -46,7 +46,8 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
     keep(images, job.cache, job.config.resolution)
     if test:
         keep(test, job.cache, test.pixels.shape[1])  # not to be decoded again
-    write_study(plan, images)
+    if plan.epochs_done < plan.epochs:
+        write_study(plan, images)
     prepare(job.device, job.threads)
     compared = [*itertools.chain(*references(job))]
 
@@ -211,9 +212,9 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
         signals.end_all(processes.values())
 
 
-def max_parallel(device: str) -> int:
-    """Runs at a time, unless somebody says otherwise: one a core, or one on a GPU."""
-    return cores() if device == "cpu" else 1
+def max_parallel(device: str, threads: int) -> int:
+    """Runs at a time, unless somebody says otherwise: as the cores allow, or one on a GPU."""
+    return max(1, cores() // threads) if device == "cpu" else 1
 
 
 def cores() -> int:

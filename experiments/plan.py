@@ -1,4 +1,4 @@
-"""What a study still needs: which runs, how long, how much disk. Nothing is written here."""
+"""What a study still needs: which runs, how long, how much disk."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -38,7 +38,7 @@ class Plan:
     missing: list[Job]  # those that have something to do: epochs, or their W&B mirror
     max_parallel: int  # runs at a time
     seconds: float  # an estimate of what is left
-    bytes: int  # on disk, at most
+    bytes: int  # on disk, at most, beside the cache
 
     @property
     def folder(self) -> Path:
@@ -75,7 +75,7 @@ def make_plan(
     common = (side, device, threads, inception, mode, imagenet)
     jobs = [Job(run.config, out / study.folder / run.folder, *common) for run in runs]
     committed, missing = _look_at(jobs)
-    seconds = _run_seconds(committed) / max_parallel
+    seconds = _run_seconds(committed) / max(1, min(max_parallel, len(missing)))
     disk = {run.arm: _disk(run.config) for run in runs}
     total = sum(disk[run.arm] for run in runs)
     return Plan(study, jobs, committed, missing, max_parallel, seconds, total)
@@ -98,15 +98,15 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
         "epochs": f"{plan.epochs} of {config.images:,} images; {plan.epochs_done} are done",
         "data": f"{images.name}, SHA-256 {images.sha256[:12]}, {describe(images)}",
         "device": f"{job.device}, {plan.max_parallel} runs at a time{engine}",
-        "time": f"about {duration(plan.seconds)}",
-        "disk": f"at most {plan.bytes / 1e6:,.0f} MB; {free / 1e9:,.0f} GB are free",
+        "time": f"about {duration(plan.seconds)}" + ", and what Inception takes" * job.inception,
+        "disk": f"at most {plan.bytes / 1e6:,.0f} MB and the cache; {free / 1e9:,.0f} GB are free",
         "W&B": mode,
     }
     yield from (f"{name:<8}{text}" for name, text in rows.items())
     if images.kind == "shapes":
         yield "These images are shapes drawn by the code; DATA= names real ones."
     if config.inception == "never":
-        yield "FID is not measured at this scale: ARGS=inception=milestone would."
+        yield "FID is not measured with inception=never; ARGS=inception=milestone would."
     elif not job.inception:
         yield "FID is not measured: there are no Inception weights (INCEPTION_WEIGHTS=)."
     if config.imagenet != "never" and not job.imagenet:

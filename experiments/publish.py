@@ -37,11 +37,10 @@ def publish(study: Path) -> Result:
         _check_same(path, study)
     whole = archive.whole_seeds(study)
     if not {*known, *whole}:
-        raise BadInput(f"{study}: has no whole seed: not all runs of one are finished")
-    lowest, length = (
-        min({*known, *whole}),
-        rundir.unseal(study / "study.json")["settings"]["epochs"],
-    )
+        lacks = "of each, runs are not finished or lack evaluation sets (make resample)"
+        raise BadInput(f"{study}: has no whole seed: {lacks}")
+    lowest = min({*known, *whole})
+    length = rundir.unseal(study / "study.json")["settings"]["epochs"]
     generators = _generators(study, target / "generators", lowest)
     for seed in whole:
         if seed not in known:

@@ -21,7 +21,6 @@ from experiments import launch, signals
 from experiments.plan import Plan
 from experiments.run import Job
 
-ROOT = Path(__file__).resolve().parents[1]
 RETRIES = 3  # of a run whose node or worker is lost
 OWNER_SECONDS = 180.0  # for the lock of a lost node: an NFS server keeps it for 90 s
 CONNECT_SECONDS = 5.0  # for the head of a cluster to answer
@@ -105,7 +104,7 @@ def _work(job: Job, environ: dict[str, str]) -> dict[str, str]:
 
 def _environment() -> dict[str, dict[str, str]]:
     """What Ray starts processes with, so that they find this code and compute the same bits."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(launch.ROOT.resolve()), os.environ.get("PYTHONPATH")]))
     given = {name: os.environ[name] for name in BITS if name in os.environ}
     if weights := os.environ.get("INCEPTION_WEIGHTS"):
         given["INCEPTION_WEIGHTS"] = str(Path(weights).absolute())

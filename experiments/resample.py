@@ -27,7 +27,7 @@ from experiments.run import Job, fingerprint, measure, prepare, references
 
 def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: int) -> Result:
     """Score what a study lacks, and say what was done; `jobs`: runs at a time."""
-    console, max_parallel = progress.console(), jobs or launch.max_parallel(device)
+    console, max_parallel = progress.console(), jobs or launch.max_parallel(device, threads)
     lacking, counts = make_plan(study, sets, device, threads)
     kept = [(job, epoch) for job in lacking for epoch in rundir.kept(job.folder, rundir.GENERATOR)]
     timings = (rundir.read_json(job.folder, epoch, rundir.TIMING) for job, epoch in kept)

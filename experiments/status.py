@@ -26,7 +26,7 @@ class RunStatus:
     epochs: int  # planned
     scores: dict[str, float | None]  # of that epoch; None where the run diverged
     seconds: float | None  # of that epoch: training and scoring
-    note: str  # who runs it, why it failed, what is damaged
+    note: str  # who runs it, why it failed, what is damaged, whether it diverged
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def look(folder: Path) -> Status:
 
 
 def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
-    planned, seconds, scores, damage = run.config.epochs, None, {}, ""
+    planned, seconds, scores, lost, damage = run.config.epochs, None, {}, False, ""
     owner, epoch = rundir.owner_of(folder), max(rundir.kept(folder), default=0)
     try:
         if epoch or (folder / "run.json").exists():
@@ -67,12 +67,14 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
         if epoch:
             timing = rundir.read_json(folder, epoch, rundir.TIMING)
             seconds = timing["train_seconds"] + timing["score_seconds"]
-            scores = rundir.read_json(folder, epoch, rundir.RECORD)["scores"]
+            record = rundir.read_json(folder, epoch, rundir.RECORD)
+            scores, lost = record["scores"], record["status"] != "ok"
     except rundir.Damaged as error:
         damage, epoch = str(error).removeprefix(f"{folder}/"), max(epoch - 1, 0)
     except OSError as error:
         damage = f"{error.filename or folder}: {error.strerror}"
     state, note = _state(folder, owner, epoch, planned, damage)
+    note = note or "diverged" * lost
     done = min(epoch, planned)
     return RunStatus(run.arm, run.config.seed, state, done, planned, scores, seconds, note)
 
@@ -118,7 +120,7 @@ def to_text(status: Status) -> str:
     if status.epochs_done < status.epochs:
         lines[0] += f", {left(status.seconds_left)}"
         if not status.owner:
-            lines.append("Nobody is at work on it; its own command goes on with it.")
+            lines.append("Nothing is running; the study's own command continues it.")
     if status.owner:
         lines.append(f"At work: {status.owner}.")
 
@@ -129,7 +131,7 @@ def to_text(status: Status) -> str:
         states = [counts[state] or "" for state in status.states]
         rows.append([grid.levels(arm), *states, epochs, _mean_score(runs, "fd_cifar")])
     lines += ["", aligned(["arm", *status.states, "epochs", "fd_cifar"], rows)]
-    unusual = [run for run in status.runs if run.state not in ("done", "missing")]
+    unusual = [run for run in status.runs if run.note or run.state not in ("done", "missing")]
     lines += [""] if unusual else []
     for run in sorted(unusual, key=lambda run: STATES.index(run.state)):
         note = f": {run.note}" if run.note else ""

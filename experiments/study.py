@@ -71,6 +71,9 @@ def train(
     free = shutil.disk_usage(existing(made.folder)).free
     for line in plan.say(made, images, where, tracking.describe(to, made.folder), free):
         console.print(line)
+    if held and held.seen:
+        few = f"{held.seen:,} of {len(held.pixels):,} held-out images"
+        console.print(f"{few} are trained on as well; TEST= names others.")
     done = {"folder": made.folder, "plan": plan.as_data(made, images, to.mode)}
     if plan_only:
         return 0, done
@@ -155,12 +158,18 @@ def _load(
 
 
 def _check_same(folder: Path, images: "Images") -> None:
-    """Refuse other images under a name that a study in this place has already."""
+    """Refuse other images, factors or levels under a name that a study in this place has."""
     path = folder / "study.json"
-    stored = rundir.unseal(path)["data"]["sha256"] if path.exists() else images.sha256
-    if stored != images.sha256:
+    if not path.exists():
+        return
+    info = rundir.unseal(path)
+    if (stored := info["data"]["sha256"]) != images.sha256:
         sums = f"their SHA-256 is {stored[:12]}..., not {images.sha256[:12]}..."
         raise BadInput(f"{folder} is a study of other images of this name: {sums}")
+    if grid.has_changed(grid.stored(info)):
+        raise BadInput(
+            f"{folder}: {info['study']} has other factors or levels now; name another --out"
+        )
 
 
 def _engine(
@@ -170,7 +179,9 @@ def _engine(
     from experiments import launch
 
     if engine == "local":
-        return jobs or launch.max_parallel(device), launch.execute, ""
+        if any(where.values()):
+            raise BadInput("--ray-address and --gpus-per-run need --engine ray")
+        return jobs or launch.max_parallel(device, threads), launch.execute, ""
 
     # Ray is an extra.
     if find_spec("ray") is None:
@@ -179,6 +190,8 @@ def _engine(
 
     if device not in ("cpu", "cuda"):
         raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
+    where["ray_address"] = where["ray_address"] or os.environ.get("RAY_ADDRESS")
+    where["gpus_per_run"] = where["gpus_per_run"] or 1.0
     max_parallel = jobs or ray_engine.max_parallel(device, threads, **where)
     text = f" on Ray, {where['ray_address'] or 'started here'}"
     return max_parallel, partial(ray_engine.execute, **where), text

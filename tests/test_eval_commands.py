@@ -175,4 +175,5 @@ def test_the_plain_gan_has_no_convolutions_to_look_at(study, run_eval, trained):
     plain = trained[0].model_copy(update={"model": "mlp"})
     rundir.replace(run / "run.json", rundir.seal({"config": plain.model_dump()}))
     for name in ("probe", "filters", "heads"):
-        assert f"{run}: model=mlp has no convolutions" in run_eval(name, study, *WORDS[name])[2]
+        said = run_eval(name, study, *WORDS[name])[2]
+        assert f"left out, model=mlp has no convolutions: {run}" in said

@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -166,6 +167,14 @@ def test_a_study_keeps_the_claims_that_it_started_with():
     for stored, added, kept in ((early, late, {"commit": "early"}), (info, late, {})):
         assert grid.merge(stored, added)["claims"] == kept
     assert "claims" not in grid.merge(info, info)
+
+
+def test_a_stored_study_whose_file_has_changed_is_known():
+    study = define("ablation", "small", None, ["norm=none"])
+    assert not grid.has_changed(study)
+    for other in ({"act_d": ["relu"]}, {"batch": [64]}):
+        assert grid.has_changed(replace(study, factors=study.factors | other))
+    assert grid.has_changed(replace(study, factors={"norm": ["none"]}))
 
 
 def test_the_commit_of_the_claims_is_the_last_one_that_touched_them(tmp_path):

@@ -106,7 +106,7 @@ def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
         assert run_sample(name, "-n", 3, "--out", tmp_path / f"by name {number}")[0] == 0
         assert read_all(tmp_path / f"by name {number}") == read_all(tmp_path / "by file")
 
-    listed = "; ".join(names)
+    listed = "; ".join(f"study/{name}" for name in names)
     for name, which in (("batch", "several published generators have"), ("x", "no published")):
         code, shown, complaint = run_sample(name, *out)
         assert (code, shown) == (2, "")

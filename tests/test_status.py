@@ -103,6 +103,15 @@ def test_the_time_left_is_that_of_the_speed_of_run_arm_or_study(study):
     assert status.look(study).seconds_left == pytest.approx(4 * 2)
 
 
+def test_a_run_that_diverged_is_done_and_listed(make_study, tmp_path):
+    lost = {f"{BAD}/seed=0": 2}
+    folder = make_study(tmp_path, epochs=2, factors=ARMS, diverged=lost, resolution=16, points=2)
+    result = status.look(folder)
+    assert result.states == {"done": 2}
+    assert [run.note for run in result.runs] == ["", "diverged"]
+    assert status.to_text(result).endswith(f"done      2/2  {BAD} seed=0: diverged")
+
+
 def test_a_damaged_run_is_shown_and_hides_no_other(study):
     (study / GOOD / "seed=0" / "run.json").write_bytes(b"{}")
     shutil.rmtree(study / GOOD / "seed=3/epochs/0004")

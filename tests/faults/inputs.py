@@ -325,6 +325,7 @@ def refusals(folder: Path) -> list[Refusal]:
         setting("99999999999 is not in the range", "--seeds", "99999999999"),
         setting("--device tpu", "--device", "tpu", torch=True),
         setting("WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}, torch=True),
+        setting("need --engine ray", "--gpus-per-run", "0.5", torch=True),
         setting("file is not a folder", "--out", str(folder / "file/x")),
         score("INCEPTION_WEIGHTS=", *inception, environ=absent, torch=True),
         score("w: No such file", *inception, "--weights", str(folder / "w"), torch=True),
