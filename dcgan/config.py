@@ -14,7 +14,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    # What the study varies (Sections 1 and 2 of the README).
+    # What the study varies.
     norm: Literal["none", "batch"] = "none"  # BatchNorm on D's output logit
     head: Literal["conv", "avgpool"] = "conv"  # how D gets from a 4x4 map to one logit
     batch: int = Field(128, ge=2, le=65536)  # images a step; the last, partial batch is used
@@ -60,7 +60,7 @@ class Config(BaseModel):
         if self.images % self.batch == 1:
             raise ValueError(
                 f"images={self.images} leaves a last batch of one image at batch={self.batch}, "
-                "on which BatchNorm is undefined"
+                f"on which BatchNorm is undefined; images={self.images - 1} does not"
             )
         return self
 

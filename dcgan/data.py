@@ -195,9 +195,9 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
         labels = np.array(about["labels"], dtype=np.int64)
         whole = about["sha256"] == sha256 and about["array"] == _sha256(pixels, labels)
     except (OSError, EOFError, ValueError, KeyError) as error:
-        raise BadData(f"{path}: not in the cache; start again from the source") from error
+        raise BadData(f"{path}: not in the cache; give the study's command again") from error
     if not whole:
-        raise BadData(f"{path}: damaged; start again from the source")
+        raise BadData(f"{path}: damaged; give the study's command again")
     return Images(about["name"], about["kind"], pixels, labels, sha256)
 
 

@@ -45,7 +45,12 @@ DEVICE = click.option(
 EPOCH = click.option("--epoch", metavar="N", default="last", help="or `last`, the last usable")
 THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
-TEST = click.option("--test", metavar="TEST", required=True, help="images of that kind it was not")
+TEST = click.option(
+    "--test",
+    metavar="TEST",
+    required=True,
+    help="such images that it was not trained on",
+)
 CACHE = click.option(
     "--cache", metavar="DIR", type=PATH, help="of images; default: `cache` beside the study"
 )
@@ -72,7 +77,7 @@ def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> R
 )
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
 @click.option("--data", metavar="TRAIN", help="images it was trained on; default: the cache's")
-@click.option("--weights", type=PATH, help="of Inception, or a folder; default: as above")
+@click.option("--weights", type=PATH, help="of Inception, or a folder; default: see above")
 @CACHE
 def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result:
     """Score the generators that finished epochs have kept, on new images.
@@ -140,7 +145,7 @@ def neighbours(n: int, **chosen: Any) -> Result:
 @count("--pairs", 200, "pairs of z")
 @count("--steps", 16, "from one z to the other")
 def walks(pairs: int, steps: int, **chosen: Any) -> Result:
-    """Find out whether the latent space is smooth, and whether one can calculate in it.
+    """Find out whether the latent space is smooth, and whether arithmetic works in it.
 
     How even are walks from z to z, beside a blend of the same two images in pixels? And is bright A
     - dark A + dark B a bright B, for two classes? eval/walks.py says what a hit is. The picture:
@@ -174,7 +179,7 @@ def heads(pairs: int, **chosen: Any) -> Result:
 
     The networks of each finished run are built with either head of D, and steps of training are
     timed, both heads in turn. The speeds are those of this machine at this moment: run it where
-    nothing else runs. The result is called that of epoch 0. A run at `small` takes half a minute.
+    nothing else runs. The result is stored as epoch 0's. A run at `small` takes half a minute.
 
         python -m eval heads runs/ablation-small
     """
@@ -196,7 +201,7 @@ def constant(**chosen: Any) -> Result:
 
 @eval_group.command()
 @options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, TEST, CACHE)
-@count("--n", 5_000, "generated images a number", least=100)
+@count("--n", 5_000, "generated images for each number", least=100)
 def audit(n: int, **chosen: Any) -> Result:
     """Find out whether the scores can be trusted, with a generator and real held-out images.
 

@@ -94,11 +94,11 @@ TEST = option(
     "--test",
     "DATA",
     "real images to calibrate scores by, never trained on; default: CIFAR-10's test split "
-    "where --data is cifar10, else the second half of the images",
+    "where --data is cifar10, else the second half of the images, trained on or not",
 )
 GPU = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
 DEVICE = option("--device", "NAME", GPU)
-AT_A_TIME = "runs at a time; default: one a core, or one on a GPU, or as many as Ray can take"
+AT_A_TIME = "runs at a time; default: as the cores allow, one on a GPU, or as many as Ray takes"
 JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
 SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 for a command on a GPU"
 FEW = click.IntRange(1, 1_000)
@@ -124,7 +124,7 @@ A factor takes one or more of its levels, as batch=128,512 does; any other key t
     python -m experiments {name} seed=3 epochs=4
 """
 CLUSTER = "auto or HOST:PORT of a running cluster; default: RAY_ADDRESS, or Ray is started here"
-PART = "of Ray's; a part of one lets several runs share a GPU"
+PART = "under Ray; default: 1; with a fraction, runs share a GPU"
 of_training = options(
     click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
     option("--scale", "NAME", SCALES),
@@ -134,10 +134,10 @@ of_training = options(
     TEST,
     DEVICE,
     JOBS,
-    threads_option("of each run, on which bits depend"),
+    threads_option("of each run; results depend on them"),
     option("--engine", None, "processes of this machine, or Ray", type=ENGINES, default="local"),
-    option("--ray-address", "HOST:PORT", CLUSTER, envvar="RAY_ADDRESS"),
-    option("--gpus-per-run", "X", PART, type=click.FloatRange(0, min_open=True), default=1.0),
+    option("--ray-address", "HOST:PORT", CLUSTER),
+    option("--gpus-per-run", "X", PART, type=click.FloatRange(0, min_open=True)),
     out_option("folder of studies and cache"),
     click.option("--plan", "plan_only", is_flag=True, help="print the plan and stop"),
 )
@@ -166,13 +166,14 @@ def show_status(study: Path) -> Result:
 
       done       every epoch is committed
       running    a process of this machine is at work on it
-      elsewhere  a process of another machine was the last at work on it
+      elsewhere  a process of another machine was the last to work on it
       failed     its error.txt, whose last line is shown, says why
       damaged    its last epoch or run.json is not as it was written
       stopped    half-done: the study's own command goes on with it
       missing    planned, and without an epoch
 
-    The time left is that of the remaining epochs, at the speed of each run's last one.
+    A run that diverged goes on, and is listed. The time left is that of the remaining epochs, at
+    the speed of each arm's last ones.
 
         python -m experiments status
         python -m experiments status runs/ablation-small --json
@@ -195,7 +196,7 @@ def reproduce_run(**given: Any) -> Result:
 
     RUN is a run's folder, or in a study of OUT its name as W&B and the page show it, or its id on
     W&B. Prints the one command that makes it and what it was made with: data, machine, packages,
-    commit. Then gives that command in a folder of its own, without W&B, and names the first column
+    commit. Then runs that command in a folder of its own, without W&B, and names the first column
     that differs of each epoch.
 
     The same processor, threads and PyTorch give the same bytes. Elsewhere it is "not bit for bit",
@@ -281,8 +282,8 @@ def publish_study(study: Path) -> Result:
     """Pack the whole seeds of a study into reports/published, and build its report there.
 
     A seed has an archive of its own, which is written once: what is published already must agree.
-    Pictures are those of the lowest seed at a few epochs; two of its generators lie beside. Of a
-    folder in reports/published itself only the report is made, again.
+    Pictures are those of the lowest seed at a few epochs; two of its generators lie beside. For a
+    folder in reports/published itself only the report is built again.
 
         python -m experiments publish runs/ablation-cpu32
         python -m experiments publish reports/published/ablation-cpu32

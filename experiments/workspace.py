@@ -32,7 +32,7 @@ def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
     rundir.replace(path, rundir.to_json(json.loads(text)))
     print(f"wrote {path}")
     if to.mode != "online":
-        print(f"W&B is {to.mode}: online, the same command saves it there. {to.why}".rstrip())
+        print(f"W&B is {to.mode}: online, the same command saves it. {to.why}".rstrip())
         return 0, {"file": path, "workspace": url}
     try:
         url = workspace.save().url

@@ -401,7 +401,7 @@ def test_a_damaged_cache_is_seen_and_mended(damage, ending, side, kept, cache):
     path.write_bytes(made.get(damage, b""))
     if damage == "gone":
         path.unlink()
-    with pytest.raises(BadData, match="start again from the source"):
+    with pytest.raises(BadData, match="give the study's command again"):
         load_cached(cache, DRAWN.sha256, side)
     images = load(kept, cache)
     np.testing.assert_array_equal(images.pixels, DRAWN.pixels)

@@ -88,6 +88,6 @@ def test_the_claims_are_those_that_the_runs_started_with(headline):
 
 def test_the_readme_says_what_is_there_and_what_is_to_be_tested(headline):
     readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"{len(claims.load())} claims of the blog post and of the paper" in readme
+    assert f"{len(claims.load())} claims of the blog post, of the paper and of our own" in readme
     assert f"{headline.plan['seed'].nunique()} of 8 seeds" in readme
     assert set(headline.plan["status"]) == {"finished"}

@@ -279,7 +279,7 @@ def test_bad_input_is_one_line_and_exit_code_2(study, tmp_path, run_eval):
     refused = {
         ("score",): "RUN",
         ("score", study, "--weights", tmp_path): "cifar10-resnet.json: No such file",
-        ("score", study, *good, "--cache", tmp_path / "empty"): "start again from the source",
+        ("score", study, *good, "--cache", tmp_path / "empty"): "give the study's command again",
         ("train-extractor", *training): "a.zip: no such file",
     }
     for words, reason in refused.items():

@@ -79,7 +79,7 @@ def test_wandbs_own_model_reads_what_would_be_sent(made):
 
 def test_with_an_account_it_is_saved_and_a_failure_is_one_line(study, monkeypatch, capsys):
     assert workspace.make(study, OFFLINE)[0] == 0
-    assert capsys.readouterr().out.endswith("the same command saves it there. no key\n")
+    assert capsys.readouterr().out.endswith("the same command saves it. no key\n")
 
     # An imitation: what W&B itself does with it cannot be tried without an account.
     names = {"WANDB_ENTITY": "people", "WANDB_PROJECT": "p"}
