@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -79,11 +78,11 @@ WITHOUT_TORCH = (
 )
 
 
-def within(name: str, prefixes: tuple[str, ...]) -> bool:
+def within(name, prefixes):
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def modules() -> dict[str, Path]:
+def modules():
     """Every module of the four packages by its dotted name."""
     paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
@@ -97,7 +96,7 @@ OF_TESTS = ("conftest", "faults", "parity")  # what tests import of each other
 
 
 @cache
-def imports(path: Path) -> frozenset[str]:
+def imports(path):
     """What a file imports, wherever in the file: `from a import b` gives both a and a.b."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -109,7 +108,7 @@ def imports(path: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def project_files() -> Iterator[Path]:
+def project_files():
     """Every file of the project, and none that a tool or a study has made."""
     for path in sorted(ROOT.iterdir()):
         hidden = path.name.startswith(".") and path.name not in (".ci", ".gitignore")
@@ -119,7 +118,7 @@ def project_files() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module: str) -> None:
+def test_imports_point_one_way(module):
     rule = max((name for name in MAY_IMPORT if within(module, (name,))), key=len)
     ours = {name for name in imports(MODULES[module]) if within(name, PACKAGES)}
 
@@ -128,7 +127,7 @@ def test_imports_point_one_way(module: str) -> None:
         assert within(name, MAY_IMPORT[rule]), f"{module} imports {name}"
 
 
-def test_what_reads_records_never_loads_torch() -> None:
+def test_what_reads_records_never_loads_torch():
     light = [name for name in MODULES if within(name, WITHOUT_TORCH)]
     assert len(light) > len(WITHOUT_TORCH)
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
@@ -138,14 +137,14 @@ def test_what_reads_records_never_loads_torch() -> None:
     assert result.stdout == "[]\n"
 
 
-def test_eval_stays_the_builtin() -> None:
+def test_eval_stays_the_builtin():
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not any(within(name, ("eval",)) for name in names), f"{path}:{node.lineno}"
 
 
-def test_every_imported_library_is_declared() -> None:
+def test_every_imported_library_is_declared():
     project = PYPROJECT["project"]
     run = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
     extras = {
@@ -164,7 +163,7 @@ def test_every_imported_library_is_declared() -> None:
             assert result & declared, f"{path.name} imports {root}, which pyproject does not name"
 
 
-def test_names_say_what_a_file_is_about() -> None:
+def test_names_say_what_a_file_is_about():
     names = {path.name for path in project_files()}
     assert not names & {"utils.py", "util.py", "helpers.py", "base.py", "common.py", "misc.py"}
 
@@ -172,7 +171,7 @@ def test_names_say_what_a_file_is_about() -> None:
     assert not (ROOT / "tests/__init__.py").exists()
 
 
-def test_no_file_names_a_place_of_one_machine() -> None:
+def test_no_file_names_a_place_of_one_machine():
     machine = r"/(work|root)/"
     registry = r"\b(pypi|pythonhosted|npmjs|debian|anaconda)\.(org|com|net)\b|download\.pytorch"
     for path in project_files():

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
 import dcgan_study
@@ -18,14 +17,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("dcgan", "eval", "experiments", "reports")
 
 
-def files(folder: Path) -> set[str]:
+def files(folder):
     """The files of the packages in a folder."""
     paths = [path for package in PACKAGES for path in (folder / package).rglob("*")]
     return {str(x.relative_to(folder)) for x in paths if x.is_file() and x.suffix != ".pyc"}
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory):
     """A folder with what `pip install .` installs, of a checkout that has a published generator."""
     tmp_path = tmp_path_factory.mktemp("installed")
     checkout, target = tmp_path / "checkout", tmp_path / "target"
@@ -45,20 +44,20 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_wheel_has_every_file_but_published_records(installed: Path) -> None:
+def test_the_wheel_has_every_file_but_published_records(installed):
     source = files(installed.parent / "checkout")
     assert source - files(installed) == {"reports/published/study/study.json"}
     assert files(installed) < source
 
 
-def run(installed: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(installed, *words, cwd):
     """The installed command, in a folder."""
     command = [installed / "bin/dcgan-study", *words]
     environ = os.environ | {"PYTHONPATH": str(installed)}
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
 
 
-def test_the_installed_command_runs_its_own_packages(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_command_runs_its_own_packages(installed, tmp_path):
     for package in PACKAGES:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('not this one')")
@@ -76,11 +75,11 @@ def test_the_installed_command_runs_its_own_packages(installed: Path, tmp_path: 
     assert unknown.stderr.startswith("experiments: No such command 'stats'.")
 
 
-def test_every_command_stands_for_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_stands_for_a_module(monkeypatch):
     monkeypatch.setenv("PYTHONSAFEPATH", "0")
-    became: list[list[str]] = []
+    became = []
     monkeypatch.setattr(os, "execv", lambda path, words: became.append(words))
-    groups: dict[str, click.Group] = {"dcgan": dcgan_group, "experiments": experiments_group}
+    groups = {"dcgan": dcgan_group, "experiments": experiments_group}
     typed = {name: f"{package} {name}" for package, x in groups.items() for name in x.commands}
     typed |= {f"eval {name}": f"eval {name}" for name in eval_group.commands}
     typed |= {"report": "reports"}
@@ -93,6 +92,6 @@ def test_every_command_stands_for_a_module(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["PYTHONSAFEPATH"] == "1"
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_needs_no_torch():
     code = "import dcgan_study, sys; dcgan_study.show_help(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)

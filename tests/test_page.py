@@ -8,18 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import pytest
 import websocket
 
 from reports import __main__ as command
 from reports import claims, findings, page, records, tables
-from reports.analysis import Analysis, analyse
+from reports.analysis import analyse
 
 VOID = {"meta", "link", "input", "img", "br", "hr", "wbr"}
 LIMIT = 8_000_000  # bytes
@@ -41,17 +38,17 @@ QUIET = [
 class Outline(HTMLParser):
     """Collects the elements of a page, the text of each table cell, and what is not balanced."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self.table: list[list[str]] = []
+        self.open = []
+        self.wrong = []
+        self.elements = []
+        self.tables = {}
+        self.table = []
         self.feed(text)
         self.close()
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
         if tag not in VOID:
             self.open.append(tag)
@@ -62,26 +59,26 @@ class Outline(HTMLParser):
         if tag in ("td", "th"):
             self.table[-1].append("")
 
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         if not self.open or self.open.pop() != tag:
             self.wrong.append(f"</{tag}> at {self.getpos()}")
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if {"td", "th"} & {*self.open} and "p" not in self.open:  # what is folded is no cell's
             self.table[-1][-1] += data.replace("\xa0", " ")
 
 
 @pytest.fixture(scope="module")
-def study_folder(make_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study_folder(make_study, tmp_path_factory):
     """The grid with two seeds, eight epochs and two evaluation sets."""
     return make_study(tmp_path_factory.mktemp("study"), seeds=range(2), eval_sets=2)
 
 
 @pytest.fixture(scope="module")
-def built(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(study_folder, tmp_path_factory):
     """The report of a study."""
     out = tmp_path_factory.mktemp("report")
     build("--from", study_folder, "--to", out)
@@ -89,28 +86,28 @@ def built(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def html(built: Path) -> str:
+def html(built):
     return (built / "index.html").read_text()
 
 
-def build(*words: object) -> None:
+def build(*words):
     assert command.main([*map(str, words)]) == 0
 
 
-def rendered(study: Analysis) -> str:
+def rendered(study):
     """The page without figures and downloads."""
     verdicts = claims.judge(study)
     shown = tables.report(study, verdicts)
     return page.render(study, verdicts, findings.findings(study), shown, {}, {})
 
 
-def film_of(html: str) -> dict[str, Any]:
+def film_of(html):
     result = re.search(r'<script type="application/json" id="film">(.*?)</script>', html)
     assert result
     return json.loads(result[1])
 
 
-def test_report_is_complete(built: Path) -> None:
+def test_report_is_complete(built):
     names = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
     assert {name for name in names if "/" not in name} == {
         "index.html", "records.csv", "records.parquet", "eval_sets.csv",
@@ -119,7 +116,7 @@ def test_report_is_complete(built: Path) -> None:
     assert {"figures/fd_cifar.svg", "figures/effects.svg", "figures/samples.png"} <= names
 
 
-def test_what_an_earlier_report_had_is_gone_and_nothing_else(tmp_path: Path) -> None:
+def test_what_an_earlier_report_had_is_gone_and_nothing_else(tmp_path):
     links = '<a download="old.csv" href="#">old.csv</a><figure id="figure-old">'
     (tmp_path / "index.html").write_text(links)
     own = {tmp_path / name for name in ("tables/old.csv", "figures/old.svg", "figures/old.pdf")}
@@ -131,9 +128,7 @@ def test_what_an_earlier_report_had_is_gone_and_nothing_else(tmp_path: Path) -> 
     assert set(tmp_path.rglob("*.*")) == {*mine, tmp_path / "index.html"}
 
 
-def test_second_build_gives_the_same_bytes_without_torch(
-    built: Path, study_folder: Path, tmp_path: Path
-) -> None:
+def test_second_build_gives_the_same_bytes_without_torch(built, study_folder, tmp_path):
     code = (
         "import sys; from reports.__main__ import main; assert main() == 0; "
         "assert 'torch' not in sys.modules"
@@ -149,7 +144,7 @@ def test_second_build_gives_the_same_bytes_without_torch(
     assert first == second
 
 
-def test_html_is_balanced_and_its_ids_are_unique(html: str) -> None:
+def test_html_is_balanced_and_its_ids_are_unique(html):
     outline = Outline(html)
     assert (outline.wrong, outline.open) == ([], [])
     ids = [a["id"] for _, a in outline.elements if "id" in a]
@@ -159,7 +154,7 @@ def test_html_is_balanced_and_its_ids_are_unique(html: str) -> None:
     assert anchors <= set(ids)
 
 
-def test_page_loads_nothing(html: str) -> None:
+def test_page_loads_nothing(html):
     assert len(html.encode()) < LIMIT
     for tag, attributes in Outline(html).elements:
         for key in ("src", "srcset", "href", "xlink:href", "poster", "action", "data"):
@@ -170,7 +165,7 @@ def test_page_loads_nothing(html: str) -> None:
     assert "@import" not in html
 
 
-def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: Path) -> None:
+def test_numbers_are_those_of_the_tables(html, built, study_folder):
     study = analyse(records.load(study_folder))
     shown = Outline(html).tables
     for table in tables.report(study, claims.judge(study)):
@@ -195,7 +190,7 @@ def test_numbers_are_those_of_the_tables(html: str, built: Path, study_folder: P
         assert "FID" not in scores
 
 
-def test_filmstrip_has_every_arm_and_epoch(html: str, study_folder: Path) -> None:
+def test_filmstrip_has_every_arm_and_epoch(html, study_folder):
     study, film = analyse(records.load(study_folder)), film_of(html)
     arms = {
         ",".join(f"{k}={v}" for k, v in zip(study.factors, arm, strict=True)) for arm in study.arms
@@ -214,7 +209,7 @@ def test_filmstrip_has_every_arm_and_epoch(html: str, study_folder: Path) -> Non
     assert f'src="{first["frames"][str(first["last"])]}"' in html
 
 
-def test_a_long_run_keeps_the_epochs_that_matter() -> None:
+def test_a_long_run_keeps_the_epochs_that_matter():
     epochs = list(range(1, 81))
     chosen = page.chosen_epochs(epochs, {37, 2}, 5)
     assert {1, 2, 37, 80} <= set(chosen) <= set(epochs)
@@ -223,7 +218,7 @@ def test_a_long_run_keeps_the_epochs_that_matter() -> None:
     assert page.chosen_epochs(epochs[:5], {1, 2}, 5) == epochs[:5]
 
 
-def test_a_film_of_few_pictures_says_which(study_folder: Path, tmp_path: Path) -> None:
+def test_a_film_of_few_pictures_says_which(study_folder, tmp_path):
     folder = shutil.copytree(study_folder, tmp_path / "study")
     for epoch in set(range(1, 9)) - {1, 5, 8}:
         for path in folder.glob(f"*/*/epochs/{epoch:04d}/samples.png"):
@@ -235,7 +230,7 @@ def test_a_film_of_few_pictures_says_which(study_folder: Path, tmp_path: Path) -
     assert "of the 8 these have: 1, 5, 8." in rendered(study)
 
 
-def test_the_film_of_a_study_of_numbers_of_images(make_study: Callable, tmp_path: Path) -> None:
+def test_the_film_of_a_study_of_numbers_of_images(make_study, tmp_path):
     factors = {"images": [600, 1200], "act_d": ["relu", "leaky"]}
     made = make_study(tmp_path, epochs=1, factors=factors, resolution=16, points=2)
     film = page.filmstrip(analyse(records.load(made)))
@@ -245,7 +240,7 @@ def test_the_film_of_a_study_of_numbers_of_images(make_study: Callable, tmp_path
     assert set(film["arms"]) == {",".join(map("=".join, cell)) for cell in cells}
 
 
-def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path: Path) -> None:
+def test_made_up_images_are_called_so(html, make_study, tmp_path):
     real = rendered(analyse(records.load(make_study(tmp_path, epochs=2, data="cifar10"))))
     notice = "They are\n  not CIFAR-10"
     assert (notice in html, notice in real) == (True, False)
@@ -253,7 +248,7 @@ def test_made_up_images_are_called_so(html: str, make_study: Callable, tmp_path:
     assert ("DATA=shapes" in html, "DATA=cifar10" in real) == (True, True)
 
 
-def test_what_is_missing_is_listed(make_study: Callable, tmp_path: Path) -> None:
+def test_what_is_missing_is_listed(make_study, tmp_path):
     absent, broken = (f"norm=batch,head=conv,batch={batch}/seed=0" for batch in (64, 512))
     factors = {"norm": ["batch"], "head": ["conv"], "batch": [64, 512]}
     lost = {"committed": {absent: 0}, "diverged": {broken: 1}}
@@ -269,7 +264,7 @@ def test_what_is_missing_is_listed(make_study: Callable, tmp_path: Path) -> None
     assert Outline(text).wrong == []
 
 
-def test_downloads_hold_the_files(html: str, built: Path) -> None:
+def test_downloads_hold_the_files(html, built):
     links = {a["download"]: a["href"] for _, a in Outline(html).elements if "download" in a}
     for name, uri in links.items():
         with urllib.request.urlopen(uri) as answer:
@@ -288,14 +283,7 @@ def test_downloads_hold_the_files(html: str, built: Path) -> None:
         ([], "--from"),
     ],
 )
-def test_bad_input_is_one_line(
-    words: list[str],
-    named: str,
-    study_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_bad_input_is_one_line(words, named, study_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "unbegun").mkdir()
     shutil.copy(study_folder / "study.json", tmp_path / "unbegun")
@@ -309,7 +297,7 @@ def test_bad_input_is_one_line(
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[websocket.WebSocket]:
+def browser(tmp_path):
     """A page of a headless Chromium, spoken to through the DevTools protocol."""
     if not CHROMIUM:
         pytest.skip("there is no chromium here: the page was not opened in a browser")
@@ -338,11 +326,11 @@ def browser(tmp_path: Path) -> Iterator[websocket.WebSocket]:
         log.close()
 
 
-def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
-    events: list[dict[str, Any]] = []
+def test_page_in_a_browser(built, browser):
+    events = []
     numbers = itertools.count(1)
 
-    def call(method: str, **parameters: Any) -> dict[str, Any]:
+    def call(method, **parameters):
         number = next(numbers)
         browser.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -352,12 +340,12 @@ def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
                 return message["result"]
             events.append(message)
 
-    def ask(expression: str) -> Any:
+    def ask(expression):
         return call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get(
             "value"
         )
 
-    def seen() -> list[str]:
+    def seen():
         return ask(
             "[document.getElementById('picture').src, document.getElementById('epoch').textContent,"
             " document.querySelector('[data-score=fd_cifar]').textContent]"
@@ -366,7 +354,7 @@ def test_page_in_a_browser(built: Path, browser: websocket.WebSocket) -> None:
     film = film_of((built / "index.html").read_text())
     arm = film["arms"][film["arm"]]
 
-    def at(arm: dict[str, Any], epoch: int) -> list[str]:
+    def at(arm, epoch):
         key, last = str(epoch), film["last"]
         return [arm["frames"][key], f"{epoch} of {last}", arm["scores"][key]["fd_cifar"]]
 

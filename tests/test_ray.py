@@ -5,9 +5,7 @@ Apart from the rest of the suite, for Ray takes long to start: `make test-ray`.
 
 import re
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,26 +31,26 @@ LOOPBACK = (  # 127.0.0.1, the same in IPv6, and ::1
 RAY = ("--engine", "ray", "--epochs", str(EPOCHS), "--jobs", "2")
 
 
-def contents(out: Path) -> dict[str, bytes]:
+def contents(out):
     """Every byte of a study that must not depend on where and how it was run."""
     paths = [path for path in out.glob("*/*/seed=*/**/*") if path.name in EXACT]
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
-def until(what: Callable[[], object], process: subprocess.Popen) -> None:
+def until(what, process):
     """Wait for something, and no longer than the process lives."""
     while not what():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
 
 
-def begun(out: Path) -> list[Path]:
+def begun(out):
     """The runs that have an epoch and not all of them."""
     runs = {epoch.parents[1] for epoch in out.glob("*/*/seed=*/epochs/0001")}
     return [run for run in runs if not rundir.epoch_folder(run, EPOCHS).exists()]
 
 
-def listening() -> set[tuple[str, str]]:
+def listening():
     """The addresses and ports on which anybody here listens, as the kernel writes them."""
     lines = [
         line.split()
@@ -62,7 +60,7 @@ def listening() -> set[tuple[str, str]]:
     return {tuple(words[1].split(":")) for words in lines if words[3] == LISTENS}
 
 
-def processes_of_ray() -> set[str]:
+def processes_of_ray():
     """Their numbers; a process that has ended meanwhile is none."""
     result = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -74,7 +72,7 @@ def processes_of_ray() -> set[str]:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
+def cluster(monkeypatch):
     """A head without a core to run on, and two nodes of one core each."""
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)

@@ -23,14 +23,14 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 PLATFORMS = [("linux", "Linux", "x86_64"), ("darwin", "Darwin", "arm64")]
 
 
-def locked() -> list[tuple[Requirement, list[str]]]:
+def locked():
     """Each requirement of the lock with its hashes."""
     entries = re.split(r"\n(?=\S)", LOCK.replace("\\\n", "").strip())
     words = [entry.split(" --hash=") for entry in entries]
     return [(Requirement(name), [h.strip() for h in hashes]) for name, *hashes in words]
 
 
-def declared() -> list[Requirement]:
+def declared():
     extras = PROJECT["optional-dependencies"].values()
     return [Requirement(text) for text in sum(extras, PROJECT["dependencies"])]
 
@@ -38,7 +38,7 @@ def declared() -> list[Requirement]:
 # The lock
 
 
-def test_every_requirement_is_pinned_and_hashed() -> None:
+def test_every_requirement_is_pinned_and_hashed():
     assert len(locked()) > 50
     for requirement, hashes in locked():
         assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
@@ -48,7 +48,7 @@ def test_every_requirement_is_pinned_and_hashed() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform[0])
-def test_the_lock_holds_what_pyproject_asks_for(python: str, platform: tuple[str, ...]) -> None:
+def test_the_lock_holds_what_pyproject_asks_for(python, platform):
     names = ("sys_platform", "platform_system", "platform_machine")
     environment = dict(zip(names, platform, strict=True)) | {
         "python_version": python,
@@ -66,7 +66,7 @@ def test_the_lock_holds_what_pyproject_asks_for(python: str, platform: tuple[str
         assert requirement.specifier.contains(version, prereleases=True), requirement
 
 
-def test_conda_installs_the_lock() -> None:
+def test_conda_installs_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *packages, pip = environment["dependencies"]
     assert pip == {"pip": ["-r requirements.lock"]}
@@ -81,7 +81,7 @@ def test_conda_installs_the_lock() -> None:
 # make
 
 
-def test_help_is_the_default_and_lists_every_target() -> None:
+def test_help_is_the_default_and_lists_every_target():
     targets = re.search(r"^\.PHONY: (.*) build$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     result = make(ROOT)
     assert result.returncode == 0
@@ -89,7 +89,7 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
-def test_variables_become_options() -> None:
+def test_variables_become_options():
     words = ["SCALE=small", "SEEDS=8", "DATA=it's, a file.zip", "OUT=x", "ARGS=head=avgpool"]
     command = make(ROOT, "--dry-run", "ablation", *words).stdout.splitlines()[-1]
     assert shlex.split(command.split("experiments ")[1]) == [
@@ -98,14 +98,14 @@ def test_variables_become_options() -> None:
     ]
 
 
-def test_a_variable_that_nothing_reads_is_refused() -> None:
+def test_a_variable_that_nothing_reads_is_refused():
     result = make(ROOT, "--dry-run", "ablation", "SEED=3")
     assert (result.returncode, result.stdout) == (2, "")
     assert "SEED= is not one of SCALE SEEDS EPOCHS" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_out_may_have_a_space(tmp_path: Path) -> None:
+def test_out_may_have_a_space(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "requirements.lock", tmp_path)
     python = tmp_path / ".venv/bin/python"
@@ -127,7 +127,7 @@ def test_out_may_have_a_space(tmp_path: Path) -> None:
     ("config", "index"),
     [("user = true", ""), ("index-url = http://127.0.0.1/a", "http://127.0.0.1/a")],
 )
-def test_the_index_is_pips_own(tmp_path: Path, config: str, index: str) -> None:
+def test_the_index_is_pips_own(tmp_path, config, index):
     (tmp_path / "pip.conf").write_text(f"[global]\n{config}\n")
     found = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
     result = make(ROOT, "--eval", "index: ; @$(INDEX)", "index", **found)
@@ -142,20 +142,20 @@ def test_the_index_is_pips_own(tmp_path: Path, config: str, index: str) -> None:
     ],
 )
 def test_a_python_that_will_not_do_is_named_and_nothing_is_created(
-    tmp_path: Path, target: str, script: str, message: str
-) -> None:
+    tmp_path, target, script, message
+):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     assert_refused(tmp_path, target, f"{python} {message}", PYTHON=str(python))
 
 
-def test_a_full_disk_is_named_and_nothing_is_created(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_nothing_is_created(tmp_path):
     message = r"[\d.]+ GB of disk are free, 9999999 are needed"
     assert_refused(tmp_path, "setup", message, PYTHON=sys.executable, SETUP_GB="9999999")
 
 
-def assert_refused(folder: Path, target: str, message: str, **variables: str) -> None:
+def assert_refused(folder, target, message, **variables):
     checkout = folder / "checkout"
     checkout.mkdir()
     for name in ("Makefile", "requirements.lock"):
@@ -173,7 +173,7 @@ def assert_refused(folder: Path, target: str, message: str, **variables: str) ->
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     """A checkout whose set-up broke off, after the next one."""
     folder = tmp_path_factory.mktemp("checkout")
     write_checkout(folder)
@@ -183,17 +183,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def checkout(finished: Path, tmp_path: Path) -> Path:
+def checkout(finished, tmp_path):
     """A copy of it, which a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "checkout", symlinks=True))
 
 
-def test_an_interrupted_setup_is_made_anew(finished: Path) -> None:
+def test_an_interrupted_setup_is_made_anew(finished):
     assert installed(finished) == {"uv": "1.0", "pebble": "1.0"}
     assert not (finished / ".venv/lib/half.py").exists()
 
 
-def test_setup_follows_the_lock(checkout: Path) -> None:
+def test_setup_follows_the_lock(checkout):
     write_lock(checkout, uv="1.0", pebble="2.0")
     assert setup(checkout).returncode == 0
     assert installed(checkout) == {"uv": "1.0", "pebble": "2.0"}
