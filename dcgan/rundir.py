@@ -39,6 +39,7 @@ from dcgan.config import Config, fault, is_milestone
 RECORD, TIMING, SAMPLES = "record.json", "timing.json", "samples.png"
 STATE, GENERATOR, SUMS = "state.safetensors", "generator.safetensors", "SHA256SUMS"
 EVAL_SETS, EVAL_SCORES = "banks", "scores.json"
+ANALYSES = "eval"  # a run's folder of what `python -m eval` measured, see eval.results
 CALIBRATION = "calibration.json"  # beside study.json, see eval.calibration
 PUBLISHED = Path(__file__).parents[1] / "reports" / "published"  # studies, some with generators
 PRUNABLE = (STATE, GENERATOR)  # may be missing from a whole epoch

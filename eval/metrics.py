@@ -82,7 +82,7 @@ def kid(x: np.ndarray, y: np.ndarray) -> float:
     return float(within_x + within_y - 2 * _kernel_sum(x, y) / (n * m))
 
 
-def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
+def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOUR) -> dict[str, float]:
     """Precision, recall, density and coverage of features (N, D) and (M, D).
 
     A ball around each point reaches to its k-th nearest neighbour on its own side, rim included.
@@ -157,7 +157,7 @@ class Sample:
     @cached_property
     def neighbours(self) -> dict[str, float]:
         """Precision, recall, density and coverage, which share their distances."""
-        return prdc(self.as_many, self.features, NEIGHBOUR)
+        return prdc(self.as_many, self.features)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from torch import Tensor
 from dcgan.cli import BadInput
 from dcgan.data import round_to_uint8
 from dcgan.train import generate
+from eval import score
 from eval.extractors import resize
 from eval.finished import FinishedRun
 from eval.results import Result, draw
-from eval.score import Reference, at_side, reference
+from eval.score import Reference, reference
 
 BLOCK = 1024  # rows of which exact distances are in memory at a time
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious
@@ -69,9 +70,8 @@ def analyse(run: FinishedRun, n: int) -> Result:
 
 def see(images: Tensor, real: Reference) -> Seen:
     """Generated images, uint8 (N, 3, H, W), as they meet real ones: in features, and in pixels."""
-    features = real.extractor.extract(at_side(images, real))[0].numpy()
-    small = round_to_uint8(resize(images, real.resolution))
-    return {"features": features, "pixels": small.permute(0, 2, 3, 1).numpy()}
+    small = round_to_uint8(resize(images, real.resolution)).permute(0, 2, 3, 1).numpy()
+    return {"features": score.see(images, real).features, "pixels": small}
 
 
 def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], bytes]:

@@ -42,7 +42,7 @@ def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:
     content["values"] = {
         key: None if x is None or not math.isfinite(x) else x for key, x in result.values.items()
     }
-    path = run / "eval" / f"{name}.json"
+    path = run / rundir.ANALYSES / f"{name}.json"
     if picture:
         rundir.replace(path.with_suffix(".png"), picture)
     rundir.replace(path, rundir.to_json(content))
@@ -52,7 +52,7 @@ def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:
 def stored(run: Path, name: str, epoch: int) -> dict[str, Any] | None:
     """What `write` wrote after this epoch; None where there is nothing of it, or it is damaged."""
     try:
-        content = json.loads((run / "eval" / f"{name}.json").read_bytes())
+        content = json.loads((run / rundir.ANALYSES / f"{name}.json").read_bytes())
         whole = {"values", "titles", "notes"} <= content.keys() and content["epoch"] == epoch
     except (FileNotFoundError, ValueError, AttributeError, KeyError):
         return None

@@ -29,11 +29,10 @@ from pathlib import Path
 from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
-from dcgan.rundir import EVAL_SETS, RECORD, SAMPLES, SUMS, TIMING, Damaged, Differs
+from dcgan.rundir import ANALYSES, EVAL_SETS, RECORD, SAMPLES, SUMS, TIMING, Damaged, Differs
 from experiments import grid
 
 GENERATORS = "generators.sha256"
-ANALYSES = "eval"
 PICTURE = "walks.png"  # made of samples alone; the others show images of the data set
 
 

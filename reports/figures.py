@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from dcgan import rundir
 from eval.metrics import CALIBRATION
 from reports.analysis import LN2, Analysis, arm_name
-from reports.records import ANALYSES, LOWER_IS_BETTER, PRIMARY, Study, calibrated
+from reports.records import LOWER_IS_BETTER, PRIMARY, Study, calibrated
 from reports.statistics import Effect, over_seeds
 from reports.tables import (
     LOSSES,
@@ -433,7 +433,7 @@ def has_picture(study: Study, run: str, epoch: int) -> bool:
 def picture_of(study: Study, analysis: str) -> Path | None:
     """The picture of an analysis: that of the lowest seed of the first arm that has one."""
     runs = study.plan.sort_values("seed", kind="stable")["run"]
-    paths = [study.folder / run / ANALYSES / f"{analysis}.png" for run in runs]
+    paths = [study.folder / run / rundir.ANALYSES / f"{analysis}.png" for run in runs]
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -102,22 +102,22 @@ def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
     if len(effects) > 1:
         effects = sorted(effects, key=lambda effect: -effect.ratio.value)
         ((factor, (base, _)),) = effects[0].levels.items()
-        parts = [f"{_times(study, x)} by {prose(factor, x.levels[factor][1])}" for x in effects]
+        parts = [f"{_times(x)} by {prose(factor, x.levels[factor][1])}" for x in effects]
         text = f"Against {prose(factor, base)}, {PRIMARY} is multiplied by {join(parts)}"
-        return [text + _unclear(study, effects)]
-    text = f"{_subject(effects[0])} multiplies {PRIMARY} by {_times(study, effects[0])}"
+        return [text + _unclear(effects)]
+    text = f"{_subject(effects[0])} multiplies {PRIMARY} by {_times(effects[0])}"
     first, partial = effects[0].factors, study.partial_effects
     pairs = [x for x in partial["epochs", "all"] if len(x.factors) == 2 and x.factors[:1] == first]
     if pairs:
         other = max(pairs, key=lambda x: abs(math.log(x.ratio.value))).factors[1]
         parts = [
-            f"by {_times(study, effect, p=False)} {_with(other, level)}"
+            f"by {_times(effect, p=False)} {_with(other, level)}"
             for level in study.levels[other]
             for effect in partial["epochs", f"{other}={level}"]
             if effect.factors == first
         ]
         text += f": {join(parts)}" if parts else ""
-    return [text + _unclear(study, effects)]
+    return [text + _unclear(effects)]
 
 
 def _of_others(study: Analysis) -> list[str]:
@@ -135,19 +135,19 @@ def _of_others(study: Analysis) -> list[str]:
                 subjects.setdefault(_subject(effect), []).append((effect, condition, same))
     sentences = []
     for subject, rows in subjects.items():
-        parts = [f"by {_times(study, x, p=False)}{condition}" for x, condition, _ in rows]
+        parts = [f"by {_times(x, p=False)}{condition}" for x, condition, _ in rows]
         text = f"{subject} multiplies {PRIMARY} {join(parts)}"
-        same = [f"by {_times(study, x, p=False)}" for *_, x in rows if x]
+        same = [f"by {_times(x, p=False)}" for *_, x in rows if x]
         text += f"; at equal updates {join(same)}" if len(same) == len(rows) else ""
-        sentences.append(text + _unclear(study, [x for x, *_ in rows]))
+        sentences.append(text + _unclear([x for x, *_ in rows]))
     return sentences
 
 
-def _unclear(study: Analysis, effects: list[Effect]) -> str:
+def _unclear(effects: list[Effect]) -> str:
     """The end of a sentence on effects, none of which may be established."""
-    enough = min(len(effect.seeds) for effect in effects) >= VERDICT_SEEDS
-    unclear = enough and all(effect.p_holm >= claims.ALPHA for effect in effects)
-    return ": not established." if unclear else "."
+    judged = min(len(effect.seeds) for effect in effects) >= VERDICT_SEEDS
+    unclear = all(effect.p_holm >= claims.ALPHA for effect in effects)
+    return ": not established." if judged and unclear else "."
 
 
 def _subject(effect: Effect) -> str:
@@ -165,7 +165,7 @@ def _with(factor: str, level: object) -> str:
     return f"with {article}{text}".replace("with no ", "without ")
 
 
-def _times(study: Analysis, effect: Effect, *, p: bool = True) -> str:
+def _times(effect: Effect, *, p: bool = True) -> str:
     """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
     ratio, value = effect.ratio, significant(effect.ratio.value)
     if ratio.n < VERDICT_SEEDS:

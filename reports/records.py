@@ -31,7 +31,6 @@ CURVE = ["images", "d_loss", "g_loss"]
 OWN_CLASSES = "train, of each run's own classes"
 SETS = ("held_out", "held_out_images", "held_out_seen", "images")  # what a calibration is of
 ALIKE = ("network_sha256", "reference_sha256", "reference", "generated", "implementation")
-ANALYSES = "eval"  # of a run: what `python -m eval` left there, see eval.finished
 Results = dict[str, dict[str, dict[str, Any]]]  # analysis -> run -> what it left there
 
 
@@ -236,7 +235,7 @@ def _analyses(study: Study) -> Results:
     analyses: Results = {}
     planned = study.plan.set_index("run")["planned"]
     for run in study.runs:
-        for path in sorted((run / ANALYSES).glob("*.json")):
+        for path in sorted((run / rundir.ANALYSES).glob("*.json")):
             with _lacking(path):
                 stored = json.loads(path.read_bytes())
                 result = {key: stored[key] for key in ("epoch", "values", "titles", "notes")}
