@@ -214,11 +214,9 @@ def _best(study: Analysis) -> str:
     best = study.best.set_index("run")["epoch"]
     earlier = int((last["run"].map(best) < last["epoch"]).sum())
     runs = count(len(last), "run") + " of arms that learnt" * (study.learners is not study)
-    above = percent_more(study.learners.fluctuation["regret"].mean())
-    return (
-        f"The epoch with the best {PRIMARY} is not the last one in {earlier} of {runs}; the last "
-        f"one is {significant(above, 2)} % above it on average, noise included."
-    )
+    above = significant(percent_more(study.learners.fluctuation["regret"].mean()), 2)
+    which = f"In {earlier} of {runs} the last epoch is not the best by {PRIMARY}"
+    return f"{which}; on average it is {above} % above it."
 
 
 def _learners(study: Analysis) -> str:

@@ -139,7 +139,7 @@ def scale(study: Analysis) -> str:
         f"{epochs} times {study.config.images:,}."
     )
     if study.info["scale"] in DEMONSTRATIONS:
-        text += " This is a demonstration; the study itself is at cpu32: 30 times 50,000."
+        text += " A demonstration; the study itself is at cpu32, 30 times 50,000."
     return text
 
 
