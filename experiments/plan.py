@@ -87,8 +87,11 @@ def look_again(plan: Plan) -> Plan:
     return replace(plan, committed=committed, missing=missing)
 
 
-def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterable[str]:
-    """What is going to happen, in lines; `free`: bytes of the disk, `mode`: W&B's, and why."""
+def say(plan: Plan, images: Images, engine: str, mode: str, free: int, seen: int) -> Iterable[str]:
+    """What is going to happen, in lines.
+
+    `mode`: W&B's, and why; `free`: bytes of the disk; `seen`: held-out images that are trained on.
+    """
     study, job, config = plan.study, plan.jobs[0], plan.jobs[0].config
     levels = " x ".join(f"{k}={','.join(map(str, v))}" for k, v in study.factors.items())
     rows = {
@@ -105,6 +108,8 @@ def say(plan: Plan, images: Images, engine: str, mode: str, free: int) -> Iterab
     yield from (f"{name:<8}{text}" for name, text in rows.items())
     if images.kind == "shapes":
         yield "These images are shapes drawn by the code; DATA= names real ones."
+    if seen:
+        yield f"{seen:,} held-out images are trained on as well; TEST= names others."
     if config.inception == "never":
         yield "FID is not measured with inception=never; ARGS=inception=milestone would."
     elif not job.inception:

@@ -22,6 +22,8 @@ from experiments import grid, progress, signals, status, tracking
 if TYPE_CHECKING:
     from dcgan.data import Images
     from dcgan.sources import Source
+    from eval.calibration import HeldOut
+    from experiments.run import Job
 
 TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
 
@@ -53,7 +55,6 @@ def train(
     with ThreadPoolExecutor(1) as thread, waiting("Loading PyTorch, asking W&B"):
         asked = thread.submit(tracking.destination)
         device = available(device)
-        from eval.calibration import held_out
         from experiments import launch, plan
 
         to = asked.result()
@@ -64,16 +65,12 @@ def train(
     with waiting("Measuring how long an epoch takes"):
         max_parallel, execute, where = _engine(device, threads, **engine)
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
-        held = None
-        if made.missing and (test_images or not plan_only):
-            job = made.jobs[0]
-            held = held_out(images, test_images, job.config, job.side)
+        wanted = made.missing and (test_images or not plan_only)
+        held = _held_out(made.jobs[0], images, test_images) if wanted else None
     free = shutil.disk_usage(existing(made.folder)).free
-    for line in plan.say(made, images, where, tracking.describe(to, made.folder), free):
+    mode, seen = tracking.describe(to, made.folder), held.seen if held else 0
+    for line in plan.say(made, images, where, mode, free, seen):
         console.print(line)
-    if held and held.seen:
-        few = f"{held.seen:,} of {len(held.pixels):,} held-out images"
-        console.print(f"{few} are trained on as well; TEST= names others.")
     done = {"folder": made.folder, "plan": plan.as_data(made, images, to.mode)}
     if plan_only:
         return 0, done
@@ -155,6 +152,13 @@ def _load(
     if images.kind == "cifar10" and not test:
         return images, load(data, cache, "test")
     return images, load(test, cache, "test") if test else None
+
+
+def _held_out(job: "Job", images: "Images", test: "Images | None") -> "HeldOut":
+    """The real images that the study's calibration scores."""
+    from eval.calibration import held_out
+
+    return held_out(images, test, job.config, job.side)
 
 
 def _check_same(folder: Path, images: "Images") -> None:
