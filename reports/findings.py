@@ -214,6 +214,8 @@ def _best(study: Analysis) -> str:
     best = study.best.set_index("run")["epoch"]
     earlier = int((last["run"].map(best) < last["epoch"]).sum())
     runs = count(len(last), "run") + " of arms that learnt" * (study.learners is not study)
+    if not earlier:
+        return f"In all {runs} the last epoch is the best by {PRIMARY}."
     above = significant(percent_more(study.learners.fluctuation["regret"].mean()), 2)
     which = f"In {earlier} of {runs} the last epoch is not the best by {PRIMARY}"
     return f"{which}; on average it is {above} % above it."
