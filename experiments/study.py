@@ -65,8 +65,7 @@ def train(
     with waiting("Measuring how long an epoch takes"):
         max_parallel, execute, where = _engine(device, threads, **engine)
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
-        wanted = made.missing and (test_images or not plan_only)
-        held = _held_out(made.jobs[0], images, test_images) if wanted else None
+        held = _held_out(made.jobs[0], images, test_images) if made.missing else None
     free = shutil.disk_usage(existing(made.folder)).free
     mode, seen = tracking.describe(to, made.folder), held.seen if held else 0
     for line in plan.say(made, images, where, mode, free, seen):
