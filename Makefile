@@ -73,8 +73,9 @@ banks:
 report: setup ## build the report of every study in OUT again, or of STUDY
 	@set -- $(if $(STUDY),$(call quote,$(STUDY)),$(call quote,$(or $(OUT),runs))/*/study.json); \
 	  $(if $(STUDY),,test -f "$$1" || { $(STOP) "there is no study in $(or $(OUT),runs)"; exit 2; };) \
+	  code=0; \
 	  for study; do $(RUN) reports --from "$${study%/study.json}" $(ARGS) || code=$$?; done; \
-  exit $${code:-0}
+	  exit $$code
 
 samples: setup ## draw 64 images with a published generator, into a new samples.png; needs no data
 	@$(RUN) dcgan sample batch=128 -n 64 --grid samples.png $(call option,device,$(DEVICE)) $(ARGS)

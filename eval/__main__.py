@@ -45,12 +45,7 @@ DEVICE = click.option(
 EPOCH = click.option("--epoch", metavar="N", default="last", help="or `last`, the last usable")
 THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
-TEST = click.option(
-    "--test",
-    metavar="TEST",
-    required=True,
-    help="such images that it was not trained on",
-)
+TEST = click.option("--test", metavar="TEST", required=True, help="others of that kind, held out")
 CACHE = click.option(
     "--cache", metavar="DIR", type=PATH, help="of images; default: `cache` beside the study"
 )

@@ -94,7 +94,7 @@ TEST = option(
     "--test",
     "DATA",
     "real images to calibrate scores by, never trained on; default: CIFAR-10's test split "
-    "where --data is cifar10, else the second half of the images, trained on or not",
+    "where --data is cifar10, else the second half of the images, which runs may see",
 )
 GPU = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
 DEVICE = option("--device", "NAME", GPU)

@@ -52,7 +52,8 @@ group() {
         exit $failed
     fi
     experiments "$study" --scale "$scale" --seeds $((last + 1)) --device "$DEVICE" \
-        --jobs "$JOBS" --out "$RUNS" ${DATA:+--data "$DATA"} "$@" $SETTINGS || failed=$?
+        --jobs "$JOBS" --out "$RUNS" ${DATA:+--data "$DATA"} "$@" $SETTINGS \
+        || { failed=$?; [ "$failed" -eq 1 ] || exit "$failed"; }  # Ctrl-C and bad input end it
     for folder in "$RUNS/$study-$scale"*/; do
         experiments export "$folder" -o "$OUT/$(basename "$folder").zip"
     done

@@ -545,8 +545,6 @@ def effect_numbers(effect: Effect) -> dict[str, object]:
 
 def no_verdict(seeds: int) -> str:
     """Why so few seeds get numbers and no verdict."""
-    if seeds == 0:
-        return "Without one there is no verdict."
     if seeds == 1:
         return "One seed gives neither an interval nor a verdict."
     return (

@@ -50,10 +50,9 @@ def findings(study: Analysis) -> Findings:
     """The sentences of a study."""
     if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
-    nothing = [_learners(study)] if not study.learnt else []
-    headline = [*nothing, *_effects(study), f"{_fluctuation(study)} {_best(study)}".strip()]
-    epochs = ["" if nothing else _learners(study)]
-    epochs += [tell(study) for tell in (_shares, _selection, _ranks, _lost, _few)]
+    headline = [*_effects(study), f"{_fluctuation(study)} {_best(study)}".strip()]
+    epochs = [tell(study) for tell in (_shares, _selection, _ranks, _lost, _few)]
+    (epochs if study.learnt else headline).insert(0, _learners(study))
     return Findings(*([*filter(None, x)] for x in (headline, [_bound(study)], epochs)))
 
 
@@ -123,9 +122,9 @@ def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
 def _of_others(study: Analysis) -> list[str]:
     """The effects of the other factors; of batch also at equal updates."""
     first, levels = study.factors[0], study.levels[study.factors[0]]
-    where = {f"{first}={x}": f" {_with(first, x)}" for x in levels}
-    for level in {*levels} - {arm[0] for arm in study.learnt} if study.learnt else ():
-        where[f"{first}={level}"] += ", where nothing is learnt"
+    learnt = {arm[0] for arm in study.learnt} or {*levels}  # where none has, that is said first
+    dead = {x: "" if x in learnt else ", where nothing is learnt" for x in levels}
+    where = {f"{first}={x}": f" {_with(first, x)}{dead[x]}" for x in levels}
     subjects: dict[str, list[tuple[Effect, str, Effect | None]]] = {}
     for key, condition in where.items() if len(levels) > 1 else [("all", "")]:
         updates = {x.name: x for x in study.partial_effects["updates", key]}
@@ -218,7 +217,7 @@ def _best(study: Analysis) -> str:
         return f"In all {runs} the last epoch is the best by {PRIMARY}."
     above = significant(percent_more(study.learners.fluctuation["regret"].mean()), 2)
     which = f"In {earlier} of {runs} the last epoch is not the best by {PRIMARY}"
-    return f"{which}; on average it is {above} % above it."
+    return f"{which}; on average it is {above} % above the best."
 
 
 def _learners(study: Analysis) -> str:
@@ -226,9 +225,10 @@ def _learners(study: Analysis) -> str:
     learnt, arms = len(study.learnt), len(study.arms)
     if learnt == arms or study.last[PRIMARY].isna().all():
         return ""
-    who = f"What is said of epochs covers the {learnt} of {arms} arms" if learnt else "No arm has"
     floor = f"{PRIMARY} below {significant(study.floor)} at the last epoch"
-    return f"{who} that learnt, with {floor}." if learnt else f"{who} learnt: none has {floor}."
+    if not learnt:
+        return f"No arm has learnt: none has {floor}."
+    return f"What is said of epochs covers the {learnt} of {arms} arms that learnt, with {floor}."
 
 
 def _shares(study: Analysis) -> str:
@@ -277,8 +277,10 @@ def _few(study: Analysis) -> str:
         return ""
     if seeds < VERDICT_SEEDS:
         return no_verdict(seeds)
-    some = f"Only {whole} of {seeds} seeds have" if whole else f"None of {seeds} seeds has"
-    return f"{some} a score of every arm at the last epoch. {no_verdict(whole)}"
+    have = "a score of every arm at the last epoch."
+    if not whole:
+        return f"None of {seeds} seeds has {have} Without one there is no verdict."
+    return f"Only {whole} of {seeds} seeds have {have} {no_verdict(whole)}"
 
 
 def _mean(runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int) -> str:

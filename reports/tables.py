@@ -317,6 +317,11 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(span(x.iloc[0], x.iloc[-1], 0) for _, x in runs)
 
 
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """`seed 3`, `seeds 0 to 2, 5`."""
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}"
+
+
 def prose(factor: str, level: object) -> str:
     """A level as a reader knows it, `factor=level` where nobody has named it."""
     text = PROSE.get(f"{factor}={level}") or PROSE.get(factor) or f"{factor}={level}"
@@ -454,8 +459,7 @@ def _which(study: Study, runs: pd.Index) -> str:
             parts.append(f"seed {seed} with " + ", ".join(f"{x}={own[x].iloc[0]}" for x in shared))
         elif len(own):
             parts.append(f"seed {seed} in {len(own)} of {len(rows)} arms")
-    seeds = [f"{'seed' if len(whole) == 1 else 'seeds'} {ranges(whole)}"] if whole else []
-    return ", ".join([*seeds, *parts])
+    return ", ".join([*([seeds_in_words(whole)] if whole else []), *parts])
 
 
 def missing_lines(study: Study) -> list[str]:
@@ -465,7 +469,7 @@ def missing_lines(study: Study) -> list[str]:
         arm, seed = run.rsplit("/seed=", 1)
         groups.setdefault((arm, *state), []).append(int(seed))
     return [
-        f"Missing: {arm}, {'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}: {status}"
+        f"Missing: {arm}, {seeds_in_words(seeds)}: {status}"
         + (f", {done} of {planned} epochs." if done else ".")
         for (arm, done, planned, status), seeds in groups.items()
     ]
@@ -695,7 +699,7 @@ def _claim_estimate(verdict: Verdict) -> str:
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     """Whether the verdicts need the pilot's seed, and whether the claims are still those."""
     same, rows = claims.same_without(study, verdicts)
-    rows *= any(x.verdict in claims.DECIDED for x in verdicts)
+    decided = any(x.verdict in claims.DECIDED for x in verdicts)
     again = f"Without seed {claims.PILOT} the verdict is the same in {same} of {rows} rows."
     if not (frozen := study.info.get("claims")):
         written = "study.json names no commit of the claims."
@@ -706,7 +710,7 @@ def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
             f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
             f"{'that file' if now == frozen['sha256'] else 'another file than that'}."
         )
-    return [*[again] * bool(rows), written]
+    return [*[again] * bool(rows and decided), written]
 
 
 # The tables: from epoch to epoch.

@@ -16,7 +16,7 @@ case $1 in
 import) mkdir -p "$RUNS/ablation-cifar32" ;;
 export) touch "$4" ;;
 bench) mkdir -p "$RUNS/bench" && touch "$RUNS/bench/cuda.json" ;;
-ablation | precision) mkdir -p "$RUNS/$1-$3" && touch "$RUNS/$1-$3/study.json" ;;
+ablation | precision) mkdir -p "$RUNS/$1-$3" && touch "$RUNS/$1-$3/study.json"; exit ${CODE:-0} ;;
 esac
 """
 
@@ -66,6 +66,16 @@ def test_a_slice_that_is_out_of_time_starts_no_group(headline):
     done, lines = headline("cifar32", "0", MINUTES=-1)
     assert (done.returncode, lines) == (0, [])
     assert "the same command goes on" in done.stdout
+
+
+@pytest.mark.parametrize(("code", "groups", "exports"), [(1, 2, 2), (2, 1, 0), (130, 1, 0)])
+def test_a_failed_run_keeps_nobody_elses_records_and_ctrl_c_ends_all(
+    headline, code, groups, exports
+):
+    done, lines = headline("cifar32", "0", JOBS=4, CODE=code)
+    assert done.returncode == code
+    named = [line.split()[0] for line in lines]
+    assert (named.count("ablation"), named.count("export")) == (groups, exports)
 
 
 def test_a_bare_machine_starts_from_the_records(headline, tmp_path):
