@@ -6,12 +6,13 @@ score, set 0, on noise of its own.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import DataFrameGroupBy
 
 from dcgan.config import Config
 from eval.metrics import NEIGHBOUR_METRICS
@@ -43,9 +44,10 @@ class Analysis(Study):
 
     @cached_property
     def runs_of(self) -> dict[tuple, list[str]]:
-        """Arm -> its planned runs."""
+        """Arm -> its planned runs, the lowest seed first."""
+        plan = self.plan.sort_values("seed", kind="stable")
         runs: dict[tuple, list[str]] = {arm: [] for arm in self.arms}
-        for run, *arm in self.plan[["run", *self.factors]].itertuples(index=False):
+        for run, *arm in plan[["run", *self.factors]].itertuples(index=False):
             runs[tuple(arm)].append(run)
         return runs
 
@@ -84,13 +86,18 @@ class Analysis(Study):
 
     def rows_of_arms(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
         """The levels of each arm by factor, and its rows of a table."""
-        parts = dict(iter(table.groupby(self.factors)))
-        for arm in self.arms:
-            yield dict(zip(self.factors, arm, strict=True)), parts.get(arm, table[:0])
+        for arm, (_, rows) in zip(self.arms, self._arm_groups(table), strict=True):
+            yield dict(zip(self.factors, arm, strict=True)), rows
+
+    def _arm_groups(self, table: pd.DataFrame) -> DataFrameGroupBy:
+        """The rows of each arm, where it has any or not, in the order of `arms`."""
+        arms = {run: i for i, arm in enumerate(self.arms) for run in self.runs_of[arm]}
+        numbers = pd.Categorical(table["run"].map(arms), categories=range(len(self.arms)))
+        return table.groupby(numbers, observed=False)
 
     @cached_property
     def last(self) -> pd.DataFrame:
-        """For each run that has got there the row of its last planned epoch."""
+        """The row of the last planned epoch of each run that has got there."""
         return self.frame[self.frame["epoch"] == self.frame["run"].map(self.planned)]
 
     @cached_property
@@ -100,16 +107,16 @@ class Analysis(Study):
 
     @cached_property
     def best(self) -> pd.DataFrame:
-        """For each run with a finite primary metric the row at which it is best."""
+        """The row of the best epoch of each run with a finite primary metric."""
         rows = self.frame.dropna(subset=[PRIMARY]).groupby("run", sort=False)[PRIMARY]
         return self.frame.loc[rows.idxmin()]
 
     @cached_property
     def equal_updates(self) -> pd.DataFrame:
-        """For each run its row at the last number of updates that all runs make, but for 2 %.
+        """The row of each run at the last number of updates that all runs make, but for 2 %.
 
-        That is an epoch of the run that makes the fewest. A run without an epoch so near keeps the
-        clock of its nearest one, and has NaN for every number.
+        That is an epoch of the run that makes the fewest. A run without an epoch so near has its
+        nearest one, with NaN for every number.
         """
         frame = self.frame
         updates = (frame["steps"] / frame["epoch"]).groupby(frame["run"]).first()  # an epoch
@@ -144,19 +151,31 @@ class Analysis(Study):
     def scores(self, at: str | int) -> pd.DataFrame:
         """One row per arm at the "last" or "best" epoch of each run, or at a fixed one.
 
-        Columns: the factors, `seeds` (runs that got there), `diverged` (of these), `epochs` (of
-        each seed), and for each metric its mean, `<metric>_sd` and `<metric>_n` (finite values); at
-        the best epoch n is 0 where not every seed was measured there.
+        Columns: those of `_moments` for each metric, `diverged` (of the `seeds`), `epochs` (of each
+        seed). At the best epoch a metric has no number where not every seed was measured there.
         """
-        table = []
-        for row, runs in self.rows_of_arms(self._reached(at)):
-            row |= {"seeds": len(runs), "diverged": int((runs["status"] == "diverged").sum())}
-            row["epochs"] = " ".join(runs["epoch"].dropna().astype(int).astype(str))
-            known = runs[[*self.measured]]
-            if at == "best":
-                known = known.where(known.count() >= row["seeds"] - row["diverged"], axis="columns")
-            table.append(row | _moments(known))
-        return pd.DataFrame(table)
+        rows = self._reached(at)
+        arms = [runs for _, runs in self.rows_of_arms(rows)]
+        table = self._moments(rows, self.measured).assign(
+            diverged=[int((runs["status"] == "diverged").sum()) for runs in arms],
+            epochs=[" ".join(runs["epoch"].dropna().astype(int).astype(str)) for runs in arms],
+        )
+        for metric in self.measured if at == "best" else []:
+            few = table[f"{metric}_n"] < table["seeds"] - table["diverged"]
+            table.loc[few, [metric, f"{metric}_sd", f"{metric}_n"]] = math.nan, math.nan, 0
+        return table
+
+    def _moments(self, rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+        """One row per arm: the factors, `seeds` (how many rows it has) and three of each column.
+
+        These are its mean by its name, `<name>_sd`, and `<name>_n`: how many are finite.
+        """
+        groups = self._arm_groups(rows)
+        known = groups[[*columns]]
+        parts = {"": known.mean(), "_sd": known.std(), "_n": known.count()}
+        table = {name + end: part[name] for name in columns for end, part in parts.items()}
+        arms = pd.DataFrame(self.arms, columns=self.factors)
+        return arms.join(pd.DataFrame({"seeds": groups.size()} | table))
 
     def _reached(self, at: str | int) -> pd.DataFrame:
         """The row of every run at an epoch; one that diverged before is there without numbers."""
@@ -174,14 +193,10 @@ class Analysis(Study):
         `bound` is ln 2 where norm=batch: real and fake logits have the same mean there, and by
         Jensen's inequality D's loss, the mean of two softplus terms, is no lower.
         """
-        bounded = self.plan.loc[self.plan["norm"] == "batch", "run"]
-        lowest, rows = self.frame.groupby("run")["d_loss_min"].min(), []
-        for row, runs in self.rows_of_arms(self._reached("last")):
-            rows.append(row | {"seeds": len(runs)} | _moments(runs[[*FIRST_LOSSES]]))
-        arms = [self.runs_of[arm] for arm in self.arms]
-        return pd.DataFrame(rows).assign(
-            lowest=[lowest.reindex(runs).min() for runs in arms],
-            bound=[LN2 if {*runs} <= {*bounded} else math.nan for runs in arms],
+        bounded = {*self.plan.loc[self.plan["norm"] == "batch", "run"]}
+        return self._moments(self._reached("last"), FIRST_LOSSES).assign(
+            lowest=self._arm_groups(self.frame)["d_loss_min"].min(),
+            bound=[LN2 if {*self.runs_of[arm]} <= bounded else math.nan for arm in self.arms],
         )
 
     def effects(self, rows: pd.DataFrame, metric: str = PRIMARY) -> list[Effect]:
@@ -233,9 +248,8 @@ class Analysis(Study):
         """One row per metric of quality: how far it ranks like the primary one.
 
         Spearman's correlation, 1 where both put the better first. Columns: `metric`; `epochs` (at
-        which both are measured); `arms` (over all arms at the last epoch, mean over seeds);
-        `learners` (over those that have learnt); `runs` (over the epochs of a run, mean over the
-        runs of these arms); `lowest` (of these runs).
+        which both are measured); `arms` (at the last epoch, mean over seeds); `learners` (of the
+        arms that have learnt); `runs` (over the epochs of such a run, their mean), `lowest`.
         """
         judges = [x for x in self.measured if x.partition("_")[0] not in NEIGHBOUR_METRICS]
         rows = []
@@ -317,10 +331,9 @@ class Analysis(Study):
         and of each axis `<axis>_share` of it. Empty without two sets at the same epochs.
         """
         cube = self._crossed()
+        names = [arm_name(self, arm) for arm in self.arms]
         parts = {"all arms": cube} if len(self.arms) > 1 else {}
-        parts |= {
-            arm_name(self, arm): part[None] for arm, part in zip(self.arms, cube, strict=True)
-        }
+        parts |= dict(zip(names, cube[:, None], strict=True))
         sizes = ("arms", "seeds", "epochs", "eval_sets")
         table = pd.DataFrame(
             {"where": where} | dict(zip(sizes, x.shape, strict=True)) | statistics.components(x)
@@ -350,9 +363,9 @@ class Analysis(Study):
     def selection(self) -> pd.DataFrame:
         """A table of ended runs: the best epoch, chosen on one set and reported on another.
 
-        Columns: `epoch` (the best on set 0, the run's own), `own` (its metric there on set 0),
-        `other` (the same epoch on set 1), `last` (the last epoch on set 1); `optimism` and `gain`:
-        the logarithms of other / own and of last / other. All epochs with evaluation sets count.
+        Columns: `epoch` (the best on set 0, the run's own), `own` (its metric there), `other` (the
+        same epoch on set 1), `last` (the last epoch on set 1); `optimism` and `gain`: the
+        logarithms of other / own and of last / other. All epochs with evaluation sets count.
         """
         rows, logs = {}, self.set_logs
         known = logs[[0, 1]].dropna() if 1 in logs else logs[:0]
@@ -517,9 +530,7 @@ class Analysis(Study):
 
 
 def analyse(study: Study) -> Analysis:
-    """The analysis of a study; an analysis stays what it is."""
-    if isinstance(study, Analysis):
-        return study
+    """The analysis of a study."""
     return Analysis(**{field.name: getattr(study, field.name) for field in fields(study)})
 
 
@@ -564,10 +575,3 @@ def _rank_correlations(rows: pd.DataFrame, by: str) -> pd.Series:
     groups = rows.groupby(by)[[PRIMARY, "other"]]
     values = [x.corr("spearman", min_periods=3).iloc[0, 1] for _, x in groups]
     return pd.Series(values, dtype=float)
-
-
-def _moments(table: pd.DataFrame) -> dict[str, float]:
-    """Of each column the mean by its name, `<name>_sd`, and `<name>_n`: how many are finite."""
-    moments = pd.DataFrame({"": table.mean(), "_sd": table.std(), "_n": table.count()})
-    rows = moments.to_dict("index").items()
-    return {name + end: value for name, row in rows for end, value in row.items()}

@@ -46,8 +46,8 @@ from pydantic import BaseModel, Field, StrictFloat, StrictInt, StrictStr, model_
 
 from experiments import grid
 from reports import statistics
-from reports.analysis import LEARNT, LN2, Analysis, analyse
-from reports.records import PRIMARY, Study
+from reports.analysis import LEARNT, LN2, Analysis
+from reports.records import PRIMARY
 from reports.statistics import Estimate, logarithm
 
 LEDGER = Path(__file__).with_name("claims.yaml")
@@ -226,17 +226,16 @@ def load(path: Path = LEDGER) -> list[Claim]:
     return [claim.model_copy(update={"id": name}) for name, claim in ledger.items()]
 
 
-def judge(study: Study, ledger: list[Claim] | None = None) -> list[Verdict]:
+def judge(study: Analysis, ledger: list[Claim] | None = None) -> list[Verdict]:
     """A verdict for every claim of the ledger (None: claims.yaml), in its order.
 
     The p of a verdict is that of the test that it stands on; of an inconclusive one that of no
     effect, or of equivalence where that is claimed.
     """
-    study = analyse(study)
     return _decide_all([_evidence(study, x) for x in (load() if ledger is None else ledger)])
 
 
-def same_without(study: Study, verdicts: list[Verdict], seed: int = PILOT) -> tuple[int, int]:
+def same_without(study: Analysis, verdicts: list[Verdict], seed: int = PILOT) -> tuple[int, int]:
     """In how many rows the verdict is the same without a seed, and how many rows there are.
 
     The seeds that a claim asks for are one fewer then. Rows that are not yet run do not count; none

@@ -8,42 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.colors
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-    StrMethodFormatter,
-)
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dcgan import rundir
 from eval.metrics import CALIBRATION
+from reports import tables
 from reports.analysis import LN2, Analysis, arm_name
-from reports.records import LOWER_IS_BETTER, PRIMARY, Study, calibrated
+from reports.records import LOWER_IS_BETTER, PRIMARY, calibrated
 from reports.statistics import Effect, over_seeds
-from reports.tables import (
-    LOSSES,
-    TEXTS,
-    analysis_title,
-    count,
-    effect_text,
-    interval,
-    label,
-    percent_sd,
-    prose,
-    short_identity,
-    significant,
-    table_of,
-)
 
 # First factor = hue, second = line style and marker, third = lightness (the first level darkest),
 # third and later ones = panel. The lightnesses of the first two hues interleave, so that four arms
@@ -81,27 +61,26 @@ Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture
 
 def draw(study: Analysis) -> Drawn:
     """Every figure that the records allow, in reading order."""
-    drawn: Drawn = {}
     if study.frame.empty:
-        return drawn
-    moving = [x for x in study.measured if study.measured[x] > 1 and table_of(x) == "last"]
+        return {}
+    moving = [x for x in study.measured if study.measured[x] > 1 and tables.table_of(x) == "last"]
     with style():
-        drawn |= {metric: metric_by_epoch(study, metric) for metric in moving}
-        if any(study.folder.glob(f"*/*/epochs/*/{rundir.SAMPLES}")):
-            drawn["samples"] = samples(study)
+        drawn: Drawn = {metric: metric_by_epoch(study, metric) for metric in moving}
+        if last := _last_pictures(study):
+            drawn["samples"] = samples(study, last)
         if effects := study.last_effects.get(PRIMARY):
             drawn["effects"] = effect_sizes(study, effects)
         if PRIMARY in moving:
             drawn["fluctuation"] = fluctuation(study)
         drawn["losses"] = losses(study)
-    return drawn | {x: analysis_picture(study, x) for x in study.analyses if picture_of(study, x)}
+    pictures = {name: analysis_picture(study, name) for name in study.analyses}
+    return drawn | {name: picture for name, picture in pictures.items() if picture}
 
 
 def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes, str]]:
     """Write each figure as SVG, on demand as PDF too, and each picture as PNG.
 
-    Returns the bytes of the SVG or PNG and the caption of each. The same study gives the same
-    bytes.
+    Returns the bytes of the SVG or PNG and the caption of each.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved = {}
@@ -116,7 +95,7 @@ def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes
 def encoded(figure: Figure | Image.Image, kind: str) -> bytes:
     """A figure as "svg" or "pdf", a picture as "png"."""
     file = io.BytesIO()
-    save = figure.save if isinstance(figure, Image.Image) else figure.savefig
+    save = figure.save if kind == "png" else figure.savefig
     with style():
         save(file, format=kind, **KINDS.get(kind, {}))
     return file.getvalue()
@@ -134,7 +113,8 @@ def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
     """A metric after each epoch, with the images that no training made."""
     known = calibrated(study, metric)
     figure, axes = _by_epoch(study, {metric: ""}, NAMES if len(known) else RIGHT)
-    axes[0, 0].set_ylabel(label(metric))
+    name = tables.label(metric)
+    axes[0, 0].set_ylabel(name)
     values = pd.concat([study.frame[metric], known.filter(["untrained"])])
     if LOWER_IS_BETTER[metric] and 0 < 4 * values.min() < values.max():
         axes[0, 0].set_yscale("log")
@@ -143,26 +123,21 @@ def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
     better = "lower" if LOWER_IS_BETTER[metric] else "higher"
     number, whole = study.measured[metric], study.frame["epoch"].nunique()
     when = "each epoch" if number == whole else f"the {number} epochs at which it was measured"
-    diverged = f"A cross marks the last finite {label(metric)} of a run that diverged."
-    sentences = [
-        f"{label(metric)} after {when}; {better} is better.",
-        _seeds(study),
-        short_identity(study, metric),
-        _channels(study),
-        diverged if (study.frame["status"] == "diverged").any() else "",
-        DASHED if len(known) else "",
-    ]
-    return figure, " ".join(filter(None, sentences))
+    sentences = [f"{name} after {when}; {better} is better.", _seeds(study)]
+    sentences += [tables.short_identity(study, metric), _channels(study)]
+    if "diverged" in set(study.frame["status"]):
+        sentences.append(f"A cross marks the last finite {name} of a run that diverged.")
+    return figure, " ".join([*sentences, *[DASHED] * (len(known) > 0)])
 
 
 def losses(study: Analysis) -> tuple[Figure, str]:
     """The losses of both networks, and ln 2 where D's cannot fall below it."""
-    figure, axes = _by_epoch(study, LOSSES, RIGHT)
+    figure, axes = _by_epoch(study, tables.LOSSES, RIGHT)
     bounded = "batch" in set(study.frame["norm"])
     for axis in axes[:, 0] if bounded else []:
         axis.axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
-        look = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "top"}
-        axis.text(1, LN2, "ln 2", **look, fontsize=10)
+        end = axis.get_yaxis_transform()
+        axis.text(1, LN2, "ln 2", transform=end, ha="right", va="top", fontsize=10)
     bound = "Dotted: ln 2, below which D's loss cannot fall with output BatchNorm. " * bounded
     text = f"The losses of both networks, means over the steps of each epoch. {bound}"
     return figure, f"{text}{_seeds(study)} {_channels(study)}"
@@ -183,14 +158,14 @@ def _by_epoch(study: Analysis, columns: dict[str, str], right: float) -> tuple[F
     figure = _figure((LEFT, right), height * (panel + DOWN) - DOWN, _legend(study))
     wide = (WIDTH - LEFT - right + across) / width - across
     gaps = {"hspace": DOWN / panel, "wspace": across / wide}
-    shared = {"sharex": True, "sharey": sharey}
-    axes = figure.subplots(height, width, **shared, squeeze=False, gridspec_kw=gaps)
+    layout = {"sharex": True, "sharey": sharey, "squeeze": False, "gridspec_kw": gaps}
+    axes = figure.subplots(height, width, **layout)
     for axis, (part, column) in zip(axes.flat, cells, strict=False):
         _lines(study, axis, panels[part], column)
         axis.set_title(", ".join(filter(None, [columns[column], part])))
         axis.grid(axis="y")
-        axis.yaxis.set_major_locator(MaxNLocator(5))
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        axis.yaxis.set_major_locator(ticker.MaxNLocator(5))
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True, min_n_ticks=1))
     for axis in axes.flat[len(cells) :]:
         axis.set_axis_off()
     for column, axis in enumerate(axes[-1]):
@@ -227,14 +202,12 @@ def _panels_of(study: Analysis) -> dict[str, pd.DataFrame]:
     if _against_first(study):
         factor = study.factors[0]
         first, *others = [x for x in study.levels[factor] if x in set(frame[factor])]
-        return {prose(factor, x): frame[frame[factor].isin([first, x])] for x in others or [first]}
+        beside = others or [first]
+        return {tables.prose(factor, x): frame[frame[factor].isin([first, x])] for x in beside}
     apart = study.factors[2:]
     if not apart:
         return {"": frame}
-    return {
-        ", ".join(prose(factor, level) for factor, level in zip(apart, key, strict=True)): rows
-        for key, rows in frame.groupby(apart)
-    }
+    return {", ".join(map(tables.prose, apart, key)): rows for key, rows in frame.groupby(apart)}
 
 
 def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
@@ -250,7 +223,7 @@ def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
         height = (first.transScale + first.transLimits).transform((0, value))[1]
         height = min(max(height, 0), free)
         free = height - gap
-        text = CALIBRATION.get(name, name) + f" {significant(value)} {beyond}" * bool(beyond)
+        text = CALIBRATION[name] + f" {tables.significant(value)} {beyond}" * bool(beyond)
         for axis in axes[:, -1]:
             axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=8.5)
         for axis in axes.flat if not beyond else []:
@@ -262,10 +235,11 @@ def _plain(axis: Axis, values: pd.Series | np.ndarray) -> None:
     """Plain numbers at a few round ticks of a logarithmic axis."""
     low, high = np.nanmin(values), np.nanmax(values)
     steps = [1, 2, 5] if high > 10 * low else [1, 1.5, 2, 3, 5, 7]
-    axis.set_major_locator(LogLocator(10, steps) if high > 2 * low else MaxNLocator(5))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())
+    wide = high > 2 * low
+    axis.set_major_locator(ticker.LogLocator(10, steps) if wide else ticker.MaxNLocator(5))
+    axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _figure(sides: tuple[float, float], height: float, legend: Sequence[Line2D]) -> Figure:
@@ -288,8 +262,8 @@ def _figure(sides: tuple[float, float], height: float, legend: Sequence[Line2D])
 
 def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     """Every effect of the grid as a ratio with its interval, and batch at equal updates."""
-    rows = {effect_text(effect): effect for effect in effects} | {
-        f"{effect_text(effect)},\nat equal updates": effect
+    rows = {tables.effect_text(effect): effect for effect in effects} | {
+        f"{tables.effect_text(effect)},\nat equal updates": effect
         for effect in study.partial_effects["updates", "all"]
         if effect.factors == ["batch"]
     }
@@ -301,19 +275,19 @@ def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
         axis.plot((ratio.low, ratio.high), (y, y), color=GREY, linewidth=2.4 if main else 1.2)
         face = GREY if main else "none"
         axis.plot(ratio.value, y, "D", color=GREY, markerfacecolor=face, markersize=7, mew=1.4)
-        said = interval(ratio.value, ratio.low, ratio.high, 2)
+        said = tables.interval(ratio.value, ratio.low, ratio.high, 2)
         axis.text(1.02, y, said, transform=axis.get_yaxis_transform(), va="center", fontsize=10)
 
-    axis.set_xlabel(f"{label(PRIMARY)}, ratio; above 1 is worse")
+    axis.set_xlabel(f"{PRIMARY}, ratio; above 1 is worse")
     axis.set_xscale("log")
     _plain(axis.xaxis, np.concatenate([line.get_xdata() for line in axis.lines]))
     seeds = len(effects[0].seeds)
     bars = "Bars: 95 % t intervals over seeds. " if seeds > 1 else "One seed has no interval. "
     return figure, (
-        f"The effect of each factor on {label(PRIMARY)} at the last epoch, as the ratio of the "
+        f"The effect of each factor on {PRIMARY} at the last epoch, as the ratio of the "
         "second level to the first; of an interaction (hollow, exploratory) as a ratio of ratios. "
-        f"n = {count(seeds, 'seed')}, a dot each: the mean over the other factors. {bars}"
-        f"{short_identity(study, PRIMARY)}"
+        f"n = {tables.count(seeds, 'seed')}, a dot each: the mean over the other factors. {bars}"
+        f"{tables.short_identity(study, PRIMARY)}"
     )
 
 
@@ -325,18 +299,18 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     for y, (levels, runs) in enumerate(study.rows_of_arms(study.fluctuation)):
         colour, _, marker = look_of(study, tuple(levels.values()))
         dots = {"color": colour, "marker": marker, "linestyle": ""}
-        values = runs[column].dropna().map(percent_sd)
+        values = runs[column].dropna().map(tables.percent_sd)
         axis.plot(values, [y] * len(values), markersize=4.5, alpha=0.5, mew=0, **dots)
         if len(runs):
             mean = over_seeds(runs[column])
-            axis.plot(percent_sd(mean.value), y, markersize=8.5, **dots)
-            ends = percent_sd(mean.low), percent_sd(mean.high)
+            axis.plot(tables.percent_sd(mean.value), y, markersize=8.5, **dots)
+            ends = tables.percent_sd(mean.low), tables.percent_sd(mean.high)
             axis.plot(ends, [y, y], linewidth=2, color=colour)
-        noise = runs["noise"].dropna().head(1).map(percent_sd)
+        noise = runs["noise"].dropna().head(1).map(tables.percent_sd)
         axis.plot(noise, [y] * len(noise), "|", color=GREY, markersize=13, markeredgewidth=1.6)
 
     axis.set_xlim(left=0)
-    axis.set_xlabel(f"SD of log {label(PRIMARY)} between epochs, %")
+    axis.set_xlabel(f"SD of log {PRIMARY} between epochs, %")
     seeds = study.fluctuation["seed"].nunique()
     noise = (
         "with the measurement noise taken out; the stroke is the noise of one evaluation"
@@ -345,16 +319,16 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     )
     mean = "small; large: the mean over them, bar: its 95 % t interval."
     return figure, (
-        f"How far {label(PRIMARY)} goes up and down from epoch to epoch after burn-in, {noise}. "
+        f"How far {PRIMARY} goes up and down from epoch to epoch after burn-in, {noise}. "
         + (f"n = {seeds} seeds, {mean} " if seeds > 1 else "n = 1 seed; no band is drawn. ")
-        + f"{short_identity(study, PRIMARY)} {_channels(study)}"
+        + f"{tables.short_identity(study, PRIMARY)} {_channels(study)}"
     )
 
 
 def _rows(
     names: list[str], height: float, right: float, legend: Sequence[Line2D] = ()
 ) -> tuple[Figure, Axes]:
-    """A figure of named rows, the first on top; `height` of a row, and margin, in inches."""
+    """A figure of named rows, the first on top; `height` of a row and `right` margin: inches."""
     longest = max(len(line) for name in names for line in name.splitlines())
     figure = _figure((RIGHT + LETTER * longest, right), height * len(names), legend)
     axis = figure.add_subplot()
@@ -368,31 +342,38 @@ def _rows(
 # Pictures.
 
 
-def samples(study: Analysis) -> tuple[Image.Image, str]:
-    """Real images above the last samples of every arm at the lowest seed."""
-    rows = study.frame[[has_picture(study, row.run, row.epoch) for row in study.frame.itertuples()]]
-    rows = rows.sort_values("epoch").groupby("run", sort=False).tail(1).sort_values("seed")
-    shown = {tuple(row[x] for x in study.factors): row for row in rows[::-1].to_dict("records")}
+def _last_pictures(study: Analysis) -> dict[tuple, tuple[str, int]]:
+    """Arm -> the run of its lowest seed that has samples, and the last epoch that has them."""
+    last = {}
+    for arm, runs in study.runs_of.items():
+        for run in runs[::-1]:
+            if epochs := rundir.kept(study.folder / run, rundir.SAMPLES):
+                last[arm] = run, epochs[-1]
+    return last
 
-    # An arm that has not begun keeps its place.
-    last, panels = set(zip(study.last["run"], study.last["epoch"], strict=True)), {}
+
+def samples(study: Analysis, last: dict[tuple, tuple[str, int]]) -> tuple[Image.Image, str]:
+    """Real images above the last samples of every arm at the lowest seed; see `_last_pictures`."""
+    scores, panels = study.frame.set_index(["run", "epoch"])[PRIMARY], {}
     for arm in study.arms:
-        row = shown.get(arm)
-        title = ", ".join(prose(*pair) for pair in zip(study.factors, arm, strict=True))
-        if row is None:
+        title = ", ".join(map(tables.prose, study.factors, arm))
+        if arm not in last:  # it keeps its place
             panels[f"{title}\nnot yet"] = None
             continue
-        late = (row["run"], row["epoch"]) in last
-        path = rundir.epoch_folder(study.folder / row["run"], row["epoch"]) / rundir.SAMPLES
-        score = "no score" if math.isnan(row[PRIMARY]) else f"{PRIMARY} {row[PRIMARY]:.1f}"
-        panels[f"{title}\n{score}" + ("" if late else f", epoch {row['epoch']}")] = _read(path)
+        run, epoch = last[arm]
+        score = scores[run, epoch]
+        text = "no score" if math.isnan(score) else f"{PRIMARY} {score:.1f}"
+        when = "" if epoch == study.planned[run] else f", epoch {epoch}"
+        path = rundir.epoch_folder(study.folder / run, epoch) / rundir.SAMPLES
+        panels[f"{title}\n{text}{when}"] = _read(path)
     path = study.folder / "real.png"
     real = _read(path) if path.is_file() else None
-    seeds = ", ".join(str(x) for x in sorted({row["seed"] for row in shown.values()}))
+    seeds = sorted({int(run.rpartition("=")[2]) for run, _ in last.values()})
     return _contact_sheet(real, panels), (
         ("Samples" if real is None else "Real images, then samples")
-        + f" of every arm after its last epoch, not selected: n = 1 run of each arm, seed {seeds}, "
-        "the same noise for every arm, its score above it." + (NO_REAL if real is None else "")
+        + " of every arm after its last epoch, not selected: n = 1 run of each arm, "
+        f"seed {', '.join(map(str, seeds))}, the same noise for every arm, its score above it."
+        + (NO_REAL if real is None else "")
     )
 
 
@@ -425,28 +406,19 @@ def _contact_sheet(real: Image.Image | None, panels: dict[str, Image.Image | Non
     return sheet
 
 
-def has_picture(study: Study, run: str, epoch: int) -> bool:
-    """Whether an epoch's samples are here; a study may be published without them."""
-    return (rundir.epoch_folder(study.folder / run, epoch) / rundir.SAMPLES).is_file()
-
-
-def picture_of(study: Study, analysis: str) -> Path | None:
-    """The picture of an analysis: that of the lowest seed of the first arm that has one."""
+def analysis_picture(study: Analysis, analysis: str) -> tuple[Image.Image, str] | None:
+    """The picture that an analysis left in the lowest seed that has one, and what it shows."""
     runs = study.plan.sort_values("seed", kind="stable")["run"]
-    paths = [study.folder / run / rundir.ANALYSES / f"{analysis}.png" for run in runs]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def analysis_picture(study: Analysis, analysis: str) -> tuple[Image.Image, str]:
-    """The picture that an analysis left, and what is to be seen in it."""
-    path = picture_of(study, analysis)
-    run = path.parent.parent.relative_to(study.folder).as_posix()
+    paths = {run: study.folder / run / rundir.ANALYSES / f"{analysis}.png" for run in runs}
+    run = next((run for run, path in paths.items() if path.is_file()), None)
+    if run is None:
+        return None
     row = study.plan.set_index("run").loc[run]
     epoch = study.analyses[analysis][run]["epoch"]
     arm = arm_name(study, tuple(row[x] for x in study.factors))
-    seen = TEXTS.get(analysis, {}).get("picture", "")
-    text = f"{analysis_title(analysis)}, in pictures. {seen} {arm}, seed "
-    return _read(path), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
+    seen = tables.TEXTS.get(analysis, {}).get("picture", "")
+    text = f"{tables.analysis_title(analysis)}, in pictures. {seen} {arm}, seed "
+    return _read(paths[run]), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
 
 
 def _read(path: Path) -> Image.Image:
@@ -466,8 +438,8 @@ def look_of(study: Analysis, arm: tuple) -> tuple[str, Any, str]:
     hue, line, shade = [*(x.index(y) for x, y in zip(known, arm, strict=False)), 0, 0][:3]
     hue = min(hue, 1) if _against_first(study) else hue % len(HUES)
     share = shade / max(1, len(known[2]) - 1) if len(known) > 2 else 0.0
-    dark, light = (np.array(matplotlib.colors.to_rgb(end)) for end in HUES[hue])
-    colour = matplotlib.colors.to_hex((1 - share) * dark + share * light)
+    dark, light = (np.array(colors.to_rgb(end)) for end in HUES[hue])
+    colour = colors.to_hex((1 - share) * dark + share * light)
     return colour, LINES[line % len(LINES)], MARKERS[line % len(MARKERS)]
 
 
@@ -480,7 +452,7 @@ def _legend(study: Analysis) -> list[Line2D]:
     """What hue and line style mean; lightness is named by the panels."""
     first = [study.levels[factor][0] for factor in study.factors[:3]]
     hues = study.levels[study.factors[0]]
-    names = [prose(study.factors[0], level) for level in hues]
+    names = [tables.prose(study.factors[0], level) for level in hues]
     if _against_first(study):
         hues, names = hues[:2], [names[0], "the arm that is named"]
     handles = [
@@ -491,7 +463,7 @@ def _legend(study: Analysis) -> list[Line2D]:
         for level in study.levels[factor]:
             _, line, marker = look_of(study, (first[0], level, *first[2:]))
             look = {"color": GREY, "linestyle": line, "marker": marker}
-            handles.append(Line2D([], [], label=prose(factor, level), **look))
+            handles.append(Line2D([], [], label=tables.prose(factor, level), **look))
     return handles
 
 
@@ -504,7 +476,7 @@ def _seeds(study: Analysis) -> str:
 def _channels(study: Analysis) -> str:
     """What hue, style and lightness stand for; and the factors that share all three."""
     if _against_first(study):
-        base = prose(study.factors[0], study.levels[study.factors[0]][0])
+        base = tables.prose(study.factors[0], study.levels[study.factors[0]][0])
         return f"Blue: {base}; orange: the arm that is named."
     channels = ["Hue: {}", "line and marker: {}", "lightness: {}, its first level darkest"]
     parts = [text.format(name) for text, name in zip(channels, study.factors, strict=False)]

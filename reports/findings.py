@@ -7,23 +7,12 @@ from typing import NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from reports import claims, statistics
+from reports import claims, statistics, tables
 from reports.analysis import LN2, Analysis, no_verdict
 from reports.claims import Verdict, Word
 from reports.records import PRIMARY
 from reports.statistics import VERDICT_SEEDS, Effect
-from reports.tables import (
-    LOSSES,
-    count,
-    interval,
-    join,
-    p_value,
-    percent_more,
-    percent_sd,
-    prose,
-    significant,
-    span,
-)
+from reports.tables import count, interval, join, p_value, prose, significant, span
 
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SUBJECTS = {  # levels as the subject of a sentence
@@ -199,7 +188,7 @@ def _fluctuation(study: Analysis) -> str:
         return ""
     factor = study.factors[0]
     parts = [
-        f"by {_mean(some, 'variance', percent_sd, 1)} % {_with(factor, level)}"
+        f"by {_mean(some, 'variance', tables.percent_sd, 1)} % {_with(factor, level)}"
         for level, some in runs.groupby(factor, sort=False)
     ]
     return f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."
@@ -215,7 +204,7 @@ def _best(study: Analysis) -> str:
     runs = count(len(last), "run") + " of arms that learnt" * (study.learners is not study)
     if not earlier:
         return f"In all {runs} the last epoch is the best by {PRIMARY}."
-    above = significant(percent_more(study.learners.fluctuation["regret"].mean()), 2)
+    above = significant(tables.percent_more(study.learners.fluctuation["regret"].mean()), 2)
     which = f"In {earlier} of {runs} the last epoch is not the best by {PRIMARY}"
     return f"{which}; on average it is {above} % above the best."
 
@@ -247,7 +236,7 @@ def _selection(study: Analysis) -> str:
     runs = study.learners.selection
     if not len(runs) or not enough(study.learners):
         return ""
-    gain, optimism = (_mean(runs, x, percent_more, 1) for x in ("gain", "optimism"))
+    gain, optimism = (_mean(runs, x, tables.percent_more, 1) for x in ("gain", "optimism"))
     return (
         f"On an evaluation set that did not choose, {PRIMARY} of the last epoch is {gain} % above "
         f"that of the best milestone, whose own is {optimism} % above that on the set that chose."
@@ -259,7 +248,8 @@ def _ranks(study: Analysis) -> str:
     runs = study.learners.ranks
     if not enough(study.learners):
         return ""
-    parts = [f"{_mean(runs, loss, float, 2)} with those of {name}" for loss, name in LOSSES.items()]
+    means = {name: _mean(runs, loss, float, 2) for loss, name in tables.LOSSES.items()}
+    parts = [f"{mean} with those of {name}" for name, mean in means.items()]
     text = f"From epoch to epoch, the changes of {PRIMARY} have a rank correlation of"
     return f"{text} {join(parts)}."
 

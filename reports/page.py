@@ -249,7 +249,7 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
 
 def _frames(study: Study, run: str, arm: dict[str, Any]) -> dict[int, str]:
     """Epoch -> picture of a run, for the epochs that the film shows."""
-    epochs = [epoch for epoch in arm["scores"] if figures.has_picture(study, run, epoch)]
+    epochs = rundir.kept(study.folder / run, rundir.SAMPLES)
     chosen = chosen_epochs(epochs, {arm["best"], arm["worst"]}, MOST_PICTURES)
     folders = {epoch: rundir.epoch_folder(study.folder / run, epoch) for epoch in chosen}
     pictures = {epoch: rundir.read(folder, rundir.SAMPLES) for epoch, folder in folders.items()}
