@@ -1,50 +1,47 @@
 """The layers of G and D by arithmetic: sizes and parameters, without torch."""
 
+import itertools
+
 from dcgan.config import Config
 
 KERNEL = 4 * 4  # weights that a pair of channels has in every convolution
 MAP = 4  # pixels a side of the smallest feature map
+UP, DOWN = "transposed convolution 4×4, stride 2", "convolution 4×4, stride 2"
+Layer = dict[str, object]
+Maps = list[tuple[int, int]]  # channels and side of the image, then of every feature map
 
 
-def layers(config: Config) -> list[dict[str, object]]:
-    """Every layer of both networks: `network`, `layer`, `output` (its shape), `parameters`.
-
-    With BatchNorm where the config has it, and D's output as the config's `norm` says.
-    """
-    sides = [config.resolution // 2]
-    while sides[-1] > MAP:
-        sides.append(sides[-1] // 2)
-    maps = [(config.width * 2**i, side) for i, side in enumerate(sides)]
+def layers(config: Config) -> list[Layer]:
+    """Every layer of both networks: `network`, `layer`, `output` (its shape), `parameters`."""
+    maps = [(3, config.resolution), (config.width, config.resolution // 2)]
+    while maps[-1][1] > MAP:
+        width, side = maps[-1]
+        maps.append((2 * width, side // 2))
     return [*_generator(config, maps), *_discriminator(config, maps)]
 
 
-def _generator(config: Config, maps: list[tuple[int, int]]) -> list[dict[str, object]]:
+def _generator(config: Config, maps: Maps) -> list[Layer]:
     top, normed = maps[-1][0], config.norm_g != "none"
     stem = {"conv": "transposed convolution 4×4", "linear": "linear"}[config.stem]
     units = top * (KERNEL if config.stem == "linear" else 1)  # that BatchNorm, or a bias, is for
-    up = "transposed convolution 4×4, stride 2"
-    rows = [_row("G", stem, normed, "ReLU", (top, MAP), config.latent_size * top * KERNEL, units)]
-    for (width, side), (wider, _) in zip(maps[-2::-1], maps[:0:-1], strict=True):
+    rows = [_row("G", stem, normed, "ReLU", maps[-1], config.latent_size * top * KERNEL, units)]
+    for (wider, _), (width, side) in itertools.pairwise(maps[:0:-1]):
         weights = wider * width * KERNEL
-        rows.append(_row("G", up, normed, "ReLU", (width, side), weights, width))
-    weights, normed = maps[0][0] * 3 * KERNEL, config.norm_g == "all"
-    last = _row("G", up, normed, "tanh", (3, config.resolution), weights, 3, biased=False)
-    return [*rows, last]
+        rows.append(_row("G", UP, normed, "ReLU", (width, side), weights, width))
+    weights, normed = config.width * 3 * KERNEL, config.norm_g == "all"
+    return [*rows, _row("G", UP, normed, "tanh", maps[0], weights, 3, biased=False)]
 
 
-def _discriminator(config: Config, maps: list[tuple[int, int]]) -> list[dict[str, object]]:
+def _discriminator(config: Config, maps: Maps) -> list[Layer]:
     act = {"leaky": "LeakyReLU 0.2", "relu": "ReLU"}[config.act_d]
-    down, rows, before = "convolution 4×4, stride 2", [], 3
-    for width, side in maps:
-        first = not rows
-        normed = config.norm_d == "all" if first else config.norm_d != "none"
-        weights = before * width * KERNEL
-        rows.append(_row("D", down, normed, act, (width, side), weights, width, biased=not first))
-        before = width
-    kinds = {"conv": "convolution 4×4", "avgpool": f"{down}, mean of the 2×2 map"}
-    normed = config.norm == "batch"
-    head = _row("D", kinds[config.head], normed, "", (1, 1), before * KERNEL, 1, biased=False)
-    return [*rows, head]
+    width, normed = config.width, config.norm_d == "all"
+    rows = [_row("D", DOWN, normed, act, maps[1], 3 * width * KERNEL, width, biased=False)]
+    for (before, _), (width, side) in itertools.pairwise(maps[1:]):
+        weights, normed = before * width * KERNEL, config.norm_d != "none"
+        rows.append(_row("D", DOWN, normed, act, (width, side), weights, width))
+    head = {"conv": "convolution 4×4", "avgpool": f"{DOWN}, mean of the 2×2 map"}[config.head]
+    weights, normed = maps[-1][0] * KERNEL, config.norm == "batch"
+    return [*rows, _row("D", head, normed, "", (1, 1), weights, 1, biased=False)]
 
 
 def _row(
@@ -57,12 +54,12 @@ def _row(
     units: int,
     *,
     biased: bool = True,
-) -> dict[str, object]:
+) -> Layer:
     """One layer; without BatchNorm it has a bias, unless it is the last of G or an end of D."""
     channels, side = output
     return {
         "network": network,
         "layer": ", ".join(filter(None, [layer, "BatchNorm" if normed else "", act])),
         "output": f"{channels} × {side} × {side}",
-        "parameters": weights + (2 * units if normed else units if biased else 0),
+        "parameters": weights + (2 * units if normed else units * biased),
     }

@@ -18,14 +18,7 @@ import yaml
 
 from eval.metrics import CALIBRATION, NEIGHBOUR_METRICS
 from reports import claims, networks
-from reports.analysis import (
-    LEARNT,
-    RELAPSE,
-    Analysis,
-    arm_name,
-    effect_numbers,
-    no_verdict,
-)
+from reports.analysis import LEARNT, RELAPSE, Analysis, arm_name, effect_numbers, no_verdict
 from reports.claims import Verdict
 from reports.records import PRIMARY, Study, calibrated
 from reports.statistics import VERDICT_SEEDS, Effect, Estimate, burn_in
@@ -78,19 +71,19 @@ class Table:
     @cached_property
     def rows(self) -> list[list[str]]:
         """Every cell as a reader sees it; those of `below` are not among them."""
-        rows = self.frame.to_dict("records")
-        return [[column.cell(row) for column in self.columns] for row in rows]
+        return [[x.cell(row) for x in self.columns] for row in self.frame.to_dict("records")]
 
     @cached_property
     def details(self) -> list[list[tuple[str, str]]]:
         """For each row the heading and the text of the folded columns, where there is any."""
         rows = self.frame.to_dict("records") if self.folded else []
-        cells = [[(column.heading, column.cell(row)) for column in self.folded] for row in rows]
+        cells = [[(x.heading, x.cell(row)) for x in self.folded] for row in rows]
         return [[cell for cell in row if cell[1] not in ("", DASH)] for row in cells]
 
 
 def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
     """Every table in reading order; those that have nothing to say are not there."""
+    analyses = sorted(study.analyses, key=[*TEXTS, *study.analyses].index)
     tables = [
         _named_arms(study),
         *(_effects(study, metric) for metric in study.last_effects),
@@ -102,11 +95,8 @@ def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
         *(_per_arm(study, x) for x in ("fluctuation", "selection", "ranks", "regret", "relapse")),
         _table(study, "shares", study.shares),
         _table(study, "reach", study.reach, _arm(study, seeds=False)),
-        _layers(study),
-        *(
-            _analysis(study, name)
-            for name in sorted(study.analyses, key=[*TEXTS, *study.analyses].index)
-        ),
+        *([_layers(study)] if study.config.model == "dcgan" else []),
+        *(_analysis(study, name) for name in analyses),
     ]
     return [table for table in tables if len(table.frame)]
 
@@ -124,22 +114,17 @@ def _table(
 
     A column there of which the frame has nothing is left out.
     """
-    epochs = int(study.plan["planned"].max())
+    epochs = int(study.planned.max())
     start = burn_in(epochs)
-    facts = {
-        "primary": PRIMARY,
-        "metric": label(metric),
-        "burn_in": count(start, "epoch"),
-        "lag": -2 / max(1, epochs - start),
-        "learnt": LEARNT,
-        "relapse": RELAPSE,
-        "pilot": claims.PILOT,
-    }
+    facts = {"primary": PRIMARY, "metric": label(metric), "pilot": claims.PILOT}
+    facts |= {"learnt": LEARNT, "relapse": RELAPSE}
+    facts |= {"burn_in": count(start, "epoch"), "lag": -2 / max(1, epochs - start)}
     texts = TEXTS[name.removesuffix(f"-{metric}")]
     title, *first = (text.format(**facts) for text in (texts["title"], *texts["notes"]))
+    usual = decimals_of(study.last.get(metric, pd.Series(dtype=float)))
     for key, (heading, kind, *how) in texts.get("columns", {}).items():
         if key in frame and frame[key].notna().any():
-            how = [_usual_decimals(study, metric) if x is None else x for x in how]
+            how = [usual if x is None else x for x in how]
             columns = [*columns, column(key, heading.format(**facts), kind, *how)]
     return Table(name, title, frame, columns, [*first, *notes], **{"metrics": [metric]} | more)
 
@@ -168,7 +153,8 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def to_markdown(table: Table) -> str:
     """One table in GitHub's Markdown; numbers are set right."""
-    below = [[name, *[""] * (_span(table, cells) - 1), *cells] for name, *cells in table.below]
+    width = len(table.columns)
+    below = [[name, *[""] * (width - 1 - len(cells)), *cells] for name, *cells in table.below]
     rule = ["---:" if column.kind == "number" else "---" for column in table.columns]
     head, *rows = [[*map(_markdown, row)] for row in [table.headings, *table.rows, *below]]
     lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
@@ -186,8 +172,9 @@ def _markdown(text: str) -> str:
 
 def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
     """A table that may go over several pages; the document needs PACKAGES."""
+    width = len(table.columns)
     below = [
-        rf"\multicolumn{{{_span(table, cells)}}}{{l}}{{{_latex(name)}}} & {_latex_row(cells)}"
+        rf"\multicolumn{{{width - len(cells)}}}{{l}}{{{_latex(name)}}} & {_latex_row(cells)}"
         for name, *cells in table.below
     ]
     parts = [
@@ -225,21 +212,16 @@ def _latex_columns(table: Table) -> str:
     fitting = (x for x in options if x.sum() <= LINE - 2 * len(sizes))
     widths = next(fitting, options[-1])
     parts = []
-    for column, size, chosen in zip(table.columns, sizes, widths, strict=True):
+    for column, size, width in zip(table.columns, sizes, widths, strict=True):
         letter, side = ("r", "left") if column.kind == "number" else ("l", "right")
-        wide = rf">{{\ragged{side}\arraybackslash}}p{{{chosen / 2:g}em}}"
-        parts.append(letter if size <= chosen else wide)
+        wide = rf">{{\ragged{side}\arraybackslash}}p{{{width / 2:g}em}}"
+        parts.append(letter if size <= width else wide)
     return "".join(parts)
 
 
 def _longest_word(text: str) -> int:
     """The most characters between two breaks of a line, and one more for wide letters."""
     return max(map(len, text.replace("_", "_ ").split()), default=0) + 1
-
-
-def _span(table: Table, cells: list[str]) -> int:
-    """How many columns the name of a row of `below` takes."""
-    return len(table.columns) - len(cells)
 
 
 LATEX = {
@@ -356,8 +338,8 @@ def decimals_of(values: pd.Series) -> int:
 
 
 def percent_sd(variance: float) -> float:
-    """A variance on the log scale as a standard deviation in percent; 0 where it is negative."""
-    return 100 * math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
+    """A variance of logarithms as a standard deviation in percent: 0 below 0, NaN for NaN."""
+    return 100 * math.sqrt(max(variance, 0.0))
 
 
 def percent_more(logarithm: float) -> float:
@@ -410,10 +392,7 @@ def _arm(study: Analysis, *, seeds: bool = True) -> list[Column]:
 
 
 def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
-    """What stands under every table: data, runs, identities, code, hardware; a line for each.
-
-    `metrics` are those whose identities are wanted; None: all.
-    """
+    """Lines on data, runs, identities (of `metrics`; None: of all), code and hardware."""
     info, data, hardware = study.info, study.info["data"], study.info["hardware"]
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
     seeds, runs = set(study.plan["seed"]), len(study.plan)
@@ -422,8 +401,7 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
         f"Data: {data['name']}{drawn}; {study.config.images:,} of {data['images']:,} images for "
         f"training, {data['resolution']}×{data['resolution']} (SHA-256 {data['sha256'][:12]}).",
         f"Study: {info['study']}, scale {info['scale']}; {count(len(study.arms), 'arm')}, "
-        f"{count(len(seeds), 'seed')} ({ranges(seeds)}), "
-        f"{count(study.plan['planned'].max(), 'epoch')}; "
+        f"{count(len(seeds), 'seed')} ({ranges(seeds)}), {count(study.planned.max(), 'epoch')}; "
         f"{runs - len(study.missing)} of {count(runs, 'run')} finished.",
         *missing_lines(study),
         *_identity_lines(study, metrics),
@@ -489,22 +467,21 @@ def _identity_lines(study: Study, metrics: Iterable[str] | None) -> list[str]:
 
 
 def _identity(x: dict) -> str:
-    split = f"{x['split']} split, SHA-256 {x['reference_sha256'][:12]}"
+    digest = f", SHA-256 {x['reference_sha256'][:12]}"
     return (
-        f"{_network(x, split)}, resizer: {x['resizer']}, quantiser: {x['quantiser']}, "
+        f"{_network(x, digest)}, resizer: {x['resizer']}, quantiser: {x['quantiser']}, "
         f"BatchNorm of G: {x['batchnorm']}, {x['implementation']}"
     )
 
 
 def short_identity(study: Study, metric: str) -> str:
     """What a metric is, in a sentence for a caption."""
-    identity = study.identities[metric]
-    return f"{label(metric)}: on {_network(identity, identity['split'] + ' split')}."
+    return f"{label(metric)}: on {_network(study.identities[metric])}."
 
 
-def _network(x: dict, split: str) -> str:
+def _network(x: dict, of_split: str = "") -> str:
     """The network, and the two sets of images that a score compares."""
-    against = f" against {x['reference']:,} real images ({split})"
+    against = f" against {x['reference']:,} real images ({x['split']} split{of_split})"
     return (
         f"{x['network']} (SHA-256 {x['network_sha256'][:12]}), "
         f"{x['generated']:,} generated{against if x['reference'] else ' images'}, "
@@ -533,10 +510,6 @@ def _effects(study: Analysis, metric: str) -> Table:
     return _table(study, name, frame, [], _seed_notes(frame), metric)
 
 
-def _usual_decimals(study: Analysis, metric: str = PRIMARY) -> int:
-    return decimals_of(study.last.get(metric, pd.Series(dtype=float)))
-
-
 def _seed_notes(frame: pd.DataFrame) -> list[str]:
     """Which seeds were left out, and why there is no verdict where they are too few."""
     if not len(frame):
@@ -560,11 +533,12 @@ def _scores(study: Analysis) -> list[Table]:
     named = {name: [x for x in study.measured if table_of(x) == name] for name in SCORES}
     every = [x for x in named["last"] if study.measured[x] == study.measured.get(PRIMARY)]
     epochs = Column("epoch", lambda row: row["epochs"].replace(" ", ", ") or DASH)
+    fixed = {epoch: study.scores(epoch) for epoch in study.fixed_epochs}
     moving = [x for x in ("fid", PRIMARY) if study.measured.get(x, 0) > 1]
     return [
         _by_metric(study, "last", last, named["last"]),
         _by_metric(study, "best", best, every, [epochs]),
-        *(_fixed_epochs(study, metric) for metric in moving),
+        *(_fixed_epochs(study, metric, fixed) for metric in moving),
         *(_by_metric(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
     ]
 
@@ -586,19 +560,16 @@ def _by_metric(
     return _score_table(study, name, rows[kept], columns, metrics)
 
 
-def _fixed_epochs(study: Analysis, metric: str) -> Table:
+def _fixed_epochs(study: Analysis, metric: str, fixed: dict[int, pd.DataFrame]) -> Table:
     """A row for each arm, a column for each of the fixed epochs."""
-    points = {epoch: study.scores(epoch) for epoch in study.fixed_epochs}
     kept = ["seeds", "diverged", metric, f"{metric}_sd", f"{metric}_n"]
-    parts = [rows[kept].add_suffix(f"_{epoch}") for epoch, rows in points.items()]
-    frame = pd.concat([study.scores("last")[study.factors], *parts], axis="columns")
-    every = pd.concat(points)
-    scores = [
-        _score(study, metric, every, f"_{epoch}")._replace(heading=f"epoch {epoch}")
-        for epoch in points
-    ]
-    columns = [*_arm(study, seeds=False), *scores]
-    return _score_table(study, f"epochs-{metric}", frame, columns, [metric] * len(points))
+    parts = [rows[kept].add_suffix(f"_{epoch}") for epoch, rows in fixed.items()]
+    frame = pd.concat([pd.DataFrame(study.arms, columns=study.factors), *parts], axis="columns")
+    columns, every = _arm(study, seeds=False), pd.concat(fixed)
+    for epoch in fixed:
+        score = _score(study, metric, every, f"_{epoch}")
+        columns.append(score._replace(heading=f"epoch {epoch}"))
+    return _score_table(study, f"epochs-{metric}", frame, columns, [metric] * len(fixed))
 
 
 def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> Column:
@@ -727,8 +698,8 @@ def _per_arm(study: Analysis, name: str) -> Table:
 
 def _layers(study: Analysis) -> Table:
     """The layers of the first arm's networks, and how many parameters each network has."""
-    frame = pd.DataFrame(networks.layers(study.config) if study.config.model == "dcgan" else [])
-    totals = frame.groupby("network", sort=False)["parameters"].sum() if len(frame) else pd.Series()
+    frame = pd.DataFrame(networks.layers(study.config))
+    totals = frame.groupby("network", sort=False)["parameters"].sum()
     below = [[f"{name} in all", rounded(total, 0)] for name, total in totals.items()]
     return _table(study, "layers", frame, metrics=[], below=below)
 
