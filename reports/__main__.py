@@ -66,8 +66,7 @@ def report(
             page.remove_files(out)
             files = records.write(loaded, out)
             files += tables.write(loaded, shown, out / "tables")
-            texts = [path for path in files if path.suffix in (".csv", ".tex")]
-            offered = {path.name: path.read_bytes() for path in texts}
+            offered = {x.name: x.read_bytes() for x in files if x.suffix in (".csv", ".tex")}
             offered["study.bib"] = page.bibtex(loaded).encode()
             inline = figures.save(drawn, out / "figures", pdf=pdf)
             html = page.render(loaded, verdicts, said, shown, inline, offered)

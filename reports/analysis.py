@@ -1,8 +1,7 @@
 """Every frame that is derived from the records of a study, each computed once.
 
 What is said of epochs is about the logarithm of the primary metric after burn-in, a third of the
-run. Only some epochs (milestones) have further evaluation sets; every epoch has the run's own
-score, set 0, on noise of its own.
+run. Every epoch has the run's own score, set 0; only milestones have further evaluation sets.
 """
 
 import math
@@ -54,7 +53,7 @@ class Analysis(Study):
     @cached_property
     def levels(self) -> dict[str, list]:
         """Factor -> its planned levels, numbers from the smallest on."""
-        levels = {factor: list(dict.fromkeys(self.plan[factor])) for factor in self.factors}
+        levels = {factor: self.plan[factor].unique().tolist() for factor in self.factors}
         numeric = [x for x in levels if pd.api.types.is_numeric_dtype(self.plan[x])]
         return levels | {factor: sorted(levels[factor]) for factor in numeric}
 
@@ -101,11 +100,6 @@ class Analysis(Study):
         return self.frame[self.frame["epoch"] == self.frame["run"].map(self.planned)]
 
     @cached_property
-    def ended(self) -> set[str]:
-        """The runs that have got to their last planned epoch."""
-        return set(self.last["run"])
-
-    @cached_property
     def best(self) -> pd.DataFrame:
         """The row of the best epoch of each run with a finite primary metric."""
         rows = self.frame.dropna(subset=[PRIMARY]).groupby("run", sort=False)[PRIMARY]
@@ -149,10 +143,10 @@ class Analysis(Study):
         return [*(epoch for epoch in shown if epoch < epochs), epochs]
 
     def scores(self, at: str | int) -> pd.DataFrame:
-        """One row per arm at the "last" or "best" epoch of each run, or at a fixed one.
+        """The `_moments` of each metric at the "last" or "best" epoch of each run or a fixed one.
 
-        Columns: those of `_moments` for each metric, `diverged` (of the `seeds`), `epochs` (of each
-        seed). At the best epoch a metric has no number where not every seed was measured there.
+        And `diverged` (of the `seeds`) and `epochs` (of each seed). At the best epoch a metric has
+        no number where not every seed was measured there.
         """
         rows = self._reached(at)
         arms = [runs for _, runs in self.rows_of_arms(rows)]
@@ -166,9 +160,8 @@ class Analysis(Study):
         return table
 
     def _moments(self, rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-        """One row per arm: the factors, `seeds` (how many rows it has) and three of each column.
-
-        These are its mean by its name, `<name>_sd`, and `<name>_n`: how many are finite.
+        """Of each arm the factors, `seeds` (how many rows it has), and of each column the mean by
+        its name, `<name>_sd`, and `<name>_n`: how many are finite.
         """
         groups = self._arm_groups(rows)
         known = groups[[*columns]]
@@ -188,7 +181,7 @@ class Analysis(Study):
 
     @cached_property
     def losses(self) -> pd.DataFrame:
-        """One row per arm: losses at the last epoch (mean, SD), the lowest D loss of any step.
+        """The `_moments` of the losses at the last epoch, and the `lowest` D loss of any step.
 
         `bound` is ln 2 where norm=batch: real and fake logits have the same mean there, and by
         Jensen's inequality D's loss, the mean of two softplus terms, is no lower.
@@ -228,10 +221,7 @@ class Analysis(Study):
 
     @cached_property
     def batch_effects(self) -> pd.DataFrame:
-        """The batch sizes over all arms and at each level of the first factor.
-
-        At equal epochs and at equal updates, with the updates that both sides make.
-        """
+        """The effects of batch, over all arms and at each level of the first factor."""
         table, conditions = [], ("all", self.factors[0])
         for (at, where), rows in self.parts.items():
             for effect in self.partial_effects[at, where]:
@@ -280,9 +270,9 @@ class Analysis(Study):
 
     @cached_property
     def learnt(self) -> list[tuple]:
-        """The arms that have learnt by their last epoch; all where there is no calibration.
+        """The arms that have learnt by their last epoch, by the geometric mean over seeds.
 
-        By the geometric mean over seeds.
+        All of them where there is no calibration.
         """
         if not self.floor > 0:
             return self.arms
@@ -310,10 +300,9 @@ class Analysis(Study):
 
     @cached_property
     def fluctuation(self) -> pd.DataFrame:
-        """A table of runs: how their own scores go up and down after burn-in.
+        """A table of runs: `statistics.fluctuation` of their own scores after burn-in.
 
-        Columns: those of `statistics.fluctuation`; `noise` (the measurement variance of one
-        evaluation of the arm); `variance` (`with_noise` less `noise`, which may be negative).
+        And `noise`, the variance of one evaluation of the arm; `variance`: `with_noise` less that.
         """
         rows = {}
         for run, trace in self.traces.items():
@@ -371,25 +360,19 @@ class Analysis(Study):
         known = logs[[0, 1]].dropna() if 1 in logs else logs[:0]
         for run, here in known.groupby("run", sort=False):
             own, other = (here.droplevel("run")[number] for number in (0, 1))
-            if run in self.ended and self.planned[run] in other.index:
+            if self.planned[run] in other.index:
                 best, last = own.idxmin(), other[self.planned[run]]
-                rows[run] = {
-                    "epoch": best,
-                    "own": math.exp(own[best]),
-                    "other": math.exp(other[best]),
-                    "last": math.exp(last),
-                    "optimism": other[best] - own[best],
-                    "gain": last - other[best],
-                }
+                logs = {"own": own[best], "other": other[best], "last": last}
+                rows[run] = {"epoch": best} | {name: math.exp(x) for name, x in logs.items()}
+                rows[run] |= {"optimism": other[best] - own[best], "gain": last - other[best]}
         return self._per_run(rows, ["epoch", "own", "other", "last", "optimism", "gain"])
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
         """A table of runs: whether a loss moves with the primary metric from epoch to epoch.
 
-        Spearman's correlation, after burn-in, of the changes between epochs of each loss with those
-        of the metric: two curves that merely both go down have none. Columns: `changes` (of the
-        metric), `d_loss`, `g_loss`; NaN below three changes.
+        Spearman's correlation, after burn-in, of the changes of each loss with those of the metric:
+        two curves that merely both go down have none. NaN below three `changes` of the metric.
         """
         rows = {}
         for run, trace in self.settled.items():
@@ -400,13 +383,13 @@ class Analysis(Study):
 
     @cached_property
     def regret(self) -> pd.DataFrame:
-        """A table of ended runs: log primary metric of the epoch that one may choose.
+        """A table of ended runs: log primary metric of the epoch that one may choose after burn-in.
 
-        Columns: after burn-in the `last`, the `best`, a `random` one (the mean of all), that of the
-        highest D loss (`d_loss`) and that of the lowest G loss (`g_loss`).
+        The `last`, the `best`, a `random` one (the mean of all), that of the highest D loss
+        (`d_loss`), that of the lowest G loss (`g_loss`).
         """
         rows = {}
-        for run in self.settled.keys() & self.ended:
+        for run in self.last["run"]:
             trace = self.settled[run]
             logs = trace["log"].to_numpy()
             rows[run] = {
@@ -443,8 +426,7 @@ class Analysis(Study):
     def reached(self, threshold: float) -> pd.DataFrame:
         """By run the `images` and `steps` at which the primary metric first falls to a threshold.
 
-        Its logarithm is linear between epochs, and before the first one from the untrained
-        generator on. A run that never gets there has NaN.
+        Its logarithm is linear between epochs, the untrained generator before them. Else NaN.
         """
         rows = {
             run: [statistics.crossing(x, logs, math.log(threshold)) for x in clocks]
@@ -483,14 +465,13 @@ class Analysis(Study):
         rows: dict[str, dict[str, float]] = {run: {} for run in self.plan["run"]}
         for analysis, runs in self.analyses.items():
             for run in runs.keys() & rows.keys():
-                values = runs[run]["values"]
-                rows[run] |= {f"{analysis}/{name}": value for name, value in values.items()}
+                values = runs[run]["values"].items()
+                rows[run] |= {f"{analysis}/{name}": value for name, value in values}
         return pd.DataFrame.from_dict(rows, orient="index").astype("float64")
 
     def by_arm(self, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-        """One row per arm of a table of runs: `seeds`, the mean of each column and its interval.
-
-        The interval, `<column>_low` and `<column>_high`, is Student's t over seeds, NaN below two.
+        """Of each arm in a table of runs: `seeds`, and of each column its mean over seeds with the
+        interval, `<column>_low` and `<column>_high`.
         """
         rows = []
         for row, runs in self.rows_of_arms(table):

@@ -222,15 +222,15 @@ class Verdict:
 
 def load(path: Path = LEDGER) -> list[Claim]:
     """The claims in the order of the file; raises BadInput, which names the claim and the key."""
-    ledger = grid.read(path, dict[str, Claim])
-    return [claim.model_copy(update={"id": name}) for name, claim in ledger.items()]
+    claims = grid.read(path, dict[str, Claim]).items()
+    return [claim.model_copy(update={"id": name}) for name, claim in claims]
 
 
 def judge(study: Analysis, ledger: list[Claim] | None = None) -> list[Verdict]:
     """A verdict for every claim of the ledger (None: claims.yaml), in its order.
 
-    The p of a verdict is that of the test that it stands on; of an inconclusive one that of no
-    effect, or of equivalence where that is claimed.
+    Its p is that of the test that it stands on; of an inconclusive one that of no effect, or of
+    equivalence where that is claimed.
     """
     return _decide_all([_evidence(study, x) for x in (load() if ledger is None else ledger)])
 
@@ -238,8 +238,8 @@ def judge(study: Analysis, ledger: list[Claim] | None = None) -> list[Verdict]:
 def same_without(study: Analysis, verdicts: list[Verdict], seed: int = PILOT) -> tuple[int, int]:
     """In how many rows the verdict is the same without a seed, and how many rows there are.
 
-    The seeds that a claim asks for are one fewer then. Rows that are not yet run do not count; none
-    does where the study has not both this seed and others.
+    The seeds that a claim asks for are one fewer then. Rows that are not yet run do not count, nor
+    does any where the study has not both this seed and others.
     """
     seeds = study.plan["seed"]
     if seed not in set(seeds) or seeds.nunique() < 2:
@@ -278,8 +278,7 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
         return Verdict(claim, "not yet run", absent)
     untestable = _untestable(study, claim, cells, frame) if measure.quality else ""
     word = "not testable" if untestable else "inconclusive"
-    identity = study.identities.get(claim.metric)
-    verdict = Verdict(claim, word, untestable, identity=identity)
+    verdict = Verdict(claim, word, untestable, identity=study.identities.get(claim.metric))
     eval_sets = study.eval_sets.loc[study.eval_sets["run"].isin(cells["run"]), "eval_set"].nunique()
     if eval_sets < measure.eval_sets:
         few = f"{eval_sets} of {measure.eval_sets}" if eval_sets else "no"
@@ -304,7 +303,7 @@ def _cells(study: Analysis, claim: Claim) -> pd.DataFrame:
 
     A cell is what is equal on both sides of a contrast (and at both levels that an effect is
     compared across), every factor but the claim's own; one that lacks a side is left out. The
-    effect in a cell is the sum of the numbers of its runs by their signs.
+    effect in a cell is the sum of its runs' numbers, each with its sign.
     """
     own = {*claim.arms, *claim.across} if claim.against else set()
     others = [x for x in study.factors if x not in own]
@@ -441,20 +440,19 @@ def _p_values(verdict: Verdict) -> tuple[float, float, float]:
 
 
 def _decided(verdict: Verdict, p: np.ndarray, adjusted: np.ndarray) -> Verdict:
-    """The verdict with the p of the test that decides, before and after Holm."""
-    if verdict.claim.measure == "bound":
-        word, why = _decide_bound(verdict)
-        return replace(verdict, verdict=word, why=why)
-    word, why, test = _decide(verdict, p if verdict.claim.status == "exploratory" else adjusted)
-    return replace(verdict, verdict=word, why=why, p=float(p[test]), p_holm=float(adjusted[test]))
-
-
-def _decide_bound(verdict: Verdict) -> tuple[Word, str]:
-    if verdict.estimate and verdict.estimate.low < LN2 * (1 - verdict.claim.smallest):
-        return "refuted", f"a step lies below ln 2 = {LN2:.4f}"
+    """The verdict with the p of the test that decides, before and after Holm; a bound has none."""
+    claim, estimate = verdict.claim, verdict.estimate
+    if claim.measure != "bound":
+        word, why, test = _decide(verdict, p if claim.status == "exploratory" else adjusted)
+        tests = {"p": float(p[test]), "p_holm": float(adjusted[test])}
+        return replace(verdict, verdict=word, why=why, **tests)
+    if estimate and estimate.low < LN2 * (1 - claim.smallest):
+        why = f"a step lies below ln 2 = {LN2:.4f}"
+        return replace(verdict, verdict="refuted", why=why)
     if verdict.tested:
-        return "supported", f"no step of any run lies below ln 2 = {LN2:.4f}"
-    return verdict.verdict, verdict.why
+        why = f"no step of any run lies below ln 2 = {LN2:.4f}"
+        return replace(verdict, verdict="supported", why=why)
+    return verdict
 
 
 def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:

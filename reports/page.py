@@ -73,13 +73,9 @@ def render(
         for name, (some, x) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
     }
     order = [name for section in sections.values() for name in section["figures"]]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    style = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, **style)
     environment.policies["json.dumps_kwargs"] = {}  # keys in their own order
     return environment.get_template("page.html").render(
         title=title(study),
@@ -172,12 +168,11 @@ def bibtex(study: Study) -> str:
         f"data {data['name']} with SHA-256 {data['sha256']}",
     }
     entries = {f"{info['study']}-{info['scale']}-{data['name']}": own} | LITERATURE["references"]
-    return "\n".join(_bibtex_entry(*entry) for entry in entries.items())
-
-
-def _bibtex_entry(key: str, fields: dict[str, Any]) -> str:
-    lines = [f"  {name} = {{{value}}}" for name, value in fields.items()]
-    return ",\n".join([f"@misc{{{key}", *lines]) + "\n}\n"
+    texts = []
+    for key, fields in entries.items():
+        lines = [f"  {name} = {{{value}}}" for name, value in fields.items()]
+        texts.append(",\n".join([f"@misc{{{key}", *lines]) + "\n}\n")
+    return "\n".join(texts)
 
 
 def cite(key: str) -> str:
@@ -210,8 +205,8 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
     logs = frame[PRIMARY].where(frame[PRIMARY] > 0).map(math.log)
     x = ((frame["epoch"] - 1) / max(1, last - 1)).round(4)
     y = ((logs.max() - logs) / ((logs.max() - logs.min()) or 1)).round(4)
-    texts = {text: _texts(frame, name) for name, text in READOUT.items() if name in frame}
-    texts = pd.DataFrame(texts)
+    readout = {text: name for name, text in READOUT.items() if name in frame}
+    texts = pd.DataFrame({text: _texts(frame, name) for text, name in readout.items()})
 
     # What each arm says at each epoch.
     arms: dict[str, dict[str, Any]] = {}
@@ -275,7 +270,9 @@ def inline(data: bytes, name: str) -> str:
     svg = data.decode()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace(figures.GREY, "currentColor")
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for start in (' id="', 'href="#', "url(#"):
+        svg = svg.replace(start, f"{start}{name}-")
+    return svg
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -25,6 +25,7 @@ LOWER_IS_BETTER = dict(SCORES)
 LOWER_IS_BETTER |= {
     f"{metric}_reestimated": lower for metric, lower in LOWER_IS_BETTER.items() if "_" in metric
 }
+CLOCK = ["epoch", "images", "steps", "status"]
 LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
 TIMES = ["images_per_second", "train_seconds", "score_seconds"]
 CURVE = ["images", "d_loss", "g_loss"]
@@ -44,18 +45,15 @@ class Mixed(BadInput):
 
 @dataclass(frozen=True)
 class Study:
-    """All committed epochs of one study.
+    """All committed epochs of one study, in frames whose rows begin with `run`, factors, `seed`.
 
-    `frame` has one row per epoch: `run`, the factors, `seed`, `epoch`, `images` (real ones shown to
-    D), `steps`, `status`, losses, scores, times. A score that was not finite, or not measured at
-    that epoch, is NaN; a metric that was never measured has no column. `curves` has about 20 rows
-    per epoch: `run`, the factors, `seed`, `images`, `d_loss`, `g_loss`. `eval_sets` has one row per
-    run, epoch and evaluation set, where an epoch was scored with more noise than its own (set 0):
-    `run`, the factors, `seed`, `epoch`, `eval_set`, scores; it is empty where none was.
-    `calibration` has one row for each set of images that no training made ("held-out",
-    "gaussian", "8x8", "flat", "untrained"; see eval.calibration) and one column per
-    metric that the study measured in the same way; it is empty where no set was scored, and its
-    `attrs` say what the sets are.
+    `frame` has a row per epoch: `epoch`, `images` (real ones shown to D), `steps`, `status`,
+    losses, scores, times; a score that was not finite, or not measured there, is NaN, and a metric
+    that was never measured has no column. `curves` has about 20 rows per epoch: `images`, `d_loss`,
+    `g_loss`. `eval_sets` has a row per evaluation set of each epoch that was scored with more noise
+    than its own (set 0): `epoch`, `eval_set`, scores. `calibration` has a row per set of images
+    that no training made (see eval.calibration) and a column per metric that the study measured in
+    the same way; its `attrs` say what the sets are.
     """
 
     folder: Path
@@ -68,7 +66,7 @@ class Study:
     runs: list[Path]  # with at least a run.json
     factors: list[str]  # columns that tell the arms apart, in the order of the study
     arms: list[tuple]  # the levels of these, of every arm that was begun or planned
-    plan: pd.DataFrame  # one row per run: `run`, factors, `seed`, `planned`, `committed`, `status`
+    plan: pd.DataFrame  # a row per run: `planned`, `committed`, `status`
     machines: pd.DataFrame  # run -> its fingerprint, a text a key
     analyses: Results = field(default_factory=dict)
 
@@ -108,7 +106,7 @@ def assemble(
         cells = _cells(info)
         names = [name for name in cells if name in begun] + sorted(begun.keys() - cells.keys())
         begun = {name: begun[name] for name in names}
-        configs = {name: _config(folder / name, run["config"]) for name, run in begun.items()}
+        configs = {name: _config(folder / name, run) for name, run in begun.items()}
         identities = _one_identity_each(begun)
         machines = {name: run["fingerprint"] for name, run in begun.items()}
         factors = ["arm"] if info.get("arms") else _factors(configs.values(), info["factors"])
@@ -132,12 +130,12 @@ def assemble(
         plan.append(key | {"planned": length, "committed": len(own), "status": status})
 
     columns = ["run", *dict.fromkeys(factors + ARM), "seed"]
-    clock, of_sets = ["epoch", "images", "steps", "status"], [*columns, "epoch", "eval_set"]
-    scores = _scores(rows, [*columns, *clock, *LOSSES, *TIMES])
+    of_sets = [*columns, "epoch", "eval_set"]
+    scores = _scores(rows, [*columns, *CLOCK, *LOSSES, *TIMES])
     return Study(
         folder=folder,
         info=info,
-        frame=_frame(rows, [*columns, *clock], [*LOSSES, *scores, *TIMES]),
+        frame=_frame(rows, [*columns, *CLOCK], [*LOSSES, *scores, *TIMES]),
         curves=_frame(points, [*columns, "images"], CURVE[1:]),
         eval_sets=_frame(eval_sets, of_sets, _scores(eval_sets, of_sets)),
         calibration=_calibration(folder / rundir.CALIBRATION, calibration, identities),
@@ -151,10 +149,7 @@ def assemble(
 
 
 def write(study: Study, out: Path) -> list[Path]:
-    """Write records.csv and records.parquet, eval_sets.csv and calibration.csv where there are any.
-
-    All in full precision; returns the paths.
-    """
+    """Write records.csv and .parquet and what there is of eval_sets.csv, calibration.csv; paths."""
     out.mkdir(parents=True, exist_ok=True)
     tables = {"records": study.frame, "eval_sets": study.eval_sets}
     tables["calibration"] = study.calibration.rename_axis("images").reset_index()
@@ -176,26 +171,23 @@ def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return cells
 
 
-def _config(run: Path, stored: dict[str, Any]) -> dict[str, Any]:
+def _config(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     """A stored config with the defaults of the fields that it was stored without."""
-    with _lacking(run / "run.json"):
-        return Config.model_validate(stored).model_dump()
+    with _lacking(folder / "run.json"):
+        return Config.model_validate(run["config"]).model_dump()
 
 
 def _eval_sets(run: Path, own: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row per epoch and set; `own`: the row of each epoch, whose scores are those of set 0."""
-    folder = run / rundir.EVAL_SETS
+    folder, rows = run / rundir.EVAL_SETS, []
     if not folder.is_dir():
-        return []
-    rows = []
+        return rows
     with _lacking(folder / rundir.EVAL_SCORES):
         scores = json.loads(rundir.read(folder, rundir.EVAL_SCORES))
         for epoch, others in scores["epochs"].items():
             first = {metric: own[int(epoch)][metric] for metric in others[0]}
-            rows += [
-                {"epoch": int(epoch), "eval_set": number} | values
-                for number, values in enumerate([first, *others])
-            ]
+            for number, values in enumerate([first, *others]):
+                rows.append({"epoch": int(epoch), "eval_set": number} | values)
     return rows
 
 
@@ -220,8 +212,7 @@ def _calibration(
 def calibrated(study: Study, metric: str) -> pd.Series:
     """What a metric is for each set of the calibration; empty where it was not measured on them.
 
-    BatchNorm has no part in images that no training made, so that a metric with re-estimated
-    statistics is compared with the usual one.
+    One with re-estimated statistics of BatchNorm is compared with the usual one.
     """
     known = study.calibration.reindex(columns=[metric.removesuffix("_reestimated")])
     return known.iloc[:, 0].dropna()
@@ -230,7 +221,7 @@ def calibrated(study: Study, metric: str) -> pd.Series:
 def _analyses(study: Study) -> Results:
     """What each analysis left in each run: its epoch, numbers, their titles, notes.
 
-    Those of the last planned epoch, or of none (epoch 0), alone: others are of another network.
+    Of the last planned epoch, or of none (epoch 0): others are of another network.
     """
     analyses: Results = {}
     planned = study.plan.set_index("run")["planned"]
@@ -268,12 +259,11 @@ def _one_identity_each(begun: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
         for metric, identity in run["identities"].items():
             identity = identity | own
             seen, known = first.setdefault(metric, (name, identity))
-            differ = [key for key in {**known, **identity} if known.get(key) != identity.get(key)]
-            if differ:
-                raise Mixed(
-                    f"{metric} is not one number: {differ[0]} is {known.get(differ[0])!r} in "
-                    f"{seen} and {identity.get(differ[0])!r} in {name}"
-                )
+            for key in known | identity:
+                one, other = known.get(key), identity.get(key)
+                if one != other:
+                    differ = f"{key} is {one!r} in {seen} and {other!r} in {name}"
+                    raise Mixed(f"{metric} is not one number: {differ}")
     order = dict.fromkeys([*LOWER_IS_BETTER, *first])
     return {metric: first[metric][1] for metric in order if metric in first}
 
@@ -303,7 +293,7 @@ def _column(key: str) -> str:
 
 
 def _row(record: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
-    clock = {key: record[key] for key in ("epoch", "images", "steps", "status")}
+    clock = {key: record[key] for key in CLOCK}
     times = {key: timing[key] for key in TIMES}
     return clock | {key: record["losses"][key] for key in LOSSES} | record["scores"] | times
 

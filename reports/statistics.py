@@ -1,11 +1,10 @@
 """Paired effects, intervals, fluctuation and variance components: pure functions of arrays.
 
-The unit of replication is the training run, and runs that share a seed are pairs. Every estimate is
-one number a seed, averaged over seeds, with Student's t interval and two p values: of the paired t
-test and of the exact sign-flip test. The t's feeds Holm, for with 8 seeds a sign-flip p cannot fall
-below 2 / 2^8 = 0.0078, and Holm over the seven effects of a 2 x 2 x 2 grid asks the smallest p for
-0.05 / 7 = 0.0071. Under no effect the difference of a pair is symmetric, and there the t test errs
-to the safe side when tails are heavy.
+Runs that share a seed are pairs. Every estimate is one number a seed, averaged over seeds, with
+Student's t interval and two p values: of the paired t test and of the exact sign-flip test. The t's
+feeds Holm, for with 8 seeds a sign-flip p cannot fall below 2 / 2^8 = 0.0078, and Holm over the
+seven effects of a 2 x 2 x 2 grid asks the smallest p for 0.05 / 7 = 0.0071. Under no effect the
+difference of a pair is symmetric, and there the t test errs to the safe side when tails are heavy.
 
 A number that is not finite is missing. Metrics go in as logarithms where a ratio is wanted, and
 lower is better. Student's t is from `scipy.special`: `scipy.stats` is slow to import.
@@ -60,10 +59,7 @@ class Effect:
 
 
 def burn_in(epochs: int) -> int:
-    """How many epochs at the start do not count: those before a third of the run, rounded down.
-
-    Of 30 epochs the first 9 are left out, and 10 to 30 count.
-    """
+    """How many epochs at the start do not count: of 30 the first 9, so that 10 to 30 do."""
     return max(epochs // 3, 1) - 1
 
 
@@ -73,16 +69,15 @@ def logarithm(numbers: pd.Series) -> pd.Series:
 
 
 def over_seeds(values: ArrayLike) -> Estimate:
-    """The mean of one number a seed (n,), its t interval, and how likely no effect gives as much.
-
-    Values without any spread tell t nothing of their noise; `p` is then the sign-flip's.
-    """
+    """The mean of one number a seed (n,), its interval, and how likely no effect gives as much."""
     x = _finite(values)
     if len(x) < 2:
         return Estimate(float(x[0]) if len(x) else math.nan, *[math.nan] * 4, len(x))
     mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x))
     half = float(stdtrit(len(x) - 1, (1 + CONFIDENCE) / 2)) * error
-    flip, spread = sign_flip(x), error > 1e-12 * abs(mean)  # more than rounding
+
+    # Values that differ by no more than rounding tell t nothing of their noise.
+    flip, spread = sign_flip(x), error > 1e-12 * abs(mean)
     p = 2 * _tail(abs(mean), error, len(x) - 1) if spread else flip
     return Estimate(mean, mean - half, mean + half, p, flip, len(x))
 
@@ -104,7 +99,7 @@ def below(differences: ArrayLike, bound: float) -> float:
     """The p of a one-sided t test that the mean of (n,) is not below `bound`; NaN for n < 2.
 
     The larger one of below(x, margin) and below(-x, margin) is the p of two one-sided tests (TOST)
-    that the mean lies outside of +-margin (Schuirmann 1987). Without any spread it is 0, 1/2 or 1.
+    that the mean lies outside of +-margin (Schuirmann 1987).
     """
     x = _finite(differences)
     if len(x) < 2:
@@ -115,9 +110,9 @@ def below(differences: ArrayLike, bound: float) -> float:
 def holm(p_values: ArrayLike, most_true: int | None = None) -> np.ndarray:
     """Holm's adjusted p values (m,), in the order given; a NaN stays NaN and does not count.
 
-    `most_true`: how many of the null hypotheses can be true at once, where some exclude each other
-    (None: all of them); a p is multiplied by no more than that. Holm 1979, A Simple Sequentially
-    Rejective Multiple Test Procedure; Shaffer 1986, procedure S1.
+    A p is multiplied by no more than `most_true`: how many of the null hypotheses can be true at
+    once, where some exclude each other. Holm 1979, A Simple Sequentially Rejective Multiple Test
+    Procedure; Shaffer 1986, procedure S1.
     """
     p = np.asarray(p_values, dtype=float)
     adjusted = np.full_like(p, math.nan)
@@ -130,7 +125,7 @@ def holm(p_values: ArrayLike, most_true: int | None = None) -> np.ndarray:
 def effects(table: pd.DataFrame, factors: Sequence[str], metric: str) -> list[Effect]:
     """All main effects, then all interactions, of the factors on a positive metric.
 
-    `table` has one row for each cell of the factors and each `seed`; its first level of a factor is
+    `table` has a row for each cell of the factors and each `seed`; its first level of a factor is
     the low one. For one factor a seed gives the logarithm at high less that at low, for two the
     difference of differences, and so on, each a mean over the cells of the other factors. A seed
     that lacks one of these is left out whole; an effect without a seed is not there. Raises
@@ -163,10 +158,10 @@ def effects(table: pd.DataFrame, factors: Sequence[str], metric: str) -> list[Ef
 def fluctuation(series: ArrayLike, burn_in: int) -> dict[str, float]:
     """How a run goes up and down, from its log-metric (E epochs,) after the first `burn_in`.
 
-    `changes`: successive pairs of epochs that have both numbers. `with_noise`: half the variance of
-    these changes, measurement noise included; NaN below two. A straight trend does not count; one
-    whose slope changes by s adds s^2 / 24. The divisor for n changes is n - 1 / n, unbiased where
-    an epoch's deviation says nothing of the next one's, for their changes are correlated.
+    `with_noise`: half the variance of the `changes` (successive epochs with a number each),
+    measurement noise included; NaN below two. A straight trend does not count; one whose slope
+    changes by s adds s^2 / 24. The divisor for n changes is n - 1 / n, unbiased where an epoch's
+    deviation says nothing of the next one's, for their changes are correlated.
 
     `drawdown`: the largest rise above the best epoch until then. `regret`: last less best; noise
     alone makes both positive. `autocorrelation`: of neighbouring epochs, about a straight line; NaN
@@ -191,9 +186,8 @@ def relapse_by_noise(trend: Sequence[float], noise: float, by: float) -> float:
     """How likely noise alone makes the second of three log-metrics worse than both others by `by`,
     or the third worse than the second; these exclude each other.
 
-    `trend` (3,): what they are without noise; `noise`: the variance of one measurement, NaN where
-    it is not known. The first event is an integral over the noise of the second log-metric, by
-    Gauss-Hermite quadrature with 64 points.
+    `trend` (3,): without noise; `noise`: the variance of one measurement. The first event is an
+    integral over the noise of the second log-metric, by Gauss-Hermite quadrature with 64 points.
     """
     first, second, third = trend
     if not noise > 0:
@@ -221,10 +215,7 @@ def crossing(clock: ArrayLike, values: ArrayLike, threshold: float) -> float:
 
 
 def noise_variance(values: ArrayLike) -> float:
-    """The measurement variance of one evaluation: pooled within the cells of values (..., K).
-
-    K: evaluation sets; NaN where no cell has two.
-    """
+    """The variance of one evaluation, pooled within the cells of values (..., K sets); else NaN."""
     x = np.ma.masked_invalid(np.asarray(values, dtype=float))
     freedom = (x.count(axis=-1) - 1).clip(0).sum()
     squares = (x - x.mean(axis=-1, keepdims=True)) ** 2
@@ -234,10 +225,9 @@ def noise_variance(values: ArrayLike) -> float:
 def components(values: ArrayLike) -> dict[str, float]:
     """Variance components of values (A arms, S seeds, E epochs, K evaluation sets).
 
-    `evaluation`: between sets of one epoch. `epoch`: between the epochs of one run, a trend
-    included. `seed`: between the runs of one arm. `arm`: between the arms' means. They add up to
-    the variance of one evaluation of any run at any epoch. Estimates may be negative, and are NaN
-    where an axis is too short.
+    They add up to the variance of one evaluation of any run at any epoch: between `arm`s, between
+    the runs of one arm (`seed`), the epochs of one run (a trend included), the evaluation sets of
+    one epoch. Estimates may be negative, and are NaN where an axis is too short.
 
     Moment estimators of the balanced random-effects analysis of variance (Searle, Casella and
     McCulloch, Variance Components, chapter 4). Arms share their seeds and runs their epochs, so
@@ -314,10 +304,10 @@ def _autocorrelation(x: np.ndarray) -> float:
     return math.nan if straight else float(np.nansum(rest[1:] * rest[:-1]) / squares)
 
 
-def _exp(estimate: Estimate) -> Estimate:
+def _exp(x: Estimate) -> Estimate:
     with np.errstate(over="ignore"):  # two seeds can give an interval without an end
-        value, low, high = np.exp([estimate.value, estimate.low, estimate.high]).tolist()
-    return replace(estimate, value=value, low=low, high=high)
+        value, low, high = np.exp([x.value, x.low, x.high]).tolist()
+    return replace(x, value=value, low=low, high=high)
 
 
 def _finite(values: ArrayLike) -> np.ndarray:
