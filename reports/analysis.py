@@ -5,7 +5,7 @@ run. Every epoch has the run's own score, set 0; only milestones have further ev
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -76,13 +76,6 @@ class Analysis(Study):
         own = grid.fields(cell, self.info.get("arms", {}))
         return Config.model_construct(**self.info["settings"] | own)
 
-    def subset(self, runs: Collection[str]) -> "Analysis":
-        """The study with these runs alone, and with the arms that have one of them."""
-        frames = {name: getattr(self, name) for name in ("plan", "frame", "curves", "eval_sets")}
-        kept = {name: frame[frame["run"].isin(runs)] for name, frame in frames.items()}
-        arms = [arm for arm in self.arms if {*runs} & {*self.runs_of[arm]}]
-        return replace(self, arms=arms, **kept)
-
     def rows_of_arms(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
         """The levels of each arm by factor, and its rows of a table."""
         for arm, (_, rows) in zip(self.arms, self._arm_groups(table), strict=True):
@@ -132,8 +125,8 @@ class Analysis(Study):
     @cached_property
     def whole_seeds(self) -> int:
         """How many seeds have a finite last epoch of every arm."""
-        runs = self.last.dropna(subset=[PRIMARY]).groupby("seed")["run"].count()
-        return int((runs == len(self.arms)).sum())
+        arms = self.last.dropna(subset=[PRIMARY])["seed"].value_counts()
+        return int((arms == len(self.arms)).sum())
 
     @cached_property
     def fixed_epochs(self) -> list[int]:
@@ -160,9 +153,8 @@ class Analysis(Study):
         return table
 
     def _moments(self, rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-        """Of each arm the factors, `seeds` (how many rows it has), and of each column the mean by
-        its name, `<name>_sd`, and `<name>_n`: how many are finite.
-        """
+        """A row per arm: the factors, `seeds` (its rows), and of each column the mean by its name,
+        `<name>_sd`, and `<name>_n` (how many are finite)."""
         groups = self._arm_groups(rows)
         known = groups[[*columns]]
         parts = {"": known.mean(), "_sd": known.std(), "_n": known.count()}
@@ -242,20 +234,18 @@ class Analysis(Study):
         arms that have learnt); `runs` (over the epochs of such a run, their mean), `lowest`.
         """
         judges = [x for x in self.measured if x.partition("_")[0] not in NEIGHBOUR_METRICS]
-        rows = []
+        table, learners = [], set(self.learners.plan["run"])
         for metric in [x for x in judges if x != PRIMARY]:
-            sign = 1 if LOWER_IS_BETTER[metric] else -1
-            everything, learners = (
-                x.frame[["run", "seed", PRIMARY]].assign(other=sign * x.frame[metric]).dropna()
-                for x in (self, self.learners)
-            )
-            last, learners_last = (x[x.index.isin(self.last.index)] for x in (everything, learners))
-            runs = _rank_correlations(learners, "run")
+            other = self.frame[metric] * (1 if LOWER_IS_BETTER[metric] else -1)
+            rows = self.frame[["run", "seed", PRIMARY]].assign(other=other).dropna()
+            known = rows[rows["run"].isin(learners)]
+            last, known_last = (x[x.index.isin(self.last.index)] for x in (rows, known))
+            runs = _rank_correlations(known, "run")
             row = {"metric": metric, "epochs": self.measured[metric]}
             row["arms"] = _rank_correlations(last, "seed").mean()
-            row["learners"] = _rank_correlations(learners_last, "seed").mean()
-            rows.append(row | {"runs": runs.mean(), "lowest": runs.min()})
-        return pd.DataFrame(rows)
+            row["learners"] = _rank_correlations(known_last, "seed").mean()
+            table.append(row | {"runs": runs.mean(), "lowest": runs.min()})
+        return pd.DataFrame(table)
 
     @cached_property
     def untrained(self) -> float:
@@ -282,8 +272,12 @@ class Analysis(Study):
     @cached_property
     def learners(self) -> "Analysis":
         """The study of the arms that have learnt; of all where none has."""
-        kept = [run for arm in self.learnt for run in self.runs_of[arm]]
-        return self.subset(kept) if 0 < len(self.learnt) < len(self.arms) else self
+        if len(self.learnt) in (0, len(self.arms)):
+            return self
+        runs = [run for arm in self.learnt for run in self.runs_of[arm]]
+        frames = {name: getattr(self, name) for name in ("plan", "frame", "curves", "eval_sets")}
+        kept = {name: frame[frame["run"].isin(runs)] for name, frame in frames.items()}
+        return replace(self, arms=self.learnt, **kept)
 
     @cached_property
     def traces(self) -> dict[str, pd.DataFrame]:
@@ -470,9 +464,7 @@ class Analysis(Study):
         return pd.DataFrame.from_dict(rows, orient="index").astype("float64")
 
     def by_arm(self, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-        """Of each arm in a table of runs: `seeds`, and of each column its mean over seeds with the
-        interval, `<column>_low` and `<column>_high`.
-        """
+        """A row per arm of a table of runs: `seeds`; of each column mean, `_low` and `_high`."""
         rows = []
         for row, runs in self.rows_of_arms(table):
             row["seeds"] = len(runs)

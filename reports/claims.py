@@ -279,10 +279,12 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
     untestable = _untestable(study, claim, cells, frame) if measure.quality else ""
     word = "not testable" if untestable else "inconclusive"
     verdict = Verdict(claim, word, untestable, identity=study.identities.get(claim.metric))
-    eval_sets = study.eval_sets.loc[study.eval_sets["run"].isin(cells["run"]), "eval_set"].nunique()
-    if eval_sets < measure.eval_sets:
-        few = f"{eval_sets} of {measure.eval_sets}" if eval_sets else "no"
-        return replace(verdict, why=untestable or f"{few} evaluation sets")
+    if measure.eval_sets:
+        own = study.eval_sets["run"].isin(cells["run"])
+        number = study.eval_sets.loc[own, "eval_set"].nunique()
+        if number < measure.eval_sets:
+            few = f"{number} of {measure.eval_sets}" if number else "no"
+            return replace(verdict, why=untestable or f"{few} evaluation sets")
 
     # One number for each run; of the seeds in which none is missing the mean over cells.
     cells["value"] = cells["sign"] * cells["run"].map(_numbers(study, claim)).astype(float)

@@ -1,6 +1,5 @@
 """The figures. One factor, one visual channel, by the order of the factors, set here alone."""
 
-import io
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -50,10 +49,6 @@ DASHED = (
     "lies beyond the axis."
 )
 NO_REAL = " The row of real images is left out: they are not ours to publish."
-KINDS = {  # how a file of each kind is written: no dates
-    "svg": {"metadata": {"Date": None, "Creator": None}},
-    "pdf": {"metadata": {"CreationDate": None}},
-}
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture, and its caption
@@ -80,25 +75,22 @@ def draw(study: Analysis) -> Drawn:
 def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes, str]]:
     """Write each figure as SVG, on demand as PDF too, and each picture as PNG.
 
-    Returns the bytes of the SVG or PNG and the caption of each.
+    Returns the bytes of the SVG or PNG and the caption of each. No file has a date.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved = {}
-    for name, (figure, caption) in drawn.items():
-        kinds = ["png"] if isinstance(figure, Image.Image) else ["svg", *["pdf"] * pdf]
-        for kind in kinds:
-            (out / f"{name}.{kind}").write_bytes(encoded(figure, kind))
-        saved[name] = (out / f"{name}.{kinds[0]}").read_bytes(), caption
-    return saved
-
-
-def encoded(figure: Figure | Image.Image, kind: str) -> bytes:
-    """A figure as "svg" or "pdf", a picture as "png"."""
-    file = io.BytesIO()
-    save = figure.save if kind == "png" else figure.savefig
     with style():
-        save(file, format=kind, **KINDS.get(kind, {}))
-    return file.getvalue()
+        for name, (figure, caption) in drawn.items():
+            if isinstance(figure, Image.Image):
+                path = out / f"{name}.png"
+                figure.save(path)
+            else:
+                path = out / f"{name}.svg"
+                figure.savefig(path, metadata={"Date": None, "Creator": None})
+                if pdf:
+                    figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
+            saved[name] = path.read_bytes(), caption
+    return saved
 
 
 def style() -> AbstractContextManager[None]:
@@ -182,6 +174,8 @@ def _lines(study: Analysis, axis: Axes, table: pd.DataFrame, column: str) -> Non
     """
     lost = set(table.loc[table["status"] == "diverged", "run"])
     for levels, rows in study.rows_of_arms(table):
+        if rows.empty:
+            continue
         runs = rows.pivot(index="epoch", columns="run", values=column).dropna(how="all")
         colour, line, marker = look_of(study, tuple(levels.values()))
         look = {"color": colour, "linestyle": line}
@@ -190,10 +184,9 @@ def _lines(study: Analysis, axis: Axes, table: pd.DataFrame, column: str) -> Non
         for run in [x for x in runs if x in lost]:
             end = runs[run].dropna().tail(1)
             axis.plot(end.index, end, marker="x", markersize=9, markeredgewidth=2.5, **look)
-        mean = runs.mean(axis=1)[runs.notna().all(axis=1)]
+        mean = runs.mean(axis=1, skipna=False).dropna()
         marks = {"marker": marker if len(mean) <= MARKED else "", "markersize": 5}
-        if runs.shape[1]:
-            axis.plot(mean.index, mean, linewidth=2, **look, **marks)
+        axis.plot(mean.index, mean, linewidth=2, **look, **marks)
 
 
 def _panels_of(study: Analysis) -> dict[str, pd.DataFrame]:

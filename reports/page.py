@@ -4,7 +4,6 @@ import base64
 import fnmatch
 import io
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from reports.analysis import Analysis
 from reports.claims import Verdict
 from reports.findings import Findings
 from reports.records import PRIMARY, Study
+from reports.statistics import logarithm
 from reports.tables import Table
 
 MOST_PICTURES = 12  # of an arm in the film
@@ -123,18 +123,14 @@ def _chosen(names: dict[str, Any], patterns: list[str]) -> list[str]:
 
 
 def title(study: Study) -> str:
-    """What the page is called; a study of the user's own by its name."""
     return TITLES.get(study.info["study"], f"DCGAN: {study.info['study']}")
 
 
 def scale(study: Analysis) -> str:
     """The second line of the page: how much D has seen, and whether that can say anything."""
-    epochs = int(study.planned.max())
-    text = (
-        f"Scale {study.info['scale']}: D sees {study.config.images * epochs:,} images, "
-        f"{epochs} times {study.config.images:,}."
-    )
-    if study.info["scale"] in DEMONSTRATIONS:
+    epochs, images, scale = int(study.planned.max()), study.config.images, study.info["scale"]
+    text = f"Scale {scale}: D sees {images * epochs:,} images, {epochs} times {images:,}."
+    if scale in DEMONSTRATIONS:
         text += " A demonstration; the study itself is at cpu32, 30 times 50,000."
     return text
 
@@ -143,11 +139,8 @@ def command(study: Study) -> str:
     """The line that runs this study again; where the data lie is for the reader to say."""
     info, data = study.info, study.info["data"]
     usual = grid.define(info["study"], info["scale"]).factors
-    words = [
-        f"{factor}={','.join(map(str, levels))}"
-        for factor, levels in info["factors"].items()
-        if levels != usual.get(factor)
-    ]
+    chosen = {x: levels for x, levels in info["factors"].items() if levels != usual.get(x)}
+    words = [f"{factor}={','.join(map(str, levels))}" for factor, levels in chosen.items()]
     words += grid.differing(info)
     seeds = f" SEEDS={len(info['seeds'])}"
     if info["seeds"] != list(range(len(info["seeds"]))):
@@ -202,7 +195,7 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
     """
     seed, last = int(study.frame["seed"].min()), int(study.planned.max())
     frame = study.frame[study.frame["seed"] == seed]
-    logs = frame[PRIMARY].where(frame[PRIMARY] > 0).map(math.log)
+    logs = logarithm(frame[PRIMARY])
     x = ((frame["epoch"] - 1) / max(1, last - 1)).round(4)
     y = ((logs.max() - logs) / ((logs.max() - logs.min()) or 1)).round(4)
     readout = {text: name for name, text in READOUT.items() if name in frame}
@@ -212,8 +205,9 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
     arms: dict[str, dict[str, Any]] = {}
     for run, rows in frame.groupby("run", sort=False):
         known, epochs = logs[rows.index].dropna(), rows["epoch"]
-        colour, line, _ = figures.look_of(study, tuple(rows[study.factors].iloc[0]))
-        name = ",".join(f"{factor}={rows[factor].iloc[0]}" for factor in study.factors)
+        levels = {factor: rows[factor].iloc[0] for factor in study.factors}
+        colour, line, _ = figures.look_of(study, tuple(levels.values()))
+        name = ",".join(f"{factor}={level}" for factor, level in levels.items())
         arms[name] = {
             "colour": colour,
             "dashed": line != "-",
@@ -226,7 +220,7 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
         arms[name]["frames"] = _frames(study, run, arms[name])
 
     # The arm with the best epoch of all comes first.
-    first = max(arms, key=lambda name: max([p[1] for p in arms[name]["points"].values()] or [0]))
+    first = max(arms, key=lambda name: max([y for _, y in arms[name]["points"].values()] or [0]))
     pictured = {epoch for arm in arms.values() for epoch in arm["frames"]}
     whole = all(arm["frames"].keys() == arm["scores"].keys() for arm in arms.values())
     return {

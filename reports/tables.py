@@ -224,9 +224,8 @@ def _longest_word(text: str) -> int:
     return max(map(len, text.replace("_", "_ ").split()), default=0) + 1
 
 
-LATEX = {
+LATEX = {character: f"\\{character}" for character in "{}%&#$"} | {
     "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "{}%&#$"},
     "_": r"\_\allowbreak{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -239,8 +238,8 @@ LATEX = {
 
 
 def _latex(text: str) -> str:
-    """Every character that LaTeX would read as a command, and those beyond ASCII that we use."""
-    return "".join(LATEX.get(character, character) for character in text)
+    """What LaTeX would read as a command, and what we use beyond ASCII, as LaTeX writes it."""
+    return text.translate(str.maketrans(LATEX))
 
 
 # How a cell is written.
@@ -306,8 +305,8 @@ def seeds_in_words(seeds: Sequence[int]) -> str:
 
 def prose(factor: str, level: object) -> str:
     """A level as a reader knows it, `factor=level` where nobody has named it."""
-    text = PROSE.get(f"{factor}={level}") or PROSE.get(factor) or f"{factor}={level}"
-    return text.format(level)
+    name = f"{factor}={level}"
+    return PROSE.get(name, PROSE.get(factor, name)).format(level)
 
 
 def effect_text(effect: Effect) -> str:
@@ -610,15 +609,11 @@ def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
     """Every claim with its verdict."""
     by_id = {verdict.claim.id: verdict for verdict in verdicts}
 
-    def told(heading: str, text: Callable[[Verdict], str]) -> Column:
-        return Column(heading, lambda row: text(by_id[row["id"]]), "prose")
+    def told(heading: str, text: Callable[[Verdict], str], kind: str = "prose") -> Column:
+        return Column(heading, lambda row: text(by_id[row["id"]]), kind)
 
-    columns = [
-        column("id"),
-        column("claim", kind="prose"),
-        column("verdict"),
-        Column("estimate (95 % interval)", lambda row: _claim_estimate(by_id[row["id"]])),
-    ]
+    columns = [column("id"), column("claim", kind="prose"), column("verdict")]
+    columns.append(told("estimate (95 % interval)", _claim_estimate, "number"))
     folded = [
         column("hypothesis"),
         told("smallest effect of interest", lambda x: f"{x.claim.smallest:g}. {x.claim.reason}"),
@@ -658,13 +653,12 @@ def _ledger_row(verdict: Verdict) -> dict[str, object]:
 
 def _claim_estimate(verdict: Verdict) -> str:
     """`1.280 (1.100 to 1.490) times`; a dash where there is no estimate."""
-    estimate = verdict.estimate
-    if estimate is None:
+    x, unit, decimals = verdict.estimate, verdict.scale.unit, verdict.scale.decimals
+    if x is None:
         return DASH
-    unit, decimals = verdict.scale.unit, verdict.scale.decimals
     if verdict.claim.measure == "bound":
-        return f"{span(estimate.low, estimate.high, decimals)}, {unit}"
-    return f"{interval(estimate.value, estimate.low, estimate.high, decimals)} {unit}"
+        return f"{span(x.low, x.high, decimals)}, {unit}"
+    return f"{interval(x.value, x.low, x.high, decimals)} {unit}"
 
 
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
