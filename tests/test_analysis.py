@@ -15,32 +15,23 @@ ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 TINY = {"resolution": 16, "points": 2}
 NOISE = 0.03
 EPOCHS = 6  # one of them burn-in
-PARTS = ("plan", "frame", "eval_sets")
 
 
 @pytest.fixture(scope="module")
 def waves(make_study, tmp_path_factory):
     """Two arms, seven seeds, the logarithms below, evaluation sets at -, 0 and + NOISE of them."""
-    folder = make_study(
-        tmp_path_factory.mktemp("epochs"), seeds=range(7), factors=ARMS, epochs=EPOCHS, eval_sets=3,
-        **TINY,
-    )  # fmt: skip
-    result = analyse(records.load(folder))
-    frame, eval_sets = result.frame.copy(), result.eval_sets.copy()
-    for row in frame.itertuples():
-        value = np.exp(log(row))
-        frame.loc[row.Index, "fd_cifar"] = value * np.exp(-NOISE)
-        here = (eval_sets["run"] == row.run) & (eval_sets["epoch"] == row.epoch)
-        eval_sets.loc[here, "fd_cifar"] = value * np.exp(NOISE * np.array([-1, 0, 1]))
-    return dataclasses.replace(result, frame=frame, eval_sets=eval_sets)
+    made = {"seeds": range(7), "factors": ARMS, "epochs": EPOCHS, "eval_sets": 3}
+    study = analyse(records.load(make_study(tmp_path_factory.mktemp("epochs"), **made, **TINY)))
+    frame, sets = study.frame, study.eval_sets
+    frame = frame.assign(fd_cifar=np.exp(logs(frame) - NOISE))
+    sets = sets.assign(fd_cifar=np.exp(logs(sets) + NOISE * (sets["eval_set"] - 1)))
+    return dataclasses.replace(study, frame=frame, eval_sets=sets)
 
 
-def log(row):
+def logs(rows):
     """Up and down by 0.1 about 4, more for higher seeds; the first epoch far above."""
-    if row.epoch == 1:
-        return 9.0
-    up = (row.epoch % 2) * (0.1 + 0.01 * row.seed)
-    return 4 + up + (1 if row.norm == "batch" else 0) + 0.2 * (row.seed % 2)
+    up = (rows["epoch"] % 2) * (0.1 + 0.01 * rows["seed"]) + 0.2 * (rows["seed"] % 2)
+    return (4 + up + (rows["norm"] == "batch")).where(rows["epoch"] > 1, 9)
 
 
 def of(table, seed, norm="none"):
@@ -80,11 +71,8 @@ def test_noise_is_known_from_further_evaluation_sets_after_burn_in_alone(waves):
 
 def test_shares_add_up_and_name_the_design(waves):
     table = waves.shares
-    assert list(table["where"]) == [
-        "all arms",
-        "norm=none, head=conv, batch=128",
-        "norm=batch, head=conv, batch=128",
-    ]
+    arms = [f"norm={norm}, head=conv, batch=128" for norm in ("none", "batch")]
+    assert list(table["where"]) == ["all arms", *arms]
     assert table.loc[0, ["arms", "seeds", "epochs", "eval_sets"]].tolist() == [2, 7, 5, 3]
     assert table["evaluation"].tolist() == pytest.approx([NOISE**2] * 3, rel=1e-9)
     shares = table[[f"{axis}_share" for axis in ("arm", "seed", "epoch", "evaluation")]]
@@ -93,38 +81,24 @@ def test_shares_add_up_and_name_the_design(waves):
     assert table.loc[0, "arm"] == pytest.approx(0.5, rel=0.02)  # of 0 and 1
 
     # A seed that lacks a set of one epoch in one arm is left out of all.
-    lost = (
-        (waves.eval_sets["seed"] == 2)
-        & (waves.eval_sets["epoch"] == 4)
-        & (waves.eval_sets["eval_set"] == 1)
-    )
-    lost &= waves.eval_sets["norm"] == "none"
-    less = dataclasses.replace(waves, eval_sets=waves.eval_sets[~lost])
-    assert less.shares["seeds"].tolist() == [6, 6, 6]
+    lost = waves.eval_sets.query("seed == 2 and epoch == 4 and eval_set == 1 and norm == 'none'")
+    less = dataclasses.replace(waves, eval_sets=waves.eval_sets.drop(lost.index))
+    assert (len(lost), less.shares["seeds"].tolist()) == (1, [6, 6, 6])
 
 
 def test_the_epoch_is_chosen_on_with_noise_and_reported_on_another(waves):
     eval_sets = waves.eval_sets.copy()
     here = (eval_sets["seed"] == 1) & (eval_sets["norm"] == "none")
-    for number, values in enumerate(([50, 40, 30, 45, 60, 55], [51, 20, 33, 46, 61, 44])):
-        eval_sets.loc[here & (eval_sets["eval_set"] == number), "fd_cifar"] = np.array(
-            values, dtype=float
-        )
+    for number, values in enumerate(([50.0, 40, 30, 45, 60, 55], [51.0, 20, 33, 46, 61, 44])):
+        eval_sets.loc[here & (eval_sets["eval_set"] == number), "fd_cifar"] = values
     result = of(dataclasses.replace(waves, eval_sets=eval_sets).selection, 1)
-    assert (result["epoch"], result["own"], result["other"]) == (
-        3,
-        pytest.approx(30),
-        pytest.approx(33),
-    )
-    assert result["last"] == pytest.approx(44)
+    got = [result[x] for x in ("epoch", "own", "other", "last")]
+    assert got == pytest.approx([3, 30, 33, 44])
     assert np.exp(result["optimism"]) == pytest.approx(33 / 30, rel=1e-12)
     assert np.exp(result["gain"]) == pytest.approx(44 / 33, rel=1e-12)
 
-    one_set = dataclasses.replace(
-        waves, eval_sets=waves.eval_sets[waves.eval_sets["eval_set"] == 0]
-    )
-    assert len(one_set.selection) == 0
-    assert len(one_set.shares) == 0
+    one_set = dataclasses.replace(waves, eval_sets=eval_sets[eval_sets["eval_set"] == 0])
+    assert len(one_set.selection) == len(one_set.shares) == 0
 
 
 def test_rank_correlation_of_the_changes_of_the_losses(waves):
@@ -144,15 +118,13 @@ def test_rank_correlation_of_the_changes_of_the_losses(waves):
 
 def with_run(study, **columns):
     """The study with its first run alone, these columns given by epoch."""
-    run, frames = study.frame["run"].iloc[0], {x: getattr(study, x) for x in PARTS}
-    parts = {name: frame[frame["run"] == run] for name, frame in frames.items()}
-    length = len(next(iter(columns.values())))
-    rows = parts["frame"].iloc[[0] * length].reset_index(drop=True)
+    length = len(columns["fd_cifar"])
+    rows = study.frame.iloc[[0] * length].reset_index(drop=True)
     frame = rows.assign(epoch=range(1, length + 1), **columns)
-    plan, eval_sets = parts["plan"].assign(planned=length), parts["eval_sets"]
-    eval_sets = eval_sets.assign(epoch=eval_sets["epoch"] + length - EPOCHS)  # the last ones
-    arms = study.arms[:1]
-    return dataclasses.replace(study, plan=plan, frame=frame, eval_sets=eval_sets, arms=arms)
+    plan, sets = (x[x["run"] == rows["run"][0]] for x in (study.plan, study.eval_sets))
+    sets = sets.assign(epoch=sets["epoch"] + length - EPOCHS)  # the last ones
+    own = {"plan": plan.assign(planned=length), "frame": frame, "eval_sets": sets}
+    return dataclasses.replace(study, arms=study.arms[:1], **own)
 
 
 def test_what_the_epochs_are_worth_that_one_may_choose(waves):
@@ -257,30 +229,27 @@ def test_a_study_none_of_whose_runs_has_ended_can_be_judged(make_study, tmp_path
     assert words <= {"not yet run", "not testable", "inconclusive"}
 
 
-GRID = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128, 512]}
+GRID = ARMS | {"batch": [128, 512]}
 SEEDS = 7
 
 
 @pytest.fixture(scope="module")
 def grid(make_study, tmp_path_factory):
     """Four arms, seven seeds, four epochs, with the numbers of `value`."""
-    folder = make_study(
-        tmp_path_factory.mktemp("grid"), seeds=range(SEEDS), factors=GRID, epochs=4, **TINY
-    )
-    result = analyse(records.load(folder))
-    rows = result.frame.to_dict("records")
-    return dataclasses.replace(result, frame=result.frame.assign(fd_cifar=[*map(value, rows)]))
+    made = {"seeds": range(SEEDS), "factors": GRID, "epochs": 4}
+    study = analyse(records.load(make_study(tmp_path_factory.mktemp("grid"), **made, **TINY)))
+    return dataclasses.replace(study, frame=study.frame.assign(fd_cifar=value))
 
 
 def norm_effect(seed):
     return 1.5 * (1 + 0.02 * (seed % 3))
 
 
-def value(row):
+def value(rows):
     """Seeds differ a lot, their norm effects little; batch=512 is 0.7 times as high."""
-    number = 10.0 * row["epoch"] * (1 + row["seed"] ** 2)
-    number *= norm_effect(row["seed"]) if row["norm"] == "batch" else 1
-    return number * (0.7 if row["batch"] == 512 else 1)
+    numbers = 10.0 * rows["epoch"] * (1 + rows["seed"] ** 2)
+    numbers *= norm_effect(rows["seed"]).where(rows["norm"] == "batch", 1)
+    return numbers * np.where(rows["batch"] == 512, 0.7, 1)
 
 
 def table_of(effects):
@@ -304,9 +273,7 @@ def test_effects_by_hand(grid):
 
 
 def test_a_seed_without_a_cell_is_left_out_and_named(grid):
-    frame = grid.frame.copy()
-    here = (frame["seed"] == 3) & (frame["norm"] == "batch") & (frame["batch"] == 512)
-    frame.loc[here, "fd_cifar"] = np.nan
+    frame = grid.frame.query("not (seed == 3 and norm == 'batch' and batch == 512)")
     less = dataclasses.replace(grid, frame=frame)
     table = table_of(less.last_effects["fd_cifar"])
     assert (set(table["n"]), set(table["dropped"])) == ({SEEDS - 1}, {"3"})
@@ -327,9 +294,8 @@ def test_batch_at_equal_epochs_and_at_equal_updates(grid):
 
 
 def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
-    factors = {"norm": ["none"], "head": ["conv"], "batch": [128, 512, 9000]}
-    made = make_study(tmp_path, factors=factors, epochs=8, **TINY)
-    study = analyse(records.load(made))
+    factors = ARMS | {"norm": ["none"], "batch": [128, 512, 9000]}
+    study = analyse(records.load(make_study(tmp_path, factors=factors, epochs=8, **TINY)))
     rows = study.equal_updates.set_index("batch")
 
     # An epoch is 79, 20 or 2 updates; the fewest in all are 16, and 79 is not within 2 % of that.
@@ -360,15 +326,13 @@ def test_equal_updates_are_the_last_that_all_come_near_to(pair):
 
 
 def test_agreement_is_spearman_s_with_the_sign_of_the_metric(pair):
-    table = pair.agreement.set_index("metric")
     one = pair.frame[pair.frame["run"] == pair.frame["run"].iloc[0]]
-    flipped = one.assign(cs_cifar=-one["cs_cifar"])
-    for metric in ("kd_cifar", "cs_cifar"):
-        frame = flipped if metric == "cs_cifar" else one
-        alone = dataclasses.replace(pair, frame=one).agreement.set_index("metric").loc[metric]
-        expected = frame[["fd_cifar", metric]].rank().corr().iloc[0, 1]
-        assert alone["runs"] == alone["lowest"] == pytest.approx(expected)
-        assert table.loc[metric, "epochs"] == 4
+    table = dataclasses.replace(pair, frame=one).agreement.set_index("metric")
+    for metric, sign in (("kd_cifar", 1), ("cs_cifar", -1)):
+        expected = sign * one[["fd_cifar", metric]].rank().corr().iloc[0, 1]
+        row = table.loc[metric]
+        assert row["runs"] == row["lowest"] == pytest.approx(expected)
+        assert row["epochs"] == 4
     assert "precision_cifar" not in table.index
 
 
@@ -421,6 +385,5 @@ def test_losses_by_hand(pair):
     assert batch["d_loss"] == pytest.approx(0.74, rel=1e-12)
     assert (batch["lowest"], batch["bound"]) == (0.6945, np.log(2))
     assert np.isnan(none["bound"])
-    assert [cells[-2:] for cells in tables_of(study)["losses"].rows] == [
-        [f"{none['lowest']:.4f}", "–"], ["0.6945", "0.6931"],
-    ]  # fmt: skip
+    shown = [cells[-2:] for cells in tables_of(study)["losses"].rows]
+    assert shown == [[f"{none['lowest']:.4f}", "–"], ["0.6945", "0.6931"]]

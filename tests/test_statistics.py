@@ -181,12 +181,9 @@ def test_pairs_are_found_by_their_seed_and_one_with_a_missing_cell_is_left_out_w
 
 def test_of_three_levels_two_are_compared_and_the_mean_is_over_all():
     grid = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128, 256, 512]}
-    rows = [
-        dict(zip([*grid, "seed"], cell, strict=True))
-        for cell in itertools.product(*grid.values(), range(SEEDS))
-    ]
-    table = pd.DataFrame(rows)
-    table["fd"] = np.random.default_rng(0).lognormal(4, 1, len(rows))
+    cells = [*itertools.product(*grid.values(), range(SEEDS))]
+    fd = np.random.default_rng(0).lognormal(4, 1, len(cells))
+    table = pd.DataFrame(cells, columns=[*grid, "seed"]).assign(fd=fd)
     result = effects(table, list(grid), "fd")
     assert [x.name for x in result] == [
         "norm=batch against none", "batch=256 against 128", "batch=512 against 128",
@@ -201,10 +198,7 @@ def test_of_three_levels_two_are_compared_and_the_mean_is_over_all():
 def test_a_grid_without_effects_shows_one_in_5_of_100_studies_at_most(tails, norm):
     """Beside an effect of norm too, which is then seen."""
     rng = np.random.default_rng(5)
-    draw = {
-        "normal": lambda size: NOISE * rng.normal(size=size),
-        "heavy": lambda size: rng.standard_t(3, size),
-    }[tails]
+    draw = (lambda size: rng.standard_t(3, size)) if tails == "heavy" else None
     changes = simulate(rng, SIMULATIONS, [norm, 0, 0, 0, 0, 0, 0], draw) @ SIGNS.T
     p = np.array([[over_seeds(x).p for x in study.T] for study in changes])
     significant = np.array([holm(x) for x in p]) < 0.05
