@@ -39,11 +39,9 @@ def test_the_name_is_the_only_factor(named):
 
 
 def test_the_sentences_compare_every_arm_with_the_baseline(named):
-    effects = named.last_effects["fd_cifar"]
-    assert [x.levels for x in effects] == [
-        {"arm": ("baseline", "plain-gan")}, {"arm": ("baseline", "relu-d")},
-    ]  # fmt: skip
-    assert [x.ratio.value for x in effects] == pytest.approx([2.0, 0.99])
+    ratios = {x.levels["arm"]: x.ratio.value for x in named.last_effects["fd_cifar"]}
+    wanted = {("baseline", "plain-gan"): 2.0, ("baseline", "relu-d"): 0.99}
+    assert ratios == pytest.approx(wanted)
     assert findings.findings(named).headline[0] == (
         "Against baseline, fd_cifar is multiplied by 2.00 (2.00 to 2.00, p = 0.016) by plain-gan "
         "and 0.990 (0.990 to 0.990, p = 0.016) by relu-d."
@@ -65,17 +63,13 @@ def test_a_claim_has_to_name_its_arms(named):
 
 def test_the_tables_and_figures_are_those_of_named_arms(named):
     shown = tables_of(named)
-    assert shown["arms"].rows == [
-        ["baseline", "nothing"],
-        ["plain-gan", "model=mlp, batch=512"],
-        ["relu-d", "act_d=relu"],
-    ]
+    sets = {"baseline": "nothing", "plain-gan": "model=mlp, batch=512", "relu-d": "act_d=relu"}
+    assert dict(shown["arms"].rows) == sets
     assert np.isnan(named.losses["bound"]).all()
-    drawn = figures.draw(named)
-    titles = [axis.get_title("left") for axis in drawn["fd_cifar"][0].axes]
-    assert titles == ["plain-gan", "relu-d"]
-    assert "Blue: baseline; orange: the arm that is named." in drawn["fd_cifar"][1]
-    colours = {line.get_color() for line in drawn["fd_cifar"][0].axes[0].lines}
+    figure, caption = figures.draw(named)["fd_cifar"]
+    assert [axis.get_title("left") for axis in figure.axes] == ["plain-gan", "relu-d"]
+    assert "Blue: baseline; orange: the arm that is named." in caption
+    colours = {line.get_color() for line in figure.axes[0].lines}
     assert colours == {figures.HUES[0][0], figures.HUES[1][0]}
 
 
@@ -118,16 +112,14 @@ def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_
 
 
 @pytest.mark.parametrize(
-    ("factors", "seeds"),
+    ("seeds", "factors"),
     [
-        ({"act_d": ["leaky", "relu"], "latent": ["normal", "uniform"]}, 6),
-        ({"norm": ["none", "batch"], "act_d": ["leaky", "relu"]}, 1),
-        ({"latent_size": [10, 20, 30, 40, 50]}, 1),
+        (6, {"act_d": ["leaky", "relu"], "latent": ["normal", "uniform"]}),
+        (1, {"norm": ["none", "batch"], "act_d": ["leaky", "relu"]}),
+        (1, {"latent_size": [10, 20, 30, 40, 50]}),
     ],
 )
-def test_other_factors_are_reported_like_those_of_the_ablation(
-    make_study, tmp_path, factors, seeds
-):
+def test_other_factors_are_reported_like_the_ablations(make_study, tmp_path, seeds, factors):
     made = TINY | {"arms": None, "seeds": range(seeds), "eval_sets": 3 * (seeds > 1)}
     study = analyse(records.load(make_study(tmp_path, factors=factors, inception="epoch", **made)))
     assert study.factors == list(factors)
@@ -138,8 +130,7 @@ def test_other_factors_are_reported_like_those_of_the_ablation(
     looks = {figures.look_of(study, arm) for arm in study.arms}
     assert len(looks) == (2 if len(study.arms) == 5 else len(study.arms))
 
-    shown = tables.report(study, judged)
-    last = next(table for table in shown if table.name == "last")
+    shown, last = tables.report(study, judged), tables_of(study)["last"]
     assert last.headings[: len(factors)] == list(factors)
     assert len(last.rows) == len(study.arms)
     svg = figures.save(drawn, tmp_path / "figures")

@@ -19,7 +19,8 @@ from reports import figures, records
 from reports.analysis import analyse, effect_numbers
 from reports.tables import significant
 
-ARMS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
+ARMS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128]}
+ONE = {"norm": ["none"], "head": ["conv"], "batch": [128]}
 TINY = {"epochs": 2, "resolution": 16, "points": 3}
 SETS = ("held-out", "gaussian", "8x8", "flat", "untrained")  # in the order of their scores
 BATCH = "norm=batch,head=conv,batch=128/seed=0"
@@ -71,21 +72,18 @@ def test_the_lines_are_the_records(study, drawn):
 
 
 def test_a_metric_of_some_epochs_is_drawn_through_these(make_study, tmp_path):
-    arm = {"norm": ["none"], "head": ["conv"], "batch": [128]}
-    made = make_study(tmp_path, (0, 1), 6, arm, inception="milestone", resolution=16, points=2)
+    made = make_study(tmp_path, (0, 1), 6, ONE, inception="milestone", resolution=16, points=2)
     figure, caption = figures.draw(analyse(records.load(made)))["fid"]
     lines = [line.get_xdata().tolist() for line in figure.axes[0].lines]
     assert lines == [[1, 2, 5]] * 3  # two seeds and their mean
     assert caption.startswith("FID after the 3 epochs at which it was measured; lower is better.")
 
 
-@pytest.mark.parametrize(
-    ("lowest", "drawn", "beyond"),
-    [(15, SETS[1:], SETS[:1]), (55, SETS[2:], SETS[:2])],
-)
+@pytest.mark.parametrize(("lowest", "below"), [(15, 1), (55, 2)])
 def test_images_that_no_training_made_are_dashed_lines(
-    make_study, calibrate_study, tmp_path, lowest, drawn, beyond
+    make_study, calibrate_study, tmp_path, lowest, below
 ):
+    beyond, drawn = SETS[:below], SETS[below:]
     folder = make_study(tmp_path, seeds=(0, 1), **TINY | {"epochs": 3})
     calibrate_study(folder)
     study = analyse(records.load(folder))
@@ -122,11 +120,8 @@ def test_one_factor_one_channel(study):
     def colour(norm, batch):
         return to_rgb(figures.look_of(study, (norm, "conv", batch))[0])
 
-    light = {
-        (norm, batch): np.dot(colour(norm, batch), (0.21, 0.72, 0.07))
-        for norm in ("none", "batch")
-        for batch in (128, 512)
-    }
+    cells = itertools.product(("none", "batch"), (128, 512))
+    light = {cell: np.dot(colour(*cell), (0.21, 0.72, 0.07)) for cell in cells}
     assert min(np.diff(sorted(light.values()))) > 0.05  # apart in greyscale
     for norm, leads in (("none", 2), ("batch", 0)):
         assert light[norm, 128] < light[norm, 512]  # the smallest is the darkest
@@ -137,9 +132,8 @@ def test_the_forest_is_the_table_of_effects(study, drawn):
     axis = drawn["effects"][0].axes[0]
     table = pd.DataFrame([effect_numbers(x) for x in study.last_effects["fd_cifar"]])
     names = [label.get_text() for label in axis.get_yticklabels()]
-    assert names[:4] == [
-        "output BatchNorm", "average-pool head", "batch 512 against 128", "norm × head",
-    ]  # fmt: skip
+    main = ["output BatchNorm", "average-pool head", "batch 512 against 128"]
+    assert names[:4] == [*main, "norm × head"]
     diamonds = [line for line in axis.lines if line.get_marker() == "D"]
     middles = [float(line.get_xdata()[0]) for line in diamonds]
     assert middles[:7] == pytest.approx(table["ratio"].tolist(), rel=1e-12)
@@ -172,7 +166,7 @@ def test_the_samples_are_the_pictures_of_the_lowest_seed(study, drawn):
 
 
 def test_a_cross_marks_a_run_that_diverged_and_a_missing_arm_keeps_its_place(make_study, tmp_path):
-    made = {"factors": ARMS | {"batch": [128]}, "diverged": {BATCH: 2}}
+    made = {"factors": ARMS, "diverged": {BATCH: 2}}
     sizes = []
     for name, absent in (("whole", {}), ("part", {"norm=none,head=conv,batch=128/seed=0": 0})):
         folder = make_study(tmp_path / name, committed=absent, **made, **TINY)
@@ -185,10 +179,9 @@ def test_a_cross_marks_a_run_that_diverged_and_a_missing_arm_keeps_its_place(mak
 
 
 def test_a_narrow_study_of_one_epoch_and_one_that_has_not_begun(make_study, tmp_path):
-    one = {"norm": ["none"], "head": ["conv"], "batch": [128]}
-    narrow = make_study(tmp_path / "narrow", factors=one, **TINY | {"epochs": 1})
+    narrow = make_study(tmp_path / "narrow", factors=ONE, **TINY | {"epochs": 1})
     absent = {"norm=none,head=conv,batch=128/seed=0": 0}
-    empty = make_study(tmp_path / "empty", factors=one, committed=absent)
+    empty = make_study(tmp_path / "empty", factors=ONE, committed=absent)
     assert list(figures.draw(analyse(records.load(narrow)))) == ["samples", "losses"]
     assert figures.draw(analyse(records.load(empty))) == {}
 
@@ -222,8 +215,7 @@ def test_nothing_is_cut_off(drawn):
 
 
 def test_the_picture_of_an_analysis_is_that_of_the_lowest_seed_that_has_one(make_study, tmp_path):
-    made = {"factors": ARMS | {"norm": ["none"], "head": ["conv"], "batch": [128]}}
-    folder = make_study(tmp_path, seeds=range(4), **TINY | made)
+    folder = make_study(tmp_path, seeds=range(4), factors=ONE, **TINY)
     for seed in range(4):
         place = folder / f"norm=none,head=conv,batch=128/seed={seed}" / "eval"
         place.mkdir()

@@ -5,8 +5,10 @@ import io
 import json
 import re
 import shutil
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -27,11 +29,10 @@ NAME = "followups-small-shapes"
 def study(make_study, calibrate_study, tmp_path_factory):
     """A finished run, one that diverged, and one that is not finished, mirrored offline."""
     given = {"diverged": {SECOND: 2}, "committed": {LATE: 2}, "inception": "milestone"}
-    parent = tmp_path_factory.mktemp("mirrored")
-    folder = make_study(parent, arms=ARMS, epochs=3, points=4, **given)
+    folder = make_study(tmp_path_factory.mktemp("study"), arms=ARMS, epochs=3, points=4, **given)
     calibrate_study(folder)
-    paths = sorted(folder.glob("*/*/run.json"))
-    started = [tracking.start(path.parent, "offline") for path in paths]
+    runs = sorted(path.parent for path in folder.glob("*/*/run.json"))
+    started = [tracking.start(run, "offline") for run in runs]
     assert [mirror.finish() for mirror in started] == [""] * 3
     return folder
 
@@ -46,8 +47,8 @@ def check_same(read, wanted):
     """Every number, name and plan; a number bit for bit."""
     for part in ("frame", "curves", "plan", "calibration", "machines"):
         pd.testing.assert_frame_equal(getattr(read, part), getattr(wanted, part), check_exact=True)
-    for part in ("identities", "factors", "arms"):
-        assert getattr(read, part) == getattr(wanted, part), part
+    same = attrgetter("identities", "factors", "arms")
+    assert same(read) == same(wanted)
     machine = wanted.info["hardware"] | {"processor": tracking.UNNAMED}
     assert json.dumps(read.info) == json.dumps(wanted.info | {"hardware": machine})
 
@@ -114,8 +115,7 @@ def test_rows_that_were_sent_twice_count_once(study, mirrors):
 
 
 def without_epoch(rows):
-    del rows[4]
-    rows[:] = [{**row, "_step": step} for step, row in enumerate(rows)]
+    rows[4:] = [{**row, "_step": step} for step, row in enumerate(rows[5:], start=4)]
 
 
 def again(number, key):
@@ -180,31 +180,23 @@ class Run:
 
 
 @pytest.fixture
-def api(monkeypatch):
-    """The function that lets W&B's API find these runs in the project e/p."""
-
-    def imitate(find):
-        there = tracking.Destination("online", "", "https://example.org/e/p", {})
-        monkeypatch.setattr(tracking, "destination", lambda **_: there)
-        monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(runs=find))
-
-    return imitate
+def runs(monkeypatch):
+    """What W&B's API is asked for the runs of a project."""
+    there = tracking.Destination("online", "", "https://example.org/e/p", {})
+    monkeypatch.setattr(tracking, "destination", lambda **_: there)
+    api = Mock()
+    monkeypatch.setattr("wandb.Api", api)
+    return api().runs
 
 
-def test_the_online_runs_are_the_records(study, mirrors, api):
-    def find(path, order, lazy):
-        assert (path, order, lazy) == ("e/p", "+created_at", False)
-        return [Run(mirror) for mirror in mirrors]
-
-    api(find)
+def test_the_online_runs_are_the_records(study, mirrors, runs):
+    runs.return_value = [Run(mirror) for mirror in mirrors]
     check_same(from_wandb.load(from_wandb.online("e/p"), "e/p"), records.load(study))
+    runs.assert_called_once_with("e/p", order="+created_at", lazy=False)
 
 
-def test_what_wandb_says_is_one_line(api):
-    def fail(path, **_):
-        raise WandbApiFailedError("Could not find\n  e/p")
-
-    api(fail)
+def test_what_wandb_says_is_one_line(runs):
+    runs.side_effect = WandbApiFailedError("Could not find\n  e/p")
     with pytest.raises(records.NoStudy, match=r"^e/p: W&B: Could not find e/p$"):
         list(from_wandb.online("e/p"))
 

@@ -25,17 +25,13 @@ RUN = "norm=none,head=conv,batch=128/seed="
 
 def test_what_a_reader_sees(pair):
     shown = tables_of(pair)
-    assert list(shown) == [
-        "effects", "last", "best", "epochs-fd_cifar", "fidelity", "agreement", "losses",
-        "fluctuation", "ranks", "regret", "reach", "layers",
-    ]  # fmt: skip
-    assert shown["last"].headings == [
-        "norm", "head", "batch", "seeds", "fd_cifar", "cs_cifar", "kd_cifar",
-    ]  # fmt: skip
+    names = "effects last best epochs-fd_cifar fidelity agreement losses"
+    assert [*shown] == f"{names} fluctuation ranks regret reach layers".split()
+    headings = "norm head batch seeds fd_cifar cs_cifar kd_cifar"
+    assert shown["last"].headings == headings.split()
     assert shown["last"].rows[0][:5] == ["none", "conv", "128", "2", "25.0 ± 7.1"]
     assert shown["best"].rows[0][4] == "3, 2"
-    assert any("optimistic" in note for note in shown["best"].notes)
-    assert not any("optimistic" in note for note in shown["last"].notes)
+    assert [x for x in shown if "optimistic" in " ".join(shown[x].notes)] == ["best"]
     assert shown["epochs-fd_cifar"].rows[1][3:] == ["85.0 ± 7.1", "85.0 ± 7.1", "75.0 ± 21.2"]
     first = shown["effects"].frame.iloc[0]
     ends = (first["ratio"], first["ratio_low"], first["ratio_high"])
@@ -50,16 +46,13 @@ def test_under_every_score_table_stand_images_that_no_training_made(
     folder = make_study(tmp_path, seeds=(0, 1), factors=ARMS, epochs=4, **TINY)
     plain = tables_of(analyse(records.load(folder)))
     calibrate_study(folder, held_out={"kd_cifar": 2e-4, "cs_cifar": None})
-    study = analyse(records.load(folder))
-    shown = tables_of(study)
-    words = list(tables.CALIBRATION.values())
-
+    shown = tables_of(analyse(records.load(folder)))
     scores = {"last", "best", "epochs-fd_cifar", "fidelity"}
     assert {name for name, table in shown.items() if table.below} == scores | {"layers"}
     for name in scores:
         table = shown[name]
         assert table.rows == plain[name].rows
-        assert [line[0] for line in table.below] == words
+        assert [line[0] for line in table.below] == [*tables.CALIBRATION.values()]
         source = "real ones (2,000 of the test split, 0 of them known to the runs)"
         assert f"2,000 images each from other sources: {source}" in table.notes[-1]
     assert shown["last"].below[0] == ["real, held out", "0.400", "–", "0.000200"]
@@ -73,11 +66,9 @@ def test_under_every_score_table_stand_images_that_no_training_made(
 
 
 def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
-    study = analyse(
-        records.load(make_study(tmp_path, factors=ARMS, epochs=1, inception="milestone", **TINY))
-    )
+    made = make_study(tmp_path, factors=ARMS, epochs=1, inception="milestone", **TINY)
+    study = analyse(records.load(made))
     last = tables_of(study)["last"]
-
     assert last.frame["fd_cifar_sd"].isna().all()
     assert (last.frame["fd_cifar_n"] == 1).all()
     assert not any("±" in cell for line in last.rows for cell in line)
@@ -87,21 +78,12 @@ def test_one_seed_has_no_standard_deviation(make_study, tmp_path):
 
 
 def test_diverged_unfinished_and_missing_are_told_apart(make_study, tmp_path):
-    none, batch = (f"norm={norm},head=conv,batch=128/seed=" for norm in ("none", "batch"))
-    study = analyse(
-        records.load(
-            make_study(
-                tmp_path,
-                seeds=(0, 1, 2),
-                factors=ARMS | {"batch": [128, 512]},
-                epochs=3,
-                diverged={f"{none}0": 2, f"{batch}0": 1, f"{batch}1": 1, f"{batch}2": 1},
-                committed={f"{none}1": 1, f"{batch}0": 2}
-                | {f"norm=none,head=conv,batch=512/seed={seed}": 0 for seed in range(3)},
-                **TINY,
-            )
-        )
-    )
+    batch, absent = RUN.replace("none", "batch"), RUN.replace("128", "512")
+    made = {"seeds": range(3), "factors": ARMS | {"batch": [128, 512]}, "epochs": 3}
+    made["diverged"] = {f"{RUN}0": 2, f"{batch}0": 1, f"{batch}1": 1, f"{batch}2": 1}
+    made["committed"] = {f"{absent}{seed}": 0 for seed in range(3)}
+    made["committed"] |= {f"{RUN}1": 1, f"{batch}0": 2}
+    study = analyse(records.load(make_study(tmp_path, **made, **TINY)))
     shown = tables_of(study)
 
     # One of two finite; nothing yet; all diverged, one of them before its last epoch.
@@ -129,16 +111,10 @@ def test_the_caption_spells_out_identity_data_code_and_hardware(study_folder):
     for words in (
         "shapes, images drawn by the code itself, not photographs",
         "8 arms, 1 seed (0), 8 epochs; 8 of 8 runs finished",
-        "fd_cifar, cs_cifar, kd_cifar",
-        "cifar10-resnet (SHA-256 ",
+        *("fd_cifar, cs_cifar, kd_cifar", "cifar10-resnet (SHA-256 "),
         "2,000 generated against 10,000 real images (train split",
-        "round to nearest uint8",
-        "BatchNorm of G: running",
-        "eval.metrics 2",
-        "FID, IS, KID: not measured",
-        "commit abc1234",
-        "Example CPU @ 2.00GHz",
-        "torch 2.15.0",
+        *("round to nearest uint8", "BatchNorm of G: running", "eval.metrics 2"),
+        *("FID, IS, KID: not measured", "commit abc1234", "Example CPU @ 2.00GHz", "torch 2.15.0"),
     ):
         assert words in text
 
@@ -154,7 +130,7 @@ def test_machines_that_differ_are_named(pair):
 
 
 def test_a_study_without_an_epoch(make_study, tmp_path):
-    committed = {f"norm={norm},head=conv,batch=128/seed=0": 0 for norm in ("none", "batch")}
+    committed = {f"{run}0": 0 for run in (RUN, RUN.replace("none", "batch"))}
     made = make_study(tmp_path, factors=ARMS, committed=committed, **TINY)
     said = findings.findings(analyse(records.load(made))).all
     assert said == ["No epoch with a finite fd_cifar has been committed yet."]
