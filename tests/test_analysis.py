@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import tables_of, with_values
-from scipy import stats
 
 from reports import claims, records
 from reports.analysis import analyse, effect_numbers
+from reports.statistics import over_seeds
 
 ARMS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 TINY = {"resolution": 16, "points": 2}
@@ -259,15 +259,14 @@ def table_of(effects):
 def test_effects_by_hand(grid):
     table = table_of(grid.last_effects["fd_cifar"])
     assert list(table.index) == ["norm=batch against none", "batch=512 against 128", "norm × batch"]
-    logs = np.log([norm_effect(seed) for seed in range(SEEDS)])
-    norm = table.loc["norm=batch against none"]
-    ends = stats.t.interval(0.95, SEEDS - 1, logs.mean(), stats.sem(logs))
-    assert norm["ratio"] == pytest.approx(np.exp(logs.mean()), rel=1e-12)
-    assert norm[["ratio_low", "ratio_high"]].tolist() == pytest.approx(np.exp(ends), rel=1e-9)
-    assert norm["p_flip"] == 2 / 2**SEEDS
-    assert norm["p_t"] == pytest.approx(stats.ttest_1samp(logs, 0).pvalue, rel=1e-9)
-    gaps = [40 * (1 + s**2) * (norm_effect(s) - 1) * 0.85 for s in range(SEEDS)]
-    assert norm["difference"] == pytest.approx(np.mean(gaps), rel=1e-12)
+    ratios = norm_effect(np.arange(SEEDS))
+    norm, known = table.loc["norm=batch against none"], over_seeds(np.log(ratios))
+    ends = ["ratio", "ratio_low", "ratio_high"]
+    want = np.exp([known.value, known.low, known.high])
+    assert norm[ends].tolist() == pytest.approx(want, rel=1e-9)
+    assert (norm["p_flip"], norm["p_t"]) == (2 / 2**SEEDS, pytest.approx(known.p, rel=1e-9))
+    gaps = 40 * (1 + np.arange(SEEDS) ** 2) * (ratios - 1) * 0.85
+    assert norm["difference"] == pytest.approx(gaps.mean(), rel=1e-12)
     assert (norm["n"], norm["seeds"], norm["dropped"]) == (SEEDS, "0 1 2 3 4 5 6", "")
     assert table.loc["norm × batch", "ratio"] == pytest.approx(1, rel=1e-12)
 

@@ -22,8 +22,7 @@ BATCHES = {"norm": ["none"], "head": ["conv"], "batch": [128, 512]}
 LN2 = math.log(2)
 
 # Differences of eight seeds with mean 0 and standard deviation 1, whose 95 % interval is known.
-UNIT = np.array([-1.5, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 1.5])
-UNIT = UNIT / UNIT.std(ddof=1)
+UNIT = stats.zscore([-1.5, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 1.5], ddof=1)
 HALF = stats.t.ppf(0.975, 7) / math.sqrt(8)  # half its width
 
 LEDGER = {claim.id: claim for claim in claims.load()}
@@ -316,11 +315,10 @@ def test_equal_epochs_and_equal_updates_are_two_questions():
 
 def test_results_are_compared_within_each_run(monkeypatch):
     study = simulate(HEADS)
-    slow = 800.0 * (1 + study.plan["seed"].to_numpy())
-    columns = {"conv": slow, "avgpool": slow * 1.2 * np.exp(0.01 * UNIT[study.plan["seed"]])}
-    results = pd.DataFrame({f"heads/step_speed_{x}": y for x, y in columns.items()})
-    results["neighbours/share_features"] = 0.02
-    results = results.set_index(study.plan["run"].to_numpy())
+    plan = study.plan.set_index("run")
+    slow, faster = 800.0 * (1 + plan["seed"]), 1.2 * np.exp(0.01 * UNIT[plan["seed"]])
+    speeds = {"heads/step_speed_conv": slow, "heads/step_speed_avgpool": slow * faster}
+    results = pd.DataFrame(speeds | {"neighbours/share_features": 0.02})
     monkeypatch.setattr(Analysis, "results", results)
     speed, copies = judge(study, "B3", "P8")
     assert (speed.verdict, speed.n, len(speed.runs)) == ("supported", 8, 8)
@@ -531,8 +529,8 @@ def test_what_a_study_lacks_is_said():
 def test_a_seed_without_one_of_its_cells_is_left_out_whole():
     study = simulate(GRID, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
     run = "norm=batch,head=avgpool,batch=512/seed=3"
-    frame = study.frame.copy()
-    frame.loc[(frame["run"] == run) & (frame["epoch"] == 2), "fd_cifar"] = math.nan
+    lost = study.frame["run"].eq(run) & study.frame["epoch"].eq(2)
+    frame = study.frame.assign(fd_cifar=study.frame["fd_cifar"].mask(lost))
     norm, head = judge(dataclasses.replace(study, frame=frame), "B1", "B2-1")
     assert (norm.verdict, norm.n, len(norm.runs)) == ("inconclusive", 7, 7 * 8)
     assert norm.why == f"7 of 8 seeds; {run} has no number"
