@@ -133,7 +133,10 @@ def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     epochs: dict[int, dict[str, Any]] = {}
     points: dict[int, dict[str, Any]] = {}
     try:
-        for row in map(_finite, mirror.rows):
+        for row in mirror.rows:
+            # W&B's server fills up what a row lacks with null, and has NaN for a record's null.
+            known = {name: x for name, x in row.items() if x is not None}
+            row = {name: None if x == "NaN" or x != x else x for name, x in known.items()}
             table, key = (epochs, "epoch") if "epoch" in row else (points, "images")
             own = {name: row[name] for name in row if not name.startswith(("_", "samples"))}
             if table.setdefault(own[key], own) != own:
@@ -161,9 +164,3 @@ def _record(row: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, Any]
         "curve": [{name: point[key] for name, key in names.items()} for point in points],
         "scores": {key[5:]: value for key, value in row.items() if key.startswith("eval/")},
     }
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a history without what is not in it, and null for NaN as in a record."""
-    values = {key: value for key, value in row.items() if value is not None}
-    return {key: None if x == "NaN" or x != x else x for key, x in values.items()}

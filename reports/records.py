@@ -120,7 +120,7 @@ def assemble(
         for epoch, (record, timing) in enumerate(records(name) if name in begun else [], 1):
             with _lacking(rundir.epoch_folder(folder / name, epoch) / rundir.RECORD):
                 own[epoch] = key | _row(record, timing)
-                points += [key | {x: point[x] for x in CURVE} for point in record["curve"]]
+                points += [(*key.values(), *(point[x] for x in CURVE)) for point in record["curve"]]
         rows += own.values()
         eval_sets += [key | row for row in _eval_sets(folder / name, own)]
         if "diverged" in {row["status"] for row in own.values()}:
@@ -298,7 +298,7 @@ def _row(record: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
     return clock | {key: record["losses"][key] for key in LOSSES} | record["scores"] | times
 
 
-def _frame(rows: list[dict[str, Any]], keys: list[str], numbers: list[str]) -> pd.DataFrame:
+def _frame(rows: list, keys: list[str], numbers: list[str]) -> pd.DataFrame:
     """All rows with the columns in one fixed order, and the numbers as float64."""
     frame = pd.DataFrame(rows, columns=[*keys, *numbers])
     return frame.astype(dict.fromkeys(numbers, "float64"))
