@@ -29,11 +29,10 @@ from pathlib import Path
 from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
-from dcgan.rundir import ANALYSES, EVAL_SETS, RECORD, SAMPLES, SUMS, TIMING, Damaged, Differs
+from dcgan.rundir import ANALYSES, EVAL_SETS, RECORD, SUMS, Damaged, Differs
 from experiments import grid
 
 GENERATORS = "generators.sha256"
-PICTURE = "walks.png"  # made of samples alone; the others show images of the data set
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,13 @@ class Merged:
     new_epochs: int
 
 
-# --- Packing --------------------------------------------------------------------------------------
-
-
 def pack(
     study: Path, path: Path, seed: int | None = None, pictures: Collection[int] | None = None
 ) -> None:
     """Write the archive of a study as far as it is committed; equal records give equal bytes.
 
-    `seed`: this one alone, and study.json then names no other. `pictures`: of each arm's lowest
-    seed those of these epochs alone. Raises Damaged.
+    `seed`: of this one alone, in study.json too. The lowest seed of each arm has its pictures, of
+    all epochs or of those in `pictures`. Raises Damaged.
     """
     info = rundir.unseal(study / "study.json")
     info["seeds"] = info["seeds"] if seed is None else [seed]
@@ -68,7 +64,7 @@ def pack(
         pictured |= {run.arm} if epochs else set()
         if (folder / EVAL_SETS).exists():
             rundir.read(folder / EVAL_SETS, rundir.EVAL_SCORES)  # compares it with its sum
-        if epochs and len(epochs) >= planned:
+        if len(epochs) >= planned:
             last = rundir.epoch_folder(folder, epochs[-1]) / rundir.GENERATOR
             if digest := rundir.read_sums(last.parent).get(last.name):
                 generators[last.relative_to(study).as_posix()] = digest
@@ -80,11 +76,11 @@ def pack(
     content = dict(sorted(content.items()))
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in (content | {SUMS: rundir.to_lines(sums)}).items():
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
-            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-            archive.writestr(entry, data)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
     rundir.replace(path, buffer.getvalue())
 
 
@@ -102,9 +98,10 @@ def whole_seeds(folder: Path) -> list[int]:
     measured = any(folder.glob(f"*/seed=*/{EVAL_SETS}"))
     whole = {*study.seeds}
     for run in grid.runs(study):
-        epochs = len(rundir.committed(folder / run.folder))
-        finished = epochs and epochs >= rundir.read_config(folder / run.folder).epochs
-        if not finished or (measured and not (folder / run.folder / EVAL_SETS).exists()):
+        path = folder / run.folder
+        epochs = len(rundir.committed(path))
+        finished = epochs and epochs >= rundir.read_config(path).epochs
+        if not finished or (measured and not (path / EVAL_SETS).exists()):
             whole.discard(run.config.seed)
     return sorted(whole)
 
@@ -113,21 +110,18 @@ def _files_of(run: Path, epochs: list[int], pictured: Collection[int]) -> Iterat
     """The files of a run that may be in an archive, with the pictures of these epochs."""
     yield from (run / "run.json", run / EVAL_SETS / rundir.EVAL_SCORES, run / EVAL_SETS / SUMS)
     for epoch in epochs:
-        names = (RECORD, TIMING, SUMS, *([SAMPLES] if epoch in pictured else []))
+        names = (RECORD, rundir.TIMING, SUMS, *([rundir.SAMPLES] if epoch in pictured else []))
         yield from (rundir.epoch_folder(run, epoch) / name for name in names)
     yield from (run / ANALYSES).glob("*.json")
     if pictured:
-        yield run / ANALYSES / PICTURE
-
-
-# --- Merging --------------------------------------------------------------------------------------
+        yield run / ANALYSES / "walks.png"  # the other pictures show images of the data set
 
 
 def merge(path: Path, out: Path) -> Merged:
     """Add the new runs and epochs of an archive to the study of its name in `out`.
 
-    Raises BadInput for a fault of the archive, Differs and Damaged for what it meets here, and
-    rundir.Busy; nothing has been written then. If it is interrupted, the same call continues.
+    Raises BadInput, or Differs, Damaged and Busy for what it meets here; nothing has been written
+    then. If it is interrupted, the same call continues.
     """
     with unpacked(path) as (folder, study), rundir.owned(target := out / study.folder):
         stored = check_against(folder, study, target)
@@ -191,13 +185,13 @@ def check_against(folder: Path, study: grid.Study, target: Path) -> dict[str, in
 
 def _check_settings(target: Path, *studies: grid.Study) -> None:
     """Whether two studies share their arms, and their settings but for the length."""
-    settings = (Config.model_construct(**study.settings).model_dump() for study in studies)
-    here, added = (x | {"arms": y.arms} for x, y in zip(settings, studies, strict=True))
+    here, added = (
+        Config.model_construct(**study.settings).model_dump() | {"arms": study.arms, "epochs": None}
+        for study in studies
+    )
     for key, value in here.items():
-        if key != "epochs" and value != added[key]:
-            raise Differs(
-                f"{target}: {key}={value} is stored, {key}={added[key]} is in the archive"
-            )
+        if value != (other := added[key]):
+            raise Differs(f"{target}: {key}={value} is stored, {key}={other} is in the archive")
 
 
 def _add_run(run: Path, here: Path, stored: int) -> int:
@@ -207,12 +201,11 @@ def _add_run(run: Path, here: Path, stored: int) -> int:
     """
     rundir.describe(here, rundir.unseal(run / "run.json"))
     new = rundir.kept(run)[stored:]
-    folders = [run / EVAL_SETS, *(rundir.epoch_folder(run, epoch) for epoch in new)]
     for path in (run / ANALYSES).glob("*"):
         _copy(path, here / ANALYSES / path.name, again=bool(new))
-    if new and folders[0].exists():
+    if new and (run / EVAL_SETS).exists():
         shutil.rmtree(here / EVAL_SETS, ignore_errors=True)
-    for path in folders:
+    for path in [run / EVAL_SETS, *(rundir.epoch_folder(run, epoch) for epoch in new)]:
         target = here / path.relative_to(run)
         if path.exists() and not target.exists():
             rundir.place(target, {file.name: file.read_bytes() for file in path.iterdir()})

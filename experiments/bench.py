@@ -30,9 +30,7 @@ from torch.utils.data import DataLoader
 
 from dcgan import data, rundir
 from dcgan.config import Config
-from dcgan.data import Images
 from dcgan.models import build
-from dcgan.rundir import PUBLISHED
 from dcgan.train import matmul_precision, start, train_epoch
 from eval.extractors import classifier
 from eval.score import reference, score
@@ -118,9 +116,6 @@ def in_turn(ways: dict[str, Callable[[], Any]], device: str) -> dict[str, Row]:
     return rows
 
 
-# --- Training -------------------------------------------------------------------------------------
-
-
 def training(bench: Bench) -> list[Row]:
     """train_epoch at each scale; the tutorials' loop on the blog's and the paper's networks."""
     table = []
@@ -141,17 +136,16 @@ def training(bench: Bench) -> list[Row]:
 
 def our_epoch(config: Config, pixels: np.ndarray, device: str) -> Callable[[], Any]:
     """An epoch of train_epoch; the images are resized once, before it, as a study does."""
-    native = Images("noise", "array", pixels, np.zeros(len(pixels), np.int64), "")
+    native = data.Images("noise", "array", pixels, np.zeros(len(pixels), np.int64), "")
     resized = torch.from_numpy(data.resize(native, config.resolution).pixels).to(device)
     return partial(train_epoch, start(config, device), config, resized)
 
 
 def tutorial_epoch(config: Config, pixels: np.ndarray, device: str) -> Callable[[], Any]:
     """An epoch of the tutorials' loop: worker processes decode and resize, Adam is not fused."""
-    nets = [net.to(device).train() for net in build(config)]
-    rates, betas = (config.lr_g, config.lr_d), (config.beta1, config.beta2)
-    pairs = zip(nets, rates, strict=True)
-    adams = [torch.optim.Adam(net.parameters(), rate, betas) for net, rate in pairs]
+    G, D = nets = [net.to(device).train() for net in build(config)]
+    adam = partial(torch.optim.Adam, betas=(config.beta1, config.beta2))
+    adams = [adam(G.parameters(), config.lr_g), adam(D.parameters(), config.lr_d)]
     collate = partial(tutorial_batch, resolution=config.resolution)
     options = {"shuffle": True, "num_workers": 2, "persistent_workers": True}
     loader = DataLoader(pixels, config.batch, collate_fn=collate, **options)
@@ -162,9 +156,9 @@ def tutorial_batch(pixels: list[np.ndarray], resolution: int) -> Tensor:
     """Images (side, side, 3) uint8 -> (N, 3, resolution, resolution) in [-1, 1], by torchvision."""
     from torchvision import transforms  # about a second, and only needed here
 
-    steps = [transforms.Resize(resolution)] if len(pixels[0]) != resolution else []
     normalise = transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    transform = transforms.Compose([*steps, transforms.ToTensor(), normalise])
+    steps = [transforms.Resize(resolution), transforms.ToTensor(), normalise]
+    transform = transforms.Compose(steps)
     return torch.stack([transform(Image.fromarray(image)) for image in pixels])
 
 
@@ -199,23 +193,14 @@ def tutorial_loop(
     return losses
 
 
-# --- Scores ---------------------------------------------------------------------------------------
-
-
 def scoring(bench: Bench) -> list[Row]:
-    """From uint8 images to seven scores through the bundled classifier.
-
-    Real images come as features, and their moments from the cache, as in every epoch.
-    """
+    """From uint8 images to the classifier's scores, against real features from the cache."""
     count = 100 if bench.quick else 1000
     images = torch.from_numpy(noise(count, 32, seed=1)).permute(0, 3, 1, 2).contiguous()
     with tempfile.TemporaryDirectory() as cache:
         real = reference(classifier(bench.device), noise(count, 32), "", Path(cache))
     row = in_turn({"ours": partial(score, images, [real])}, bench.device)["ours"]
     return [{"images/s": count / row["s"], "s": row["s"], "seconds": row["seconds"]}]
-
-
-# --- An epoch -------------------------------------------------------------------------------------
 
 
 def epoch(bench: Bench) -> list[Row]:
@@ -240,16 +225,14 @@ def epoch(bench: Bench) -> list[Row]:
     return [{"part": name, "s": part, "share": part / whole} for name, part in seconds.items()]
 
 
-# --- Whole commands -------------------------------------------------------------------------------
-
-
 def commands(bench: Bench) -> list[Row]:
     """CPU seconds of what a person waits for: medians of five, after one go that does not count.
 
     `report` and `status` are of the published study, which an installed package has not.
     """
     with tempfile.TemporaryDirectory(dir=bench.out) as out:
-        merged = [archive.merge(x, Path(out)) for x in PUBLISHED.glob(f"{STUDY}/seed-*.zip")]
+        archives = rundir.PUBLISHED.glob(f"{STUDY}/seed-*.zip")
+        merged = [archive.merge(path, Path(out)) for path in archives]
         plan = ["experiments", "ablation", "--scale", "small", "--data", bench.data]
         words = {
             "help": ["experiments", "ablation", "--help"],
@@ -274,12 +257,7 @@ def cpu_seconds(words: list[str]) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-PARTS: dict[str, Callable[[Bench], list[Row]]] = {
-    "training": training,
-    "scoring": scoring,
-    "epoch": epoch,
-    "commands": commands,
-}
+PARTS = {part.__name__: part for part in (training, scoring, epoch, commands)}
 
 
 def noise(count: int, side: int, seed: int = 0) -> np.ndarray:

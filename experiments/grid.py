@@ -25,17 +25,13 @@ class BadStudy(BadInput, ValueError):
 
 @dataclass(frozen=True)
 class Study:
-    """A grid over some data; `settings` are the fields of Config that every run shares.
-
-    Its factors are fields of Config, all levels crossed; or there is one, `arm`, whose levels have
-    names and set several fields at a time.
-    """
+    """A grid over some data: fields of Config, all levels crossed, or the one factor `arm`."""
 
     name: str
     scale: str
     factors: dict[str, list[Any]]
     seeds: list[int]
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # the fields of Config that every run shares
     arms: dict[str, dict[str, Any]]  # what each level of the factor `arm` sets, if there is one
 
     @property
@@ -78,15 +74,12 @@ def about(study: str) -> str:
 def define(name: str, scale: str, seeds: int | None = None, overrides: Iterable[str] = ()) -> Study:
     """A study at a scale; each word `key=value` narrows a factor or sets a field of Config.
 
-    A factor takes one or more of its levels (`batch=128,512`); any other field of Config takes a
-    value for all runs. The levels of `seed` are 0 to seeds - 1 where `seeds` is given, and any
-    seeds where it is not. Raises BadStudy.
+    A factor takes one or more of its levels (`batch=128,512`), `seed` any seeds, or those below
+    `seeds` where it is given; any other field takes a value for all runs. Raises BadStudy.
     """
     study, usual = _read("studies", name, StudyFile), _read("scales", scale, ScaleFile)
     factors = {**study.factors} or {"arm": [*study.arms]}
-
-    # What the words say: levels of factors, seeds, values of other fields.
-    given = _by_key(overrides, [*factors, "seed", *(k for k in settable() if k not in factors)])
+    given = _by_key(overrides, [*dict.fromkeys([*factors, "seed", *settable()])])
     for key in factors.keys() & given.keys():
         factors[key] = _narrowed(name, key, factors[key], given.pop(key))
     chosen = [*range(usual.seeds if seeds is None else seeds)]
@@ -126,16 +119,16 @@ def epochs_of(scale: str) -> int:
 
 def runs(study: Study) -> list[Run]:
     """Every run, all cells of a seed before the next seed. Raises BadStudy."""
-    levels = itertools.product(*study.factors.values())
-    cells = [dict(zip(study.factors, cell, strict=True)) for cell in levels]
-    return [
-        Run(
-            _config(study.settings | fields(cell, study.arms) | {"seed": seed}),
-            ",".join(f"{factor}={level}" for factor, level in cell.items()),
-        )
-        for seed in study.seeds
-        for cell in cells
-    ]
+    made = []
+    for seed, *levels in itertools.product(study.seeds, *study.factors.values()):
+        cell = dict(zip(study.factors, levels, strict=True))
+        own = study.settings | fields(cell, study.arms) | {"seed": seed}
+        try:
+            config = Config.model_validate(own)
+        except ValidationError as error:
+            raise BadStudy(fault(error)) from error
+        made.append(Run(config, ",".join(f"{factor}={level}" for factor, level in cell.items())))
+    return made
 
 
 def fields(cell: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -176,14 +169,11 @@ def differing(info: dict[str, Any]) -> list[str]:
 def keys() -> list[tuple[str, str, str]]:
     """The keys of `key=value`: each with the values that it takes, and its default."""
     kinds = {"integer": "whole number", "number": "number", "string": "text"}
-    rows = []
-    for key, schema in Config.model_json_schema()["properties"].items():
-        values = "|".join(map(str, schema.get("enum", []))) or kinds[schema["type"]]
-        rows.append((key, values, str(schema["default"])))
-    return [row for row in rows if row[0] in settable()]
-
-
-# --- Words of the command line --------------------------------------------------------------------
+    schemas, rows = Config.model_json_schema()["properties"], []
+    for key in settable():
+        values = "|".join(map(str, schemas[key].get("enum", []))) or kinds[schemas[key]["type"]]
+        rows.append((key, values, str(schemas[key]["default"])))
+    return rows
 
 
 def settable() -> list[str]:
@@ -221,20 +211,12 @@ def _seeds(text: str, count: int | None) -> list[int]:
 
 
 def _value(key: str, text: str) -> Any:
-    """What a text means as the value of one field of Config, which checks it; raises BadStudy."""
+    """What a text means as the value of a field of Config, which checks it; raises BadStudy."""
     kind = type(Config.model_fields[key].default)  # int, float or str
     try:
         return kind(text)
     except ValueError as error:
         raise BadStudy(f"{key}={text} is not a {'whole ' * (kind is int)}number") from error
-
-
-def _config(fields: dict[str, Any]) -> Config:
-    """The config of these fields, or the first fault in one line."""
-    try:
-        return Config.model_validate(fields)
-    except ValidationError as error:
-        raise BadStudy(fault(error)) from error
 
 
 # --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------

@@ -20,16 +20,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dcgan import rundir
+from dcgan import pictures, rundir
 from dcgan.cli import first_line, processor
 from dcgan.config import Config
 from dcgan.data import Images, keep, load_cached, of_classes
-from dcgan.pictures import png_grid
 from eval.calibration import HeldOut, calibrate, is_current
-from experiments import grid, progress, signals
+from experiments import grid, progress, run, signals
 from experiments.plan import Plan
-from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, device_name, prepare, references
-from experiments.run import run as run_job
+from experiments.run import Job
 
 ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.5  # between two looks at what is committed
@@ -48,8 +46,8 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
         keep(test, job.cache, test.pixels.shape[1])  # not to be decoded again
     if plan.epochs_done < plan.epochs:
         write_study(plan, images)
-    prepare(job.device, job.threads)
-    compared = [*itertools.chain(*references(job))]
+    run.prepare(job.device, job.threads)
+    compared = [*itertools.chain(*run.references(job))]
 
     # A calibration that is there stays, unless it lacks a metric or the test split.
     path = job.study / rundir.CALIBRATION
@@ -64,8 +62,7 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
 def write_study(plan: Plan, images: Images) -> None:
     """study.json and real.png: what the report needs to know beside the runs.
 
-    What an earlier start had planned or used is kept: levels, seeds, commits; and the claims that
-    it was to be judged by.
+    What an earlier start had planned or used is kept: levels, seeds, commits, claims.
     """
     study, job = plan.study, plan.jobs[0]
     shared = Config.model_construct(**study.settings).model_dump()
@@ -84,9 +81,9 @@ def write_study(plan: Plan, images: Images) -> None:
     if (plan.folder / "study.json").exists():
         info |= grid.merge(rundir.unseal(plan.folder / "study.json"), info)
     rundir.replace(plan.folder / "study.json", rundir.seal(info))
-    count = SAMPLE_ROWS * SAMPLE_COLUMNS
+    count = run.SAMPLE_ROWS * run.SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
-    rundir.replace(plan.folder / "real.png", png_grid(chosen, SAMPLE_COLUMNS))
+    rundir.replace(plan.folder / "real.png", pictures.png_grid(chosen, run.SAMPLE_COLUMNS))
 
 
 # --- Runs, whatever makes them --------------------------------------------------------------------
@@ -113,8 +110,7 @@ def run_all(
     shown = progress.Progress(console, plan.epochs, plan.epochs_done)
     seen = {job.name: epochs for job, epochs in plan.committed.items()}
     at_work: dict[Any, Job] = {}
-    failed: dict[str, str] = {}
-    unmirrored: list[str] = []
+    failed, unmirrored = {}, []
     with shown.rows:
         while waiting or at_work:
             # Start as many runs as there may be at a time.
@@ -146,7 +142,7 @@ def run_all(
 
 def _show_epochs(shown: progress.Progress, job: Job, seen: dict[str, int]) -> None:
     """Show the epochs of a run that were committed since the last look; `seen`: run -> epoch."""
-    with suppress(rundir.Damaged, OSError):  # or not to be seen here yet
+    with suppress(rundir.Damaged, OSError):  # or it is not to be seen here yet
         while rundir.epoch_folder(job.folder, epoch := seen[job.name] + 1).exists():
             names = (rundir.RECORD, rundir.TIMING)
             numbers = progress.numbers(*(rundir.read_json(job.folder, epoch, x) for x in names))
@@ -159,7 +155,7 @@ def attempt(job: Job) -> dict[str, str]:
     complaint = job.folder / "error.txt"
     try:
         complaint.unlink(missing_ok=True)  # of an earlier attempt
-        why = run_job(job)
+        why = run.run(job)
         return {"unmirrored": why} if why else {}
     except BaseException as error:
         with suppress(OSError):  # the disk may be full
@@ -198,13 +194,13 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
         with suppress(EOFError, OSError):  # a closed pipe: it could not say how it ended
             said = receiver.recv()
         process.join()
-        if said is None and process.exitcode >= 0:
-            said = {"failed": f"ended early, with exit code {process.exitcode}"}
-        elif said is None:
-            killed = process.exitcode == -signal.SIGKILL
-            why = ", as a machine without free memory does" if killed else ""
-            said = {"failed": f"killed by {signal.Signals(-process.exitcode).name}{why}"}
-        return said
+        if said is not None:
+            return said
+        if process.exitcode >= 0:
+            return {"failed": f"ended early, with exit code {process.exitcode}"}
+        killer = signal.Signals(-process.exitcode)
+        why = ", as a machine without free memory does" if killer == signal.SIGKILL else ""
+        return {"failed": f"killed by {killer.name}{why}"}
 
     try:
         return run_all(plan, console, start, partial(wait, timeout=POLL_SECONDS), outcome)
@@ -235,9 +231,9 @@ def _work(job: Job, sender: Connection) -> None:
 
 def made_with(device: str, threads: int, jobs: int) -> dict[str, Any]:
     """The commit, the machine, and the versions of what numbers depend on."""
-    hardware = {"device": device_name(device), "processor": processor(), "cores": cores()}
-    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    hardware = {"device": run.device_name(device), "processor": processor(), "cores": cores()}
     hardware |= {"jobs": jobs, "threads": threads}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     return {"commit": commit(), "hardware": hardware, "versions": versions}
 
 
@@ -259,11 +255,10 @@ def frozen_claims(path: Path = CLAIMS) -> dict[str, str]:
 
 def _git(folder: Path, *arguments: str) -> str:
     """What git says in a folder of ours, "" where it cannot."""
-    command = ["git", "-C", str(folder), *arguments]
-
     # A repository around the project is not the project's.
     environ = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
-    with suppress(OSError):  # there is no git
-        done = subprocess.run(command, env=environ, capture_output=True, text=True)
-        return done.stdout.strip()
-    return ""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, env=environ, capture_output=True, text=True).stdout.strip()
+    except OSError:  # there is no git
+        return ""

@@ -1,9 +1,11 @@
 """What a study still needs: which runs, how long, how much disk."""
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from timeit import timeit
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,12 +22,13 @@ from eval import extractors, metrics
 from eval.classifier import FEATURES
 from eval.fetch import NoWeights, find_inception
 from experiments import grid, tracking
-from experiments.grid import BadStudy, Run, Study
+from experiments.grid import BadStudy, Study
 from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 
 START_SECONDS = 3  # of a run, before its first epoch
 PROBE_STEPS, PROBE_BATCH = 2, 64  # of training, to tell how long an epoch takes
 PROBE_IMAGES, PROBE_ROWS = 50, 1_000  # of scoring, likewise
+_seconds = partial(timeit, number=1)  # that a call takes
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,12 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """What is asked for, of all runs together."""
+        """Of all runs together."""
         return sum(job.config.epochs for job in self.jobs)
 
     @property
     def epochs_done(self) -> int:
-        """How much of that is committed; a run may have more."""
+        """How many of these are committed; a run may have more."""
         return sum(min(job.config.epochs, self.committed[job]) for job in self.jobs)
 
 
@@ -60,14 +63,14 @@ def make_plan(
 ) -> Plan:
     """Look at what there is of a study, fitted to its images; `mode` is W&B's.
 
-    Raises BadStudy, and rundir.Differs where a stored run is not the one that is planned or cannot
-    go on.
+    Raises BadStudy, and Differs where a stored run is not the planned one or cannot go on.
     """
     try:
         runs = grid.runs(study)
     except BadStudy as error:
         raise BadStudy(f"{images.name} has {len(images.pixels)} images: {error}") from error
-    _check_images(runs, images)
+    configs = {run.arm: run.config for run in runs}.values()
+    _check_images(configs, images)
     first = runs[0].config
     side = min(images.pixels.shape[1], first.resolution)
     inception = first.inception != "never" and _has_inception(out / "cache")
@@ -76,9 +79,8 @@ def make_plan(
     jobs = [Job(run.config, out / study.folder / run.folder, *common) for run in runs]
     committed, missing = _look_at(jobs)
     seconds = _run_seconds(committed) / max(1, min(max_parallel, len(missing)))
-    disk = {run.arm: _disk(run.config) for run in runs}
-    total = sum(disk[run.arm] for run in runs)
-    return Plan(study, jobs, committed, missing, max_parallel, seconds, total)
+    disk = len(study.seeds) * sum(map(_disk, configs))
+    return Plan(study, jobs, committed, missing, max_parallel, seconds, disk)
 
 
 def look_again(plan: Plan) -> Plan:
@@ -131,12 +133,9 @@ def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
     } | {key: getattr(plan, key) for key in numbers}
 
 
-# --- What is there --------------------------------------------------------------------------------
-
-
-def _check_images(runs: list[Run], images: Images) -> None:
-    """Whether there are the images that every run asks for; raises BadStudy or BadData."""
-    for config in {run.arm: run.config for run in runs}.values():
+def _check_images(configs: Iterable[Config], images: Images) -> None:
+    """Whether there are the images that all of these ask for; raises BadStudy or BadData."""
+    for config in configs:
         count = len(of_classes(images, config.classes).labels)
         wanted = max(config.images, config.reference_images)
         if wanted > count:
@@ -184,13 +183,10 @@ def _has_inception(cache: Path) -> bool:
     return True
 
 
-# --- How long it takes, and how much disk ---------------------------------------------------------
-
-
 def _run_seconds(committed: dict[Job, int]) -> float:
     """Seconds that all remaining epochs take one after another, told from the first config."""
-    lengths = [range(done, job.config.epochs) for job, done in committed.items()]
-    left = [epoch + 1 for length in lengths for epoch in length]
+    lengths = [range(done + 1, job.config.epochs + 1) for job, done in committed.items()]
+    left = [*chain(*lengths)]
     if not left:
         return 0.0
     first = next(iter(committed))
@@ -226,12 +222,6 @@ def _score_seconds(config: Config, device: str) -> float:
     images = 1.25 * _seconds(lambda: network.extract(pixels)) * count / few
     pairs = _seconds(lambda: (metrics.kid(features, features), metrics.prdc(features, features)))
     return images + pairs * (count / rows) ** 2
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _disk(config: Config) -> int:

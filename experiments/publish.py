@@ -16,7 +16,7 @@ from dcgan.cli import BadInput, Result
 from dcgan.rundir import PUBLISHED
 from experiments import archive, signals
 
-GENERATORS = tuple(f"norm=none,head=conv,batch={batch}" for batch in (128, 512))
+GENERATORS = ("norm=none,head=conv,batch=128", "norm=none,head=conv,batch=512")
 PICTURED = (1, 5)  # epochs that have pictures, and the last one
 
 
@@ -35,18 +35,16 @@ def publish(study: Path) -> Result:
     known = archives(target)
     for path in known.values():
         _check_same(path, study)
-    whole = archive.whole_seeds(study)
-    if not {*known, *whole}:
+    seeds = {*known, *archive.whole_seeds(study)}
+    if not seeds:
         lacks = "of each, runs are not finished or lack evaluation sets (make resample)"
         raise BadInput(f"{study}: has no whole seed: {lacks}")
-    lowest = min({*known, *whole})
     length = rundir.unseal(study / "study.json")["settings"]["epochs"]
-    generators = _generators(study, target / "generators", lowest)
-    for seed in whole:
-        if seed not in known:
-            path = target / f"seed-{seed}.zip"
-            archive.pack(study, path, seed, (*PICTURED, length) if seed == lowest else ())
-            print(f"wrote {path}")
+    generators = _generators(study, target / "generators", min(seeds))
+    for seed in sorted(seeds - known.keys()):
+        path = target / f"seed-{seed}.zip"
+        archive.pack(study, path, seed, (*PICTURED, length) if seed == min(seeds) else ())
+        print(f"wrote {path}")
     if generators:
         shutil.rmtree(target / "generators", ignore_errors=True)
         rundir.place(target / "generators", generators)

@@ -51,16 +51,15 @@ def execute(
 ) -> dict[str, str]:
     """Run what is missing on the cluster at this address, or on Ray started here.
 
-    Returns why runs failed, by name; raises BadInput. A run that fails does not stop the others,
-    one whose node or worker is lost is tried again. Leaving through an exception ends the tasks.
+    Returns why runs failed, by name; raises BadInput. Leaving through an exception ends the tasks.
     """
-    _connect(ray_address, plan.max_parallel * plan.jobs[0].threads)
+    threads, device = plan.jobs[0].threads, plan.jobs[0].device
+    _connect(ray_address, plan.max_parallel * threads)
     import ray
 
     # Ray logs the environment of a process: what may be secret goes with the task.
     given = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
-    gpus = 0 if plan.jobs[0].device == "cpu" else gpus_per_run
-    demand = {"num_cpus": plan.jobs[0].threads, "num_gpus": gpus}
+    demand = {"num_cpus": threads, "num_gpus": 0 if device == "cpu" else gpus_per_run}
     options = {"max_retries": RETRIES, "max_calls": 1, "runtime_env": _environment(), **demand}
     task = ray.remote(**options)(_work)
     try:

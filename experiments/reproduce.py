@@ -1,4 +1,4 @@
-"""Make one run again: its command, what it was made with, and whether the bytes are the same."""
+"""Make a run again: its command, what it was made with, and whether the bytes are the same."""
 
 import os
 import shlex
@@ -83,30 +83,28 @@ def recipe(run: Path) -> list[str]:
 def compare(old: Path, new: Path) -> dict[str, Any]:
     """Whether a run that was made again has the bytes of the old one; raises rundir.Damaged.
 
-    `same` of its `epochs` have; `differences` has a line for each of the others, with the first
-    column that differs, `fingerprint` one for what bits depend on, `made_with` one for commit and
-    packages. `largest` is the largest relative difference of a score.
+    `same` of its `epochs` have; `differences` has a line for each of the others, `fingerprint` for
+    what bits depend on, `made_with` for commit and packages. `largest`: relative, of a score.
     """
     made, epochs = (len(rundir.committed(run)) for run in (new, old))
     if made < epochs:
         raise rundir.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
-    differences, relative = [], [0.0]
+    differences, largest = [], 0.0
     for epoch in range(1, epochs + 1):
-        columns = [_columns(run, epoch) for run in (old, new)]
-        if changed := _changes(*columns):
+        was, now = (_columns(run, epoch) for run in (old, new))
+        if changed := _changes(was, now):
             more = f", and {len(changed) - 1} more columns" if len(changed) > 1 else ""
             differences.append(f"epoch {epoch}: {changed[0]}{more}")
-        for name, was in columns[0].items():
-            now = columns[1].get(name)
-            if name.startswith("scores.") and was and now is not None:
-                relative.append(abs(now / was - 1))
+        for name, value in was.items():
+            if name.startswith("scores.") and value and now.get(name) is not None:
+                largest = max(largest, abs(now[name] / value - 1))
     fingerprints = (rundir.unseal(run / "run.json")["fingerprint"] for run in (old, new))
     made_with = (x["versions"] | {"commit": x["commit"]} for x in map(_study_of, (old, new)))
     return {
         "epochs": epochs,
         "same": epochs - len(differences),
         "differences": differences,
-        "largest": max(relative),
+        "largest": largest,
         "fingerprint": _changes(*fingerprints),
         "made_with": _changes(*made_with),
     }
@@ -126,12 +124,11 @@ def to_text(compared: dict[str, Any]) -> str:
 
 def _columns(run: Path, epoch: int) -> dict[str, Any]:
     """The numbers of an epoch's record by name, then the sum of each file but the clock's."""
-    record, sums = rundir.read_json(run, epoch, rundir.RECORD), {}
-    for name, digest in rundir.read_sums(rundir.epoch_folder(run, epoch)).items():
-        if name != rundir.TIMING:
-            sums[f"SHA-256 of {name}"] = digest
+    record = rundir.read_json(run, epoch, rundir.RECORD)
+    sums = rundir.read_sums(rundir.epoch_folder(run, epoch))
     parts = ("scores", "losses")
-    return {f"{part}.{name}": x for part in parts for name, x in record[part].items()} | sums
+    columns = {f"{part}.{name}": x for part in parts for name, x in record[part].items()}
+    return columns | {f"SHA-256 of {x}": sums[x] for x in sums if x != rundir.TIMING}
 
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: 
         f"in about {duration(seconds)}; {counts['done']} are done, "
         f"{counts['unfinished']} are unfinished, {counts['without']} kept no generator."
     )
-    failed: dict[str, str] = {}
+    failed = {}
     if lacking:
         with rundir.owned(study):
             prepare(device, threads)
@@ -55,8 +55,7 @@ def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: 
 def make_plan(study: Path, sets: int, device: str, threads: int) -> tuple[list[Job], Counter[str]]:
     """The finished runs that lack evaluation sets; how many others are done, unfinished or without.
 
-    Raises rundir.Differs where this machine is not the one that a run was scored on, and
-    rundir.Damaged where a run.json cannot be read.
+    Raises Damaged, and Differs where this machine is not the one that a run was scored on.
     """
     native = rundir.unseal(study / "study.json")["data"]["resolution"]
     lacking, counts = [], Counter()
@@ -73,9 +72,9 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> tuple[list[J
             if differences := rundir.compare(folder, wanted):
                 raise rundir.Differs(f"{folder}: {'; '.join(differences)}")
             measured = rundir.unseal(folder / "run.json")["identities"]
-            inception = config.inception == "epoch" and "fid" in measured
+            fid = config.inception == "epoch" and "fid" in measured
             side = min(native, config.resolution)
-            lacking.append(Job(config, folder, side, device, threads, inception, "disabled"))
+            lacking.append(Job(config, folder, side, device, threads, fid, "disabled"))
     return lacking, counts
 
 
@@ -93,8 +92,7 @@ def _score(jobs: list[Job], sets: int, max_parallel: int) -> Iterator[tuple[str,
 def score_run(job: Job, sets: int) -> None:
     """Score every kept generator of a run on its evaluation sets, and commit the scores.
 
-    Raises rundir.Differs where this machine does not give the scores that the run recorded, and
-    rundir.Damaged where a generator is not the one that was committed.
+    Raises Damaged, and Differs where this machine does not give the scores that the run recorded.
     """
     prepare(job.device, job.threads)
     config, kept = job.config, rundir.kept(job.folder, rundir.GENERATOR)
@@ -108,16 +106,14 @@ def score_run(job: Job, sets: int) -> None:
                 raise rundir.Differs(f"{job.folder}: {name} at epoch {last} {values}")
 
         # Score each epoch on noise of its own; the streams keep the name of earlier versions.
-        epochs: dict[str, list[dict[str, float | None]]] = {}
+        epochs, streams = {}, [f"bank {k}" for k in range(1, sets)]
         for epoch in kept:
             G = load_kept(job, epoch)
-            streams = [f"bank {k}" for k in range(1, sets)]
             epochs[str(epoch)] = [measure(G, config, epoch, compared, name) for name in streams]
 
         # Commit; sets that were fewer, or damaged, make way.
-        target = job.folder / rundir.EVAL_SETS
+        target, content = job.folder / rundir.EVAL_SETS, {"banks": sets, "epochs": epochs}
         shutil.rmtree(target, ignore_errors=True)
-        content = {"banks": sets, "epochs": epochs}
         rundir.place(target, {rundir.EVAL_SCORES: rundir.to_json(content)})
 
 
@@ -125,8 +121,7 @@ def load_kept(job: Job, epoch: int) -> nn.Module:
     """The generator of an epoch as it was in training, its layout in memory included."""
     folder = rundir.epoch_folder(job.folder, epoch)
     rundir.read(folder, rundir.GENERATOR)  # compares it with its sum
-    path = folder / rundir.GENERATOR
-    return channels_last(load_generator(str(path))[0], job.device)
+    return channels_last(load_generator(str(folder / rundir.GENERATOR))[0], job.device)
 
 
 def _has(folder: Path, sets: int, epochs: list[int]) -> bool:

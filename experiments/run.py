@@ -14,21 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcgan import rundir
+from dcgan import rundir, train
 from dcgan.config import Config, is_milestone
 from dcgan.data import load_cached, of_classes, training_images
 from dcgan.models import dump_generator
 from dcgan.pictures import png_grid
-from dcgan.train import (
-    Log,
-    State,
-    draw_latent,
-    dump_state,
-    generate,
-    load_state,
-    start,
-    train_epoch,
-)
+from dcgan.train import State, draw_latent, dump_state, generate
 from eval import metrics
 from eval.extractors import Extractor, classifier, inception, lite0
 from eval.score import REESTIMATED, Reference, identities, reestimated, reference, score, split_of
@@ -53,12 +44,11 @@ class Job:
 
     @property
     def study(self) -> Path:
-        """The study's folder."""
         return self.folder.parents[1]
 
     @property
     def cache(self) -> Path:
-        """Of the images and features of all studies beside this one."""
+        """Images and features of all studies beside this one."""
         return self.study.parent / "cache"
 
     @property
@@ -83,7 +73,10 @@ def run(job: Job) -> str:
 
         # Go on from the last whole state.
         latest = rundir.last_state(job.folder)
-        state = load_state(latest[1], config, job.device) if latest else start(config, job.device)
+        if latest:
+            state = train.load_state(latest[1], config, job.device)
+        else:
+            state = train.start(config, job.device)
         rundir.describe(job.folder, describe(job, always, more))
         rundir.rewind(job.folder, state.epoch)
         mirror = tracking.start(job.folder, job.wandb_mode)
@@ -91,7 +84,7 @@ def run(job: Job) -> str:
         while state.epoch < config.epochs:
             # Train.
             began = time.perf_counter()
-            log = train_epoch(state, config, pixels)
+            log = train.train_epoch(state, config, pixels)
             trained = time.perf_counter()
 
             # Score, on noise and in a mode of G that training does not notice.
@@ -128,11 +121,10 @@ def prepare(device: str, threads: int) -> None:
     are deterministic as they are; of a GPU's, those that cannot be raise RuntimeError.
     """
     torch.set_num_threads(threads)
-    if device == "cpu":
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    if device != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
 
 def references(job: Job) -> tuple[list[Reference], list[Reference]]:
@@ -175,10 +167,7 @@ def measure(
 def measure_more(
     G: nn.Module, config: Config, epoch: int, always: list[Reference], more: list[Reference]
 ) -> dict[str, float | None]:
-    """What a milestone adds: the slower networks, and re-estimated statistics of BatchNorm.
-
-    The images come from the noise of the epoch's own scores, so that they differ in this alone.
-    """
+    """What a milestone adds on the same noise: slower networks, BatchNorm re-estimated."""
     again = measure(reestimated(G, config, config.score_images), config, epoch, always)
     steadied = {name + REESTIMATED: value for name, value in again.items()}
     return measure(G, config, epoch, more) | steadied
@@ -210,8 +199,8 @@ def arithmetic(precision: str, device: str, threads: int) -> str:
     prepare(device, threads)
     stream = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (64, 16, 16, 3), generator=stream, dtype=torch.uint8)
-    state = start(config, device)
-    train_epoch(state, config, pixels.to(device))
+    state = train.start(config, device)
+    train.train_epoch(state, config, pixels.to(device))
 
     x, y = torch.randn((2, 500, 64), generator=stream, dtype=torch.float64).numpy()
     content = (x @ y.T).tobytes() + metrics.moments(x).factor.tobytes()
@@ -232,7 +221,7 @@ def describe(job: Job, always: list[Reference], more: list[Reference]) -> dict[s
     }
 
 
-def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[str, Any]:
+def summarise(state: State, log: train.Log, scores: dict[str, float | None]) -> dict[str, Any]:
     """The record of an epoch: a function of the config alone, with null for what is not finite.
 
     Its status is `diverged` instead of `ok`, and it has no scores, where a loss, a weight or a
@@ -248,16 +237,11 @@ def summarise(state: State, log: Log, scores: dict[str, float | None]) -> dict[s
 
     # The curves are means over parts of about equal length.
     steps, before = len(log.images), log.images[-1] * (state.epoch - 1)
-    points = min(steps, CURVE_POINTS)
-    cuts = [i * steps // points for i in range(points + 1)]
-    curve = [
-        {
-            "images": before + log.images[end - 1],
-            "d_loss": _finite(fmean(log.d_loss[begin:end])),
-            "g_loss": _finite(fmean(log.g_loss[begin:end])),
-        }
-        for begin, end in itertools.pairwise(cuts)
-    ]
+    points, curve = min(steps, CURVE_POINTS), []
+    for begin, end in itertools.pairwise(i * steps // points for i in range(points + 1)):
+        part = {"d_loss": log.d_loss[begin:end], "g_loss": log.g_loss[begin:end]}
+        means = {name: _finite(fmean(values)) for name, values in part.items()}
+        curve.append({"images": before + log.images[end - 1], **means})
     weights = [*state.G.state_dict().values(), *state.D.state_dict().values()]
     whole = all(map(math.isfinite, losses.values())) and None not in scores.values()
     whole = whole and all(bool(tensor.isfinite().all()) for tensor in weights)

@@ -31,14 +31,14 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """A study; `seconds_left` is None before the first epoch."""
+    """A study."""
 
     folder: str
     owner: str | None  # the process that makes the study now
     states: dict[str, int]  # state -> runs
     epochs: int  # of all runs together
     epochs_done: int
-    seconds_left: float | None
+    seconds_left: float | None  # None before the first epoch
     runs: list[RunStatus]
 
 
@@ -98,31 +98,28 @@ def _state(
 
 def _seconds_left(runs: list[RunStatus], max_parallel: int) -> float | None:
     """Of the remaining epochs, at the speed of their arm, else of the study."""
-    begun = [run for run in runs if run.seconds is not None]
-    if not begun:
+    speeds = [(run.arm, run.seconds) for run in runs if run.seconds is not None]
+    if not speeds:
         return None
     left = []
     for run in runs:
-        own = [other.seconds for other in begun if other.arm == run.arm]
-        left.append((run.epochs - run.epoch) * fmean(own or [other.seconds for other in begun]))
+        own = [seconds for arm, seconds in speeds if arm == run.arm]
+        left.append((run.epochs - run.epoch) * fmean(own or [seconds for _, seconds in speeds]))
 
     # However many runs go on at a time, the longest one takes its own time.
     return max(math.fsum(left) / max_parallel, *left)
 
 
-# --- Display --------------------------------------------------------------------------------------
-
-
 def to_text(status: Status) -> str:
     """An arm a row, with the mean of its runs' latest scores; then a line for each unusual run."""
     line = f"{status.folder}: {status.states.get('done', 0)} of {len(status.runs)} runs done, "
-    lines = [line + f"{status.epochs_done} of {status.epochs} epochs"]
-    if status.epochs_done < status.epochs:
-        lines[0] += f", {left(status.seconds_left)}"
-        if not status.owner:
-            lines.append("Nothing is running; the study's own command continues it.")
+    line += f"{status.epochs_done} of {status.epochs} epochs"
+    unfinished = status.epochs_done < status.epochs
+    lines = [line + (f", {left(status.seconds_left)}" if unfinished else "")]
     if status.owner:
         lines.append(f"At work: {status.owner}.")
+    elif unfinished:
+        lines.append("Nothing is running; the study's own command continues it.")
 
     rows = []
     for arm, runs in _by_arm(status).items():
@@ -143,7 +140,7 @@ def scores_to_text(folder: Path) -> str:
     """The latest scores of every arm, and those of the calibration; "" without any."""
     from eval.metrics import CALIBRATION  # and with it NumPy
 
-    rows: dict[str, dict[str, float | None]] = {}
+    rows = {}
     for arm, runs in _by_arm(look(folder)).items():
         names = dict.fromkeys(name for run in runs for name in run.scores)
         rows[grid.levels(arm)] = {name: _mean_score(runs, name) for name in names}

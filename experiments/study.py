@@ -22,8 +22,6 @@ from experiments import grid, progress, signals, status, tracking
 if TYPE_CHECKING:
     from dcgan.data import Images
     from dcgan.sources import Source
-    from eval.calibration import HeldOut
-    from experiments.run import Job
 
 TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
 
@@ -55,6 +53,7 @@ def train(
     with ThreadPoolExecutor(1) as thread, waiting("Loading PyTorch, asking W&B"):
         asked = thread.submit(tracking.destination)
         device = available(device)
+        from eval.calibration import held_out
         from experiments import launch, plan
 
         to = asked.result()
@@ -65,7 +64,8 @@ def train(
     with waiting("Measuring how long an epoch takes"):
         max_parallel, execute, where = _engine(device, threads, **engine)
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
-        held = _held_out(made.jobs[0], images, test_images) if made.missing else None
+        job = made.jobs[0]
+        held = held_out(images, test_images, job.config, job.side) if made.missing else None
     free = shutil.disk_usage(existing(made.folder)).free
     mode, seen = tracking.describe(to, made.folder), held.seen if held else 0
     for line in plan.say(made, images, where, mode, free, seen):
@@ -80,12 +80,11 @@ def train(
         if made.missing:
             launch.prepare_study(made, images, test_images, held)
             failed = execute(made, console)
-    seconds = time.monotonic() - began
-    finished = len(made.jobs) - len(failed)
+    seconds, finished = time.monotonic() - began, len(made.jobs) - len(failed)
     console.print(f"{finished} of {len(made.jobs)} runs are done, in {duration(seconds)}.")
-    code = _finish(console, made.folder, failed, to)
     done |= {"done": finished, "failed": failed, "seconds": seconds}
-    return code, done | {"report": made.folder / "report" / "index.html"}
+    done["report"] = made.folder / "report" / "index.html"
+    return _finish(console, made.folder, failed, to), done
 
 
 def waiting(text: str) -> AbstractContextManager:
@@ -127,8 +126,7 @@ def _check(
     if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
         find_inception()
     late = (None, "cifar10")  # which may be downloaded
-    given = (x if x in late else sources.find(x, out / "cache") for x in (data, test))
-    return tuple(given)
+    return tuple(x if x in late else sources.find(x, out / "cache") for x in (data, test))
 
 
 def _load(
@@ -153,26 +151,17 @@ def _load(
     return images, load(test, cache, "test") if test else None
 
 
-def _held_out(job: "Job", images: "Images", test: "Images | None") -> "HeldOut":
-    """The real images that the study's calibration scores."""
-    from eval.calibration import held_out
-
-    return held_out(images, test, job.config, job.side)
-
-
 def _check_same(folder: Path, images: "Images") -> None:
     """Refuse other images, factors or levels under a name that a study in this place has."""
-    path = folder / "study.json"
-    if not path.exists():
+    if not (folder / "study.json").exists():
         return
-    info = rundir.unseal(path)
+    info = rundir.unseal(folder / "study.json")
     if (stored := info["data"]["sha256"]) != images.sha256:
         sums = f"their SHA-256 is {stored[:12]}..., not {images.sha256[:12]}..."
         raise BadInput(f"{folder} is a study of other images of this name: {sums}")
     if grid.has_changed(grid.stored(info)):
-        raise BadInput(
-            f"{folder}: {info['study']} has other factors or levels now; name another --out"
-        )
+        now = f"{info['study']} has other factors or levels now"
+        raise BadInput(f"{folder}: {now}; name another --out")
 
 
 def _engine(
@@ -186,8 +175,7 @@ def _engine(
             raise BadInput("--ray-address and --gpus-per-run need --engine ray")
         return jobs or launch.max_parallel(device, threads), launch.execute, ""
 
-    # Ray is an extra.
-    if find_spec("ray") is None:
+    if find_spec("ray") is None:  # it is an extra
         raise BadInput("--engine ray needs the package ray, which make setup installs")
     from experiments import ray_engine
 

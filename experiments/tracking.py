@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -83,31 +84,28 @@ class Mirror:
 
     def finish(self) -> str:
         """Wait until W&B has everything, but at most PATIENCE seconds; why it has not, or ""."""
-        if self.process is None:
+        if not (process := self.process):
             return ""
         self.log("finish")
         try:
-            code = self.process.wait(PATIENCE)
+            code = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            self.process.terminate()  # it leaves nothing that names folders of this machine
+            process.terminate()  # it leaves nothing that names folders of this machine
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_SECONDS)
-            self.process.kill()
-            self.process.wait()
+                process.wait(END_SECONDS)
+            process.kill()
+            process.wait()
             return f"no answer within {PATIENCE:g} s"
-        os.set_blocking(self.process.stderr.fileno(), False)  # W&B's service may have it open
-        why = _last_line(self.process.stderr.read() or b"") or f"exit {code}"
-        return why if code else ""
+        os.set_blocking(process.stderr.fileno(), False)  # W&B's service may have it open
+        said = _last_line(process.stderr.read() or b"")
+        return (said or f"exit {code}") if code else ""
 
 
 # --- Where runs go --------------------------------------------------------------------------------
 
 
 def destination(**environ: str) -> Destination:
-    """Where runs go, by W&B's own settings, and online by its server; raises BadInput.
-
-    W&B is asked in a process of its own; `environ` is beside the environment.
-    """
+    """Where runs go, asked of W&B's settings, and of its server where online; raises BadInput."""
     environ = {**os.environ, "WANDB_ERROR_REPORTING": "false", **environ}
     if environ.get("WANDB_MODE") == "disabled":  # which needs no answer
         return Destination("disabled", "", "", {"WANDB_MODE": "disabled"})
@@ -154,11 +152,10 @@ def become_wandb(study: Path, *arguments: str) -> NoReturn:
 
 
 def run_id(info: dict, config: dict) -> str:
-    """W&B's id of a run: ten hex digits, a function of the study, the scale and the config.
+    """W&B's id of a run, ten hex digits, from study.json and the config in run.json.
 
-    `info` and `config` are those of study.json and run.json. Two rules let a run keep its id for
-    good: whatever its length, `epochs` counts as the scale's own (and as they are where the scale
-    is gone); and a field that is younger than ids counts only where it has not its default.
+    Two rules let a run keep it for good: whatever its length, `epochs` counts as the scale's own,
+    if there is the scale; and a field that is younger than ids counts where it has not its default.
     """
     usual = Config().model_dump()
     kept = {x: value for x, value in config.items() if x in AT_FIRST or value != usual.get(x)}
@@ -240,7 +237,8 @@ def _mirror_run(run: Path) -> None:
     commit = info["commit"].split(", ")[-1].removesuffix("+changes")
     tags = [info["study"], info["scale"], info["data"]["name"], *arm.split(",")]
     names = {"NAME": f"{arm} {run.name}", "RUN_GROUP": arm, "TAGS": ",".join(dict.fromkeys(tags))}
-    names |= {"JOB_TYPE": "train"} | ({} if commit == "unknown" else {"GIT_COMMIT": commit})
+    names |= {"JOB_TYPE": "train", "PROJECT": PROJECT}
+    names |= {} if commit == "unknown" else {"GIT_COMMIT": commit}
     facts = {key: info[key] for key in ("study", "scale", "commit")}
     facts |= {"device": info["hardware"]["device"], "run": f"{arm}/{run.name}"}
     name, config = run_id(info, stored["config"]), stored["config"] | facts
@@ -253,12 +251,11 @@ def _mirror_run(run: Path) -> None:
 
 @contextmanager
 def _opened(run: Path, name: str, names: dict, config: dict) -> Iterator[Any]:
-    """W&B's run, from its beginning, which no other process sends; finished after the block.
+    """W&B's run with the id `name`, from its beginning, sent by no other process; then finished.
 
-    `name`: its id; `names`: what it is called unless the environment says so.
+    `names`: what it is called unless the environment says so.
     """
-    study = run.parents[1]
-    folder = study / MIRRORS / name
+    study, folder = run.parents[1], run.parents[1] / MIRRORS / name
     temporary = folder / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -279,18 +276,14 @@ def _opened(run: Path, name: str, names: dict, config: dict) -> Iterator[Any]:
     try:
         import wandb
 
+        settings = wandb.Settings(
+            x_sync_dir_suffix=f"{run.parent.name},{run.name}",
+            init_timeout=PATIENCE,
+            finish_timeout=PATIENCE / 2,
+        )
+        resume = "allow" if os.environ["WANDB_MODE"] == "online" else None
         wandb_run = wandb.init(
-            dir=str(study),
-            id=name,
-            resume="allow" if os.environ["WANDB_MODE"] == "online" else None,
-            project=os.environ.get("WANDB_PROJECT") or PROJECT,
-            config=config,
-            allow_val_change=True,
-            settings=wandb.Settings(
-                x_sync_dir_suffix=f"{run.parent.name},{run.name}",
-                init_timeout=PATIENCE,
-                finish_timeout=PATIENCE / 2,
-            ),
+            id=name, resume=resume, config=config, allow_val_change=True, settings=settings
         )
         yield wandb_run
         wandb_run.finish()
@@ -312,7 +305,7 @@ def _follow(wandb_run: Any, run: Path) -> int:
     """Log the committed epochs, then up to the one in each line of stdin; returns the last one."""
     # Go on where W&B's server is: for an offline run at the beginning.
     images, epoch = (wandb_run.summary.get(key) or 0 for key in ("images", "epoch"))
-    measured: dict[str, list[tuple[float, int]]] = {}
+    measured: dict[str, list[tuple[float, int]]] = defaultdict(list)
     last, seconds = 0, 0.0
     for line in chain([str(len(rundir.committed(run)))], map(str.strip, sys.stdin)):
         if line == "finish":
@@ -344,13 +337,13 @@ def _define_axes(wandb_run: Any) -> None:
 
 def _save_files(wandb_run: Any, run: Path, info: dict) -> None:
     """Give W&B the run's FILES; the processor is not named in them."""
-    temporary = Path(tempfile.gettempdir())
+    folder = Path(tempfile.gettempdir())
     paths = [path for path in map(run.parents[1].joinpath, FILES) if path.exists()]
     values = {path.name: rundir.unseal(path) for path in [*paths, run / "run.json"]}
     values["study.json"] = info | {"hardware": info["hardware"] | {"processor": UNNAMED}}
     for name, value in values.items():
-        (temporary / name).write_bytes(rundir.to_json(value))
-    wandb_run.save(str(temporary / "*.json"), base_path=str(temporary), policy="now")
+        (folder / name).write_bytes(rundir.to_json(value))
+    wandb_run.save(str(folder / "*.json"), base_path=str(folder), policy="now")
 
 
 def _rows(record: dict, timing: dict) -> list[dict]:
@@ -360,10 +353,7 @@ def _rows(record: dict, timing: dict) -> list[dict]:
     parts = {"eval": record["scores"], "losses": record["losses"], "time": timing}
     row = {key: record[key] for key in CLOCK}
     row |= {f"{part}/{name}": x for part, values in parts.items() for name, x in values.items()}
-    return [
-        {name: math.nan if value is None else value for name, value in point.items()}
-        for point in [*points, row]
-    ]
+    return [{k: math.nan if x is None else x for k, x in row.items()} for row in [*points, row]]
 
 
 def _samples(run: Path, record: dict) -> Any:
@@ -387,9 +377,8 @@ def _summary(measured: dict[str, list[tuple[float, int]]], record: dict) -> dict
     for name, value in record["scores"].items():
         if value is not None:
             best = min if lower_is_better(name) else max
-            values = measured.setdefault(name, [])
-            values.append((value, record["epoch"]))
-            score, epoch = best(values, key=lambda pair: pair[0])
+            measured[name].append((value, record["epoch"]))
+            score, epoch = best(measured[name], key=lambda pair: pair[0])
             summary[f"eval/{name}"] = {best.__name__: score, "best_epoch": epoch, "last": value}
     return summary
 

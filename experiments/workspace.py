@@ -4,15 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wandb_workspaces import expr
+from wandb_workspaces import expr, workspaces
 from wandb_workspaces.reports import v2 as reports
-from wandb_workspaces.workspaces import (
-    RunsetSettings,
-    Section,
-    SectionLayoutSettings,
-    Workspace,
-    WorkspaceSettings,
-)
 
 from dcgan import rundir
 from dcgan.cli import BadInput, one_line
@@ -31,39 +24,36 @@ def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
     text = workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)
     rundir.replace(path, rundir.to_json(json.loads(text)))
     print(f"wrote {path}")
-    if to.mode != "online":
+    if to.mode == "online":
+        try:
+            url = workspace.save().url
+        except Exception as error:  # of W&B's service and of the network, of no common kind
+            raise BadInput(f"W&B: {one_line(error)}") from error
+        print(f"workspace {url}")
+    else:
         print(f"W&B is {to.mode}: online, the same command saves it. {to.why}".rstrip())
-        return 0, {"file": path, "workspace": url}
-    try:
-        url = workspace.save().url
-    except Exception as error:  # of W&B's service and of the network, which are of no common kind
-        raise BadInput(f"W&B: {one_line(error)}") from error
-    print(f"workspace {url}")
     return 0, {"file": path, "workspace": url}
 
 
-def build(study: Path, entity: str, project: str) -> Workspace:
+def build(study: Path, entity: str, project: str) -> workspaces.Workspace:
     """The workspace of a study. Raises rundir.Damaged."""
     info = rundir.unseal(study / "study.json")
     stored = [rundir.unseal(path) for path in sorted(study.glob("*/*/run.json"))]
     scores = list(dict.fromkeys(name for run in stored for name in run["identities"]))
     facts = {"study": info["study"], "scale": info["scale"], "data": info["data"]["name"]}
-    table = [f"summary:eval/{name}.{_best(name)}" for name in scores]
-    layout = SectionLayoutSettings(columns=2, rows=2)
-    return Workspace(
-        entity,
-        project,
-        name=study.name,
-        sections=[
-            Section(title, panels=panels, is_open=True, layout_settings=layout)
-            for title, panels in _sections(scores).items()
-        ],
-        settings=WorkspaceSettings(x_axis="epoch", max_runs=100),
-        runset_settings=RunsetSettings(
-            filters=expr.And(*(expr.Config(key) == value for key, value in facts.items())),
-            groupby=[expr.Metric("Group")],
-            pinned_columns=["run:displayName", *table],
-        ),
+    layout = workspaces.SectionLayoutSettings(columns=2, rows=2)
+    sections = [
+        workspaces.Section(title, panels=panels, is_open=True, layout_settings=layout)
+        for title, panels in _sections(scores).items()
+    ]
+    settings = workspaces.WorkspaceSettings(x_axis="epoch", max_runs=100)
+    runs = workspaces.RunsetSettings(
+        filters=expr.And(*(expr.Config(key) == value for key, value in facts.items())),
+        groupby=[expr.Metric("Group")],
+        pinned_columns=["run:displayName", *(f"summary:{_best(name)}" for name in scores)],
+    )
+    return workspaces.Workspace(
+        entity, project, name=study.name, sections=sections, settings=settings, runset_settings=runs
     )
 
 
@@ -72,7 +62,7 @@ def _sections(scores: list[str]) -> dict[str, list[Any]]:
     by_arm, fluctuation = [], []
     first = [name for name in NAMES if name in scores]
     for key in first:
-        name, best = NAMES[key], reports.SummaryMetric(f"eval/{key}.{_best(key)}")
+        name, best = NAMES[key], reports.SummaryMetric(_best(key))
         last = reports.SummaryMetric(f"eval/{key}.last")
         title = f"{name} at the best epoch, mean of the seeds"
         by_arm += [
@@ -106,5 +96,5 @@ def _bands(key: str, axis: str, title: str) -> Any:
 
 
 def _best(score: str) -> str:
-    """Which end of a score the mirror's summary keeps beside the last value."""
-    return "min" if lower_is_better(score) else "max"
+    """The key of the best value of a score, which the mirror's summary keeps beside the last."""
+    return f"eval/{score}.{'min' if lower_is_better(score) else 'max'}"

@@ -88,13 +88,13 @@ def test_with_an_account_it_is_saved_and_a_failure_is_one_line(study, monkeypatc
     def save(model):
         return SimpleNamespace(url=f"https://example.org/{model.entity}/{model.project}")
 
-    monkeypatch.setattr(workspace.Workspace, "save", save)
+    monkeypatch.setattr(workspace.workspaces.Workspace, "save", save)
     assert workspace.make(study, online)[0] == 0
     assert capsys.readouterr().out.endswith("workspace https://example.org/people/p\n")
 
     def fail(model):
         raise WandbApiFailedError("the service\nfailed")
 
-    monkeypatch.setattr(workspace.Workspace, "save", fail)
+    monkeypatch.setattr(workspace.workspaces.Workspace, "save", fail)
     with pytest.raises(BadInput, match=r"^W&B: the service failed$"):
         workspace.make(study, online)
