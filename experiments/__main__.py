@@ -108,9 +108,6 @@ PARTS = click.Choice(["training", "scoring", "epoch", "commands"])  # of bench
 ENGINES = click.Choice(["local", "ray"])
 
 
-# --- Training -------------------------------------------------------------------------------------
-
-
 STUDY = """{about}
 
 Prints the plan, with time and disk, trains every run that is not done, scores it after every epoch

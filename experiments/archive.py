@@ -9,10 +9,9 @@ study.json, calibration.json
 generators.sha256       of the last generator of each finished run, as coreutils has it
 SHA256SUMS              of all of the above
 
-States, generators and whatever shows an image of the data set stay where they were made: an
-imported run is read like any other, and cannot be continued. An archive that is damaged or
-contradicts what is here is refused before anything is written: each epoch by the sums that it was
-committed with, all else by zip's own.
+States, generators and whatever shows an image of the data set stay behind: an imported run is read
+like any other, and cannot be continued. An archive that is damaged (by its epochs' own sums, else
+by zip's) or contradicts what is here is refused before anything is written.
 """
 
 import hashlib
@@ -90,10 +89,7 @@ def runs_in(folder: Path, study: grid.Study) -> list[grid.Run]:
 
 
 def whole_seeds(folder: Path) -> list[int]:
-    """The seeds of which every planned run is finished; raises Damaged.
-
-    Where runs of the study have evaluation sets, every run of a whole seed has them.
-    """
+    """The seeds of which every run is finished, with evaluation sets if any has; raises Damaged."""
     study = grid.stored(rundir.unseal(folder / "study.json"))
     measured = any(folder.glob(f"*/seed=*/{EVAL_SETS}"))
     whole = {*study.seeds}
@@ -157,10 +153,7 @@ def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
 
 
 def check_against(folder: Path, study: grid.Study, target: Path) -> dict[str, int]:
-    """Whether what was unpacked agrees with what is here; raises Differs and Damaged.
-
-    Returns how many epochs of each unpacked run are here.
-    """
+    """How many epochs of each unpacked run are here; raises Damaged, and Differs from what is."""
     if (target / "study.json").exists():
         _check_settings(target, grid.stored(rundir.unseal(target / "study.json")), study)
     stored = {}

@@ -1,8 +1,7 @@
 """How fast this project is, and beside it the loop that the tutorials use.
 
-Each part is a function that returns rows: medians, and in lists the single measurements. What is
-compared runs in turn, A B A B, after one go at each that does not count; a ratio is the median of
-the ratios of the pairs, beside the lowest and the highest.
+Each part is a function that returns rows: medians, and in lists the single measurements. The first
+go at anything does not count. What is compared runs in turn, A B A B, and gives ratios of pairs.
 
 <out>/bench/<device>.json    sealed: the machine, its versions, and the rows of the parts that were
                              asked for last; <device>-quick.json where they were tiny
@@ -206,8 +205,7 @@ def scoring(bench: Bench) -> list[Row]:
 def epoch(bench: Bench) -> list[Row]:
     """Where the time of an epoch goes at small: the third one of a run, which is no milestone.
 
-    Training and scoring by the run's own clock; committing, and W&B offline, are what is left of
-    the time from one commit to the next.
+    Training and scoring by the run's clock; the rest is what is left until the next commit.
     """
     words = ["ablation", "--scale", "smoke" if bench.quick else "small", "--data", bench.data]
     words += ["--device", bench.device, "--threads", str(bench.threads), *ONE]
@@ -226,10 +224,7 @@ def epoch(bench: Bench) -> list[Row]:
 
 
 def commands(bench: Bench) -> list[Row]:
-    """CPU seconds of what a person waits for: medians of five, after one go that does not count.
-
-    `report` and `status` are of the published study, which an installed package has not.
-    """
+    """CPU seconds of whole commands, medians of five; of a published study, if there is one."""
     with tempfile.TemporaryDirectory(dir=bench.out) as out:
         archives = rundir.PUBLISHED.glob(f"{STUDY}/seed-*.zip")
         merged = [archive.merge(path, Path(out)) for path in archives]

@@ -219,9 +219,6 @@ def _value(key: str, text: str) -> Any:
         raise BadStudy(f"{key}={text} is not a {'whole ' * (kind is int)}number") from error
 
 
-# --- scales/*.yaml and studies/*.yaml -------------------------------------------------------------
-
-
 def _settable(fields: dict[str, Any]) -> dict[str, Any]:
     if unknown := [key for key in fields if key not in settable()]:
         raise BadStudy(f"{unknown[0]} is not a key: {', '.join(settable())}")

@@ -35,9 +35,6 @@ CLAIMS = ROOT / "reports" / "claims.yaml"
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "wandb", "numpy", "scipy")
 
 
-# --- What all runs need ---------------------------------------------------------------------------
-
-
 def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut) -> None:
     """Make what all runs need, once: images and features in the cache, study.json, calibration."""
     job = plan.jobs[0]
@@ -60,10 +57,7 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
 
 
 def write_study(plan: Plan, images: Images) -> None:
-    """study.json and real.png: what the report needs to know beside the runs.
-
-    What an earlier start had planned or used is kept: levels, seeds, commits, claims.
-    """
+    """study.json and real.png, for the report; what an earlier start planned or used is kept."""
     study, job = plan.study, plan.jobs[0]
     shared = Config.model_construct(**study.settings).model_dump()
     info = {
@@ -84,9 +78,6 @@ def write_study(plan: Plan, images: Images) -> None:
     count = run.SAMPLE_ROWS * run.SAMPLE_COLUMNS
     chosen = np.resize(images.pixels[:count], (count, *images.pixels.shape[1:]))
     rundir.replace(plan.folder / "real.png", pictures.png_grid(chosen, run.SAMPLE_COLUMNS))
-
-
-# --- Runs, whatever makes them --------------------------------------------------------------------
 
 
 def run_all(
@@ -173,9 +164,6 @@ def _without_folders(text: str, job: Job) -> str:
     return text
 
 
-# --- Processes of this machine --------------------------------------------------------------------
-
-
 def execute(plan: Plan, console: Console) -> dict[str, str]:
     """Run what is missing in processes, which end with this function; why runs failed, by name."""
     context = signals.workers("experiments.run")
@@ -224,9 +212,6 @@ def _work(job: Job, sender: Connection) -> None:
     """The body of a worker: one run, whose outcome is sent to the launcher."""
     signals.follow()
     sender.send(attempt(job))
-
-
-# --- What a study was made with -------------------------------------------------------------------
 
 
 def made_with(device: str, threads: int, jobs: int) -> dict[str, Any]:

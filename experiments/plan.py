@@ -61,10 +61,7 @@ class Plan:
 def make_plan(
     study: Study, images: Images, out: Path, device: str, max_parallel: int, threads: int, mode: str
 ) -> Plan:
-    """Look at what there is of a study, fitted to its images; `mode` is W&B's.
-
-    Raises BadStudy, and Differs where a stored run is not the planned one or cannot go on.
-    """
+    """Look at what there is of a study; BadStudy, or Differs where a stored run cannot go on."""
     try:
         runs = grid.runs(study)
     except BadStudy as error:

@@ -27,10 +27,7 @@ def archives(folder: Path) -> dict[int, Path]:
 
 
 def publish(study: Path) -> Result:
-    """Add the whole seeds of a study that have no archive yet, then build the report.
-
-    Raises BadInput where the study contradicts an archive; nothing has been written then.
-    """
+    """Archive whole seeds that have none yet, and build the report; BadInput changes nothing."""
     target = PUBLISHED / study.name
     known = archives(target)
     for path in known.values():

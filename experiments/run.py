@@ -94,14 +94,13 @@ def run(job: Job) -> str:
             scored = time.perf_counter()
 
             # Commit.
-            record = summarise(state, log, scores)
             timing = {
                 "train_seconds": trained - began,
                 "score_seconds": scored - trained,
                 "images_per_second": config.images / (trained - began),
             }
             content = {
-                rundir.RECORD: rundir.to_json(record),
+                rundir.RECORD: rundir.to_json(summarise(state, log, scores)),
                 rundir.TIMING: rundir.to_json(timing),
                 rundir.SAMPLES: draw_samples(config, state),
                 rundir.GENERATOR: dump_generator(state.G, config),
@@ -115,11 +114,7 @@ def run(job: Job) -> str:
 
 
 def prepare(device: str, threads: int) -> None:
-    """Set what results depend on in this process: threads and algorithms.
-
-    The arithmetic is set where networks run, see dcgan.train.matmul_precision. A CPU's algorithms
-    are deterministic as they are; of a GPU's, those that cannot be raise RuntimeError.
-    """
+    """Set threads and algorithms; where a GPU has no deterministic one, RuntimeError follows."""
     torch.set_num_threads(threads)
     if device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -191,10 +186,7 @@ def device_name(device: str) -> str:
 
 @cache
 def arithmetic(precision: str, device: str, threads: int) -> str:
-    """A short hash of the bits of one small training step, and of products as in scores.
-
-    It is equal wherever processors, libraries and their settings compute alike.
-    """
+    """A hash of a small training step and of products as in scores: equal where the bits are."""
     config = Config(precision=precision, resolution=16, width=16, images=64, batch=64)
     prepare(device, threads)
     stream = torch.Generator().manual_seed(0)
@@ -224,8 +216,8 @@ def describe(job: Job, always: list[Reference], more: list[Reference]) -> dict[s
 def summarise(state: State, log: train.Log, scores: dict[str, float | None]) -> dict[str, Any]:
     """The record of an epoch: a function of the config alone, with null for what is not finite.
 
-    Its status is `diverged` instead of `ok`, and it has no scores, where a loss, a weight or a
-    score is not finite at the epoch's end, or where G has collapsed (see `measure`).
+    A run has diverged, and has no scores, where a loss, a weight or a score is not finite at the
+    epoch's end, or where G has collapsed (see `measure`).
     """
     losses = {
         "d_loss": fmean(log.d_loss),

@@ -132,10 +132,7 @@ def _check(
 def _load(
     data: "Source", test: "Source", scale: str, cache: Path, console: Console
 ) -> tuple["Images", "Images | None"]:
-    """The images to train on, and those that are held out, if they are a set of their own.
-
-    Where CIFAR-10 cannot be had, a trial takes shapes and says why.
-    """
+    """The images to train on, and held-out ones; a trial may take shapes instead of CIFAR-10."""
     from dcgan.data import load
     from dcgan.sources import NoCifar10
 

@@ -148,9 +148,6 @@ def become_wandb(study: Path, *arguments: str) -> NoReturn:
     os.execve(sys.executable, command, environ)
 
 
-# --- Beginning a mirror ---------------------------------------------------------------------------
-
-
 def run_id(info: dict, config: dict) -> str:
     """W&B's id of a run, ten hex digits, from study.json and the config in run.json.
 
@@ -251,10 +248,7 @@ def _mirror_run(run: Path) -> None:
 
 @contextmanager
 def _opened(run: Path, name: str, names: dict, config: dict) -> Iterator[Any]:
-    """W&B's run with the id `name`, from its beginning, sent by no other process; then finished.
-
-    `names`: what it is called unless the environment says so.
-    """
+    """W&B's run, from its beginning; `names` give way to those of the environment."""
     study, folder = run.parents[1], run.parents[1] / MIRRORS / name
     temporary = folder / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
@@ -367,10 +361,7 @@ def _samples(run: Path, record: dict) -> Any:
 
 
 def _summary(measured: dict[str, list[tuple[float, int]]], record: dict) -> dict[str, dict]:
-    """Of each score the best, its epoch and the last: W&B's own forget on a resume.
-
-    `measured`: the values of earlier epochs, each with its epoch; this record's are added.
-    """
+    """Of each score, added to `measured`, best, its epoch and last: W&B's forget on a resume."""
     from eval.metrics import lower_is_better
 
     summary = {}
