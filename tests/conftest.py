@@ -56,18 +56,6 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_study() -> Callable[..., Path]:
-    """The function `write_study` below, for tests that need a study of their own."""
-    return write_study
-
-
-@pytest.fixture(scope="session")
-def calibrate_study() -> Callable[..., dict]:
-    """The function `write_calibration` below, for tests that need a study with one."""
-    return write_calibration
-
-
-@pytest.fixture(scope="session")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default study, finished: eight arms, one seed, eight epochs. Read only."""
     return write_study(tmp_path_factory.mktemp("study"))
@@ -155,49 +143,17 @@ def write_images() -> Callable[..., str]:
     return write
 
 
-@pytest.fixture(scope="session")
-def wandb_command() -> Callable[..., str]:
-    """W&B's own command line on a study's folder; its output."""
-    return run_wandb
-
-
-@pytest.fixture(scope="session")
-def wandb_history() -> Callable[[Path, Path], list[dict]]:
-    """The rows that W&B's own reader finds in a run's folder; nested values have dotted names."""
-    return all_history
-
-
-@pytest.fixture(scope="session")
-def expected_history() -> Callable[[Path], list[dict]]:
-    """The rows that the committed epochs of a run should have become, samples apart."""
-    return rows_of_records
-
-
-@pytest.fixture(scope="session")
-def run_study() -> Callable[..., subprocess.CompletedProcess]:
-    """`make ablation` at `smoke` with more words, to its end: (out, *words, data=, **environ)."""
-
-    def run(out: Path, *words: str, **options: str) -> subprocess.CompletedProcess:
-        process = start_ablation(out, *words, **options)
-        stdout, stderr = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def start_study() -> Callable[..., subprocess.Popen]:
-    """The same, started and not waited for, in a process group of its own."""
-    return start_ablation
+def run_ablation(out: Path, *words: str, **options: str) -> subprocess.CompletedProcess:
+    """`make ablation` at `smoke` with more words, to its end."""
+    process = start_ablation(out, *words, **options)
+    stdout, stderr = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
 
 def start_ablation(
-    out: Path,
-    *words: str,
-    data: str | Path = "shapes",
-    **environ: str,
+    out: Path, *words: str, data: str | Path = "shapes", **environ: str
 ) -> subprocess.Popen:
-    """`make ablation` at `smoke`, its output in pipes."""
+    """The same, not waited for: in a process group of its own, its output in pipes."""
     options = ["--scale", "smoke", "--data", str(data), "--out", str(out), *words]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
     return subprocess.Popen(
@@ -219,20 +175,13 @@ def hear_interrupts() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, so that two workers end at about the same time."""
-    longest = [
-        "test_study.py",
-        "test_reproduce.py",
-        "test_faults_processes.py",
-        "test_resample.py",
-        "test_faults_inputs.py",
-        "test_tracking.py",
-        "test_page.py",
-    ]
-    rank = {name: number for number, name in enumerate(longest)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
+    longest = ["study", "reproduce", "faults_processes", "resample", "faults_inputs", "tracking"]
+    rank = {f"test_{name}.py": number for number, name in enumerate([*longest, "page"])}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def run_wandb(study: Path, *arguments: str) -> str:
+    """W&B's own command line on a study's folder; its output."""
     folders = {f"WANDB_{name}_DIR": str(study / "wandb" / "cli") for name in ("CONFIG", "CACHE")}
     done = subprocess.run(
         [Path(sys.executable).with_name("wandb"), *arguments],
@@ -246,6 +195,7 @@ def run_wandb(study: Path, *arguments: str) -> str:
 
 
 def all_history(study: Path, run_folder: Path) -> list[dict]:
+    """The rows that W&B's own reader finds in a run's folder; nested values have dotted names."""
     lines = run_wandb(study, "leet", "inspect", "--json", str(run_folder)).splitlines()
     entries = [json.loads(line) for line in lines]
     return [entry["history"]["item"] for entry in entries if entry["type"] == "history"]
@@ -258,6 +208,7 @@ def history(study: Path, run_folder: Path) -> list[dict]:
 
 
 def rows_of_records(run: Path) -> list[dict]:
+    """The rows that the committed epochs of a run should have become, samples apart."""
     rows, seconds = [], 0.0
     for epoch in rundir.committed(run):
         record = rundir.read_json(run, epoch, rundir.RECORD)
@@ -265,12 +216,12 @@ def rows_of_records(run: Path) -> list[dict]:
             row = {"images": point["images"], "train/d_loss": point["d_loss"]}
             rows.append({**row, "train/g_loss": point["g_loss"]})
         timing = rundir.read_json(run, epoch, rundir.TIMING)
+        seconds += timing["train_seconds"] + timing["score_seconds"]
         row = {name: record[name] for name in ("epoch", "images", "steps", "status")}
-        seconds += sum(value for name, value in timing.items() if name.endswith("_seconds"))
-        times = timing | {"elapsed_seconds": seconds}
-        row.update({f"time/{name}": value for name, value in times.items()})
-        row.update({f"eval/{name}": value for name, value in record["scores"].items()})
-        row.update({f"losses/{name}": value for name, value in record["losses"].items()})
+        parts = {"time": timing | {"elapsed_seconds": seconds}}
+        parts |= {"eval": record["scores"], "losses": record["losses"]}
+        for part, values in parts.items():
+            row |= {f"{part}/{name}": value for name, value in values.items()}
         rows.append(row)
     return [{name: "NaN" if x is None else x for name, x in row.items()} for row in rows]
 
@@ -298,43 +249,36 @@ def write_study(
     `arms`: name -> fields, in the place of factors.
     """
     factors = {"arm": list(arms)} if arms else FACTORS if factors is None else factors
-    study = "followups" if arms else "ablation"
-    folder = parent / (f"{study}-small" if data == "cifar10" else f"{study}-small-{data}")
-    hashed = {
-        name: hashlib.sha256(name.encode()).hexdigest() for name in (data, "net", "inception")
-    }
+    hashed = {x: hashlib.sha256(x.encode()).hexdigest() for x in (data, "net", "inception")}
     given = {"data": data, "data_sha256": hashed[data], "resolution": resolution}
-    shared = Config(**given, epochs=epochs, inception=inception).model_dump()
-    shared = {key: value for key, value in shared.items() if key not in (*factors, "seed")}
-    identities = _identities(hashed, data, resolution, inception)
-
-    for levels in itertools.product(*factors.values()):
-        arm = dict(zip(factors, levels, strict=True))
-        for seed in seeds:
-            name = ",".join(f"{key}={value}" for key, value in arm.items()) + f"/seed={seed}"
-            done = (committed or {}).get(name, epochs)
-            if done == 0:
-                continue
-            config = Config(**shared | grid.fields(arm, arms or {}), seed=seed)
-            run = {
-                "config": config.model_dump(),
-                "fingerprint": {"torch": "2.15.0", "device": "cpu", "threads": 1},
-                "identities": identities,
-            }
-            rundir.replace(folder / name / "run.json", rundir.seal(run))
-            _commit_run(folder / name, config, done, (diverged or {}).get(name, epochs + 1), points)
-            if eval_sets:
-                _write_eval_sets(folder / name, eval_sets)
+    shared = Config(**given, epochs=epochs, inception=inception)
+    settings = shared.model_dump(exclude={*factors, "seed"})
+    name = "followups" if arms else "ablation"
+    study = grid.Study(name, "small", factors, list(seeds), settings, arms or {})
+    folder, identities = parent / study.folder, _identities(hashed, data, resolution, inception)
+    for run in grid.runs(study):
+        path, done = folder / run.folder, (committed or {}).get(run.folder, epochs)
+        if done == 0:
+            continue
+        stored = {
+            "config": run.config.model_dump(),
+            "fingerprint": {"torch": "2.15.0", "device": "cpu", "threads": 1},
+            "identities": identities,
+        }
+        rundir.replace(path / "run.json", rundir.seal(stored))
+        _commit_run(path, run.config, done, (diverged or {}).get(run.folder, epochs + 1), points)
+        if eval_sets:
+            _write_eval_sets(path, eval_sets)
 
     info = {
-        "study": study,
+        "study": name,
         "scale": "small",
         "data": {"name": data, "sha256": hashed[data], "images": 10_000, "resolution": resolution}
         | {"kind": "shapes" if data == "shapes" else "zip"},
         "factors": factors,
-        "arms": arms or {},
-        "seeds": list(seeds),
-        "settings": shared,
+        "arms": study.arms,
+        "seeds": study.seeds,
+        "settings": settings,
         "commit": "abc1234",
         "hardware": {"device": "cpu", "processor": "Example CPU @ 2.00GHz"}
         | {"cores": 2, "jobs": 2, "threads": 1},
@@ -458,10 +402,8 @@ def _write_eval_sets(run: Path, eval_sets: int) -> None:
             {name: x and x * float(np.exp(rng.normal(0, 0.02))) for name, x in scores.items()}
             for _ in range(1, eval_sets)
         ]
-    data = rundir.to_json({"banks": eval_sets, "epochs": epochs})
-    rundir.replace(run / "banks" / "scores.json", data)
-    sums = f"{hashlib.sha256(data).hexdigest()}  scores.json\n"
-    rundir.replace(run / "banks" / rundir.SUMS, sums.encode())
+    content = rundir.to_json({"banks": eval_sets, "epochs": epochs})
+    rundir.place(run / "banks", {"scores.json": content})
 
 
 def _random(*key: object) -> np.random.Generator:
@@ -493,3 +435,13 @@ def _identities(hashed: dict[str, str], data: str, resolution: int, inception: s
         }
         for metric, (network, sha256) in metrics.items()
     }
+
+
+# Functions of this file that tests get as fixtures.
+make_study = pytest.fixture(lambda: write_study, scope="session")
+calibrate_study = pytest.fixture(lambda: write_calibration, scope="session")
+run_study = pytest.fixture(lambda: run_ablation, scope="session")
+start_study = pytest.fixture(lambda: start_ablation, scope="session")
+wandb_command = pytest.fixture(lambda: run_wandb, scope="session")
+wandb_history = pytest.fixture(lambda: all_history, scope="session")
+expected_history = pytest.fixture(lambda: rows_of_records, scope="session")

@@ -20,61 +20,26 @@ NOT_OURS = {"build", "data", "dist", "out", "runs", "wandb"}
 
 # What a module may import of ours; the longest name that fits it counts.
 MAY_IMPORT = {
-    "dcgan": ("dcgan",),
-    "dcgan.cli": (),
-    "dcgan.config": (),
-    "eval": ("dcgan", "eval"),
-    "experiments": ("dcgan", "eval", "experiments"),
-    "experiments.archive": (
-        "dcgan.cli",
-        "dcgan.config",
-        "experiments.grid",
-        "dcgan.rundir",
-    ),
-    "experiments.grid": ("dcgan.cli", "dcgan.config"),
-    "dcgan.rundir": ("dcgan.cli", "dcgan.config"),
-    "experiments.progress": ("dcgan.cli", "experiments.grid"),
-    "experiments.reproduce": (
-        "dcgan",
-        "experiments.grid",
-        "experiments.signals",
-        "experiments.tracking",
-    ),
-    "experiments.status": ("dcgan.cli", "dcgan.rundir", "eval.metrics", "experiments.grid"),
-    "experiments.tracking": (
-        "dcgan.cli",
-        "dcgan.config",
-        "eval.metrics",
-        "experiments.grid",
-        "dcgan.rundir",
-    ),
-    "reports": (
-        "dcgan.cli",
-        "dcgan.config",
-        "eval.metrics",
-        "experiments.grid",
-        "dcgan.rundir",
-        "reports",
-    ),
-    "reports.from_wandb": (
-        "dcgan.cli",
-        "experiments.grid",
-        "dcgan.rundir",
-        "experiments.tracking",
-        "reports",
-    ),
+    "dcgan": "dcgan",
+    "dcgan.cli": "",
+    "dcgan.config": "",
+    "dcgan.rundir": "dcgan.cli dcgan.config",
+    "eval": "dcgan eval",
+    "experiments": "dcgan eval experiments",
+    "experiments.archive": "dcgan.cli dcgan.config dcgan.rundir experiments.grid",
+    "experiments.grid": "dcgan.cli dcgan.config",
+    "experiments.progress": "dcgan.cli experiments.grid",
+    "experiments.reproduce": "dcgan experiments.grid experiments.signals experiments.tracking",
+    "experiments.status": "dcgan.cli dcgan.rundir eval.metrics experiments.grid",
+    "experiments.tracking": "dcgan.cli dcgan.config dcgan.rundir eval.metrics experiments.grid",
+    "reports": "dcgan.cli dcgan.config dcgan.rundir eval.metrics experiments.grid reports",
+    "reports.from_wandb": "dcgan.cli dcgan.rundir experiments.grid experiments.tracking reports",
 }
 
 # What reads records works without PyTorch, and so on any laptop in seconds.
 WITHOUT_TORCH = (
-    "dcgan.cli",
-    "dcgan.config",
-    "eval.metrics",
-    "experiments.grid",
-    "dcgan.rundir",
-    "experiments.reproduce",
-    "experiments.status",
-    "reports",
+    *("dcgan.cli", "dcgan.config", "dcgan.rundir", "eval.metrics", "reports"),
+    *("experiments.grid", "experiments.reproduce", "experiments.status"),
 )
 
 
@@ -124,7 +89,7 @@ def test_imports_point_one_way(module):
 
     # `from experiments import grid` is an import of experiments.grid, not of all experiments.
     for name in ours - {name.partition(".")[0] for name in ours if "." in name}:
-        assert within(name, MAY_IMPORT[rule]), f"{module} imports {name}"
+        assert within(name, MAY_IMPORT[rule].split()), f"{module} imports {name}"
 
 
 def test_what_reads_records_never_loads_torch():
