@@ -3,14 +3,15 @@
 What stops, kills, doubles or damages one is in faults.processes.
 """
 
-import csv
 import json
 import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from conftest import history
 
 from dcgan import rundir
 from experiments import launch, plan, study
@@ -69,17 +70,13 @@ def test_what_another_process_has_made_since_the_plan_is_not_run_again(finished,
     assert main(["ablation", *words, "--out", str(finished[1].parent)]) == 0
 
 
-def test_every_run_is_mirrored(finished, wandb_history, expected_history):
+def test_every_run_is_mirrored(finished, expected_history):
     _, folder = finished
     mirrors = sorted(folder.glob("wandb/offline-run-*,seed=*"))
     assert len(mirrors) == 8
     wanted = [expected_history(run) for run in folder.glob("*/seed=*")]
     assert len({json.dumps(rows) for rows in wanted}) == 8
-    rows = [
-        {name: value for name, value in row.items() if not name.startswith(("_", "samples"))}
-        for row in wandb_history(folder, mirrors[3])
-    ]
-    assert rows in wanted
+    assert history(folder, mirrors[3]) in wanted
 
 
 def test_every_number_has_its_identity(finished):
@@ -97,50 +94,46 @@ def settled(out):
     """Every byte below `out` that no clock and no commit of the code has touched."""
     clock = ("timing.json", "throughput", "tables.", "index.html", "records.parquet")
     files = {}
-    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+    for path in sorted(filter(Path.is_file, out.rglob("*"))):
         name = path.relative_to(out).as_posix()
-        if not any(part in name for part in (*clock, "wandb", "lock", "cache")):
-            lines = path.read_bytes().splitlines()
-            files[name] = [line for line in lines if not line.endswith(b"  timing.json")]
-            if path.name == "records.csv":
-                times = set(records.TIMES)
-                rows = csv.DictReader(path.read_text().splitlines())
-                files[name] = [{k: v for k, v in row.items() if k not in times} for row in rows]
-            if path.name == "study.json":
-                stored = json.loads(path.read_bytes())
-                files[name] = [(k, stored[k]) for k in stored if k not in OF_CODE]
+        if any(part in name for part in (*clock, "wandb", "lock", "cache")):
+            continue
+        lines = path.read_bytes().splitlines()
+        files[name] = [line for line in lines if not line.endswith(b"  timing.json")]
+        if path.name == "records.csv":
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+            files[name] = frame.drop(columns=records.TIMES).to_dict()
+        if path.name == "study.json":
+            stored = json.loads(path.read_bytes())
+            files[name] = [(k, stored[k]) for k in stored if k not in OF_CODE]
     return files
 
 
-def mirrored(folder, wandb_history):
+def mirrored(folder):
     """The id of each run that W&B has and its epochs."""
     return {
-        path.name.split("-")[3]: [
-            row["epoch"] for row in wandb_history(folder, path) if "epoch" in row
-        ]
+        path.name.split("-")[3]: [row["epoch"] for row in history(folder, path) if "epoch" in row]
         for path in folder.glob("wandb/offline-run-*,seed=*")
     }
 
 
-def test_two_epochs_and_three_more_are_the_bytes_of_five(run_study, wandb_history, tmp_path):
+def test_two_epochs_and_three_more_are_the_bytes_of_five(run_study, tmp_path):
     outs = longer, twin = tmp_path / "longer", tmp_path / "twin"
     for out, lengths in ((longer, (2, 5)), (twin, (5,))):
         for epochs in lengths:
             done = run_study(out, *ONE, "--epochs", str(epochs))
             assert done.returncode == 0, done.stderr
             assert f"[{epochs}/{epochs} epochs, 0 s left]" in done.stdout
-        ids = mirrored(out / NAME, wandb_history)
+        ids = mirrored(out / NAME)
         assert list(ids.values()) == [[*range(1, 6)]]
-    assert ids.keys() == mirrored(longer / NAME, wandb_history).keys()
+    assert ids.keys() == mirrored(longer / NAME).keys()
     got, wanted = map(settled, outs)
     assert len([name for name in wanted if name.endswith(".safetensors")]) == 2 + 3
     assert got.keys() == wanted.keys()
     assert [name for name in wanted if got[name] != wanted[name]] == []
 
     # Fewer epochs are there already, and what is planned stays planned.
-    mirrors = {
-        path: path.stat().st_mtime_ns for path in longer.rglob("offline-run-*,seed*/*.wandb")
-    }
+    mirrors = {x: x.stat().st_mtime_ns for x in longer.rglob("offline-run-*,seed*/*.wandb")}
     done = run_study(longer, *ONE, "--epochs", "3")
     assert done.returncode == 0, done.stderr
     assert "1 are done" in done.stdout

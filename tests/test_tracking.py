@@ -27,16 +27,8 @@ ARM, SEED = "norm=none,head=conv,batch=128", "seed=0"
 PICTURES = "wandb/offline-run-*/files/media/images/*.png"
 EPOCHS = 4
 KEY = "c0ffee" * 7  # long enough for W&B to take it for a key
-BY_ENVIRONMENT = {
-    "WANDB_HOST": "here",
-    "WANDB_NAME": "mine",
-    "WANDB_NOTES": "of mine",
-    "WANDB_RUN_GROUP": "all",
-    "WANDB_TAGS": "a,b",
-}
-
-
-# --- A run without training, in a process of its own ---------------------------------------------
+BY_ENVIRONMENT = {"WANDB_HOST": "here", "WANDB_NAME": "mine", "WANDB_NOTES": "of mine"}
+BY_ENVIRONMENT |= {"WANDB_RUN_GROUP": "all", "WANDB_TAGS": "a,b"}
 
 
 def toy_run(made: Path, study: Path, killed_at: int) -> None:
@@ -50,9 +42,8 @@ def toy_run(made: Path, study: Path, killed_at: int) -> None:
         rundir.replace(study / name, (made / name).read_bytes())
     mirror = tracking.start(run, "offline")
     for epoch in range(len(rundir.committed(run)) + 1, EPOCHS + 1):
-        names = (rundir.RECORD, rundir.TIMING, rundir.SAMPLES)
         folder = rundir.epoch_folder(made / ARM / SEED, epoch)
-        files = {name: rundir.read(folder, name) for name in names}
+        files = {name: rundir.read(folder, name) for name in rundir.read_sums(folder)}
         rundir.commit(run, epoch, {**files, rundir.GENERATOR: b"weights"})
         mirror.log(epoch)
         if epoch == killed_at:
@@ -101,12 +92,10 @@ def inspect(wandb_command, study):
     """Everything in the one run of a study, and what is there of some kinds."""
     (folder,) = study.glob("wandb/offline-run-*")
     lines = wandb_command(study, "leet", "inspect", "--json", str(folder)).splitlines()
-    entries = [json.loads(line) for line in lines]
-    kinds = {
-        kind: [entry[kind] for entry in entries if entry["type"] == kind]
-        for kind in ("run", "metric", "artifact", "history")
-    }
-    return {"entries": entries, **kinds}
+    result = {"entries": [json.loads(line) for line in lines]}
+    for kind in ("run", "metric", "artifact", "history"):
+        result[kind] = [entry[kind] for entry in result["entries"] if entry["type"] == kind]
+    return result
 
 
 def texts(value):
@@ -115,9 +104,6 @@ def texts(value):
         return {value}
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
     return set().union(*map(texts, parts))
-
-
-# --- One run that was killed ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +122,8 @@ def mirrored(launch, wandb_command, tmp_path_factory):
     wait_until(lambda: not list(temporary.iterdir()))
     temporary.rmdir()
     state = wandb_command(study, "leet", "inspect", "--summary", "--json", str(run_folder))
-    entries = inspect(wandb_command, study)
-    return SimpleNamespace(study=study, run_folder=run_folder, state=json.loads(state), **entries)
+    about = {"study": study, "run_folder": run_folder, "state": json.loads(state)}
+    return SimpleNamespace(**about, **inspect(wandb_command, study))
 
 
 def test_the_history_is_the_records_though_the_run_was_killed(mirrored, expected_history):
@@ -178,7 +164,7 @@ def test_the_run_says_what_it_is(mirrored, made):
     assert state["project"] == tracking.PROJECT
     assert set(state["tags"]) == {"ablation", "small", "shapes", *ARM.split(",")}
     facts = {"study": "ablation", "scale": "small", "commit": "abc1234", "device": "cpu"}
-    assert state["config"] == {**stored["config"], **facts, "run": f"{ARM}/{SEED}"}
+    assert state["config"] == stored["config"] | facts | {"run": f"{ARM}/{SEED}"}
     assert (run["run_group"], run["job_type"]) == (ARM, "train")
     assert run["git"] == {"commit": "abc1234"}
     info["hardware"]["processor"] = tracking.UNNAMED
@@ -214,9 +200,6 @@ def test_wandb_sync_sees_the_run_and_no_artifact(mirrored, wandb_command):
     assert mirrored.artifact == []
 
 
-# --- What the environment says wins ---------------------------------------------------------------
-
-
 def test_names_come_from_the_environment(launch, mirrored, wandb_command, tmp_path):
     study = tmp_path / "study"
     assert launch(study, **BY_ENVIRONMENT).returncode == 0
@@ -234,9 +217,6 @@ def test_the_plan_says_what_is_ignored(monkeypatch):
     first, second = tracking.describe(to, Path("study")).splitlines()
     assert first == "online, https://example.org/e/p"
     assert second.strip() == "not read here: WANDB_RUN_ID"
-
-
-# --- Where runs go, and their ids ----------------------------------------------------------------
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -335,12 +315,9 @@ def test_the_id_is_a_function_of_study_scale_and_config():
     info, config = {"study": "ablation", "scale": "smoke", "commit": "abc"}, Config().model_dump()
     name = tracking.run_id(info, config)
     assert tracking.run_id({**info, "commit": "def"}, dict(reversed(config.items()))) == name
-    others = {
-        tracking.run_id({**info, "study": "other"}, config),
-        tracking.run_id({**info, "scale": "small"}, config),
-        tracking.run_id(info, {**config, "seed": 4}),
-    }
-    assert len(others | {name}) == 4
+    others = [(info | {"study": "other"}, config), (info | {"scale": "small"}, config)]
+    others.append((info, config | {"seed": 4}))
+    assert len({name, *(tracking.run_id(*other) for other in others)}) == 4
     assert {tracking.run_id(info, {**config, "epochs": n}) for n in (1, 2, 60)} == {name}
 
 
