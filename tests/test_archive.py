@@ -4,9 +4,11 @@ import hashlib
 import os
 import shutil
 import zipfile
+from unittest import mock
 
 import numpy as np
 import pytest
+from conftest import recommit, write_zip
 
 from dcgan import rundir
 from dcgan.cli import BadInput
@@ -23,23 +25,13 @@ GIVEN = {"factors": FACTORS, "epochs": 3, "resolution": 16, "points": 2}
 
 def contents(folder):
     """Every file below a folder, locks apart."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "lock"
-    }
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def entries(path):
     with zipfile.ZipFile(path) as file:
         return {name: file.read(name) for name in file.namelist()}
-
-
-def write(path, files):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in files.items():
-            file.writestr(name, data)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -48,11 +40,8 @@ def made(make_study, calibrate_study, tmp_path_factory):
     study = make_study(tmp_path_factory.mktemp("made"), seeds=(2, 10), eval_sets=3, **GIVEN)
     calibrate_study(study)
     for run in study.glob("*/seed=*"):
-        folder = rundir.epoch_folder(run, 3)
-        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix}
-        shutil.rmtree(folder)
         weights = f"weights of {run.parent.name} {run.name}".encode()
-        rundir.commit(run, 3, {**files, rundir.GENERATOR: weights, rundir.STATE: b"state"})
+        recommit(run, 3, {rundir.GENERATOR: weights, rundir.STATE: b"state"})
     return study
 
 
@@ -67,9 +56,6 @@ def repacked(study, path):
     """The bytes of a study's archive."""
     archive.pack(study, path)
     return path.read_bytes()
-
-
-# --- Packing --------------------------------------------------------------------------------------
 
 
 def test_an_archive_has_records_and_the_pictures_of_the_lowest_seeds(made, packed):
@@ -90,9 +76,8 @@ def test_an_archive_has_records_and_the_pictures_of_the_lowest_seeds(made, packe
 
 
 def test_what_is_damaged_is_not_packed(made, tmp_path):
-    copy = tmp_path / made.name
     for name in ("run.json", "banks/scores.json"):
-        shutil.copytree(made, copy)
+        copy = shutil.copytree(made, tmp_path / made.name)
         path = copy / NONE / "seed=2" / name
         path.write_bytes(path.read_bytes().replace(b"1", b"2"))
         with pytest.raises(Damaged, match=f"seed=2/{name}"):
@@ -101,12 +86,8 @@ def test_what_is_damaged_is_not_packed(made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- Merging --------------------------------------------------------------------------------------
-
-
 def test_results_are_added_once_and_those_that_are_here_stay(made, packed, tmp_path):
-    copy = tmp_path / "copy" / made.name
-    shutil.copytree(made, copy)
+    copy = shutil.copytree(made, tmp_path / "copy" / made.name)
     for name in ("walks.json", "walks.png", "filters.png"):
         rundir.replace(copy / NONE / "seed=2" / "eval" / name, b'{"epoch": 3}')
     archive.pack(copy, tmp_path / "with.zip")
@@ -140,19 +121,16 @@ def test_two_halves_make_the_whole(make_study, tmp_path):
     assert together == repacked(whole, tmp_path / "whole.zip")
 
 
-def test_a_merge_that_was_stopped_goes_on(made, packed, tmp_path, monkeypatch):
-    place = rundir.place
-    left = iter(range(5))
+def test_a_merge_that_was_stopped_goes_on(made, packed, tmp_path):
+    place, left = rundir.place, iter(range(5))
 
     def stop(target, files):
         if next(left, None) is None:
             raise KeyboardInterrupt
         place(target, files)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(rundir, "place", stop)
-        with pytest.raises(KeyboardInterrupt):
-            archive.merge(packed, tmp_path / "out")
+    with mock.patch.object(rundir, "place", stop), pytest.raises(KeyboardInterrupt):
+        archive.merge(packed, tmp_path / "out")
     assert archive.merge(packed, tmp_path / "out").new_epochs > 0
     assert repacked(tmp_path / "out" / made.name, tmp_path / "a.zip") == packed.read_bytes()
 
@@ -181,9 +159,6 @@ def test_a_seed_is_whole_once_all_of_its_runs_are_finished_and_measured(make_stu
     assert archive.whole_seeds(study) == [3]
     shutil.rmtree(study / BATCH / "seed=3" / "banks")
     assert archive.whole_seeds(study) == []
-
-
-# --- What contradicts -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,13 +211,10 @@ def test_a_run_that_goes_on_here_is_not_lengthened_by_records(make_study, packed
     assert rundir.committed(run) == [1, 2, 3]
 
 
-# --- Damaged archives -----------------------------------------------------------------------------
-
-
 def refused(files, tmp_path, match):
     """Refused in one line, and nothing is there afterwards that was not there before."""
     path = tmp_path / "damaged.zip"
-    path.write_bytes(files) if isinstance(files, bytes) else write(path, files)
+    path.write_bytes(files) if isinstance(files, bytes) else write_zip(path, files)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(BadInput, match=match) as error:
         archive.merge(path, tmp_path / "out")
@@ -279,9 +251,6 @@ def test_damage_is_refused_by_the_name_of_the_file(packed, tmp_path):
 def test_a_study_that_is_not_known_here_is_refused(made, packed, tmp_path, change, words):
     info = rundir.seal(rundir.unseal(made / "study.json") | change)
     refused({**entries(packed), "study.json": info}, tmp_path, words)
-
-
-# --- Going on -------------------------------------------------------------------------------------
 
 
 def plan(study, out):

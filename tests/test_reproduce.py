@@ -5,6 +5,7 @@ import shlex
 import shutil
 
 import pytest
+from conftest import recommit
 
 from dcgan import rundir
 from dcgan.cli import BadInput
@@ -49,20 +50,11 @@ def two(make_study, tmp_path):
     return [folder / "norm=none,head=conv,batch=128/seed=0" for folder in made]
 
 
-def rewrite(run, epoch, **changed):
-    """Commit an epoch anew with other files, whose names have _ for a dot."""
-    folder = rundir.epoch_folder(run, epoch)
-    files = {name: rundir.read(folder, name) for name in rundir.read_sums(folder)}
-    shutil.rmtree(folder)
-    files |= {name.replace("_", "."): data for name, data in changed.items()}
-    rundir.commit(run, epoch, files)
-
-
-def with_value(run, epoch, part, key, value):
-    """The bytes of an epoch's record in which one number is another."""
+def change(run, epoch, part, key, value):
+    """Commit an epoch anew, with another number in its record."""
     record = rundir.read_json(run, epoch, rundir.RECORD)
     record[part][key] = value
-    return rundir.to_json(record)
+    recommit(run, epoch, {rundir.RECORD: rundir.to_json(record)})
 
 
 def test_the_recipe_is_the_command_that_made_the_run(run):
@@ -134,24 +126,22 @@ def test_the_first_column_that_differs_is_named_for_each_epoch(two):
     assert reproduce.to_text(reproduce.compare(old, new)) == "The same bytes in all 8 epochs."
 
     was = rundir.read_json(new, 3, rundir.RECORD)["scores"]["fd_cifar"]
-    rewrite(new, 3, record_json=with_value(new, 3, "scores", "fd_cifar", was * 1.25))
-    rewrite(new, 5, record_json=with_value(new, 5, "losses", "d_loss", None))
+    change(new, 3, "scores", "fd_cifar", was * 1.25)
+    change(new, 5, "losses", "d_loss", None)
     result = reproduce.compare(old, new)
     assert (result["epochs"], result["same"], result["fingerprint"]) == (8, 6, [])
     third, fifth = result["differences"]
     line = f"epoch 3: scores.fd_cifar was {was} and is {was * 1.25}, and 1 more columns"
     assert (third, fifth[:22]) == (line, "epoch 5: losses.d_loss")
     assert result["largest"] == pytest.approx(0.25, rel=1e-12)
-    assert (
-        "6 of 8 epochs have the same bytes: NOT bit for bit, and it should be."
-        in reproduce.to_text(result)
-    )
+    said = "6 of 8 epochs have the same bytes: NOT bit for bit, and it should be."
+    assert said in reproduce.to_text(result)
 
 
 def test_another_picture_or_state_is_a_difference_and_another_clock_is_none(two):
     old, new = two
-    rewrite(new, 2, timing_json=b"{}")
-    rewrite(new, 4, samples_png=b"another picture")
+    recommit(new, 2, {rundir.TIMING: b"{}"})
+    recommit(new, 4, {rundir.SAMPLES: b"another picture"})
     (line,) = reproduce.compare(old, new)["differences"]
     assert line.startswith("epoch 4: SHA-256 of samples.png was ")
 
@@ -161,7 +151,7 @@ def test_another_machine_is_named_and_excuses_other_bytes(two):
     stored = rundir.unseal(new / "run.json")
     stored["fingerprint"] |= {"threads": 7, "arithmetic": "0123456789ab"}
     rundir.replace(new / "run.json", rundir.seal(stored))
-    rewrite(new, 8, record_json=with_value(new, 8, "scores", "kd_cifar", 1.0))
+    change(new, 8, "scores", "kd_cifar", 1.0)
     result = reproduce.compare(old, new)
     unknown = "arithmetic was unknown and is 0123456789ab"
     assert result["fingerprint"] == ["threads was 1 and is 7", unknown]
