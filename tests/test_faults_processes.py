@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from random import Random
 
 import pytest
 from faults import Row, processes
@@ -17,16 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'
 
 @pytest.mark.parametrize("row", processes.ROWS, ids=lambda row: row.trial.__name__)
 def test_a_row_of_the_table_holds(row: Row, tmp_path: Path) -> None:
-    rng, cases = Random(row.trial.__name__), 0
-    for trial in range(10 * row.fast):
-        (tmp_path / str(trial)).mkdir()
-        cases += row.trial(rng, tmp_path / str(trial))
-        if cases >= row.fast:
-            break
-    assert cases >= row.fast
-
-
-# --- The parts ------------------------------------------------------------------------------------
+    row.make(tmp_path)
 
 
 def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -> None:
@@ -42,13 +32,8 @@ def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -
         "signals.listen()\n"
         "signals.call('-c', 'import time; time.sleep(600)')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=processes.ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-    )
+    command, options = [sys.executable, "-c", code], {"stdout": subprocess.PIPE, "text": True}
+    done = subprocess.run(command, cwd=processes.ROOT, timeout=60, **options)
     assert done.returncode == 143
     child, words = done.stdout.split("\n", 1)
     assert words == signals.STOPPED

@@ -6,15 +6,15 @@ Apart from the rest of the suite, for Ray takes long to start: `make test-ray`.
 import re
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from faults import processes
 
 from dcgan import rundir
+from experiments import signals
 
 pytestmark = pytest.mark.ray
-EXACT = (rundir.RECORD, rundir.SAMPLES, rundir.STATE, rundir.GENERATOR, "run.json")
 ENVIRON = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "of-this-test-only",
@@ -29,12 +29,6 @@ LOOPBACK = (  # 127.0.0.1, the same in IPv6, and ::1
     "00000000000000000000000001000000",
 )
 RAY = ("--engine", "ray", "--epochs", str(EPOCHS), "--jobs", "2")
-
-
-def contents(out):
-    """Every byte of a study that must not depend on where and how it was run."""
-    paths = [path for path in out.glob("*/*/seed=*/**/*") if path.name in EXACT]
-    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
 def until(what, process):
@@ -61,14 +55,8 @@ def listening():
 
 
 def processes_of_ray():
-    """Their numbers; a process that has ended meanwhile is none."""
-    result = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            line = path.read_bytes()
-            if any(name in line for name in (b"raylet", b"gcs_server", b"ray::")):
-                result.add(path.parent.name)
-    return result
+    named = re.compile(b"raylet|gcs_server|ray::")
+    return {*processes.alive(lambda process: named.search((process / "cmdline").read_bytes()))}
 
 
 @pytest.fixture
@@ -105,7 +93,8 @@ def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(
     assert f"[{8 * EPOCHS}/{8 * EPOCHS} epochs, 0 s left]" in stdout
     done = run_study(twin, *RAY[2:], WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
-    got, wanted = contents(out), contents(twin)
+    name = "ablation-smoke-shapes"
+    got, wanted = (processes.contents(folder / name) for folder in (out, twin))
     assert len(wanted) > 8 * EPOCHS * 2
     assert got.keys() == wanted.keys()
     assert [name for name in wanted if got[name] != wanted[name]] == []
@@ -128,8 +117,5 @@ def test_ray_that_is_started_here_listens_on_the_loopback_and_ends_with_the_comm
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stdout + stderr
     assert re.search(r"^device +cpu, 2 runs at a time on Ray, started here$", stdout, re.MULTILINE)
-    assert stdout.endswith("Stopped. Committed epochs stay: the same command goes on from them.\n")
-    end = time.monotonic() + 30
-    while left := processes_of_ray() - alive:
-        assert time.monotonic() < end, left
-        time.sleep(0.2)
+    assert stdout.endswith(signals.STOPPED)
+    processes.until(lambda: not processes_of_ray() - alive, "the end of Ray", 30)

@@ -40,26 +40,26 @@ def refused(*kinds: type[Exception], names: str) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        said = one_line(error)
-        assert names in said, f"{names!r} is not named: {said}"
+        check_line(error, names)
     else:
         raise AssertionError(f"{names or 'it'} was not refused")
 
 
-def one_line(error: Exception) -> str:
+def check_line(error: Exception, names: str) -> None:
     line = str(error)
     assert line, "refused without a word"
     assert "\n" not in line, line
-    return line
+    assert names in line, f"{names!r} is not named: {line}"
 
 
-def tree(folder: Path) -> dict[str, str]:
-    """Every file under a folder, with the hash of what is in it."""
-    result = {}
-    for path in sorted(folder.rglob("*")):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        result[path.relative_to(folder).as_posix()] = digest
-    return result
+def tree(folder: Path) -> dict[Path, bytes | None]:
+    """Everything under a folder, with the bytes of its files."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def clean_environ() -> dict[str, str]:
+    """The environment without what a study would read."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION", "OUT"))}
 
 
 def some_pixels(rng: Random, side: int = 16) -> np.ndarray:
@@ -83,9 +83,6 @@ def mutated(rng: Random, data: bytes) -> bytes:
         if not content:
             break
     return bytes(content)
-
-
-# --- Files that would run something ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -131,15 +128,13 @@ def hostile_files(rng: Random, folder: Path) -> int:
     # It lies wherever the project looks for something else, with the right sums beside it.
     places, sha256 = folder / "places", hashlib.sha256(bait).hexdigest()
     epoch = rundir.epoch_folder(places, 1)
-    (places / "images" / "a").mkdir(parents=True)
-    rundir.place(epoch, {rundir.RECORD: bait, rundir.STATE: bait, rundir.GENERATOR: bait})
-    for name in ("run.json", f"{NAME}.safetensors", "w.pth", "set.zip", f"{sha256}-16.npy"):
-        (places / name).write_bytes(bait)
-    for name in ("images/a/a.png", *(f"images/data_batch_{number}" for number in range(1, 6))):
-        (places / name).write_bytes(bait)
-    (places / f"{NAME}.json").write_text(json.dumps({"sha256": sha256}))
+    rundir.place(epoch, dict.fromkeys([rundir.RECORD, rundir.STATE, rundir.GENERATOR], bait))
+    names = ["run.json", f"{NAME}.safetensors", "w.pth", "set.zip", f"{sha256}-16.npy"]
+    names += ["images/a/a.png", *(f"images/data_batch_{number}" for number in range(1, 6))]
     about = {"name": "x", "kind": "zip", "sha256": sha256, "array": "", "labels": []}
-    (places / f"{sha256}-16.json").write_text(json.dumps(about))
+    cards = {f"{NAME}.json": {"sha256": sha256}, f"{sha256}-16.json": about}
+    cards = {name: json.dumps(card).encode() for name, card in cards.items()}
+    write_files(places, dict.fromkeys(names, bait) | cards)
     before = tree(folder)
 
     doors: list[tuple[Callable[[], object], tuple[type[Exception], ...], str]] = [
@@ -159,9 +154,6 @@ def hostile_files(rng: Random, folder: Path) -> int:
             enter()
     assert tree(folder) == before, "a file was left"
     return len(doors)
-
-
-# --- Zips -----------------------------------------------------------------------------------------
 
 
 def write_zip(path: Path, files: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
@@ -208,16 +200,9 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     return len(outside) + len(cases) + 1
 
 
-# --- Images ---------------------------------------------------------------------------------------
-
-
 FORMS: list[tuple[str, str, str, dict[str, object]]] = [
-    ("png", "PNG", "RGB", {}),
-    ("png", "PNG", "L", {}),
-    ("png", "PNG", "P", {}),
-    ("png", "PNG", "RGBA", {}),
-    ("bmp", "BMP", "RGB", {}),
-    ("bmp", "BMP", "P", {}),
+    *(("png", "PNG", mode, {}) for mode in ("RGB", "L", "P", "RGBA")),
+    *(("bmp", "BMP", mode, {}) for mode in ("RGB", "P")),
     ("webp", "WEBP", "RGB", {"lossless": True}),
     ("webp", "WEBP", "RGB", {"quality": 80}),
     ("jpg", "JPEG", "RGB", {"quality": 90}),
@@ -245,8 +230,7 @@ def damaged_images(rng: Random, folder: Path) -> int:
         try:
             result = load(str(source), folder)
         except BadData as error:
-            said = one_line(error)
-            assert path.name in said, said
+            check_line(error, path.name)
             continue
         same = np.array_equal(result.pixels, images.pixels)
         assert same == (result.sha256 == images.sha256), "other pixels under one SHA-256"
@@ -255,9 +239,6 @@ def damaged_images(rng: Random, folder: Path) -> int:
             known = {image.tobytes() for image in images.pixels}
             assert {image.tobytes() for image in result.pixels} <= known, "other pixels in silence"
     return count
-
-
-# --- Poor data ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -291,13 +272,12 @@ def refusals(folder: Path) -> list[Refusal]:
     rundir.replace(run / "run.json", rundir.seal({"config": TINY.model_dump()}))
     rundir.replace(folder / "study/study.json", rundir.seal({"data": {"resolution": 16}}))
 
-    def train(said: str, source: str = "shapes", *words: str, **options: object) -> Refusal:
-        data = source if source == "shapes" else str(folder / source)
-        start = ("experiments", "ablation", "--scale", "smoke", "--data", data)
+    def setting(said: str, *words: str, **options: object) -> Refusal:
+        start = ["experiments", "ablation", "--scale", "smoke", "--data", "shapes"]
         return Refusal([*start, "--out", str(folder / "out"), *words], said, **options)
 
-    def setting(said: str, *words: str, **options: object) -> Refusal:
-        return train(said, "shapes", *words, **options)
+    def train(said: str, source: str, **options: object) -> Refusal:
+        return setting(said, "--data", str(folder / source), **options)
 
     def score(said: str, *words: str, **options: object) -> Refusal:
         return Refusal(["eval", "score", str(folder / "study"), *words], said, **options)
@@ -358,12 +338,10 @@ def poor_inputs(rng: Random, folder: Path) -> int:
     """
     cases = sorted(refusals(folder), key=lambda case: case.torch)
     before = tree(folder)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION", "OUT"))}
     given = json.dumps([[case.words, case.environ] for case in cases])
     command = [sys.executable, "-c", DRIVER]
-    done = subprocess.run(
-        command, cwd=ROOT, env=kept, input=given, capture_output=True, text=True, timeout=300
-    )
+    pipes = {"input": given, "capture_output": True, "text": True}
+    done = subprocess.run(command, cwd=ROOT, env=clean_environ(), timeout=300, **pipes)
     assert done.returncode == 0, done.stderr
     for case, line in zip(cases, done.stdout.splitlines(), strict=True):
         code, out, err, torch = json.loads(line)
@@ -372,9 +350,6 @@ def poor_inputs(rng: Random, folder: Path) -> int:
         assert torch == case.torch, f"{case}: PyTorch was needed, or was not"
     assert tree(folder) == before
     return len(cases)
-
-
-# --- Secrets --------------------------------------------------------------------------------------
 
 
 def secrets(rng: Random, folder: Path) -> int:
@@ -401,21 +376,19 @@ def secrets(rng: Random, folder: Path) -> int:
     (home / ".netrc").write_text(f"machine api.wandb.ai\n login user\n password {secret(40)}\n")
     names = ("WANDB_API_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL")
     environ = {name: secret(40) for name in names}
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
     place = {"HOME": str(home), "PYTHONPATH": str(checkout), "WANDB_MODE": "offline"}
 
     # One of the two runs fails at its commit, and leaves a traceback.
     out = home / "out"
-    study = out / "ablation-smoke-faces"
-    (study / "norm=none,head=avgpool,batch=128/seed=0").mkdir(parents=True)
-    (study / "norm=none,head=avgpool,batch=128/seed=0/epochs").write_text("")
-    words = ["norm=none", "batch=128", "epochs=1", "score_images=20", "--scale", "smoke"]
+    run = out / "ablation-smoke-faces/norm=none,head=avgpool,batch=128/seed=0"
+    write_files(run, {"epochs": b""})
     typed = rng.choice(["out", str(out)])
+    words = ["norm=none", "batch=128", "epochs=1", "score_images=20", "--scale", "smoke"]
     words += ["--data", str(data), "--out", typed, "--jobs", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "ablation", *words],
         cwd=home,
-        env={**kept, **environ, **place},
+        env=clean_environ() | environ | place,
         capture_output=True,
         text=True,
         timeout=600,

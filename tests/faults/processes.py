@@ -7,7 +7,6 @@ faults.command, and compares what it leaves with an undisturbed twin, byte for b
 import atexit
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -17,7 +16,6 @@ import signal
 import socket
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +27,6 @@ from unittest import mock
 
 import conftest
 import numpy as np
-from PIL import Image
 
 from dcgan import rundir
 from experiments import signals
@@ -48,20 +45,14 @@ NUMBERS = itertools.count()  # of the commands
 LONG = 300.0  # seconds after which a command is taken for one that hangs
 
 
-# --- Commands -------------------------------------------------------------------------------------
-
-
 @functools.cache
 def shared() -> Path:
     """A folder of this process for what its trials share: the images, the twins."""
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     pixels = np.random.default_rng(0).integers(0, 256, (520, 16, 16, 3), dtype=np.uint8)
-    with zipfile.ZipFile(folder / "dots.zip", "w") as archive:
-        for number, image in enumerate(pixels):
-            file = io.BytesIO()
-            Image.fromarray(image).save(file, "PNG", compress_level=1)
-            archive.writestr(f"{number:03d}.png", file.getvalue())
+    files = {f"{i:03d}.png": conftest.encode(image) for i, image in enumerate(pixels)}
+    conftest.write_zip(folder / "dots.zip", files)
     return folder
 
 
@@ -139,8 +130,10 @@ def contents(study: Path) -> dict[str, str]:
 
 def check(study: Path, runs: Callable[[str], bool] = lambda run: True) -> None:
     """Whether those runs of a study are whole, and the twin's in every byte."""
-    wanted = {name: digest for name, digest in contents(twin()).items() if runs(name)}
-    result = {name: digest for name, digest in contents(study).items() if runs(name)}
+    wanted, result = (
+        {name: digest for name, digest in contents(folder).items() if runs(name)}
+        for folder in (twin(), study)
+    )
     assert len(wanted) >= 2 * (4 * EPOCHS - 1)
     assert result.keys() == wanted.keys()
     assert [name for name in wanted if result[name] != wanted[name]] == []
@@ -192,9 +185,6 @@ def children(parent: int, word: str) -> list[int]:
 def in_session(session: int) -> list[int]:
     """The processes of a session."""
     return alive(lambda x: stat_of(x)[3] == str(session) and stat_of(x)[0] != "Z")
-
-
-# --- Signals --------------------------------------------------------------------------------------
 
 
 def stop(rng: Random, folder: Path) -> int:
@@ -265,9 +255,6 @@ def listens(pid: int) -> bool:
     return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
 
 
-# --- Workers --------------------------------------------------------------------------------------
-
-
 def lose_worker(rng: Random, folder: Path) -> int:
     """a worker killed: the other 7 of 8 finish, the run is named, started again it goes on."""
     out = folder / "out"
@@ -275,8 +262,7 @@ def lose_worker(rng: Random, folder: Path) -> int:
     command = begin(out, "--jobs", "2")
     worker = until(lambda: owner(out / STUDY / name), "a worker")
     time.sleep(rng.uniform(0, 0.3))
-    with suppress(ProcessLookupError):
-        os.kill(worker, signal.SIGKILL)
+    kill_all([worker], signal.SIGKILL)
     code = command.wait()
     if code == 0:
         check(out / STUDY)  # it had ended before
@@ -299,9 +285,6 @@ def owner(folder: Path) -> int | None:
         if result := re.match(r"process (\d+) on ", (folder / "lock").read_text()):
             return int(result[1])
     return None
-
-
-# --- Kills, damage, other machines ----------------------------------------------------------------
 
 
 def kill(rng: Random, folder: Path) -> int:
@@ -379,9 +362,6 @@ def change_machine(rng: Random, folder: Path) -> int:
     return 1
 
 
-# --- Two starts -----------------------------------------------------------------------------------
-
-
 def race(rng: Random, folder: Path) -> int:
     """two or three starts on one OUT at once: one owner, whom the others name; no epoch made
     twice.
@@ -397,23 +377,16 @@ def race(rng: Random, folder: Path) -> int:
     assert 0 in codes
 
     # Who was refused names a winner.
-    winners = [str(c.pid) for c, code in zip(commands, codes, strict=True) if code == 0]
+    winners = "|".join(str(c.pid) for c, code in zip(commands, codes, strict=True) if code == 0)
+    refusal = rf"[^\n]* is in use by process ({winners}) on {socket.gethostname()}\n"
     for command, code in zip(commands, codes, strict=True):
-        if code == 0:
-            assert command.err == ""
-            continue
-        words = rf" is in use by process ({'|'.join(winners)}) on {socket.gethostname()}\n$"
-        assert re.search(words, command.err), command.err
-        assert command.err.count("\n") == 1
+        assert re.fullmatch(refusal if code else "", command.err), command.err
 
     # Every epoch was made once.
     made = re.findall(r"^(\S+ seed=\d+) +epoch (\d+)/", "".join(c.out for c in commands), re.M)
     assert len(made) == len(set(made)) == 2 * EPOCHS
     check(out / STUDY, in_pair)
     return 1
-
-
-# --- W&B ------------------------------------------------------------------------------------------
 
 
 def break_wandb(rng: Random, folder: Path) -> int:
@@ -423,15 +396,12 @@ def break_wandb(rng: Random, folder: Path) -> int:
     out, study = folder / "out", folder / "out" / STUDY
     environ = {"WANDB_MODE": "offline", "HOME": str(folder)}
     words = ["--jobs", "2", *PAIR]
-    number, kind = rng.choice(
-        [(signal.SIGKILL, "service"), (signal.SIGSTOP, "service"), (signal.SIGKILL, "mirror")]
-    )
+    kinds = [(signal.SIGKILL, "wandb-core"), (signal.SIGSTOP, "wandb-core")]
+    number, kind = rng.choice([*kinds, (signal.SIGKILL, "experiments.tracking")])
     command = begin(out, *words, environ=environ, patience=5)
     struck = until(lambda: victims(kind, study), "W&B")
     time.sleep(rng.uniform(0, 0.5))
-    for pid in struck:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+    kill_all(struck, number)
     code = command.wait()
 
     # Training does not notice; one line does.
@@ -440,9 +410,7 @@ def break_wandb(rng: Random, folder: Path) -> int:
     lines = command.err.splitlines()
     assert len(lines) <= 1
     assert all(re.match(r"W&B: [12] of 2 runs went on without a mirror", line) for line in lines)
-    for pid in struck:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill_all(struck, signal.SIGKILL)
 
     # Started again, W&B gets what it lacks.
     finish(out, *words, environ=environ)
@@ -456,22 +424,20 @@ def break_wandb(rng: Random, folder: Path) -> int:
 
 def victims(kind: str, study: Path) -> list[int]:
     """W&B's services, or the processes that mirror, of a study."""
-    name, place = {"service": "wandb-core"}.get(kind, "experiments.tracking"), f"WANDB_DIR={study}"
     return alive(
         lambda process: (
-            any(word.endswith(name) for word in words_of(process))
-            and place.encode() in (process / "environ").read_bytes().split(b"\0")
+            any(word.endswith(kind) for word in words_of(process))
+            and f"WANDB_DIR={study}".encode() in (process / "environ").read_bytes().split(b"\0")
         )
     )
 
 
-ROWS = [
-    Row(stop, fast=1, long=20),
-    Row(stop_imports, fast=1, long=4),
-    Row(lose_worker, fast=1, long=6),
-    Row(kill, fast=1, long=12),
-    Row(damage, fast=1, long=12),
-    Row(change_machine, fast=1, long=12),
-    Row(race, fast=1, long=24),
-    Row(break_wandb, fast=1, long=8),
-]
+def kill_all(processes: list[int], number: int) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+LONG_CASES = {stop: 20, stop_imports: 4, lose_worker: 6, kill: 12}
+LONG_CASES |= {damage: 12, change_machine: 12, race: 24, break_wandb: 8}
+ROWS = [Row(trial, fast=1, long=cases) for trial, cases in LONG_CASES.items()]
