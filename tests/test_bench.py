@@ -51,8 +51,7 @@ def test_the_record_is_sealed_and_kept_after_every_part(quick, monkeypatch, caps
         bench.write(quick, ["good", "bad"])
     record = rundir.unseal(quick.out / "bench" / "cpu-quick.json")
     assert record["parts"] == {"good": rows}
-    assert record["hardware"]["threads"] == 1
-    assert record["hardware"]["processor"]
+    assert (record["hardware"]["threads"], bool(record["hardware"]["processor"])) == (1, True)
     assert record["versions"]["torch"] == version("torch")
     shown = capsys.readouterr().out
     assert "0.1235" in shown
@@ -75,9 +74,8 @@ def test_the_tutorials_loop_computes_what_ours_does(settings):
     real = torch.stack([data.to_signed(ours.args[2][i].permute(2, 0, 1)) for i in order])
     with mock.patch.object(torch, "randn", return_value=z):
         losses = bench.tutorial_loop(*theirs.args[:2], [real], *theirs.args[3:])
-    assert losses == [
-        (pytest.approx(log.d_loss[0], abs=1e-5), pytest.approx(log.g_loss[0], abs=1e-5))
-    ]
+    assert losses[0] == pytest.approx((log.d_loss[0], log.g_loss[0]), abs=1e-5)
+    assert len(losses) == 1
 
     # One step has led both to the same weights, as far as rounding allows Adam's first step.
     state = ours.args[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import write_files
 from faults.packages import installed, make, setup, write_checkout, write_lock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -35,9 +36,6 @@ def declared():
     return [Requirement(text) for text in sum(extras, PROJECT["dependencies"])]
 
 
-# The lock
-
-
 def test_every_requirement_is_pinned_and_hashed():
     assert len(locked()) > 50
     for requirement, hashes in locked():
@@ -50,10 +48,8 @@ def test_every_requirement_is_pinned_and_hashed():
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform[0])
 def test_the_lock_holds_what_pyproject_asks_for(python, platform):
     names = ("sys_platform", "platform_system", "platform_machine")
-    environment = dict(zip(names, platform, strict=True)) | {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-    }
+    environment = dict(zip(names, platform, strict=True))
+    environment |= {"python_version": python, "python_full_version": f"{python}.0"}
 
     # Of the entries for this machine there is one for each name.
     entries = [r for r, _ in locked() if not r.marker or r.marker.evaluate(environment)]
@@ -76,9 +72,6 @@ def test_conda_installs_the_lock():
     python = SpecifierSet(next(p for p in packages if p.startswith("python>"))[len("python") :])
     assert PROJECT["requires-python"] in map(str, python)
     assert all(version in python for version in PYTHONS)
-
-
-# make
 
 
 def test_help_is_the_default_and_lists_every_target():
@@ -105,20 +98,21 @@ def test_a_variable_that_nothing_reads_is_refused():
     assert len(result.stderr.splitlines()) == 1
 
 
+def write_script(path, text):
+    write_files(path.parent, {path.name: f"#!/bin/sh\n{text}\n".encode()})
+    path.chmod(0o755)
+    return path
+
+
 def test_out_may_have_a_space(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    shutil.copy(ROOT / "requirements.lock", tmp_path)
-    python = tmp_path / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
-    python.chmod(0o755)
-    shutil.copy(ROOT / "requirements.lock", tmp_path / ".venv")
+    write_script(tmp_path / ".venv/bin/python", 'printf "<%s>" "$@"')
+    for folder in (tmp_path, tmp_path / ".venv"):
+        shutil.copy(ROOT / "requirements.lock", folder)
     result = make(tmp_path, "report", "OUT=my runs")
     assert (result.returncode, result.stdout) == (2, "")
     assert "there is no study in my runs" in result.stderr
-    for name in ("a", "b c"):
-        (tmp_path / "my runs" / name).mkdir(parents=True)
-        (tmp_path / "my runs" / name / "study.json").touch()
+    write_files(tmp_path / "my runs", {"a/study.json": b"", "b c/study.json": b""})
     shown = make(tmp_path, "report", "OUT=my runs").stdout
     assert shown == "".join(f"<-m><reports><--from><my runs/{name}>" for name in ("a", "b c"))
 
@@ -144,9 +138,7 @@ def test_the_index_is_pips_own(tmp_path, config, index):
 def test_a_python_that_will_not_do_is_named_and_nothing_is_created(
     tmp_path, target, script, message
 ):
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
+    python = write_script(tmp_path / "python", script)
     assert_refused(tmp_path, target, f"{python} {message}", PYTHON=str(python))
 
 
@@ -167,9 +159,6 @@ def assert_refused(folder, target, message, **variables):
     assert re.match(f"make setup: {message}.*; ", line), line
     assert (result.returncode, result.stdout) == (2, "")
     assert sorted(os.listdir(checkout)) == ["Makefile", "requirements.lock"]
-
-
-# make setup, as a whole, on packages made here
 
 
 @pytest.fixture(scope="module")

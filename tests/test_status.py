@@ -23,9 +23,8 @@ def study(make_study, tmp_path):
     """Eight runs of four epochs: of every state but `running` at least one."""
     few = {f"{GOOD}/seed=1": 2, f"{GOOD}/seed=2": 0, f"{BAD}/seed=1": 1, f"{BAD}/seed=3": 0}
     folder = make_study(tmp_path, range(4), 4, ARMS, committed=few, resolution=16, points=2)
-    (folder / BAD / "seed=1" / "error.txt").write_text(
-        "Traceback:\n  f()\nValueError: [b]no[/b]\n\n"
-    )
+    said = "Traceback:\n  f()\nValueError: [b]no[/b]\n\n"
+    (folder / BAD / "seed=1" / "error.txt").write_text(said)
     path = folder / BAD / "seed=2" / "epochs/0004" / rundir.RECORD
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     return folder
@@ -58,11 +57,13 @@ def test_each_run_has_the_state_that_its_folder_shows(study):
 
 
 def test_a_run_is_at_work_while_its_lock_is_held_and_looking_changes_nothing(study):
+    def times():
+        return {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
+
     run = study / GOOD / "seed=2"
     with rundir.owned(study), rundir.owned(run):
-        before = {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
-        result = status.look(study)
-        assert before == {path: path.stat().st_mtime_ns for path in [study, *study.rglob("*")]}
+        before, result = times(), status.look(study)
+        assert times() == before
         assert states(result)[GOOD, 2] == ("running", 0)
         assert result.owner == f"process {os.getpid()} on {socket.gethostname()}"
     assert (run / "lock").exists()
@@ -151,12 +152,12 @@ def test_the_text_has_an_arm_a_row_and_a_line_for_what_is_not_well(study, monkey
         (row,) = (line for line in lines if line.startswith(f"{grid.levels(arm)} "))
         assert re.search(r"/16 +\d+\.\d+$", row)
         assert len(row) <= 80
-    assert lines[-3:-1] == [
+    damage = "epochs/0004/record.json: its SHA-256 is not the committed one"
+    assert lines[-3:] == [
         f"failed    1/4  {BAD} seed=1: ValueError: [b]no[/b]",
-        f"damaged   3/4  {BAD} seed=2: epochs/0004/record.json: its SHA-256 is not the "
-        "committed one",
+        f"damaged   3/4  {BAD} seed=2: {damage}",
+        f"stopped   2/4  {GOOD} seed=1",
     ]
-    assert lines[-1] == f"stopped   2/4  {GOOD} seed=1"
 
 
 def test_scores_stand_beside_the_calibration_in_80_columns(study, calibrate_study, monkeypatch):
