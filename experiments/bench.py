@@ -79,15 +79,11 @@ def write(bench: Bench, parts: Iterable[str]) -> Path:
     record |= {"quick": bench.quick, "parts": {}}
     for part in parts:
         record["parts"][part] = rows = PARTS[part](bench)
-        print(f"{part}\n{to_text(rows)}\n", flush=True)
+        shown = [{k: x for k, x in row.items() if not isinstance(x, list)} for row in rows]
+        table = pd.DataFrame(shown).to_string(index=False, float_format="{:.4g}".format)
+        print(f"{part}\n{table}\n", flush=True)
         rundir.replace(path, rundir.seal(record))
     return path
-
-
-def to_text(rows: list[Row]) -> str:
-    """A table of rows without their lists; what was not measured stays empty."""
-    shown = [{k: x for k, x in row.items() if not isinstance(x, list)} for row in rows]
-    return pd.DataFrame(shown).to_string(index=False, na_rep="", float_format="{:.4g}".format)
 
 
 def now(device: str) -> float:
@@ -217,8 +213,8 @@ def epoch(bench: Bench) -> list[Row]:
         sums = [rundir.epoch_folder(run, number) / rundir.SUMS for number in (2, 3)]
         timing = rundir.read_json(run, 3, rundir.TIMING)
         before, after = (path.stat().st_mtime for path in sums)
-    seconds = {"training": timing["train_seconds"], "scoring": timing["score_seconds"]}
     whole = after - before
+    seconds = {"training": timing["train_seconds"], "scoring": timing["score_seconds"]}
     seconds |= {"commit and W&B": whole - sum(seconds.values()), "epoch": whole}
     return [{"part": name, "s": part, "share": part / whole} for name, part in seconds.items()]
 
@@ -228,11 +224,9 @@ def commands(bench: Bench) -> list[Row]:
     with tempfile.TemporaryDirectory(dir=bench.out) as out:
         archives = rundir.PUBLISHED.glob(f"{STUDY}/seed-*.zip")
         merged = [archive.merge(path, Path(out)) for path in archives]
-        plan = ["experiments", "ablation", "--scale", "small", "--data", bench.data]
-        words = {
-            "help": ["experiments", "ablation", "--help"],
-            "plan": [*plan, "--device", bench.device, "--out", out, "--plan"],
-        }
+        plan = ["--scale", "small", "--data", bench.data, "--device", bench.device, "--out", out]
+        words = {"help": ["--help"], "plan": [*plan, "--plan"]}
+        words = {name: ["experiments", "ablation", *given] for name, given in words.items()}
         if merged:
             study = str(merged[0].study)
             words["status"] = ["experiments", "status", study]
