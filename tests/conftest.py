@@ -306,17 +306,11 @@ def write_calibration(folder: Path, **rows: dict[str, float | None]) -> dict:
     identities = rundir.unseal(next(folder.glob("*/*/run.json")))["identities"]
     distances = {"held-out": 0.4, "gaussian": 40.6, "8x8": 57.0, "flat": 83.5, "untrained": 94.4}
     given = {name.replace("_", "-"): row for name, row in rows.items()}
-    stored = {
-        "held_out": "test split",
-        "held_out_images": 2000,
-        "held_out_seen": 0,
-        "images": 2000,
-        "identities": identities,
-        "rows": {
-            name: dict.fromkeys(identities, value / 100) | {"fd_cifar": value} | given.get(name, {})
-            for name, value in distances.items()
-        },
-    }
+    stored = {"held_out": "test split", "held_out_images": 2000, "held_out_seen": 0, "images": 2000}
+    stored |= {"identities": identities, "rows": {}}
+    for name, value in distances.items():
+        row = dict.fromkeys(identities, value / 100) | {"fd_cifar": value}
+        stored["rows"][name] = row | given.get(name, {})
     rundir.replace(folder / rundir.CALIBRATION, rundir.seal(stored))
     return stored
 
@@ -363,13 +357,9 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
         g_curve = (0.75 if broken else 1.5 + 0.1 * epoch) * np.exp(rng.normal(0, 0.1, points))
         if broken:
             d_curve = np.maximum(d_curve, LN2 + 0.004)
-        losses = {
-            "d_loss": d_curve.mean(),
-            "g_loss": g_curve.mean(),
-            "d_loss_min": d_curve.min() - (0.002 if broken else 0.1),
-            "d_real": 0.5 if broken else 0.7,
-            "d_fake": 0.5 if broken else 0.3,
-        }
+        losses = {"d_loss": d_curve.mean(), "g_loss": g_curve.mean()}
+        losses["d_loss_min"] = d_curve.min() - (0.002 if broken else 0.1)
+        losses |= {"d_real": 0.5, "d_fake": 0.5} if broken else {"d_real": 0.7, "d_fake": 0.3}
         scores = {"fd_cifar": fd, "cs_cifar": 1 + 4 * quality, "kd_cifar": fd / 300}
         shares = {"precision": 0.6, "recall": 0.5, "density": 0.7, "coverage": 0.6}
         scores |= {f"{name}_cifar": share * quality for name, share in shares.items()}
@@ -427,21 +417,12 @@ def _identities(hashed: dict[str, str], data: str, resolution: int, inception: s
     if inception != "never":
         weights = ("inception-2015-12-05", hashed["inception"])
         metrics |= dict.fromkeys(["fid", "is", "kid"], weights)
+    shared = {"generated": 2000, "reference": 10_000, "split": "train"}
+    shared |= {"reference_sha256": hashed[data], "resolution": resolution, "resizer": "none"}
+    shared |= {"quantiser": "round to nearest uint8", "batchnorm": "running"}
+    shared["implementation"] = "eval.metrics 2"
     return {
-        metric: {
-            "metric": metric,
-            "network": network,
-            "network_sha256": sha256,
-            "generated": 2000,
-            "reference": 10_000,
-            "split": "train",
-            "reference_sha256": hashed[data],
-            "resolution": resolution,
-            "resizer": "none",
-            "quantiser": "round to nearest uint8",
-            "batchnorm": "running",
-            "implementation": "eval.metrics 2",
-        }
+        metric: {"metric": metric, "network": network, "network_sha256": sha256, **shared}
         for metric, (network, sha256) in metrics.items()
     }
 

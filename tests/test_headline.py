@@ -47,11 +47,8 @@ def cell_of(line):
 def test_a_slice_has_every_cell_of_its_seed_in_groups_of_jobs(headline, tmp_path, jobs, factors):
     done, lines = headline("cifar32", "3", JOBS=jobs, DATA="a.zip")
     assert done.returncode == 0, done.stderr
-    levels = [
-        ["norm=none", "norm=batch"],
-        ["head=conv", "head=avgpool"],
-        ["batch=128", "batch=512"],
-    ]
+    levels = [("norm=none", "norm=batch"), ("head=conv", "head=avgpool")]
+    levels.append(("batch=128", "batch=512"))
     trained, exported = lines[::2], lines[1::2]
     assert [cell_of(line) for line in trained] == list(itertools.product(*levels[:factors]))
     options = f"--seeds 4 --device cuda --jobs {jobs} --out {tmp_path}/runs --data a.zip"
@@ -82,22 +79,17 @@ def test_a_bare_machine_starts_from_the_records(headline, tmp_path):
     _, first = headline("cifar32", "0", JOBS=8)
     _, again = headline("cifar32", "1", JOBS=8)
     there = tmp_path / "out" / "ablation-cifar32.zip"
-    _, elsewhere = headline(
-        "cifar32", "1", JOBS=8, RUNS=tmp_path / "b", OUT=tmp_path / "c", FROM=tmp_path / "out"
-    )
-    assert [line.split()[0] for line in first] == ["ablation", "export"]
-    assert [line.split()[0] for line in again] == ["ablation", "export"]
-    assert elsewhere[0] == f"import {there} --out {tmp_path}/b"
-    assert [line.split()[0] for line in elsewhere[1:]] == ["ablation", "export"]
+    bare = {"RUNS": tmp_path / "b", "OUT": tmp_path / "c", "FROM": tmp_path / "out"}
+    _, (imported, *elsewhere) = headline("cifar32", "1", JOBS=8, **bare)
+    assert imported == f"import {there} --out {tmp_path}/b"
+    for lines in (first, again, elsewhere):
+        assert [line.split()[0] for line in lines] == ["ablation", "export"]
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["cifar"], ["cifar32"], ["blog64", "-1"], ["precision", "x"]]
-)
+@pytest.mark.parametrize("words", ["", "cifar", "cifar32", "blog64 -1", "precision x"])
 def test_wrong_words_are_answered_with_the_slices(headline, tmp_path, words):
-    done, lines = headline(*words)
+    done, lines = headline(*words.split())
     assert (done.returncode, lines) == (2, [])
-    assert [line.split()[1] for line in done.stderr.splitlines()] == [
-        "bench", "cifar32", "blog64", "precision", "dry",
-    ]  # fmt: skip
+    slices = [line.split()[1] for line in done.stderr.splitlines()]
+    assert slices == ["bench", "cifar32", "blog64", "precision", "dry"]
     assert not (tmp_path / "out").exists()

@@ -48,15 +48,11 @@ def shown_on(file, **environ):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("file", "environ"),
-    [
-        (io.StringIO, {}),
-        (io.StringIO, {"FORCE_COLOR": "1"}),
-        (Screen, {"TERM": "dumb"}),
-        (Screen, {"JPY_PARENT_PID": "1"}),
-    ],
-)
+PIPES = [(io.StringIO, {}), (io.StringIO, {"FORCE_COLOR": "1"})]
+DUMB = [(Screen, {"TERM": "dumb"}), (Screen, {"JPY_PARENT_PID": "1"})]
+
+
+@pytest.mark.parametrize(("file", "environ"), PIPES + DUMB)
 def test_what_cannot_move_a_cursor_gets_plain_lines(file, environ, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

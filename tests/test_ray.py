@@ -23,11 +23,7 @@ ENVIRON = {
 }
 EPOCHS = 6
 LISTENS = "0A"
-LOOPBACK = (  # 127.0.0.1, the same in IPv6, and ::1
-    "0100007F",
-    "0000000000000000FFFF00000100007F",
-    "00000000000000000000000001000000",
-)
+LOOPBACK = ["0100007F", "0000000000000000FFFF00000100007F", f"{'0' * 24}01000000"]  # the last: ::1
 RAY = ("--engine", "ray", "--epochs", str(EPOCHS), "--jobs", "2")
 
 
@@ -46,11 +42,8 @@ def begun(out):
 
 def listening():
     """The addresses and ports on which anybody here listens, as the kernel writes them."""
-    lines = [
-        line.split()
-        for name in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
-    ]
+    tables = (Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6"))
+    lines = [line.split() for table in tables for line in table.splitlines()[1:]]
     return {tuple(words[1].split(":")) for words in lines if words[3] == LISTENS}
 
 

@@ -117,14 +117,12 @@ def test_out_may_have_a_space(tmp_path):
     assert shown == "".join(f"<-m><reports><--from><my runs/{name}>" for name in ("a", "b c"))
 
 
-@pytest.mark.parametrize(
-    ("config", "index"),
-    [("user = true", ""), ("index-url = http://127.0.0.1/a", "http://127.0.0.1/a")],
-)
-def test_the_index_is_pips_own(tmp_path, config, index):
-    (tmp_path / "pip.conf").write_text(f"[global]\n{config}\n")
-    found = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
-    result = make(ROOT, "--eval", "index: ; @$(INDEX)", "index", **found)
+@pytest.mark.parametrize("index", ["", "http://127.0.0.1/a"])
+def test_the_index_is_pips_own(tmp_path, index):
+    setting = f"index-url = {index}" if index else "user = true"
+    (tmp_path / "pip.conf").write_text(f"[global]\n{setting}\n")
+    environment = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    result = make(ROOT, "--eval", "index: ; @$(INDEX)", "index", **environment)
     assert result.stdout.strip() == index
 
 
