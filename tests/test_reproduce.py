@@ -28,19 +28,13 @@ def in_this_process():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def run(tmp_path_factory):
     """One real run of a seed that is not the first, with settings of its own."""
     out = tmp_path_factory.mktemp("out")
     words = ["--scale", "smoke", "--data", "shapes", "--device", "cpu", "--out", str(out)]
     assert experiments.main(["ablation", *words, *SET]) == 0
-    (study,) = out.glob("ablation-smoke*")
-    return study
-
-
-@pytest.fixture
-def run(study):
-    (path,) = study.glob("*/seed=1")
-    return path
+    (run,) = out.glob("ablation-smoke*/*/seed=1")
+    return run
 
 
 @pytest.fixture
@@ -71,16 +65,15 @@ def test_the_recipe_is_the_command_that_made_the_run(run):
 def test_the_recipe_of_every_published_run_is_one_run(tmp_path):
     for path in rundir.PUBLISHED.glob("*/seed-*.zip"):
         archive.merge(path, tmp_path)
-    runs = sorted(tmp_path.glob("*/*/seed=*"))
+    runs = [*tmp_path.glob("*/*/seed=*")]
     assert runs
-    for run in runs:
-        words = reproduce.recipe(run)
-        assert words[-4:] == [*run.parts[-2].split(","), run.name]  # the scale says the rest
+    for run in runs:  # of which the scale says the rest
+        assert reproduce.recipe(run)[-4:] == [*run.parts[-2].split(","), run.name]
 
 
-def test_a_run_is_found_by_its_folder_its_name_and_its_id_on_wandb(study, run, tmp_path):
+def test_a_run_is_found_by_its_folder_its_name_and_its_id_on_wandb(run, tmp_path):
+    arm, study = run.parent.name, run.parents[1]
     info, stored = rundir.unseal(study / "study.json"), rundir.unseal(run / "run.json")
-    arm = run.parent.name
     names = (str(run), f"{arm}/seed=1", f"{arm} seed=1", tracking.run_id(info, stored["config"]))
     for name in names:
         assert reproduce.find(name, study.parent) == run

@@ -27,10 +27,10 @@ def made(tmp_path_factory):
     keep(images, out / "cache", 16)
     study = out / "tiny"
     rundir.replace(study / "study.json", rundir.seal({"data": {"resolution": 32}}))
-    sizes = {"batch": 20, "images": 60, "resolution": 16, "width": 4, "epochs": 2}
-    scoring = {"score_images": 40, "reference_images": 60, "data_sha256": images.sha256}
+    given = {"batch": 20, "images": 60, "resolution": 16, "width": 4, "epochs": 2}
+    given |= {"score_images": 40, "reference_images": 60, "data_sha256": images.sha256}
     for name, norm in zip(RUNS, ("none", "batch"), strict=True):
-        config = Config(norm=norm, **sizes, **scoring)
+        config = Config(norm=norm, **given)
         run(Job(config, study / name, 16, "cpu", 1, False, "disabled"))
     return study
 
@@ -86,11 +86,9 @@ def test_every_set_and_every_epoch_has_noise_of_its_own(study):
     give(job, 1, kept_bytes(job, 2))
     score_run(job, 4)
     scored = stored(study)
-    assert scored["banks"] == 4
-    assert list(scored["epochs"]) == ["1", "2"]
-    own = [own_scores(job, epoch) for epoch in (1, 2)]
-    values = [scores["fd_cifar"] for epoch in scored["epochs"].values() for scores in epoch]
-    values += [scores["fd_cifar"] for scores in own]
+    assert (scored["banks"], [*scored["epochs"]]) == (4, ["1", "2"])
+    sets = [own_scores(job, 1), own_scores(job, 2), *scored["epochs"]["1"], *scored["epochs"]["2"]]
+    values = [scores["fd_cifar"] for scores in sets]
     assert len(values) == len(set(values)) == 8
     middle = sorted(values)[4]
     assert all(0.3 * middle < value < 3 * middle for value in values)
@@ -110,9 +108,9 @@ def test_arms_of_a_seed_share_the_noise_of_every_set(study):
     for epoch in (1, 2):
         give(seeded, epoch, kept_bytes(one, epoch))
     score_run(seeded, 3)
-    values = [stored(study, name)["epochs"]["1"][0]["fd_cifar"] for name in RUNS]
-    assert values[0] != values[1]
-    assert 0.3 * values[0] < values[1] < 3 * values[0]
+    one, two = (stored(study, name)["epochs"]["1"][0]["fd_cifar"] for name in RUNS)
+    assert one != two
+    assert 0.3 * one < two < 3 * one
 
 
 def test_scores_are_one_commit_beside_the_epochs_and_damage_is_mended(study):
@@ -171,14 +169,14 @@ def test_a_machine_that_does_not_give_the_recorded_scores_is_refused(study):
 
 def test_the_command_scores_what_is_missing_and_names_what_failed(study, capfd):
     path = rundir.epoch_folder(study / RUNS[1], 1) / rundir.GENERATOR
-    whole = damage(path)
+    whole, other = damage(path), study / RUNS[0] / "banks" / "scores.json"
     words = ["resample", str(study), "--device", "cpu", "--jobs"]
     assert command.main([*words, "2"]) == 1
     shown = capfd.readouterr().out
     assert "2 runs are to be scored, 8 times in all" in shown
     assert "generator.safetensors: its SHA-256 is not the committed one" in shown
     assert not (study / RUNS[1] / "banks").exists()
-    before = (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns
+    before = other.stat().st_mtime_ns
 
     # The same command, once the file is back; the other run is left as it is.
     path.write_bytes(whole)
@@ -186,7 +184,7 @@ def test_the_command_scores_what_is_missing_and_names_what_failed(study, capfd):
     shown = capfd.readouterr().out
     assert "1 runs are to be scored, 4 times in all" in shown
     assert "[1/1 runs]" in shown
-    assert (study / RUNS[0] / "banks" / "scores.json").stat().st_mtime_ns == before
+    assert other.stat().st_mtime_ns == before
 
     # Runs that have their sets need no machine any more.
     assert make_plan(study, 3, "cpu", 2) == ([], {"done": 2})

@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
@@ -33,12 +34,10 @@ def made(study):
 
 def panels(value):
     """Every panel somewhere in a specification."""
-    if isinstance(value, dict):
-        if "viewType" in value:
-            yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
+    if isinstance(value, dict) and "viewType" in value:
+        yield value
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
             yield from panels(part)
 
 
@@ -91,10 +90,7 @@ def test_with_an_account_it_is_saved_and_a_failure_is_one_line(study, monkeypatc
     monkeypatch.setattr(workspace.workspaces.Workspace, "save", save)
     assert workspace.make(study, online)[0] == 0
     assert capsys.readouterr().out.endswith("workspace https://example.org/people/p\n")
-
-    def fail(model):
-        raise WandbApiFailedError("the service\nfailed")
-
-    monkeypatch.setattr(workspace.workspaces.Workspace, "save", fail)
+    failure = mock.Mock(side_effect=WandbApiFailedError("the service\nfailed"))
+    monkeypatch.setattr(workspace.workspaces.Workspace, "save", failure)
     with pytest.raises(BadInput, match=r"^W&B: the service failed$"):
         workspace.make(study, online)
