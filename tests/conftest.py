@@ -152,6 +152,16 @@ def write_images() -> Callable[..., str]:
     return write
 
 
+def capture(command: list, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with its output."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+
+
+def clean_environ() -> dict[str, str]:
+    """The environment without what a study would read."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION", "OUT"))}
+
+
 def run_ablation(out: Path, *words: str, **options: str) -> subprocess.CompletedProcess:
     """`make ablation` at `smoke` with more words, to its end."""
     process = start_ablation(out, *words, **options)
@@ -164,11 +174,10 @@ def start_ablation(
 ) -> subprocess.Popen:
     """The same, not waited for: in a process group of its own, its output in pipes."""
     options = ["--scale", "smoke", "--data", str(data), "--out", str(out), *words]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION"))}
     return subprocess.Popen(
         [sys.executable, "-m", "experiments", "ablation", *options],
         cwd=ROOT,
-        env={**kept, **environ},
+        env=clean_environ() | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -192,13 +201,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def run_wandb(study: Path, *arguments: str) -> str:
     """W&B's own command line on a study's folder; its output."""
     folders = {f"WANDB_{name}_DIR": str(study / "wandb" / "cli") for name in ("CONFIG", "CACHE")}
-    done = subprocess.run(
-        [Path(sys.executable).with_name("wandb"), *arguments],
-        env={**os.environ, "HOME": str(study), "WANDB_DIR": str(study), **folders},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    environ = os.environ | folders | {"HOME": str(study), "WANDB_DIR": str(study)}
+    done = capture([Path(sys.executable).with_name("wandb"), *arguments], env=environ)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

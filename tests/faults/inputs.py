@@ -6,7 +6,6 @@ PyTorch is imported by the trials that need it, and by no refusal that can do wi
 import hashlib
 import io
 import json
-import os
 import pickle
 import shutil
 import stat
@@ -21,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from conftest import encode, write_files
+from conftest import capture, clean_environ, encode, write_files
 from PIL import Image
 
 from dcgan import rundir, sources
@@ -55,11 +54,6 @@ def check_line(error: Exception, names: str) -> None:
 def tree(folder: Path) -> dict[Path, bytes | None]:
     """Everything under a folder, with the bytes of its files."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-def clean_environ() -> dict[str, str]:
-    """The environment without what a study would read."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION", "OUT"))}
 
 
 def some_pixels(rng: Random, side: int = 16) -> np.ndarray:
@@ -336,8 +330,7 @@ def poor_inputs(rng: Random, folder: Path) -> int:
     before = tree(folder)
     given = json.dumps([[case.words, case.environ] for case in cases])
     command = [sys.executable, "-c", DRIVER]
-    pipes = {"input": given, "capture_output": True, "text": True}
-    done = subprocess.run(command, cwd=ROOT, env=clean_environ(), timeout=300, **pipes)
+    done = capture(command, cwd=ROOT, env=clean_environ(), input=given)
     assert done.returncode == 0, done.stderr
     for case, line in zip(cases, done.stdout.splitlines(), strict=True):
         code, out, err, torch = json.loads(line)
@@ -381,14 +374,8 @@ def secrets(rng: Random, folder: Path) -> int:
     typed = rng.choice(["out", str(out)])
     words = ["norm=none", "batch=128", "epochs=1", "score_images=20", "--scale", "smoke"]
     words += ["--data", str(data), "--out", typed, "--jobs", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments", "ablation", *words],
-        cwd=home,
-        env=clean_environ() | environ | place,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    command = [sys.executable, "-m", "experiments", "ablation", *words]
+    done = capture(command, cwd=home, env=clean_environ() | environ | place)
     assert done.returncode == 1, done.stderr
     assert "1 of 2 runs are done" in done.stdout
 

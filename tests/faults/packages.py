@@ -9,23 +9,17 @@ import sys
 import zipfile
 from pathlib import Path
 
+from conftest import capture
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run make as a user would: nothing of this process' make or environment reaches it."""
-    clean = {
-        k: v for k, v in os.environ.items() if not re.match("MAKE|MFLAGS|PIP_|UV_|OUT|STUDY", k)
-    }
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=folder,
-        env=clean | {"PIP_CONFIG_FILE": os.devnull} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    unwanted = re.compile("MAKE|MFLAGS|PIP_|UV_|OUT|STUDY")
+    environ = {key: value for key, value in os.environ.items() if not unwanted.match(key)}
+    environ |= {"PIP_CONFIG_FILE": os.devnull} | environment
+    return capture(["make", *arguments], cwd=folder, env=environ, stdin=subprocess.DEVNULL)
 
 
 def setup(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -62,11 +56,9 @@ def write_wheel(checkout: Path, name: str, version: str, script: str | None = No
     """The smallest wheel: a module, and a command of the same name if there is a script."""
     info = f"{name}-{version}.dist-info"
     tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files = {
-        f"{name}.py": f"version = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": tag,
-    }
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files = {f"{name}.py": f"version = {version!r}\n"}
+    files |= {f"{info}/METADATA": about, f"{info}/WHEEL": tag}
     if script:
         files[f"{name}-{version}.data/scripts/{name}"] = script
     files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])

@@ -103,12 +103,11 @@ def begin(
     return Command(process, log)
 
 
-def finish(out: Path, *words: str, **more: Any) -> Command:
+def finish(out: Path, *words: str, **more: Any) -> None:
     """Start the study once more, to its end."""
     command = begin(out, *words, **more)
     assert command.wait() == 0, command.out + command.err
     assert command.err == ""
-    return command
 
 
 @functools.cache
@@ -130,13 +129,11 @@ def contents(study: Path) -> dict[str, str]:
 
 def check(study: Path, runs: Callable[[str], bool] = lambda run: True) -> None:
     """Whether those runs of a study are whole, and the twin's in every byte."""
-    wanted, result = (
-        {name: digest for name, digest in contents(folder).items() if runs(name)}
-        for folder in (twin(), study)
-    )
-    assert len(wanted) >= 2 * (4 * EPOCHS - 1)
-    assert result.keys() == wanted.keys()
-    assert [name for name in wanted if result[name] != wanted[name]] == []
+    wanted, result = contents(twin()), contents(study)
+    names = [*filter(runs, wanted)]
+    assert len(names) >= 2 * (4 * EPOCHS - 1)
+    assert {*names} == {*filter(runs, result)}
+    assert [name for name in names if result[name] != wanted[name]] == []
 
 
 def in_pair(file: str) -> bool:
@@ -306,17 +303,14 @@ def damage(rng: Random, folder: Path) -> int:
     """bit flips, truncation, missing files: found, named or made again; the same bytes then."""
     study = copy_of_twin(folder / "out")
     names = (rundir.RECORD, rundir.TIMING, rundir.SAMPLES, rundir.SUMS, "run.json")
-    files = sorted(path for path in study.glob("*/seed=*/**/*") if path.name in names)
-    path = rng.choice(files)
-    content = bytearray(path.read_bytes())
-    match rng.choice(["flip", "cut", "remove"]):
-        case "flip":
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-            path.write_bytes(content)
-        case "cut":
-            path.write_bytes(content[: rng.randrange(len(content))])
-        case _:
-            path.unlink()
+    path = rng.choice(sorted(x for x in study.glob("*/seed=*/**/*") if x.name in names))
+    content, kind = bytearray(path.read_bytes()), rng.choice(["flip", "cut", "remove"])
+    place = rng.randrange(len(content))
+    if kind == "remove":
+        path.unlink()
+    else:
+        content[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(content if kind == "flip" else content[:place])
     if path.name == "run.json":
         command = begin(study.parent)
         assert command.wait() == 2
