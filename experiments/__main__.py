@@ -43,9 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     return cli.run(experiments_group, arguments)
 
 
-# --- Options of several commands ------------------------------------------------------------------
-
-
 def option(name: str, metavar: str | None, text: str, **more: Any) -> Callable:
     return click.option(name, metavar=metavar, help=text, **more)
 
@@ -151,9 +148,6 @@ for _name in grid.names("studies"):
     _help = STUDY.format(name=_name, about=grid.about(_name))
     _command = experiments_group.command(_name, help=_help, epilog=KEYS)
     _command(of_training(partial(train_study, _name)))
-
-
-# --- Runs that exist ------------------------------------------------------------------------------
 
 
 @experiments_group.command("status")
@@ -270,9 +264,6 @@ def bench_machine(
     return 0, {"file": path, **rundir.unseal(path)}
 
 
-# --- Records that travel --------------------------------------------------------------------------
-
-
 @experiments_group.command("publish")
 @of_study
 def publish_study(study: Path) -> Result:
@@ -331,9 +322,6 @@ def import_archives(files: tuple[Path, ...], out: Path) -> Result:
         new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
         print(f"{path} -> {merged.study}: {new}.")
     return max(map(report, {one["study"] for one in imported})), {"imported": imported}
-
-
-# --- W&B ------------------------------------------------------------------------------------------
 
 
 @experiments_group.command("dashboard", offers_json=False)

@@ -101,9 +101,6 @@ class Mirror:
         return (said or f"exit {code}") if code else ""
 
 
-# --- Where runs go --------------------------------------------------------------------------------
-
-
 def destination(**environ: str) -> Destination:
     """Where runs go, asked of W&B's settings, and of its server where online; raises BadInput."""
     environ = {**os.environ, "WANDB_ERROR_REPORTING": "false", **environ}
