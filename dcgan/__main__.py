@@ -18,7 +18,6 @@ import numpy as np
 from dcgan import cli, rundir
 from dcgan.cli import PATH, POSITIVE, BadInput, Result
 from dcgan.pictures import encode, png_grid
-from dcgan.rundir import PUBLISHED
 from dcgan.sources import new_file
 
 SHOWN = 20  # files left out that are named
@@ -40,6 +39,9 @@ def unused(_: click.Context, option: click.Parameter, path: Path | None) -> Path
     return path
 
 
+NEW = {"type": PATH, "callback": unused}
+
+
 @dcgan_group.command()
 @click.argument("generator", type=PATH)
 @click.option("-n", metavar="N", type=POSITIVE, default=1_000, help="how many images")
@@ -48,13 +50,10 @@ def unused(_: click.Context, option: click.Parameter, path: Path | None) -> Path
 @click.option(
     "--out",
     metavar="DIR",
-    type=PATH,
-    callback=unused,
     help="0000.png, 0001.png, ... in a folder that is new or empty; or else --grid",
+    **NEW,
 )
-@click.option(
-    "--grid", metavar="FILE.png", type=PATH, callback=unused, help="one PNG of all, nearly square"
-)
+@click.option("--grid", metavar="FILE.png", help="one PNG of all, nearly square", **NEW)
 def sample(
     generator: Path, n: int, seed: int, device: str, out: Path | None, grid: Path | None
 ) -> Result:
@@ -82,9 +81,7 @@ def sample(
 
 @dcgan_group.command()
 @click.argument("pictures", type=PATH)
-@click.option(
-    "-o", "out", metavar="FILE.zip", type=PATH, callback=unused, required=True, help="a new zip"
-)
+@click.option("-o", "out", metavar="FILE.zip", required=True, help="a new zip", **NEW)
 @click.option("--side", type=click.Choice([16, 32, 64]), default=32, help="pixels a side")
 @click.option("--enlarge", is_flag=True, help="take pictures that are smaller than --side")
 @click.option("--skip", is_flag=True, help="leave out what would be refused")
@@ -119,14 +116,14 @@ def find(generator: Path) -> Path:
     path = rundir.epoch_folder(generator, kept[-1]) / rundir.GENERATOR if kept else generator
     if not path.is_file():
         path = published(str(generator))
-    if PUBLISHED in path.parents or path.with_name(rundir.SUMS).is_file():
+    if rundir.PUBLISHED in path.parents or path.with_name(rundir.SUMS).is_file():
         rundir.read(path.parent, path.name)
     return path
 
 
 def published(name: str) -> Path:
     """The one published generator that has this in its name; BadInput lists what there is."""
-    paths = sorted(PUBLISHED.glob("*/generators/*.safetensors"))
+    paths = sorted(rundir.PUBLISHED.glob("*/generators/*.safetensors"))
     known = {f"{path.parts[-3]}/{path.stem}": path for path in paths}
     matching = [full for full in known if name in full]
     if len(matching) == 1:
@@ -137,10 +134,7 @@ def published(name: str) -> Path:
 
 
 def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
-    """Images of a generator's file, uint8 (count, H, W, 3); raises BadInput.
-
-    The noise is a stream of its own, which belongs to `seed` and to no run.
-    """
+    """Images of a generator's file, of noise of no run: uint8 (count, H, W, 3), or BadInput."""
     from torch.cuda import device_count
 
     from dcgan.models import load_generator

@@ -54,10 +54,8 @@ class Group(click.Group):
     command_class = Command
 
     def __init__(self, name: str, text: str, replaced: dict[str, str] | None = None) -> None:
-        settings = {"max_content_width": 100}
-        super().__init__(
-            name, help=paragraphs(text), no_args_is_help=False, context_settings=settings
-        )
+        about = {"help": paragraphs(text), "context_settings": {"max_content_width": 100}}
+        super().__init__(name, no_args_is_help=False, **about)
         self.replaced = replaced or {}
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:

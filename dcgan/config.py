@@ -72,12 +72,11 @@ def is_milestone(epoch: int) -> bool:
 
 def fault(error: ValidationError) -> str:
     """The first thing that is wrong with a config, with key and value, or all unknown keys."""
-    unknown = [
-        detail["loc"][-1] for detail in error.errors() if detail["type"] == "extra_forbidden"
-    ]
+    errors = error.errors()
+    unknown = [ascii(x["loc"][-1])[:60] for x in errors if x["type"] == "extra_forbidden"]
     if unknown:
-        return f"{', '.join(ascii(key)[:60] for key in unknown)}: unknown to this version"
-    first = error.errors()[0]
+        return f"{', '.join(unknown)}: unknown to this version"
+    first = errors[0]
     key, value = ".".join(map(str, first["loc"])), ascii(first["input"])
     place = f"{key}={value if len(value) <= 60 else value[:60] + '...'}: " if key else ""
     return place + first["msg"].removeprefix("Value error, ")

@@ -53,16 +53,8 @@ class Images:
     left_out: tuple[str, ...] = ()  # files of a folder or a zip that were not read
 
 
-# --- Loading --------------------------------------------------------------------------------------
-
-
 def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
-    """The images of a source, from `cache` where they are in it; raises BadData, NoCifar10.
-
-    None is what lies in data/, or else CIFAR-10, which a download keeps in `cache`, the only thing
-    written here. `split`, train or test, is of CIFAR-10: of any other source all is read. The words
-    "cifar10" and "shapes" ask for those; "./shapes" is a folder of that name.
-    """
+    """The images of a source, or of a split of CIFAR-10; raises BadData, NoCifar10."""
     try:
         kind, path = sources.find(source, cache)
         split = split if kind == "cifar10" else ""
@@ -98,15 +90,11 @@ def describe(images: Images) -> str:
 
 
 def _read(kind: str, path: Path | None, split: str, listing: Listing | None) -> Images:
+    """Decode a source; BadData where the sides of its images differ."""
     if kind == "shapes":
         return shapes(SHAPES)
     if listing is None:
         return canonical("cifar10", *sources.read_cifar10(path, split), kind)
-    return canonical("", _decode(listing), listing.labels, kind)
-
-
-def _decode(listing: Listing) -> np.ndarray:
-    """Every image of a listing, (N, side, side, 3) uint8; BadData where their sides differ."""
     images = []
     for name in listing.names:
         with pictures.error_context(name, listing.source):
@@ -114,7 +102,7 @@ def _decode(listing: Listing) -> np.ndarray:
             side, first = len(images[-1]), len(images[0])
             if side != first:
                 raise BadData(f"{side}x{side} pixels, but {listing.names[0]!r} {first}x{first}")
-    return np.stack(images)
+    return canonical("", np.stack(images), listing.labels, kind)
 
 
 def shapes(count: int) -> Images:
@@ -163,9 +151,6 @@ def _key(kind: str, path: Path | None, split: str, listing: Listing | None) -> s
     return digest.hexdigest()
 
 
-# --- The cache ------------------------------------------------------------------------------------
-
-
 def keep(images: Images, cache: Path, resolution: int) -> None:
     """Put images into the cache, as they are and at one resolution; `load` finds them again."""
     native = images.pixels.shape[1]
@@ -201,9 +186,6 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
     return Images(about["name"], about["kind"], pixels, labels, sha256)
 
 
-# --- Using images ---------------------------------------------------------------------------------
-
-
 def of_classes(images: Images, classes: str, count: int | None = None) -> Images:
     """The first `count` images of a class (number or CIFAR-10's name), or of `all`; or BadData."""
     rows: slice | np.ndarray = slice(count)
@@ -228,9 +210,6 @@ def resize(images: Images, resolution: int) -> Images:
         x = interpolate(x.float(), size=resolution, mode="bilinear", antialias=True)
         pixels[i : i + step] = round_to_uint8(x).permute(0, 2, 3, 1)
     return dataclasses.replace(images, pixels=pixels)
-
-
-# --- Training -------------------------------------------------------------------------------------
 
 
 def training_images(images: Images, classes: str, count: int, device: str) -> Tensor:

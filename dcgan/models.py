@@ -51,13 +51,9 @@ class Generator(nn.Module):
         # Double the side, halve the channels.
         self.up = nn.Sequential()
         for width in reversed(rest):
-            self.up.append(
-                nn.Sequential(
-                    nn.ConvTranspose2d(2 * width, width, KERNEL, STRIDE, PADDING, bias=not normed),
-                    nn.BatchNorm2d(width) if normed else nn.Identity(),
-                    nn.ReLU(inplace=True),
-                )
-            )
+            conv = nn.ConvTranspose2d(2 * width, width, KERNEL, STRIDE, PADDING, bias=not normed)
+            norm = nn.BatchNorm2d(width) if normed else nn.Identity()
+            self.up.append(nn.Sequential(conv, norm, nn.ReLU(inplace=True)))
 
         # To the image, without BatchNorm but for norm_g=all.
         self.to_rgb = nn.ConvTranspose2d(config.width, 3, KERNEL, STRIDE, PADDING, bias=False)
@@ -84,13 +80,9 @@ class Discriminator(nn.Module):
         # Halve the side, double the channels.
         self.down = nn.Sequential()
         for width in rest:
-            self.down.append(
-                nn.Sequential(
-                    nn.Conv2d(width // 2, width, KERNEL, STRIDE, PADDING, bias=not normed),
-                    nn.BatchNorm2d(width) if normed else nn.Identity(),
-                    activation(config),
-                )
-            )
+            conv = nn.Conv2d(width // 2, width, KERNEL, STRIDE, PADDING, bias=not normed)
+            norm = nn.BatchNorm2d(width) if normed else nn.Identity()
+            self.down.append(nn.Sequential(conv, norm, activation(config)))
 
         # From a 4x4 map to one logit, directly or as the mean of a 2x2 map.
         top = (first, *rest)[-1]
@@ -145,7 +137,7 @@ def build(config: Config) -> tuple[nn.Module, nn.Module]:
 
 
 def channels_last(net: nn.Module, device: str) -> nn.Module:
-    """The network on a device, with channels last in memory, where convolutions are fastest."""
+    """The network on a device, channels last in memory, where convolutions are fastest."""
     return net.to(device, memory_format=torch.channels_last)
 
 
@@ -158,11 +150,8 @@ def initialise(net: nn.Module, name: str, config: Config) -> None:
 
     Each layer has a stream of its own, so that two configs agree in every layer that they share.
     """
-    touched: dict[str, tuple[type[nn.Module], ...]] = {
-        "paper": (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d),
-        "blog": (nn.Conv2d, nn.BatchNorm2d),
-        "torch": (),
-    }
+    paper = nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d
+    touched = {"paper": paper, "blog": (nn.Conv2d, nn.BatchNorm2d), "torch": ()}
     for path, layer in net.named_modules():
         if not hasattr(layer, "reset_parameters"):
             continue
@@ -186,12 +175,9 @@ def dump_generator(G: nn.Module, config: Config) -> bytes:
 
 
 def load_generator(path: str) -> tuple[nn.Module, Config]:
-    """The generator of a file that `dump_generator` made; nothing in it is executed.
-
-    The config's `epochs` are the default, not the run's. Raises BadInput for any other file.
-    """
+    """G of a file that `dump_generator` made, and its config with default `epochs`, or BadInput."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:  # which executes nothing
             config = Config.model_validate_json((file.metadata() or {}).get("config", ""))
             with torch.device("meta"):
                 G = generator(config)

@@ -18,7 +18,6 @@ What is damaged or missing is computed again. What cannot be read just now (EIO,
 an OSError that names the file: no committed epoch is given up because of it.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -143,21 +142,20 @@ def read_config(run: Path) -> Config:
 def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
     """What a stored run.json says differently, in words; nothing where there is no run.
 
-    A config is what it validates to, with defaults for what it was stored without, and how long a
-    run goes on is no part of it. Fingerprints are compared in what both say, identities in the
-    metrics that are stored. Epochs without their run.json are not known to be those asked for.
+    Configs are compared with their defaults and without `epochs`, fingerprints in what both say,
+    identities in the metrics that are stored.
     """
     if not (run / "run.json").exists():
-        begun = epoch_folder(run, 1).exists()
+        begun = epoch_folder(run, 1).exists()  # and nothing says with which config
         return ["run.json is missing; remove the run to make it again"] if begun else []
     differences = []
     try:
         stored = unseal(run / "run.json")
-        for part, asked in description.items():
-            both = stored.get(part, {}), asked
+        for part, wanted in description.items():
+            was = stored.get(part, {})
             if part == "config":
-                both = [Config.model_validate(x).model_dump(exclude={"epochs"}) for x in both]
-            was, wanted = both
+                both = (Config.model_validate(x) for x in (was, wanted))
+                was, wanted = (config.model_dump(exclude={"epochs"}) for config in both)
             differences += [
                 f"{key}={value} is stored, {key}={wanted.get(key)} is asked for"
                 for key, value in sorted(was.items())
@@ -235,11 +233,8 @@ def records(run: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _checked_epochs(run: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """The epochs 1, 2, ... and their files; Damaged at the first that is not as it was committed.
-
-    An imported run may lack its pictures.
-    """
-    may_lack = (*PRUNABLE, SAMPLES) if has_records_only(run) else PRUNABLE
+    """The epochs 1, 2, ... and their files; Damaged at one that is not as it was committed."""
+    may_lack = (*PRUNABLE, SAMPLES) if has_records_only(run) else PRUNABLE  # imported: no pictures
     names = (path.name for path in run.glob("epochs/[0-9]*"))
     for epoch in range(1, max(map(int, filter(str.isdecimal, names)), default=0) + 1):
         folder = epoch_folder(run, epoch)
@@ -337,13 +332,10 @@ def _last_owner(folder: Path) -> str:
 def _read(path: Path) -> bytes:
     """The bytes of a file; raises Damaged where it is missing, OSError where it is unreadable."""
     try:
-        with open(path, "rb") as file:
+        with _named(path), open(path, "rb") as file:
             return file.read()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-            raise Damaged(f"{path}: {error.strerror}") from error
-        error.filename = str(path)  # which a failing disk does not say
-        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"{path}: {error.strerror}") from error
 
 
 def _read_checked(path: Path, sums: dict[str, str]) -> bytes:
@@ -383,7 +375,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of the disk say which file they are about."""
+    """Errors of the disk say which file they are about, which reading and writing do not."""
     try:
         yield
     except OSError as error:

@@ -15,7 +15,6 @@ SEED = 20151119
 BLOCK = 250  # images drawn at once, so that the arrays stay in the processor's cache
 
 Array = np.ndarray
-Form = Callable[[Array, Array], Array]
 
 
 def draw(count: int) -> tuple[Array, Array]:
@@ -94,10 +93,6 @@ def _colour(hue: Array, saturation: Array, value: Array) -> Array:
     return value[..., None] * (1 - saturation[..., None] * (1 - pure))
 
 
-# The forms: points of the plane -> signed distance to the edge, negative inside. All fit into the
-# unit disc, or nearly so.
-
-
 def _length(x: Array, y: Array) -> Array:
     return np.sqrt(x * x + y * y)
 
@@ -126,7 +121,9 @@ def _checker(x: Array, y: Array) -> Array:
     return np.maximum(_box(x, y, 0.8, 0.8), np.minimum(np.maximum(x, y), np.maximum(-x, -y)))
 
 
-FORMS: dict[str, Form] = {
+# Points of the plane -> signed distance to the edge, negative inside. All forms fit into the unit
+# disc, or nearly so.
+FORMS: dict[str, Callable[[Array, Array], Array]] = {
     "disc": lambda x, y: _length(x, y) - 0.85,
     "ring": lambda x, y: np.abs(_length(x, y) - 0.72) - 0.2,
     "square": lambda x, y: _box(x, y, 0.75, 0.75),

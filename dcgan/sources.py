@@ -41,7 +41,6 @@ HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 ANSWER_SECONDS = 10  # for each wait of the download
 
-
 Found = tuple[str, Path | None]  # the kind of a source, and where it lies
 Source = str | Path | None | Found  # what a user says of images, or what `find` made of it
 
@@ -68,14 +67,11 @@ class Listing:
     read: Callable[[str], bytes]  # a picture by its name
 
 
-# --- Finding a source -----------------------------------------------------------------------------
-
-
 def find(source: Source, downloads: Path) -> Found:
     """The kind of a source (cifar10, folder, zip, shapes) and where it lies, unless that is known.
 
-    None is what lies in data/, or else cifar10. That word means torchvision's folder or archive in
-    data/ or `downloads`, where it is downloaded to otherwise. Raises BadData, or NoCifar10.
+    None is what lies in data/, or else cifar10: torchvision's folder or archive in data/ or
+    `downloads`, where it is downloaded to otherwise. "./shapes" is a folder. BadData or NoCifar10.
     """
     if isinstance(source, tuple):
         return source
@@ -122,9 +118,6 @@ def _find_cifar10(folder: Path) -> Path | None:
         if (tree / "data_batch_1").is_file():
             return tree
     return folder / ARCHIVE if (folder / ARCHIVE).is_file() else None
-
-
-# --- Listing a folder or a zip --------------------------------------------------------------------
 
 
 @contextmanager
@@ -234,14 +227,9 @@ def _listed_labels(
     return np.array([listed[name] for name in names], dtype=np.int64)
 
 
-# --- CIFAR-10 -------------------------------------------------------------------------------------
-
-
 def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 32, 32, 3) uint8 and labels of torchvision's tree or archive; raises BadData.
-
-    torchvision compares the files with their MD5s before it opens any: a pickle runs what it holds.
-    """
+    """Images (N, 32, 32, 3) uint8 and labels of torchvision's tree or archive; raises BadData."""
+    # torchvision compares files with their MD5s before it opens any: a pickle runs what it holds.
     from torchvision.datasets import CIFAR10  # about a second, and only needed here
     from torchvision.datasets.utils import check_integrity
 
@@ -268,9 +256,6 @@ def _download_cifar10(target: Path) -> Path:
     except BadData as error:
         raise NoCifar10(f"CIFAR-10 is not in data/, and {error}") from error
     return target
-
-
-# --- Files that appear whole ----------------------------------------------------------------------
 
 
 @contextmanager

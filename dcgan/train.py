@@ -56,15 +56,18 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
     images = signed_batches(pixels, order, config.batch, device)
     noise = latent_batches(config, "train", state.epoch + 1, len(pixels), device)
 
+    # Forward passes run under autocast, and backward passes follow their types.
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
     # A batch of real images (B, 3, H, W), and the noise for as many generated ones.
     with matmul_precision(config.precision):  # those of the backward passes as well
         for step, (real, z) in enumerate(zip(images, noise, strict=True)):
             # One pass of G serves both networks.
-            with autocast(config, device):
+            with autocast:
                 fake = G(z)
 
             # D learns to tell them apart, in separate passes: the mean of two halves of its loss.
-            with autocast(config, device):
+            with autocast:
                 real_logits, fake_logits = D(real).float(), D(fake.detach()).float()
             d_loss = (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()) / 2
             adam_d.zero_grad()
@@ -74,7 +77,7 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
             # G learns to be taken for real (the non-saturating loss) by a D that stands still.
             if step % config.d_steps == 0:
                 D.requires_grad_(False)
-                with autocast(config, device):
+                with autocast:
                     g_loss = F.softplus(-D(fake).float()).mean()
                 adam_g.zero_grad()
                 g_loss.backward()
@@ -98,12 +101,10 @@ def draw_latent(config: Config, stream: str, epoch: int, count: int) -> Tensor:
 def latent_batches(
     config: Config, stream: str, epoch: int, count: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """What `draw_latent` gives, a batch at a time and on the device.
-
-    Normal numbers are made sixteen at a time, and the last sixteen of a draw anew where their
-    count is no multiple of it (normal_fill in PyTorch's ATen/native/cpu/DistributionTemplates.h).
-    So every draw but the last is of a multiple of sixteen, and the last is no smaller.
-    """
+    """What `draw_latent` gives, a batch at a time and on the device."""
+    # PyTorch makes normal numbers sixteen at a time, and the last sixteen of a draw anew where its
+    # size is no multiple of that (normal_fill in ATen/native/cpu/DistributionTemplates.h). So every
+    # draw but the last is of a multiple of sixteen, and the last is no smaller.
     generator = _noise(config, stream, epoch)
     step, pinned = 16 * config.batch, device.type == "cuda"
     for first in range(0, max(1, count - 15), step):
@@ -114,11 +115,10 @@ def latent_batches(
 
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """Images of z (N, latent_size), on any device: uint8 (N, 3, H, W) on the CPU.
+    """Images of z (N, latent_size): uint8 (N, 3, H, W) on the CPU; or FloatingPointError.
 
-    In eval mode, so with BatchNorm's running statistics, and in float32, whatever the training is
-    in; the mode is put back, and neither buffers nor random streams are touched.
-    FloatingPointError where an image is not finite.
+    In eval mode, with BatchNorm's running statistics, and in float32, whatever the training is in.
+    G's mode is put back; neither buffers nor random streams are touched.
     """
     device, images, training = next(G.parameters()).device, [], G.training
     G.eval()
@@ -145,18 +145,9 @@ def _draw(config: Config, count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=generator) * 2 - 1
 
 
-def autocast(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
-    """Where a network's forward pass runs: bf16 is cast in here, and its backward pass follows."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-
 @contextlib.contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """The precision of float32 matrix products and convolutions on a GPU, while the block runs.
-
-    tf32 rounds their inputs to TF32; otherwise they compute in float32. A kernel reads the setting
-    when it starts, forward or backward. A CPU has no TF32.
-    """
+    """The precision of float32 products and convolutions of a GPU, while the block starts them."""
     kinds = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = [kind.fp32_precision for kind in kinds]
     try:

@@ -29,9 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
     return cli.run(eval_group, arguments)
 
 
-# --- Options of several commands ------------------------------------------------------------------
-
-
 def count(name: str, default: int | None, text: str, least: int = 1) -> Callable:
     """An option that is a whole number."""
     kind = click.IntRange(min=least)
@@ -57,9 +54,6 @@ def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> R
     from eval.finished import measure
 
     return measure(name, needs, settings, **chosen)
-
-
-# --- Scores ---------------------------------------------------------------------------------------
 
 
 @eval_group.command()
@@ -100,9 +94,6 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
         print(line, file=sys.stderr)
     print(to_text(rows))
     return 0, {"runs": rows}
-
-
-# --- Analyses that leave a result in each run -----------------------------------------------------
 
 
 @eval_group.command()
@@ -207,9 +198,6 @@ def audit(n: int, **chosen: Any) -> Result:
         python -m eval audit RUN --data TRAIN --test TEST
     """
     return analyse("audit", "generator", {"n": n}, **chosen)
-
-
-# --- The feature network --------------------------------------------------------------------------
 
 
 @eval_group.command()

@@ -68,34 +68,21 @@ def analyse(run: FinishedRun, n: int) -> Result:
     return Result(dict(zip(titles, numbers.values(), strict=True)), titles, about, NOTES)
 
 
-def measure(sample: Sample, real: Reference, name: str = FD) -> float:
-    """A metric of a sample, by its name."""
-    return real.extractor.metrics[name].measure(sample)
-
-
-# --- How G's images are made ----------------------------------------------------------------------
-
-
 def by_batchnorm(run: FinishedRun, G: nn.Module, real: Reference, n: int) -> dict[str, float]:
     """The same noise through every mode of BatchNorm and every quantiser."""
-    z, numbers = run.noise("audit", n), {}
+    z, numbers, measure = run.noise("audit", n), {}, real.extractor.metrics[FD].measure
     for mode in BATCHNORM:
         signed = signed_images(run, G, z, mode)
         for how in QUANTISERS:
-            value = measure(see(quantise(signed, how), real), real)
-            numbers[f"{FD}, BatchNorm {mode}, {how}"] = value
+            numbers[f"{FD}, BatchNorm {mode}, {how}"] = measure(see(quantise(signed, how), real))
     return numbers
 
 
 def signed_images(run: FinishedRun, G: nn.Module, z: Tensor, mode: str = "running") -> Tensor:
-    """Images of z (N, latent_size) in [-1, 1], float32 (N, 3, H, W) on the CPU; G stays as it is.
-
-    `mode`: where BatchNorm's statistics come from, a key of BATCHNORM. In the mode "batch" batches
-    have the training's size; the last one is filled up with noise from the front.
-    """
+    """Images of z by a mode of BATCHNORM: float32 in [-1, 1], (N, 3, H, W), on the CPU."""
     G, size = copy.deepcopy(G).eval(), AT_ONCE
     if mode == "batch":
-        G, size = G.train(), run.config.batch
+        G, size = G.train(), run.config.batch  # the last one is filled up from the front
     elif mode == "re-estimated":
         G = reestimated(G, run.config, len(z))
     whole = -(-len(z) // size) * size
@@ -114,9 +101,6 @@ def quantise(signed: Tensor, how: str) -> Tensor:
     return to_uint8(signed)
 
 
-# --- How many images ------------------------------------------------------------------------------
-
-
 def by_size(run: FinishedRun, G: nn.Module, real: Reference, n: int) -> dict[str, float]:
     """The metrics of `n` images, and their limits from fewer of them."""
     sizes = np.linspace(max(n / 10, 20), n, POINTS).round().astype(int)
@@ -126,21 +110,19 @@ def by_size(run: FinishedRun, G: nn.Module, real: Reference, n: int) -> dict[str
         samples.append(see(to_uint8(images), real))
     numbers = {}
     for name in (FD, "cs_cifar", "kd_cifar"):
-        values = [measure(sample, real, name) for sample in samples]
+        values = [real.extractor.metrics[name].measure(sample) for sample in samples]
         line = linregress(1 / sizes, values)
         numbers |= {f"{name} of {n}": values[-1], f"{name} at infinity": float(line.intercept)}
         numbers[f"{name} at infinity, standard error"] = float(line.intercept_stderr)
     return numbers
 
 
-# --- Real images made worse -----------------------------------------------------------------------
-
-
 def by_damage(test: Images, real: Reference) -> dict[str, float]:
     """The distance of held-out images that get worse step by step, and whether it always rises."""
     numbers, by_kind = {}, {}
     for kind, level, sample in damaged(test, real):
-        numbers[f"{FD}, {kind} {level:g}"] = value = measure(sample, real)
+        value = real.extractor.metrics[FD].measure(sample)
+        numbers[f"{FD}, {kind} {level:g}"] = value
         by_kind.setdefault(kind, []).append(value)
     for kind, values in by_kind.items():
         rises = all(low < high for low, high in itertools.pairwise(values))

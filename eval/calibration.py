@@ -1,15 +1,5 @@
 """What every metric says of images that no training made: the marks to read its numbers by.
 
-`calibrate` gives the content of <study>/calibration.json:
-
-held_out           where the real images come from: "test split", or "second half" of the data set
-held_out_images    their number
-held_out_seen      how many of them are training or reference images as well; 0 where avoidable
-held_out_sha256    of the data set that they belong to
-images             in each set; in the first and the third no more than `held_out_images`
-identities         metric -> what it is a measure of, as in run.json
-rows               set -> metric -> its value in full precision, null where it is not finite
-
 The sets, in the order of metrics.CALIBRATION: real held-out images; draws from a Gaussian with the
 mean and the covariance of the reference images' pixels; the held-out images reduced to 8x8 and
 enlarged again; images of one colour; images of the untrained generator.
@@ -45,17 +35,17 @@ class HeldOut:
     """Real images to be scored like generated ones."""
 
     pixels: np.ndarray  # (N, side, side, 3) uint8
-    source: str  # TEST or HALF
-    seen: int  # of these, training or reference images as well
+    source: str  # TEST or HALF of the data set
+    seen: int  # of these, training or reference images as well; 0 where avoidable
     sha256: str  # of the data set that they belong to
 
 
 def held_out(images: Images, test: Images | None, config: Config, side: int) -> HeldOut:
     """The first `config.score_images` of `test` that no run sees, at `side` pixels a side.
 
-    Without a test split they come from the second half of the data set, in its order; where a run
-    sees nearly all of that too, from there nevertheless. Raises BadData for a test split that is
-    none: of another size, without these classes, or all of it among the images of the runs.
+    Without a test split they come from the second half of the data set, in its order, even where a
+    run sees nearly all of that too. BadData for a test split of another size, without these
+    classes, or all of it among the images of the runs.
     """
     own = of_classes(images, config.classes)
     seen = {_digest(image) for image in own.pixels[: max(config.images, config.reference_images)]}
@@ -82,22 +72,20 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
 def calibrate(
     references: list[Reference], real: np.ndarray, held: HeldOut, config: Config
 ) -> dict[str, Any]:
-    """The content of calibration.json; `real`: the reference images, uint8 (N, H, W, 3)."""
+    """The content of <study>/calibration.json; `real`: the reference images, uint8 (N, H, W, 3)."""
     config, device = config.model_copy(update={"seed": 0}), references[0].extractor.device
+    known: dict[str, Any] = {}
+    for reference in references:
+        known |= identities(reference, config.score_images, real.shape[1])
+    drawn = sets(real, held, config, device)
     return {
         "held_out": held.source,
         "held_out_images": len(held.pixels),
         "held_out_seen": held.seen,
         "held_out_sha256": held.sha256,
-        "images": config.score_images,
-        "identities": {
-            name: identity
-            for reference in references
-            for name, identity in identities(reference, config.score_images, real.shape[1]).items()
-        },
-        "rows": {
-            name: score(images, references) for name, images in sets(real, held, config, device)
-        },
+        "images": config.score_images,  # in a set; of held-out ones no more than there are
+        "identities": known,  # metric -> what it is a measure of, as in run.json
+        "rows": {name: score(images, references) for name, images in drawn},
     }
 
 
@@ -124,11 +112,10 @@ def sets(
 
 
 def gaussian(real: np.ndarray, count: int) -> np.ndarray:
-    """Draws from the Gaussian that is fitted to the pixels of real images (N, H, W, 3) uint8.
+    """Draws from the Gaussian fitted to the pixels of real images (N, H, W, 3): as them, uint8.
 
     A draw is their mean plus their sum, each less the mean and times a weight from N(0, 1/(N-1)):
-    its covariance is theirs, and no matrix of pixels x pixels is formed. In float64, rounded to
-    the nearest level and clipped: uint8 (count, H, W, 3).
+    its covariance is theirs, and no matrix of pixels x pixels is formed.
     """
     stream = np.random.default_rng(seed_of(0, "calibration gaussian"))
     pixels = real.reshape(len(real), -1)

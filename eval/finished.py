@@ -101,9 +101,6 @@ def finite(net: nn.Module, name: str) -> nn.Module:
     return net
 
 
-# --- Finding runs ---------------------------------------------------------------------------------
-
-
 def open_runs(
     where: Path,
     needs: str,
@@ -116,9 +113,8 @@ def open_runs(
 ) -> list[FinishedRun]:
     """The run itself, or all runs below, that have what an analysis needs; raises BadInput.
 
-    `needs`: "generator", which any run may have kept; or "state" or "config" of a finished run with
-    convolutions, the others being named on stderr. An analysis that needs the config alone is one
-    of epoch 0. `epoch`: a number, or `last`.
+    `needs`: "generator", which any run may have kept; or "state" or "config" (as epoch 0) of a
+    finished run with convolutions, others being named on stderr. `epoch`: a number, or `last`.
     """
     study, runs = find_study(where), []
     native = rundir.unseal(study / "study.json")["data"]["resolution"]
@@ -126,11 +122,11 @@ def open_runs(
     device = cli.choose_device(device, torch.cuda.device_count())
     for folder in sorted(path.parent for path in where.rglob("run.json")):
         config, done = rundir.read_config(folder), max(rundir.kept(folder), default=0)
-        if needs != "generator" and done < config.epochs:
-            print(f"left out, {done} of {config.epochs} epochs: {folder}", file=sys.stderr)
-            continue
-        if needs != "generator" and config.model != "dcgan":
-            print(f"left out, model={config.model} has no convolutions: {folder}", file=sys.stderr)
+        lacks = f"{done} of {config.epochs} epochs" if done < config.epochs else ""
+        if config.model != "dcgan":
+            lacks = lacks or f"model={config.model} has no convolutions"
+        if lacks and needs != "generator":
+            print(f"left out, {lacks}: {folder}", file=sys.stderr)
             continue
         kept = [0] if needs == "config" else rundir.kept(folder, FILES[needs])
         if kept and epoch not in ("last", *map(str, kept)):
@@ -144,8 +140,15 @@ def open_runs(
         raise BadInput(f"{where}: no {kind} in this folder")
 
     trained = {run.config.data_sha256 for run in runs}
-    images = _load(data, cache, trained) if data else None
-    others = _load_test(test, cache, trained, native) if test else None
+    images = load(data, cache) if data else None
+    if images and (other := trained - {images.sha256}):
+        here, its = images.sha256[:12], min(other)[:12]
+        raise BadInput(f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}...")
+    others = load(test, cache, "test") if test else None
+    if others and (side := others.pixels.shape[1]) != native:
+        raise BadInput(f"--test {test}: {side} pixels a side, not {native}")
+    if others and others.sha256 in trained:
+        raise BadInput(f"--test {test}: these are the images of --data, none is held out")
     return [replace(run, data=images, test_data=others) for run in runs]
 
 
@@ -156,28 +159,6 @@ def find_study(where: Path) -> Path:
         if (folder / "study.json").is_file():
             return folder
     raise BadInput(f"{where}: {'no study here or above' if where.is_dir() else 'no such folder'}")
-
-
-def _load(data: str, cache: Path, trained: set[str]) -> Images:
-    """The images that runs were trained on, by the SHA-256s that they name."""
-    images = load(data, cache)
-    if other := trained - {images.sha256}:
-        here, its = images.sha256[:12], min(other)[:12]
-        raise BadInput(f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}...")
-    return images
-
-
-def _load_test(test: str, cache: Path, trained: set[str], native: int) -> Images:
-    """Images of the same side that no run was trained on."""
-    images = load(test, cache, "test")
-    if (side := images.pixels.shape[1]) != native:
-        raise BadInput(f"--test {test}: {side} pixels a side, not {native}")
-    if images.sha256 in trained:
-        raise BadInput(f"--test {test}: these are the images of --data, none is held out")
-    return images
-
-
-# --- The loop -------------------------------------------------------------------------------------
 
 
 def measure(
@@ -192,8 +173,7 @@ def measure(
 ) -> cli.Result:
     """Let eval.<name> analyse each run that has no result of its epoch; print the results of all.
 
-    `settings`: for the analysis; `chosen`: for `open_runs`; `threads`: of PyTorch, None: as many as
-    each run had.
+    `settings`: for the analysis; `chosen`: for `open_runs`; `threads`: None for those of each run.
     """
     runs, kept = open_runs(where, needs, **chosen), {}
     for number, run in enumerate(runs, 1):

@@ -60,10 +60,7 @@ def analyse(run: FinishedRun, pairs: int) -> Result:
 
 
 def operations(config: Config) -> float:
-    """Multiply-adds of one step of training for each real image; the batch does not change them.
-
-    With d_steps=k, the mean over k steps of D, of which one has a step of G.
-    """
+    """Multiply-adds of a step of D for each real image, and of its share of a step of G."""
     step = config.model_copy(update={"batch": 2})  # BatchNorm is undefined on one image
     pixels = random_pixels(step, 2 * step.d_steps)
     with FlopCounterMode(display=False) as counter:
@@ -74,11 +71,8 @@ def operations(config: Config) -> float:
 def step_speeds(
     configs: dict[str, Config], device: str, pairs: int
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Real images a second of each config in each pair, (pairs,) a config, and images a sample.
-
-    Configs that are first in one pair are last in the next. Two of them share all but the head.
-    """
-    config = next(iter(configs.values()))
+    """Real images a second of each config in each pair, (pairs,) a config, and images a sample."""
+    config = next(iter(configs.values()))  # they differ in the head alone
     images = config.batch * config.d_steps
 
     # Warm up, then show more images until the fastest takes long enough.

@@ -25,8 +25,7 @@ def moments(features: np.ndarray) -> Moments:
     """Mean and factored covariance (with N - 1) of features (N, D).
 
     The factor is the R of a QR decomposition of the centred rows over sqrt(N - 1), taken block by
-    block, so that a covariance is never formed and its rank may be below D. The distance is biased
-    upwards by about 1 / N.
+    block, so that a covariance is never formed and its rank may be below D.
     """
     count, size = features.shape
     mean = features.mean(axis=0, dtype=np.float64)
@@ -64,9 +63,7 @@ def score(logits: np.ndarray, splits: int = 1) -> float:
     parts = [p[i * count // splits : (i + 1) * count // splits] for i in range(splits)]
 
     # The mean divergence is the entropy of the mean less the mean entropy.
-    scores = [
-        np.exp(entr(part.mean(axis=0)).sum() - entr(part).sum(axis=1).mean()) for part in parts
-    ]
+    scores = [np.exp(entr(x.mean(axis=0)).sum() - entr(x).sum(axis=1).mean()) for x in parts]
     return float(np.mean(scores))
 
 
@@ -136,9 +133,6 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np
         yield slice(i, i + BLOCK), np.maximum(squared, 0)
 
 
-# --- The table of metrics -------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Sample:
     """Generated and real images as one network sees them: all that a metric needs."""
@@ -192,7 +186,6 @@ LOWER_IS_BETTER = {  # of the study's networks, in the order of columns
     **{f"{metric.stem}_cifar": metric.lower_is_better for metric in METRICS},
     "kd_imagenet": True,
 }
-
 
 CALIBRATION = {  # sets of images that no training made (eval.calibration), and what people read
     "held-out": "real, held out",

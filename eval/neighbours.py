@@ -25,12 +25,9 @@ SHOWN = 8  # generated images of the picture
 ENLARGED = 3  # times
 
 TITLES = {
-    "ratio_features": "ratio, features",
-    "share_features": "below 1 %, features",
-    "auc_features": "AUC, features",
-    "ratio_pixels": "ratio, pixels",
-    "share_pixels": "below 1 %, pixels",
-    "auc_pixels": "AUC, pixels",
+    f"{name}_{space}": f"{title}, {space}"
+    for space in ("features", "pixels")
+    for name, title in {"ratio": "ratio", "share": "below 1 %", "auc": "AUC"}.items()
 }
 NOTES = [
     "Distances to the nearest training image, of generated images and of as many held-out ones.",
@@ -42,22 +39,21 @@ NOTES = [
     "as long as the share is not above 0.01 in features too.",
 ]
 
-
 # Images in the two spaces in which they can be near: features (N, D), pixels uint8 (N, S, S, 3).
 Seen = dict[str, np.ndarray]
 
 
 def analyse(run: FinishedRun, n: int) -> Result:
     """What is measured of `n` generated images, and the picture; BadInput on fewer to compare."""
-    config, side, network, cache = run.config, run.side, run.classifier(), run.cache
+    config, side, network = run.config, run.side, run.classifier()
     train, test = run.train(side), run.test(side)
-    if len(test.pixels) < n:
-        line = f"{len(test.pixels)} images of classes={config.classes}, --n is {n}"
+    if (few := len(test.pixels)) < n:
+        line = f"{few} images of classes={config.classes}, --n is {n}"
         raise BadInput(f"--test {run.test_data.name}: {line}")
 
     pixels = train.pixels[: config.images]
-    real = reference(network, pixels, train.sha256, cache)
-    held_out = reference(network, test.pixels, test.sha256, cache, "test")
+    real = reference(network, pixels, train.sha256, run.cache)
+    held_out = reference(network, test.pixels, test.sha256, run.cache, "test")
     values, picture = examine(
         see(generate(run.generator(), run.noise("neighbours", n)), real),
         {"features": real.features, "pixels": pixels},
@@ -91,11 +87,9 @@ def examine(made: Seen, train: Seen, test: Seen) -> tuple[dict[str, float], byte
 
 
 def nearest(queries: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The Euclidean distance of each row of (N, D) to the nearest one of (M, D), and its index.
-
-    Searched for in float32, measured in float64; equal rows are 0 apart.
-    """
-    # The search expands the square, which loses the digits of small distances: take them anew.
+    """The Euclidean distance of each row of (N, D) to the nearest one of (M, D), and its index."""
+    # The search, in float32, expands the square, which loses the digits of small distances: they
+    # are taken anew in float64, in which equal rows are 0 apart.
     index = pairwise_distances_argmin(*(x.astype(np.float32, copy=False) for x in (queries, known)))
     distances = np.empty(len(queries))
     for i in range(0, len(queries), BLOCK):
@@ -106,16 +100,13 @@ def nearest(queries: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def compare(generated: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-    """Distances (N,) and (M,) to the nearest training image: ratio, share and auc (see NOTES).
-
-    Ties count half in auc (Mann and Whitney, 1947). The ratio is not finite where the median of the
-    held-out distances is 0.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    """Distances (N,) and (M,) to the nearest training image: ratio, share and auc (see NOTES)."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # where the median is 0
         ratio = np.median(generated) / np.median(held_out)
     pairs = len(generated) * len(held_out)
     return {
         "ratio": float(ratio),
         "share": float((generated < np.quantile(held_out, LOW)).mean()),
+        # Ties count half (Mann and Whitney, 1947).
         "auc": float(mannwhitneyu(held_out, generated, method="asymptotic").statistic / pairs),
     }

@@ -186,16 +186,14 @@ def machine(
 def to_result(measured: dict[str, Accuracy], count: int) -> Result:
     """The result of a run from what was measured for each of KINDS with so many labels."""
     values, titles = {}, {}
-    rates = {kind: measured[kind].rates for kind in KINDS}
+    measured = {kind: measured[kind] for kind in KINDS}
+    rates = {kind: accuracy.rates for kind, accuracy in measured.items()}
     rates["gain"] = rates["trained"] - rates["untrained"]
     for kind, of_draws in rates.items():
         name, title = f"{kind}_{count}", f"{kind}, {count}"
         values[f"accuracy_{name}"], titles[f"accuracy_{name}"] = float(of_draws.mean()), title
         if len(of_draws) > 1:
             values[f"sd_{name}"], titles[f"sd_{name}"] = float(of_draws.std(ddof=1)), f"SD {title}"
-    svm = {
-        f"{kind}_{count}": {"C": measured[kind].cost, "features": measured[kind].size}
-        for kind in KINDS
-    }
+    svm = {f"{kind}_{count}": {"C": x.cost, "features": x.size} for kind, x in measured.items()}
     about = {"scikit_learn": sklearn.__version__, "costs": list(COSTS), "svm": svm}
     return Result(values, titles, about, NOTES)

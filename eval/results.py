@@ -1,11 +1,4 @@
-"""What an analysis measured in one run: <run>/eval/<name>.json, maybe a PNG beside it. No torch.
-
-tool, epoch   which analysis, after which epoch of the run
-values        {flat name: a number in full precision; null where it is not finite or unknown}
-titles        {flat name: what people read for it}
-about         settings, counts, the SHA-256 of networks and data
-notes         sentences
-"""
+"""What an analysis measured in one run: <run>/eval/<name>.json, maybe a PNG beside it. No torch."""
 
 import json
 import math
@@ -26,12 +19,12 @@ GAP = 2  # pixels between the images of a picture
 
 @dataclass(frozen=True)
 class Result:
-    """What an analysis gives; see the top of this file."""
+    """What an analysis gives; in its file stand `tool` and `epoch` before."""
 
-    values: dict[str, float | None]
-    titles: dict[str, str]
-    about: dict[str, Any]
-    notes: list[str]
+    values: dict[str, float | None]  # by flat names; null in the file where not finite or unknown
+    titles: dict[str, str]  # what people read for each name
+    about: dict[str, Any]  # settings, counts, the SHA-256 of networks and data
+    notes: list[str]  # sentences
     picture: bytes | None = field(default=None, repr=False)  # a PNG, in a file of its own
 
 

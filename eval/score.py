@@ -60,25 +60,21 @@ def reestimated(G: nn.Module, config: Config, count: int) -> nn.Module:
 def reference(
     extractor: Extractor, pixels: np.ndarray, data_sha256: str, cache: Path, split: str = "train"
 ) -> Reference:
-    """The features of real images (N, H, W, 3) uint8, computed once and kept in `cache`.
-
-    The cached file is named after all that its content depends on: the images themselves, the
-    network, and the machine's arithmetic. It begins with its own hash; a damaged one is made again.
-    """
+    """The features of real images (N, H, W, 3) uint8, computed once and kept in `cache`."""
+    # The file is named after all that it depends on: images, network, the machine's arithmetic.
     count, resolution = pixels.shape[:2]
     content = hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
     chip = extractor.device
     if chip.startswith("cuda"):
         chip = torch.cuda.get_device_name(chip)
-    key = [extractor.sha256, content, count, resolution, metrics.IMPLEMENTATION]
-    key += [torch.__version__, chip, torch.backends.cpu.get_cpu_capability()]
-    key += [torch.get_num_threads()]
+    key = [extractor.sha256, content, count, resolution, metrics.IMPLEMENTATION, torch.__version__]
+    key += [chip, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     path = cache / f"{extractor.name}-{digest[:32]}.features"
 
+    # It begins with the hash of the rest; a damaged one is made again.
     data = path.read_bytes() if path.is_file() else b""
-    whole = hashlib.sha256(data[32:]).digest() == data[:32]
-    if whole:
+    if hashlib.sha256(data[32:]).digest() == data[:32]:
         arrays = load(data[32:])
     else:
         features = extractor.extract(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].numpy()
@@ -97,11 +93,7 @@ def split_of(classes: str) -> str:
 
 
 def score(images: Tensor, references: list[Reference]) -> dict[str, float | None]:
-    """Every metric of generated images, uint8 (N, 3, H, W); None where it is not finite.
-
-    The Fréchet distance uses the whole reference; the kernel distance and the neighbours use its
-    first N images.
-    """
+    """Every metric of generated images, uint8 (N, 3, H, W); None where it is not finite."""
     scores: dict[str, float] = {}
     for reference in references:
         known = reference.extractor.metrics
@@ -115,8 +107,11 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
 
 def see(images: Tensor, reference: Reference) -> Sample:
     """Generated images, uint8 (N, 3, H, W), beside the real ones, as the network sees them."""
-    network = reference.extractor
-    features, logits = (x.numpy() for x in network.extract(at_side(images, reference)))
+    # Images larger than real ones which the network would enlarge are reduced to their side.
+    network, side = reference.extractor, _meeting_side(reference, images.shape[-1])
+    if side != images.shape[-1]:
+        images = round_to_uint8(resize(images, side))
+    features, logits = (x.numpy() for x in network.extract(images))
     return Sample(features, logits, reference.features, reference.moments, network.splits)
 
 
@@ -128,10 +123,10 @@ def identities(
     generated = min(generated, network.most or generated)
     known = len(reference.features)
     real = {"all": known, "as many": min(generated, known), "none": 0}
-    described = {}
+    described, ending = {}, "" if batchnorm == "running" else REESTIMATED
     for name, metric in network.metrics.items():
         count, detail = real[metric.real], metric.detail.format(splits=network.splits)
-        name += "" if batchnorm == "running" else REESTIMATED
+        name += ending
         described[name] = {
             "metric": name,
             "network": network.name,
@@ -169,18 +164,9 @@ def to_text(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         known_as = row["identities"].values()
         notes = [", ".join(f"{key} {x}" for key, x in identity.items()) for identity in known_as]
-        titles = {name: name for name in row["scores"]}
-        numbers = {"epoch": row["epoch"], "values": row["scores"], "titles": titles}
-        shown[row["run"]] = numbers | {"notes": notes}
+        about = {"titles": {name: name for name in row["scores"]}, "notes": notes}
+        shown[row["run"]] = {"epoch": row["epoch"], "values": row["scores"]} | about
     return results.to_text(shown)
-
-
-def at_side(images: Tensor, reference: Reference) -> Tensor:
-    """Reduce images that are larger than real ones which the network would enlarge."""
-    side = _meeting_side(reference, images.shape[-1])
-    if side == images.shape[-1]:
-        return images
-    return round_to_uint8(resize(images, side))
 
 
 def _meeting_side(reference: Reference, resolution: int) -> int:
@@ -197,7 +183,6 @@ def _resizer(reference: Reference, resolution: int, count: int) -> str:
     if side != network.resolution:
         steps.append(f"{network.resizer} {side} -> {network.resolution}")
     if count and real != network.resolution:
-        steps.append(
-            "reference too" if real == side else f"reference {real} -> {network.resolution}"
-        )
+        other = "too" if real == side else f"{real} -> {network.resolution}"
+        steps.append(f"reference {other}")
     return ", ".join(steps) or "none"

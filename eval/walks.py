@@ -67,17 +67,11 @@ def analyse(run: FinishedRun, pairs: int, steps: int) -> Result:
             f"classifier is sure of {trials['named']}, and {trials['classes']} classes have "
             f"{FEWEST} bright and {FEWEST} dark ones; two are needed."
         )
-    about = {
-        "path": "spherical" if config.latent == "normal" else "straight",
-        "network": network.name,
-        "network_sha256": network.sha256,
-    }
+    about = {"path": "spherical" if config.latent == "normal" else "straight"}
+    about |= {"network": network.name, "network_sha256": network.sha256}
     picture = draw([row.permute(0, 2, 3, 1).numpy() for row in (*rows, *more)])
     values = dict.fromkeys(TITLES) | smooth | hits
     return Result(values, TITLES, about | counts | trials, notes, picture)
-
-
-# --- Walks ----------------------------------------------------------------------------------------
 
 
 def smoothness(run: FinishedRun, G: nn.Module, pairs: int, steps: int) -> Part:
@@ -107,14 +101,13 @@ def features_of(run: FinishedRun, images: Tensor) -> Tensor:
 
 
 def walk(start: Tensor, end: Tensor, steps: int, latent: str) -> Tensor:
-    """From z to z (N, latent_size) in equal steps, ends included: (N, steps + 1, latent_size).
-
-    Spherical for `normal` (Shoemake, 1985), straight for `uniform`.
-    """
+    """From z to z (N, latent_size) in equal steps, ends included: (N, steps + 1, latent_size)."""
     t = torch.linspace(0, 1, steps + 1, device=start.device)[:, None]
     start, end = start[:, None], end[:, None]
     if latent == "uniform":
         return start.lerp(end, t)
+
+    # On a sphere (Shoemake, 1985).
     cosine = torch.cosine_similarity(start, end, dim=2)[..., None].clamp(-1, 1)
     angle = cosine.arccos().clamp(min=1e-3)  # below which the sphere is flat
     return (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
@@ -130,9 +123,6 @@ def measure(features: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and largest step of walks (N, steps + 1, D), relative to a span (N,) each."""
     sizes = features.diff(dim=1).norm(dim=2) / span[:, None]
     return sizes.mean(dim=1), sizes.amax(dim=1)
-
-
-# --- Arithmetic -----------------------------------------------------------------------------------
 
 
 def arithmetic(run: FinishedRun, G: nn.Module) -> Part:

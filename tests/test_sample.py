@@ -88,7 +88,7 @@ def test_of_a_run_it_is_the_last_kept_generator(G, file, run_sample, tmp_path):
 def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
     G, file, run_sample, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dcgan.__main__.PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr("dcgan.rundir.PUBLISHED", tmp_path / "published")
     out, absent = ("--out", tmp_path / "out"), "no such file or folder, and "
     code, _, complaint = run_sample("batch=128", *out)
     there_are_none = f"{absent}no published generator has this in the name: there are none"
