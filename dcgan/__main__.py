@@ -72,11 +72,12 @@ def sample(
     images = draw(find(generator), n, seed, device)
     if grid:
         with new_file(grid) as file:
-            file.write(png_grid(images, columns=math.ceil(math.sqrt(len(images)))))
+            file.write(png_grid(images, columns=math.ceil(math.sqrt(n))))
     else:
         write_folder(out, images)
-    print(f"wrote {len(images)} images of {images.shape[2]}x{images.shape[1]} to {grid or out}")
-    return 0, {"images": len(images), "side": images.shape[1], "path": grid or out}
+    side, place = images.shape[1], grid or out
+    print(f"wrote {n} images of {side}x{side} to {place}")
+    return 0, {"images": n, "side": side, "path": place}
 
 
 @dcgan_group.command()

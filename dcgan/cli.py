@@ -131,25 +131,17 @@ def left(seconds: float | None) -> str:
 
 def aligned(columns: list[str], rows: list[list[Any]]) -> str:
     """A table of text and numbers; columns that do not fit the terminal follow below."""
-    cells = [columns, *([_cell(cell) for cell in row] for row in rows)]
-    names, *others = zip(*cells, strict=True)
-    free = shutil.get_terminal_size().columns - max(map(len, names))
-    blocks: list[list[tuple[str, ...]]] = [[]]
+    names, *others = zip(columns, *(map(_cell, row) for row in rows), strict=True)
+    names = [cell.ljust(max(map(len, names))) for cell in names]
+    blocks = [[names]]
     for column in others:
-        if sum(max(map(len, x)) + 2 for x in (*blocks[-1], column)) > free and blocks[-1]:
-            blocks.append([])
-        blocks[-1].append(column)
-    return "\n\n".join(_aligned([names, *block]) for block in blocks)
-
-
-def _aligned(columns: list[tuple[str, ...]]) -> str:
-    """Columns side by side, the first one set left and the others right."""
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for first, *rest in zip(*columns, strict=True):
-        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+        padded = [cell.rjust(max(map(len, column))) for cell in column]
+        width = sum(len(x[0]) + 2 for x in (*blocks[-1], padded)) - 2
+        if len(blocks[-1]) > 1 and width > shutil.get_terminal_size().columns:
+            blocks.append([names])
+        blocks[-1].append(padded)
+    lines = (("  ".join(row).rstrip() for row in zip(*x, strict=True)) for x in blocks)
+    return "\n\n".join(map("\n".join, lines))
 
 
 def _cell(cell: Any) -> str:

@@ -110,7 +110,7 @@ def plain_generator(config: Config) -> nn.Sequential:
 
 
 def plain_discriminator(config: Config) -> nn.Sequential:
-    """Its counterpart, without BatchNorm: images -> logits (N,)."""
+    """D of the blog's plain GAN, without BatchNorm: images -> logits (N,)."""
     D = nn.Sequential(nn.Flatten())
     for size, smaller in itertools.pairwise((3 * config.resolution**2, 1024, 512, 256)):
         D.extend([nn.Linear(size, smaller), nn.ReLU()])

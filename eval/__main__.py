@@ -47,6 +47,7 @@ CACHE = click.option(
     "--cache", metavar="DIR", type=PATH, help="of images; default: `cache` beside the study"
 )
 AGAIN = click.option("--again", is_flag=True, help="measure runs anew that have the result")
+NETWORKS = click.Choice(["cifar", "inception"])
 
 
 def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> Result:
@@ -58,12 +59,7 @@ def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> R
 
 @eval_group.command()
 @options(RUN, DEVICE, EPOCH)
-@click.option(
-    "--extractor",
-    type=click.Choice(["cifar", "inception"]),
-    default="cifar",
-    help="what sees the images",
-)
+@click.option("--extractor", type=NETWORKS, default="cifar", help="what sees the images")
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
 @click.option("--data", metavar="TRAIN", help="images it was trained on; default: the cache's")
 @click.option("--weights", type=PATH, help="of Inception, or a folder; default: see above")

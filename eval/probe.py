@@ -17,7 +17,7 @@ import torch
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import adaptive_max_pool2d
 
 from dcgan.cli import BadInput
@@ -114,15 +114,14 @@ def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
     D.eval()
 
     @torch.no_grad()
-    def pooled(images: Tensor) -> Tensor:
-        maps = [D.from_rgb(images)]
-        for layer in D.down:
-            maps.append(layer(maps[-1]))
-        return torch.cat([adaptive_max_pool2d(x, MAP).flatten(1) for x in maps], dim=1)
-
     def features(pixels: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH)
-        return torch.cat([pooled(to_signed(part.to(device))) for part in parts]).cpu().numpy()
+        pooled = []
+        for part in torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH):
+            maps = [D.from_rgb(to_signed(part.to(device)))]
+            for layer in D.down:
+                maps.append(layer(maps[-1]))
+            pooled.append(torch.cat([adaptive_max_pool2d(x, MAP).flatten(1) for x in maps], dim=1))
+        return torch.cat(pooled).cpu().numpy()
 
     return features
 

@@ -146,14 +146,12 @@ def identities(
 
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
-    # The noise is a stream of its own, by which no epoch was chosen.
-    try:
-        images = generate(run.generator(), run.noise("rescore", count))
-    except FloatingPointError:
-        images = None
     config, real = run.config, run.train(run.side)
     against = reference(network, real.pixels, real.sha256, run.cache, split_of(config.classes))
-    scores = score(images, [against]) if images is not None else dict.fromkeys(network.metrics)
+    try:  # with noise of a stream by which no epoch was chosen
+        scores = score(generate(run.generator(), run.noise("rescore", count)), [against])
+    except FloatingPointError:
+        scores = dict.fromkeys(network.metrics)
     about = identities(against, count, config.resolution)
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
 
