@@ -7,16 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import Images, canonical, load, resize, shapes
-from dcgan.models import build, dump_generator, load_generator
+from dcgan.data import Images, canonical, resize, shapes
+from dcgan.models import build
 from dcgan.train import draw_latent, generate
-from eval import audit, metrics, results
-from eval.__main__ import main
+from eval import audit, metrics
 from eval.audit import BATCHNORM, add_noise, blur, by_damage, by_size, quantise, signed_images
-from eval.extractors import classifier
-from eval.score import Reference, reference, score
+from eval.score import Reference, score
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=120, batch=20, epochs=2)
 
@@ -24,19 +21,15 @@ CONFIG = Config(resolution=16, width=4, latent_size=8, images=120, batch=20, epo
 def compared_with(images: Images, extractor) -> Reference:
     pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2)
     features = extractor.extract(pixels)[0].numpy()
-    moments = metrics.moments(features)
-    side = images.pixels.shape[1]
-    return Reference(extractor, features, moments, side, images.sha256, "train")
+    given = features, metrics.moments(features), pixels.shape[2]
+    return Reference(extractor, *given, images.sha256, "train")
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """Drawings: 200 to compare with, and 110 others."""
-    images = shapes(310)
-    halves = np.arange(310) >= 200
-    return [
-        canonical("drawn", images.pixels[part], images.labels[part]) for part in (~halves, halves)
-    ]
+    images, parts = shapes(310), (slice(200), slice(200, 310))
+    return [canonical("drawn", images.pixels[part], images.labels[part]) for part in parts]
 
 
 @pytest.fixture
@@ -52,9 +45,6 @@ def G():
 @pytest.fixture
 def run(finished_run):
     return finished_run(CONFIG)
-
-
-# --- How G's images are made ----------------------------------------------------------------------
 
 
 def test_batch_statistics_are_those_of_training_batches(G, run):
@@ -77,10 +67,11 @@ def test_re_estimated_statistics_are_averages_over_new_noise(G, run):
     noise = draw_latent(CONFIG, "statistics", 0, 10 * CONFIG.batch).split(CONFIG.batch)
     layers = [m for m in G.modules() if isinstance(m, nn.BatchNorm2d)]
     seen = {layer: [] for layer in layers}
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, x: seen[layer].append(x[0]))
-        for layer in layers
-    ]
+
+    def keep(layer, inputs):
+        seen[layer].append(inputs[0])
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
     G.train()
     with torch.no_grad():
         for part in noise:
@@ -122,9 +113,6 @@ def test_quantisers_by_hand():
     assert quantise(torch.zeros(1, 3, 2, 2), "stretch").float().std() == 0  # of one value only
 
 
-# --- How many images ------------------------------------------------------------------------------
-
-
 def test_the_limit_is_where_a_line_through_the_sizes_meets_infinity(G, drawn, run, colours):
     real = compared_with(drawn[0], colours)
     numbers = by_size(run, G, real, 300)
@@ -137,9 +125,6 @@ def test_the_limit_is_where_a_line_through_the_sizes_meets_infinity(G, drawn, ru
     assert numbers["fd_cifar of 300"] == pytest.approx(measured[-1], rel=1e-6)
     assert numbers["fd_cifar at infinity"] == pytest.approx(limit, rel=1e-5)
     assert numbers["fd_cifar at infinity, standard error"] > 0
-
-
-# --- Real images made worse -----------------------------------------------------------------------
 
 
 def test_noise_and_blur_are_what_they_say():
@@ -192,59 +177,17 @@ def test_a_blind_network_is_found_out_and_unlabelled_images_miss_no_class(drawn,
     assert len(rises) == 3
 
 
-# --- The command ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def study(tmp_path, drawn, G, write_images, write_run):
-    """A study of one run, trained on 120 drawings, and 110 others."""
-    for name, images, count in (("train", drawn[0], 120), ("test", drawn[1], 110)):
-        write_images(tmp_path / name, images.pixels[:count], images.labels[:count])
-    train = load(str(tmp_path / "train"), tmp_path / "cache")
-    config = CONFIG.model_copy(update={"data_sha256": train.sha256})
-    write_run(tmp_path / "study", config, [{rundir.GENERATOR: dump_generator(G, config)}])
-    return tmp_path / "study"
-
-
-@pytest.fixture
-def run_audit(study, run_command):
-    threads = torch.get_num_threads()
-
-    def run(*words, where=study / "norm=none" / "seed=0", test="test"):
-        named = ["--data", study.parent / "train", "--test", study.parent / test]
-        return run_command(main, "audit", where, *named, "--device", "cpu", *words)
-
-    yield run
-    torch.set_num_threads(threads)
-
-
-def test_the_command_leaves_its_numbers_in_the_run(study, run_audit, tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "POINTS", 3)
-    monkeypatch.setattr(audit, "NOISE", (16,))
-    monkeypatch.setattr(audit, "BLUR", (1.0,))
-    code, shown, _ = run_audit("--n", 100)
-    assert code == 0
-    result = results.stored(study / "norm=none" / "seed=0", "audit", 1)
-    assert len(result["values"]) == 9 + 9 + 14 + 4
-    assert all(title in shown for title in result["titles"].values())
-    assert result["about"]["held_out"] == 110
-
-    # The first number is what scoring gives.
-    path = rundir.epoch_folder(study / "norm=none" / "seed=0", 1) / rundir.GENERATOR
-    net, config = load_generator(str(path))
-    train = resize(load(str(study.parent / "train"), study.parent / "cache"), 16)
-    real = reference(classifier(), train.pixels, train.sha256, tmp_path / "other")
-    images = generate(
-        net.to(memory_format=torch.channels_last), draw_latent(config, "audit", 1, 100)
-    )
-    expected = score(images, [real])["fd_cifar"]
-    first = result["values"]["fd_cifar_batchnorm_running_round"]
-    assert first == pytest.approx(expected, rel=1e-6)
-
-
-def test_too_few_held_out_images_are_refused_in_one_line(study, run_audit, drawn, write_images):
-    write_images(study.parent / "few", drawn[1].pixels[:20], drawn[1].labels[:20])
-    code, shown, complaint = run_audit(test="few")
-    assert (code, shown) == (2, "")
-    assert "--test few: 20 images, 100 are needed" in complaint.splitlines()[-1]
-    assert results.stored(study / "norm=none" / "seed=0", "audit", 1) is None
+def test_the_audit_has_all_its_numbers_and_begins_with_the_score(
+    G, drawn, colours, finished_run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name, smaller in (("POINTS", 3), ("NOISE", (16,)), ("BLUR", (1.0,))):
+        monkeypatch.setattr(audit, name, smaller)
+    train, test = (resize(images, 16) for images in drawn)
+    run = finished_run(CONFIG, 1, colours, train=train, test=test, generator=G)
+    result = audit.analyse(run, 100)
+    assert len(result.values) == 9 + 9 + 14 + 4
+    assert result.about == {"held_out": 110, "reference": 200}
+    expected = score(generate(G, run.noise("audit", 100)), [compared_with(train, colours)])
+    first = result.values["fd_cifar_batchnorm_running_round"]
+    assert first == pytest.approx(expected["fd_cifar"], rel=1e-6)

@@ -60,12 +60,10 @@ def test_the_second_half_is_none_of_the_runs_images(drawn):
     assert result.sha256 == drawn.sha256
 
     # Where the runs see more than half, what they do not see; and where they see all, the rest.
-    most = CONFIG.model_copy(update={"images": 1300})
-    result = held_out(drawn, None, most, 32)
+    result = held_out(drawn, None, CONFIG.model_copy(update={"images": 1300}), 32)
     assert (result.seen, len(result.pixels)) == (0, 100)
     assert not rows_of(result.pixels) & rows_of(drawn.pixels[:1300])
-    every = CONFIG.model_copy(update={"images": 1400})
-    result = held_out(drawn, None, every, 32)
+    result = held_out(drawn, None, CONFIG.model_copy(update={"images": 1400}), 32)
     assert (result.source, result.seen, len(result.pixels)) == (HALF, 200, 200)
 
 
@@ -126,8 +124,7 @@ def test_coarse_images_keep_the_means_of_areas_alone():
 def test_the_untrained_generator_is_that_of_seed_0(real, held):
     given = dict(calibration.sets(real, held, CONFIG, "cpu"))
     assert [*given] == [*CALIBRATION]
-    assert {len(images) for images in given.values()} == {200}
-    assert {images.dtype for images in given.values()} == {torch.uint8}
+    assert {(len(images), images.dtype) for images in given.values()} == {(200, torch.uint8)}
     wanted = generate(build(CONFIG)[0], draw_latent(CONFIG, "calibration", 0, 200))
     assert (given["untrained"].float() - wanted.float()).abs().max() <= 1
     wide = CONFIG.model_copy(update={"resolution": 32})
@@ -135,27 +132,29 @@ def test_the_untrained_generator_is_that_of_seed_0(real, held):
 
 
 def test_the_metrics_put_the_sets_in_order(made, compared):
-    result = made
-    assert [*result["rows"]] == [*CALIBRATION]
-    for row in result["rows"].values():
-        assert list(row) == list(compared[0].extractor.metrics) == list(result["identities"])
-    distance = {name: row["fd_cifar"] for name, row in result["rows"].items()}
+    rows = made["rows"]
+    assert [*rows] == [*CALIBRATION]
+    for row in rows.values():
+        assert list(row) == list(compared[0].extractor.metrics) == list(made["identities"])
+    distance = {name: row["fd_cifar"] for name, row in rows.items()}
     assert 3 * distance["held-out"] < min(distance["gaussian"], distance["8x8"])
     assert 10 * distance["held-out"] < distance["flat"] < distance["untrained"]
-    assert result["rows"]["held-out"]["recall_cifar"] > 0.8 > result["rows"]["flat"]["recall_cifar"]
-    assert (result["images"], result["held_out_images"]) == (200, 200)
-    assert result["identities"]["fd_cifar"]["generated"] == 200
+    assert rows["held-out"]["recall_cifar"] > 0.8 > rows["flat"]["recall_cifar"]
+    assert (made["images"], made["held_out_images"]) == (200, 200)
+    assert made["identities"]["fd_cifar"]["generated"] == 200
 
 
 def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, compared):
-    result = made
-    assert calibration.is_current(result, compared, HALF)
-    assert not calibration.is_current(result, compared, TEST)
-    assert calibration.is_current(result | {"held_out": TEST}, compared, HALF)
     more = dataclasses.replace(compared[0].extractor, suffix="_other")
     both = [*compared, dataclasses.replace(compared[0], extractor=more)]
-    assert not calibration.is_current(result, both, HALF)
-    assert not calibration.is_current({}, compared, HALF)
+    assert calibration.is_current(made, compared, HALF)
+    assert calibration.is_current(made | {"held_out": TEST}, compared, HALF)
+    for stored, references, source in (
+        (made, compared, TEST),
+        (made, both, HALF),
+        ({}, compared, HALF),
+    ):
+        assert not calibration.is_current(stored, references, source)
 
 
 def test_a_study_is_calibrated_once(write_images, tmp_path, monkeypatch):
@@ -181,23 +180,20 @@ def test_a_study_is_calibrated_once(write_images, tmp_path, monkeypatch):
         assert stored["rows"][name]["fd_cifar"] == study.calibration.loc[name, "fd_cifar"]
 
 
-def test_records_take_the_metrics_that_were_measured_alike(make_study, tmp_path):
+def test_records_take_the_metrics_that_were_measured_alike(make_study, calibrate_study, tmp_path):
     one = {"norm": ["none"], "head": ["conv"], "batch": [128]}
     folder = make_study(tmp_path, epochs=2, factors=one)
     assert records.load(folder).calibration.empty
-    (run,) = folder.glob("*/seed=0/run.json")
-    identities = rundir.unseal(run)["identities"]
-    identities["kd_cifar"]["network_sha256"] = "0" * 64
-    rows = {name: dict.fromkeys(identities, float(i)) for i, name in enumerate(CALIBRATION)}
+    stored = calibrate_study(folder)
+    stored["identities"]["kd_cifar"]["network_sha256"] = "0" * 64
+    rows = stored["rows"]
     rows["flat"]["fd_cifar"] = None
-    stored = {"held_out": TEST, "held_out_images": 7, "held_out_seen": 0, "images": 2000}
-    stored |= {"identities": identities, "rows": rows}
     rundir.replace(folder / rundir.CALIBRATION, rundir.seal(stored))
     study = records.load(folder)
     assert "kd_cifar" not in study.calibration
-    assert records.calibrated(study, "cs_cifar").to_dict() == dict(
-        zip(CALIBRATION, range(5), strict=True)
-    )
+    assert records.calibrated(study, "cs_cifar").to_dict() == {
+        name: row["cs_cifar"] for name, row in rows.items()
+    }
     assert "flat" not in records.calibrated(study, "fd_cifar")
     again = records.calibrated(study, "fd_cifar_reestimated")
     assert again.equals(records.calibrated(study, "fd_cifar"))

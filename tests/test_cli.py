@@ -36,14 +36,8 @@ def failing(error: BaseException) -> Callable:
     [
         ([], "thing: Missing command.\n"),
         (["went"], "thing: No such command 'went'.\n"),
-        (
-            ["go", "--number", "0"],
-            "thing: Invalid value for '--number': 0 is not in the range",
-        ),
-        (
-            ["go", "--number", "²"],
-            "thing: Invalid value for '--number': '²' is not a valid",
-        ),
+        (["go", "--number", "0"], "thing: Invalid value for '--number': 0 is not in the range"),
+        (["go", "--number", "²"], "thing: Invalid value for '--number': '²' is not a valid"),
         (["go", "--num", "2"], "thing: No such option '--num'."),
         (["go"], "thing: a.zip\\nb: bad\\x1b\n"),
     ],

@@ -37,7 +37,6 @@ def installed(tmp_path_factory):
     generator.parent.mkdir(parents=True)
     generator.write_bytes(b"weights")
     (checkout / "reports/published/study/study.json").write_text("{}")
-
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     pip += ["--no-build-isolation", "--no-compile", "--target", str(target), str(checkout)]
     subprocess.run(pip, check=True, cwd=tmp_path)

@@ -14,19 +14,17 @@ TINY = Config(resolution=16, width=2, latent_size=4, images=40, batch=20)
 
 
 @pytest.fixture
-def notebook() -> nbformat.NotebookNode:
+def notebook():
     return nbformat.read(ROOT / "docs/explore.ipynb", as_version=4)
 
 
-def test_it_is_stored_without_outputs(notebook: nbformat.NotebookNode) -> None:
+def test_it_is_stored_without_outputs(notebook):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert 0 < len(cells) < len(notebook.cells) <= 8
     assert [(cell.outputs, cell.execution_count) for cell in cells] == [([], None)] * len(cells)
 
 
-def test_it_reads_the_published_records_and_samples_a_generator(
-    notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_reads_the_published_records_and_samples_a_generator(notebook, tmp_path, monkeypatch):
     # A folder with two of the archives, and a generator of our own.
     study = tmp_path / "reports/published/ablation-cpu32"
     (study / "generators").mkdir(parents=True)

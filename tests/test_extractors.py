@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from eval import extractors, fetch, metrics
 from eval.classifier import NAME, Classifier, write_card
@@ -48,23 +49,18 @@ def folder(tmp_path, network):
 def test_classifier_gives_the_networks_own_features(folder, network):
     images = pictures(extractors.BATCH + 7, 32)
     extractor = classifier(folder=folder)
-    features, logits = extractor.extract(images)
+    result = extractor.extract(images)
     with torch.no_grad():
         expected = network(images)
-    assert features.shape == (len(images), extractor.features)
-    assert logits.shape == (len(images), 10)
-    assert features.dtype == logits.dtype == torch.float32
-    torch.testing.assert_close(features, expected[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-4)
-    assert features.std(dim=0).mean() > 0.01  # they tell images apart
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)  # shapes and types as well
+    assert [x.shape for x in result] == [(len(images), extractor.features), (len(images), 10)]
+    assert result[0].std(dim=0).mean() > 0.01  # they tell images apart
     assert (extractor.name, extractor.resolution, extractor.suffix) == (NAME, 32, "_cifar")
 
 
 def test_other_sides_are_resized_without_rounding(folder, network):
     extract, large = classifier(folder=folder).extract, pictures(4, 64)
-    expected = torch.nn.functional.interpolate(
-        large.float(), (32, 32), mode="bilinear", antialias=True
-    )
+    expected = interpolate(large.float(), (32, 32), mode="bilinear", antialias=True)
     assert not torch.equal(expected, expected.round())
     with torch.no_grad():
         torch.testing.assert_close(extract(large)[0], network(expected)[0], rtol=1e-4, atol=1e-4)
@@ -72,12 +68,8 @@ def test_other_sides_are_resized_without_rounding(folder, network):
 
 def test_classifier_refuses_weights_that_are_not_the_cards(folder, tmp_path):
     path = folder / f"{NAME}.safetensors"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(
-        NoWeights, match=rf"{NAME}\.safetensors: its SHA-256 is [0-9a-f]{{12}}\.\.\."
-    ):
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(NoWeights, match=rf"{NAME}\.safetensors: its SHA-256 is [0-9a-f]{{12}}\.\."):
         classifier(folder=folder)
     path.unlink()
     with pytest.raises(NoWeights, match=rf"{NAME}\.safetensors: No such file or directory"):
@@ -137,9 +129,7 @@ def test_inception_gives_what_torch_fidelity_gives(weights, monkeypatch):
     assert (features.shape, logits.shape) == ((3, 2048), (3, 1008))
 
     theirs = FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], str(weights))
-    expected = theirs(images)
-    torch.testing.assert_close(features, expected[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(logits, expected[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((features, logits), theirs(images), rtol=1e-5, atol=1e-5)
     assert features.std(dim=0).mean() > 0.001  # they tell images apart
     assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "")
 
@@ -221,9 +211,8 @@ def test_lite0_orders_what_is_done_to_photographs(photographs):
     features = network.extract(real)[0].numpy()
 
     def reduced(side):
-        small = torch.nn.functional.adaptive_avg_pool2d(held_out.float(), side)
-        large = torch.nn.functional.interpolate(small, held_out.shape[-2:], mode="bilinear")
-        return large.round().to(torch.uint8)
+        small = adaptive_avg_pool2d(held_out.float(), side)
+        return interpolate(small, held_out.shape[-2:], mode="bilinear").round().to(torch.uint8)
 
     sets = [held_out, reduced(16), reduced(8), torch.full_like(held_out, 128)]
     distances = [metrics.kid(network.extract(one)[0].numpy(), features) for one in sets]

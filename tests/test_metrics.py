@@ -20,9 +20,8 @@ def test_moments_are_mean_and_covariance():
         x = rng.normal(size=(count, 7)) @ rng.normal(size=(7, 7)) + 5
         result = moments(x)
         np.testing.assert_allclose(result.mean, x.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(
-            result.factor.T @ result.factor, np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12
-        )
+        covariance = result.factor.T @ result.factor
+        np.testing.assert_allclose(covariance, np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12)
         assert result.factor.shape == (min(count, 7), 7)
 
 
@@ -49,9 +48,8 @@ def test_distance_ignores_rotation_and_order_and_is_symmetric():
     expected = frechet_distance(moments(x), moments(y))
     for a, b in [(y, x), (x @ rotation, y @ rotation), (rng.permutation(x), rng.permutation(y))]:
         assert frechet_distance(moments(a), moments(b)) == pytest.approx(expected, rel=1e-12)
-    assert frechet_distance(moments(3 * x), moments(3 * y)) == pytest.approx(
-        9 * expected, rel=1e-12
-    )
+    larger = frechet_distance(moments(3 * x), moments(3 * y))
+    assert larger == pytest.approx(9 * expected, rel=1e-12)
 
 
 def test_equal_predictions_score_one():
@@ -90,14 +88,9 @@ def test_kid_agrees_with_a_loop_over_pairs_of_unequal_sets(monkeypatch):
     assert kid(x, y) == pytest.approx(sum(within) - 2 * between, rel=1e-12)
 
 
-LINE = np.arange(4.0)[:, None] * 10  # 0, 10, 20, 30: with k = 1 every ball has radius 10
-
-
 def test_neighbours_of_hand_made_points():
     """Fakes at 0, 1 and 2 have radius 1; reals at 0, 10, 20, 30 have radius 10."""
-    fake = np.array([[0.0], [1.0], [2.0]])
-    result = prdc(LINE, fake, k=1)
-    assert result == {
+    assert prdc(np.arange(4.0)[:, None] * 10, np.arange(3.0)[:, None], k=1) == {
         "precision": 1.0,  # all lie in the ball of 0
         "recall": 1 / 4,  # only the real 0 is within 1 of a fake
         "density": pytest.approx((2 + 2 + 2) / 3),  # 0, 1 and 2 lie in the balls of 0 and of 10
@@ -109,10 +102,11 @@ def test_neighbours_in_blocks_agree_with_plain_loops():
     rng = np.random.default_rng(3)
     real, fake = rng.normal(size=(BLOCK + 50, 2)), rng.normal(0.3, 0.8, (BLOCK + 9, 2))
     k = 4
-    cross = np.linalg.norm(real[:, None] - fake[None], axis=2)
-    radii = [
-        np.sort(np.linalg.norm(x[:, None] - x[None], axis=2), axis=1)[:, k] for x in (real, fake)
-    ]
+
+    def distances(x, y):
+        return np.linalg.norm(x[:, None] - y[None], axis=2)
+
+    cross, radii = distances(real, fake), [np.sort(distances(x, x))[:, k] for x in (real, fake)]
     inside = cross <= radii[0][:, None]
     assert prdc(real, fake, k) == {
         "precision": inside.any(axis=0).mean(),

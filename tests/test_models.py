@@ -47,10 +47,9 @@ def test_shapes_and_ranges(resolution, stem, head, norm):
 def normed(net):
     """The paths of the layers with BatchNorm, and of those with a bias of their own."""
     kinds = nn.BatchNorm1d | nn.BatchNorm2d
-    biased = [
-        k for k, m in net.named_modules() if isinstance(getattr(m, "bias", None), torch.Tensor)
-    ]
-    return [k for k, m in net.named_modules() if isinstance(m, kinds)], biased
+    layers = dict(net.named_modules())
+    biased = [k for k, m in layers.items() if isinstance(getattr(m, "bias", None), torch.Tensor)]
+    return [k for k, m in layers.items() if isinstance(m, kinds)], biased
 
 
 INNER_G, INNER_D = ["stem.2", "up.0.1"], ["down.0.1"]
@@ -75,8 +74,7 @@ def test_where_batchnorm_is(where, in_g, in_d):
 
 
 def test_the_plain_gan_is_the_blogs():
-    config = Config(model="mlp", latent_size=128, init="torch")
-    G, D = build(config)
+    G, D = build(Config(model="mlp", latent_size=128, init="torch"))
     sizes = [[(m.in_features, m.out_features) for m in net if isinstance(m, nn.Linear)]
              for net in (G, D)]  # fmt: skip
     assert sizes == [
@@ -122,18 +120,13 @@ def test_only_batchnorm_on_ds_output_keeps_ds_loss_above_chance(head, batch):
 
 
 def test_initial_weights_are_shared_where_layers_agree():
+    before = torch.random.get_rng_state()
     one = build(TINY.model_copy(update={"norm": "none", "head": "conv", "batch": 128}))
     two = build(TINY.model_copy(update={"norm": "batch", "head": "avgpool", "batch": 512}))
     for a, b in zip(one, two, strict=True):
-        shared = a.state_dict().keys() & b.state_dict().keys()
-        assert len(shared) == len(a.state_dict())
-        assert all(torch.equal(a.state_dict()[key], b.state_dict()[key]) for key in shared)
-
-
-def test_building_leaves_the_global_stream_alone():
-    before = torch.random.get_rng_state()
-    build(TINY)
-    assert torch.equal(torch.random.get_rng_state(), before)
+        other = b.state_dict()
+        assert all(torch.equal(tensor, other[key]) for key, tensor in a.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), before)  # the global stream is left alone
 
 
 @pytest.mark.parametrize(
@@ -142,13 +135,10 @@ def test_building_leaves_the_global_stream_alone():
 )
 def test_initialisers(init, up, down, scale):
     G, D = build(Config(resolution=64, width=32, init=init))
-    wanted = {G.up[0][0]: up, D.down[-1][0]: down}
-    for layer, std in wanted.items():
-        measured = layer.weight.std().item()
-        if std is None:  # PyTorch's default: uniform, bounded by 1 / sqrt(fan in)
-            fan = layer.weight[0].numel()
-            std = 1 / math.sqrt(3 * fan)
-        assert measured == pytest.approx(std, rel=0.02)
+    for layer, std in ((G.up[0][0], up), (D.down[-1][0], down)):
+        # PyTorch's default: uniform, bounded by 1 / sqrt(fan in).
+        std = std or 1 / math.sqrt(3 * layer.weight[0].numel())
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.02)
     gamma = D.down[-1][1].weight
     assert gamma.std().item() == pytest.approx(scale, rel=0.2)
     assert gamma.mean().item() == pytest.approx(1.0, abs=0.005)

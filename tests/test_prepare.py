@@ -40,6 +40,11 @@ def grey(plane):
     return np.stack([plane] * 3, -1).astype(np.uint8)
 
 
+def wide(rows):
+    """Rows of 16 bits a channel, as a PNG has them."""
+    return [row.astype(">u2").tobytes() for row in rows]
+
+
 def on_white(pixels, alpha):
     opacity = alpha[..., None] / 255
     return np.rint(pixels * opacity + 255 * (1 - opacity)).astype(np.uint8)
@@ -62,24 +67,17 @@ def run_prepare(run_command):
 @pytest.fixture
 def photos(tmp_path):
     """Two classes and every format, in sizes that differ."""
-    rng = np.random.default_rng(2)
-
-    def picture(height, width):
-        return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
+    noise = np.random.default_rng(2).integers(0, 256, (90, 70, 3), dtype=np.uint8)
     files = {
-        "cats/a.jpg": encode(picture(40, 70), "JPEG"),
-        "cats/b.PNG": encode(picture(16, 16)),
-        "dogs/deep/a.webp": encode(picture(33, 20), "WEBP"),
-        "dogs/deep/b.webp": encode(picture(20, 20), "WEBP", lossless=True),
-        "dogs/deep/c.bmp": encode(picture(90, 17), "BMP"),
+        "cats/a.jpg": encode(noise[:40], "JPEG"),
+        "cats/b.PNG": encode(noise[:16, :16]),
+        "dogs/deep/a.webp": encode(noise[:33, :20], "WEBP"),
+        "dogs/deep/b.webp": encode(noise[:20, 50:], "WEBP", lossless=True),
+        "dogs/deep/c.bmp": encode(noise[:, :17], "BMP"),
         "notes.txt": b"no picture",
         "cats/.hidden.png": b"nor this",
     }
     return write_files(tmp_path / "photos", files)
-
-
-# --- The zip --------------------------------------------------------------------------------------
 
 
 def test_a_folder_becomes_a_labelled_set_of_one_size(photos, run_prepare, tmp_path):
@@ -91,14 +89,14 @@ def test_a_folder_becomes_a_labelled_set_of_one_size(photos, run_prepare, tmp_pa
         "",
     )
     assert [path.name for path in out.parent.iterdir()] == ["photos.zip"]
-    labels, images = contents(out)
-    assert labels == [[f"img{i:08d}.png", label] for i, label in enumerate([0, 0, 1, 1, 1])]
+    classes, (labels, images) = [0, 0, 1, 1, 1], contents(out)
+    assert labels == [[f"img{i:08d}.png", label] for i, label in enumerate(classes)]
     assert np.array_equal(images[1], np.asarray(Image.open(photos / "cats" / "b.PNG")))
 
     # And the study reads just this.
     result = load(str(out), tmp_path / "cache")
     assert (result.kind, result.pixels.shape) == ("zip", (5, 16, 16, 3))
-    pairs = {(image.tobytes(), label) for image, label in zip(images, [0, 0, 1, 1, 1], strict=True)}
+    pairs = {(image.tobytes(), label) for image, label in zip(images, classes, strict=True)}
     assert {(result.pixels[i].tobytes(), result.labels[i]) for i in range(5)} == pairs
 
 
@@ -111,35 +109,30 @@ def test_equal_pictures_give_equal_bytes(photos, run_prepare, tmp_path):
     again = write_files(tmp_path / "again", files)
     for path in again.rglob("*"):
         os.utime(path, (10**9, 10**9))
-    result = []
-    for number, source in enumerate((photos, again, write_zip(tmp_path / "archive.zip", files))):
-        assert run_prepare(source, "-o", tmp_path / str(number), "--side", 16)[0] == 0
-        result.append((tmp_path / str(number)).read_bytes())
-    assert result[0] == result[1] == result[2]
-    with zipfile.ZipFile(tmp_path / "0") as archive:
+    out, made = tmp_path / "o.zip", set()
+    for source in (photos, again, write_zip(tmp_path / "archive.zip", files)):
+        out.unlink(missing_ok=True)
+        assert run_prepare(source, "-o", out, "--side", 16)[0] == 0
+        made.add(out.read_bytes())
+    assert len(made) == 1
+    with zipfile.ZipFile(out) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o644}
 
 
 def test_labels_are_those_of_dataset_json_or_none(run_prepare, tmp_path):
     files = {"b.png": encode(RGB), "x/a.png": encode(GREY)}
-    listing = {"labels": [["b.png", 7], ["x/a.png", 3]]}
-    out = tmp_path / "o.zip"
-    for null in (False, True):
-        text = json.dumps({"labels": None} if null else listing)
-        source = write_zip(tmp_path / f"{null}.zip", {**files, "dataset.json": text})
-        out = tmp_path / f"{null}-out.zip"
+    listed, new = [["b.png", 7], ["x/a.png", 3]], [["img00000000.png", 7], ["img00000001.png", 3]]
+    cases = ((listed, new, "2 classes, from dataset.json"), (None, None, "no classes"))
+    for number, (given, expected, said) in enumerate(cases):
+        listing = {"dataset.json": json.dumps({"labels": given})}
+        source, out = write_zip(tmp_path / "in.zip", files | listing), tmp_path / f"{number}.zip"
         code, shown, _ = run_prepare(source, "-o", out, "--side", 16, "--skip")
-        assert code == 0
-        said = "no classes" if null else "2 classes, from dataset.json"
-        assert f"wrote 2 pictures of 16x16 to {out}: {said}\n" in shown
+        assert (code, shown.splitlines()[0]) == (0, f"wrote 2 pictures of 16x16 to {out}: {said}")
         labels, images = contents(out)
-        assert labels == (None if null else [["img00000000.png", 7], ["img00000001.png", 3]])
+        assert labels == expected
         assert np.array_equal(images, [RGB, grey(GREY)])
     assert load(str(out), tmp_path / "cache").labels.tolist() == [-1, -1]
-
-
-# --- Pixels ---------------------------------------------------------------------------------------
 
 
 UPPER = DEEP >> 8
@@ -153,18 +146,9 @@ PICTURES = {
     "grey": (encode(GREY), grey(GREY)),
     "two-level": (png(1, 0, BITS), grey(np.where(GREY > 127, 255, 0))),
     "4-bit": (png(4, 0, NIBBLES), grey(GREY // 16 * 17)),
-    "16-bit grey": (
-        png(16, 0, [row.astype(">u2").tobytes() for row in DEEP[..., 0]]),
-        grey(UPPER[..., 0]),
-    ),
-    "16-bit rgb": (
-        png(16, 2, [row.astype(">u2").tobytes() for row in DEEP[..., :3]]),
-        UPPER[..., :3],
-    ),
-    "16-bit rgba": (
-        png(16, 6, [row.astype(">u2").tobytes() for row in DEEP]),
-        on_white(UPPER[..., :3], UPPER[..., 3]),
-    ),
+    "16-bit grey": (png(16, 0, wide(DEEP[..., 0])), grey(UPPER[..., 0])),
+    "16-bit rgb": (png(16, 2, wide(DEEP[..., :3])), UPPER[..., :3]),
+    "16-bit rgba": (png(16, 6, wide(DEEP)), on_white(UPPER[..., :3], UPPER[..., 3])),
     "palette": (encode(PALETTE), RGB[0][GREY % 16]),
     "clear palette": (
         encode(PALETTE, transparency=3),
@@ -211,8 +195,7 @@ def test_pictures_are_turned_upright(run_prepare, tmp_path):
         files[f"{orientation}.png"] = encode(stored.copy(), exif=exif)
     out = tmp_path / "o.zip"
     assert run_prepare(write_files(tmp_path / "s", files), "-o", out, "--side", 16)[0] == 0
-    for image in contents(out)[1]:
-        assert np.array_equal(image, RGB)
+    assert all(np.array_equal(image, RGB) for image in contents(out)[1])
     with zipfile.ZipFile(out) as archive:
         for name in archive.namelist()[:-1]:
             kinds = re.findall(b"IHDR|eXIf|tEXt|IDAT|IEND", archive.read(name))
@@ -229,9 +212,6 @@ def test_what_is_kept_is_the_square_in_the_middle(rows, columns):
             wide = Image.fromarray(np.pad(RGB, frame, constant_values=value))
             assert np.array_equal(prepare.square(wide, side), expected)
     assert np.array_equal(prepare.square(Image.fromarray(RGB), 16), RGB)
-
-
-# --- Refusals -------------------------------------------------------------------------------------
 
 
 PNG = encode(RGB)

@@ -9,19 +9,8 @@ from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.data import Images, canonical, shapes, to_signed
 from dcgan.models import build
-from eval.probe import (
-    COSTS,
-    KINDS,
-    Accuracy,
-    discriminator_features,
-    draw_labelled,
-    fit,
-    machine,
-    pixel_features,
-    solve,
-    span,
-    to_result,
-)
+from eval import probe
+from eval.probe import discriminator_features, draw_labelled, pixel_features, solve
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=100, batch=20, epochs=2)
 
@@ -93,8 +82,7 @@ def test_draws_are_balanced_seeded_and_in_turns():
         assert images.labels[draw].tolist() == [0, 3, 7] * 10
         assert len(set(draw.tolist())) == 30
     assert len({draw.tobytes() for draw in draws}) == 4
-    again = draw_labelled(images, images, 30, 2)
-    np.testing.assert_array_equal(again, draws[:2])
+    np.testing.assert_array_equal(draw_labelled(images, images, 30, 2), draws[:2])
 
 
 @pytest.mark.parametrize("count", [20, 3, 33])
@@ -109,15 +97,13 @@ def test_labels_that_cannot_be_chosen_are_refused(count):
 
 
 def test_classes_that_are_apart_are_told_apart_and_others_by_chance():
-    train, test = (striped(count, 4, 4, seed) for count, seed in ((200, 1), (400, 2)))
-    draws = draw_labelled(train, test, 80, 3)
-    apart = solve(pixel_features, train, test, draws).rates
-    assert apart.shape == (3,)
-    assert apart.min() > 0.9
-
-    train, test = (striped(count, 4, 0, seed) for count, seed in ((200, 1), (400, 2)))
-    blind = solve(pixel_features, train, test, draws).rates
-    assert np.abs(blind - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 400)
+    rates = {}
+    for apart in (4, 0):
+        train, test = striped(200, 4, apart, 1), striped(400, 4, apart, 2)
+        rates[apart] = solve(pixel_features, train, test, draw_labelled(train, test, 80, 3)).rates
+    assert rates[4].shape == (3,)
+    assert rates[4].min() > 0.9
+    assert np.abs(rates[0] - 0.25).max() < 4 * np.sqrt(0.25 * 0.75 / 400)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -126,9 +112,9 @@ def test_other_images_get_the_class_that_the_svm_of_all_features_gives_them(clas
     kept = (train.labels == 0) | (np.arange(60) % 4 == 0)  # so that the intercepts matter
     x, labels = pixel_features(train.pixels[kept]), train.labels[kept]
     other = pixel_features(test.pixels)
-    result = machine(*span(x), labels, 2.0).predict(other)
+    result = probe.machine(*probe.span(x), labels, 2.0).predict(other)
     scale = x.std(axis=0) * np.sqrt(192)
-    svm = fit((x - x.mean(axis=0)) / scale, labels, 2.0)
+    svm = probe.fit((x - x.mean(axis=0)) / scale, labels, 2.0)
     np.testing.assert_array_equal(result, svm.predict((other - x.mean(axis=0)) / scale))
     assert 40 < (result == 0).sum() < 60
 
@@ -137,12 +123,10 @@ def test_test_images_and_undrawn_labels_choose_nothing():
     train, test = (striped(count, 4, 0.5, seed) for count, seed in ((200, 1), (300, 9)))
     draws = draw_labelled(train, test, 40, 2)
     result = solve(pixel_features, train, test, draws)
-    assert result.cost in COSTS
+    assert result.cost in probe.COSTS
 
-    drawn = np.unique(np.concatenate(draws))
-    others = np.setdiff1d(np.arange(200), drawn)
     labels = train.labels.copy()
-    labels[others] = 0
+    labels[np.setdiff1d(np.arange(200), np.concatenate(draws))] = 0
     poisoned = canonical("poisoned", train.pixels, labels)
     assert np.array_equal(poisoned.pixels, train.pixels)
     again = solve(pixel_features, poisoned, test, draws)
@@ -155,16 +139,12 @@ def test_test_images_and_undrawn_labels_choose_nothing():
 
 
 def test_the_result_has_means_spreads_and_paired_gains():
-    rates = {
-        "trained": [0.5, 0.7],
-        "untrained": [0.3, 0.4],
-        "pixels": [0.2, 0.2],
-        "classifier": [0.9, 0.8],
-    }
-    measured = {kind: Accuracy(np.array(r), 1.0, 6) for kind, r in rates.items()}
-    result = to_result(measured, 20)
+    rates = {"trained": [0.5, 0.7], "untrained": [0.3, 0.4]}
+    rates |= {"pixels": [0.2, 0.2], "classifier": [0.9, 0.8]}
+    measured = {kind: probe.Accuracy(np.array(r), 1.0, 6) for kind, r in rates.items()}
+    result = probe.to_result(measured, 20)
     values = result.values
-    means = {kind: values[f"accuracy_{kind}_20"] for kind in (*KINDS, "gain")}
+    means = {kind: values[f"accuracy_{kind}_20"] for kind in (*probe.KINDS, "gain")}
     expected = {"trained": 0.6, "untrained": 0.35, "pixels": 0.2, "classifier": 0.85, "gain": 0.25}
     assert means == pytest.approx(expected)
     spreads = [values["sd_trained_20"], values["sd_pixels_20"], values["sd_gain_20"]]
@@ -172,5 +152,5 @@ def test_the_result_has_means_spreads_and_paired_gains():
     assert len(values) == 10
     assert result.titles.keys() == values.keys()
     assert result.about["svm"]["pixels_20"] == {"C": 1.0, "features": 6}
-    single = {kind: Accuracy(np.array(r[:1]), 0.1, 6) for kind, r in rates.items()}
-    assert len(to_result(single, 20).values) == 5  # of one draw there is no spread
+    single = {kind: probe.Accuracy(np.array(r[:1]), 0.1, 6) for kind, r in rates.items()}
+    assert len(probe.to_result(single, 20).values) == 5  # of one draw there is no spread

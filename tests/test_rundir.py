@@ -14,30 +14,7 @@ from threading import Timer
 import pytest
 
 from dcgan import rundir
-from dcgan.rundir import (
-    GENERATOR,
-    RECORD,
-    SAMPLES,
-    STATE,
-    SUMS,
-    TIMING,
-    Busy,
-    Damaged,
-    Differs,
-    commit,
-    committed,
-    compare,
-    describe,
-    epoch_folder,
-    is_without_state,
-    last_state,
-    owned,
-    owner_of,
-    prune,
-    read,
-    seal,
-    unseal,
-)
+from dcgan.rundir import GENERATOR, RECORD, SAMPLES, STATE, SUMS, TIMING, commit, committed
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -56,36 +33,26 @@ def content(epoch):
 def run(tmp_path):
     for epoch in (1, 2, 3, 4):
         commit(tmp_path, epoch, content(epoch))
-        prune(tmp_path, epoch)
+        rundir.prune(tmp_path, epoch)
     return tmp_path
-
-
-def flip(path, bit=5):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1 << bit
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", [RECORD, TIMING, SAMPLES])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
 def test_a_damaged_record_ends_the_run_there(run, name, harm):
-    path = epoch_folder(run, 3) / name
-    if harm == "flip":
-        flip(path)
-    elif harm == "truncate":
-        path.write_bytes(path.read_bytes()[:-1])
-    else:
+    path = rundir.epoch_folder(run, 3) / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if harm == "truncate" else bytes([whole[0] ^ 32]) + whole[1:])
+    if harm == "remove":
         path.unlink()
     assert committed(run) == [1, 2]
-    with pytest.raises(Damaged, match=name):
-        read(epoch_folder(run, 3), name)
+    with pytest.raises(rundir.Damaged, match=name):
+        rundir.read(rundir.epoch_folder(run, 3), name)
 
 
 def test_the_sums_are_what_coreutils_checks(run):
-    result = subprocess.run(
-        ["sha256sum", "--check", SUMS], cwd=epoch_folder(run, 4), capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    command = ["sha256sum", "--check", SUMS]
+    subprocess.run(command, cwd=rundir.epoch_folder(run, 4), capture_output=True, check=True)
 
 
 def test_what_was_staged_and_not_renamed_is_not_there(run):
@@ -99,55 +66,57 @@ def test_what_was_staged_and_not_renamed_is_not_there(run):
 
 
 def test_another_config_is_an_error_that_names_the_key(tmp_path):
-    describe(tmp_path, {"config": {"width": 32, "seed": 0}})
-    describe(tmp_path, {"config": {"width": 32, "seed": 0}})
-    assert compare(tmp_path, {"config": {"width": 32, "seed": 0}}) == []
-    with pytest.raises(Differs, match="width=32 is stored, width=64 is asked for"):
-        describe(tmp_path, {"config": {"width": 64, "seed": 0}})
-    assert unseal(tmp_path / "run.json") == {"config": {"width": 32, "seed": 0}}
+    stored = {"config": {"width": 32, "seed": 0}}
+    rundir.describe(tmp_path, stored)
+    rundir.describe(tmp_path, stored)
+    assert rundir.compare(tmp_path, stored) == []
+    with pytest.raises(rundir.Differs, match="width=32 is stored, width=64 is asked for"):
+        rundir.describe(tmp_path, {"config": {"width": 64, "seed": 0}})
+    assert rundir.unseal(tmp_path / "run.json") == stored
 
 
 def test_how_long_a_run_goes_on_is_no_difference_and_the_longest_is_kept(tmp_path):
     stored = []
     for epochs in (4, 8, 3):
         description = {"config": {"width": 32, "epochs": epochs, "seed": 0}}
-        assert compare(tmp_path, description) == []
-        describe(tmp_path, description)
-        stored.append(unseal(tmp_path / "run.json")["config"])
+        assert rundir.compare(tmp_path, description) == []
+        rundir.describe(tmp_path, description)
+        stored.append(rundir.unseal(tmp_path / "run.json")["config"])
     assert [config.pop("epochs") for config in stored] == [4, 8, 8]
     assert [list(config) for config in stored] == [["width", "seed"]] * 3
 
 
 def test_a_finished_run_that_lost_its_states_is_known(run):
-    (run / "run.json").write_bytes(seal({"config": {"epochs": 5}}))
+    (run / "run.json").write_bytes(rundir.seal({"config": {"epochs": 5}}))
     for path in run.glob(f"epochs/*/{STATE}"):
         path.unlink()
-    assert not is_without_state(run, 4)  # half-done: it is made again from the beginning
+    assert not rundir.is_without_state(run, 4)  # half-done: it is made again from the beginning
     commit(run, 5, content(5))
-    assert not is_without_state(run, 5)
-    (epoch_folder(run, 5) / STATE).unlink()
-    assert is_without_state(run, 5)
+    assert not rundir.is_without_state(run, 5)
+    (rundir.epoch_folder(run, 5) / STATE).unlink()
+    assert rundir.is_without_state(run, 5)
 
 
 def test_epochs_without_their_description_are_not_taken_for_what_is_asked_for(run):
-    assert compare(run, {"config": {}}) == ["run.json is missing; remove the run to make it again"]
-    with pytest.raises(Differs, match=r"run\.json is missing"):
-        describe(run, {"config": {}})
+    said = "run.json is missing; remove the run to make it again"
+    assert rundir.compare(run, {"config": {}}) == [said]
+    with pytest.raises(rundir.Differs, match=said):
+        rundir.describe(run, {"config": {}})
     assert committed(run) == [1, 2, 3, 4]
 
 
 def test_every_flipped_bit_and_every_cut_of_a_sealed_file_is_found(tmp_path):
     path, value = tmp_path / "study.json", {"a": {"sha256": "b"}, "c": [0.1], "d": {}}
-    whole = seal(value)
+    whole = rundir.seal(value)
     path.write_bytes(whole)
-    assert unseal(path) == value
+    assert rundir.unseal(path) == value
     flipped = [bytearray(whole) for _ in range(8 * len(whole))]
     for bit, data in enumerate(flipped):
         data[bit // 8] ^= 1 << bit % 8
     for harmed in [*flipped, *(whole[:length] for length in range(len(whole)))]:
         path.write_bytes(harmed)
-        with pytest.raises(Damaged, match=r"study\.json"):
-            unseal(path)
+        with pytest.raises(rundir.Damaged, match=r"study\.json"):
+            rundir.unseal(path)
 
 
 def test_what_cannot_be_read_just_now_is_no_damage(run, monkeypatch):
@@ -156,7 +125,7 @@ def test_what_cannot_be_read_just_now_is_no_damage(run, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     monkeypatch.setattr("builtins.open", fail)
-    for function in (committed, last_state):
+    for function in (committed, rundir.last_state):
         with pytest.raises(OSError, match=r"Input/output error.*0001") as error:
             function(run)
         assert error.value.errno == errno.EIO
@@ -204,7 +173,7 @@ def commit_and_prune(run, epoch):
     rundir.rewind(run, len(committed(run)))
     if epoch not in committed(run):
         commit(run, epoch, content(epoch))
-    prune(run, epoch)
+    rundir.prune(run, epoch)
 
 
 @linux
@@ -218,7 +187,8 @@ def test_a_fault_at_any_change_to_the_disk_costs_no_committed_epoch(run, fault, 
             with contextlib.suppress(type(fault)):
                 commit_and_prune(copy, 5)
         assert committed(copy) in ([1, 2, 3, 4], [1, 2, 3, 4, 5])
-        assert last_state(copy) == (len(committed(copy)), content(len(committed(copy)))[STATE])
+        last = len(committed(copy))
+        assert rundir.last_state(copy) == (last, content(last)[STATE])
         commit_and_prune(copy, 5)
         assert contents(copy) == contents(twin)
         if len(changes) < number:
@@ -247,12 +217,12 @@ def test_a_folder_lasts_once_it_is_made(tmp_path, monkeypatch):
     # Every new entry is synced, from the top, and so is that of the innermost folder that stood.
     synced, sync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino) or sync(fd))
-    (tmp_path / "study").mkdir()
-    commit(tmp_path / "study" / "arm" / "run", 1, content(1))
-    study = tmp_path / "study"
-    folders = [tmp_path, study, study / "arm", study / "arm" / "run"]
+    run = tmp_path / "study" / "arm" / "run"
+    run.parents[1].mkdir()
+    commit(run, 1, content(1))
+    folders = [tmp_path, run.parents[1], run.parent, run]
     assert synced[:4] == [folder.stat().st_ino for folder in folders]
-    assert synced[-1] == (study / "arm" / "run" / "epochs").stat().st_ino
+    assert synced[-1] == (run / "epochs").stat().st_ino
 
 
 def test_a_folder_has_one_owner_who_is_named(tmp_path):
@@ -264,30 +234,25 @@ def test_a_folder_has_one_owner_who_is_named(tmp_path):
         [sys.executable, "-c", other, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout.readline() == b"mine\n"
-    with pytest.raises(Busy, match=f"process {process.pid} on "), owned(tmp_path):
+    with pytest.raises(rundir.Busy, match=f"process {process.pid} on "), rundir.owned(tmp_path):
         pass
 
     # A killed owner leaves no lock behind.
     process.kill()
     process.wait()
-    with owned(tmp_path):
+    with rundir.owned(tmp_path):
         pass
 
 
-def test_an_owner_is_seen_without_a_lock_of_ones_own(tmp_path):
-    assert owner_of(tmp_path) is None
+def test_an_owner_is_seen_while_it_has_its_lock_and_whoever_asks_is_waited_for(tmp_path):
+    assert rundir.owner_of(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    with owned(tmp_path):
-        assert owner_of(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
-
-
-def test_a_name_without_its_lock_is_no_owner_and_whoever_asks_is_waited_for(tmp_path):
-    with owned(tmp_path):
-        pass
+    with rundir.owned(tmp_path):
+        assert rundir.owner_of(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
     assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
-    assert owner_of(tmp_path) is None
+    assert rundir.owner_of(tmp_path) is None
     with open(tmp_path / "lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         Timer(0.1, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
-        with owned(tmp_path):
-            assert owner_of(tmp_path)
+        with rundir.owned(tmp_path):
+            assert rundir.owner_of(tmp_path)

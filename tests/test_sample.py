@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import write_files
 from PIL import Image
 from safetensors.torch import save
 
@@ -45,11 +46,8 @@ def read_all(folder):
 
 def test_files_hold_what_the_generator_makes_of_the_seeds_noise(G, file, run_sample, tmp_path):
     out = tmp_path / "new" / "images"
-    assert run_sample(file, "-n", 12, "--seed", 3, "--out", out) == (
-        0,
-        f"wrote 12 images of 16x16 to {out}\n",
-        "",
-    )
+    said = f"wrote 12 images of 16x16 to {out}\n"
+    assert run_sample(file, "-n", 12, "--seed", 3, "--out", out) == (0, said, "")
     assert [path.name for path in sorted(out.iterdir())] == [f"{i:04d}.png" for i in range(12)]
     assert [path.name for path in out.parent.iterdir()] == ["images"]
 
@@ -77,8 +75,8 @@ def test_a_grid_is_the_files_side_by_side(file, run_sample, tmp_path):
 def test_of_a_run_it_is_the_last_kept_generator(G, file, run_sample, tmp_path):
     other = build(CONFIG.model_copy(update={"seed": 6}))[0]
     run = tmp_path / "run"
-    rundir.commit(run, 2, {rundir.GENERATOR: dump_generator(other, CONFIG)})
-    rundir.commit(run, 10, {rundir.GENERATOR: dump_generator(G, CONFIG)})
+    for epoch, net in ((2, other), (10, G)):
+        rundir.commit(run, epoch, {rundir.GENERATOR: dump_generator(net, CONFIG)})
     rundir.commit(run, 11, {rundir.RECORD: b"{}"})
     for name, checkpoint in (("by file", file), ("by run", run)):
         run_sample(checkpoint, "-n", 3, "--out", tmp_path / name)
@@ -95,11 +93,9 @@ def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
     assert (code, complaint) == (2, f"dcgan: batch=128: {there_are_none}\n")
 
     names = [f"norm=none,batch={batch},seed=0" for batch in (128, 512)]
-    other = build(CONFIG.model_copy(update={"seed": 6}))[0]
-    files = {
-        f"{name}.safetensors": dump_generator(net, CONFIG)
-        for name, net in zip(names, (G, other), strict=True)
-    }
+    nets = G, build(CONFIG.model_copy(update={"seed": 6}))[0]
+    data = [dump_generator(net, CONFIG) for net in nets]
+    files = {f"{name}.safetensors": x for name, x in zip(names, data, strict=True)}
     rundir.place(tmp_path / "published/study/generators", files)
     run_sample(file, "-n", 3, "--out", tmp_path / "by file")
     for number, name in enumerate(["batch=128", names[0]]):
@@ -115,7 +111,7 @@ def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
 
     # It has to be the one that was published.
     path = tmp_path / "published/study/generators" / f"{names[0]}.safetensors"
-    path.write_bytes(files[f"{names[1]}.safetensors"])
+    path.write_bytes(data[1])
     refused = f"dcgan: {path}: its SHA-256 is not the committed one\n"
     assert run_sample("batch=128", *out) == (2, "", refused)
     path.with_name(rundir.SUMS).unlink()
@@ -125,22 +121,19 @@ def test_a_published_generator_is_taken_by_as_much_of_its_name_as_is_unique(
 def test_what_is_no_generator_is_refused_by_name(G, file, run_sample, tmp_path):
     broken = build(CONFIG)[0]
     torch.nn.init.constant_(broken.to_rgb.weight, torch.nan)
-    bad = {
-        "empty": b"",
-        "truncated": file.read_bytes()[:-1],
-        "the classifier's": (WEIGHTS / "cifar10-resnet.safetensors").read_bytes(),
-        "without a config": save(G.state_dict()),
-        "not a number": dump_generator(broken, CONFIG),
-    }
-    for name, data in bad.items():
-        path, out = tmp_path / f"{name}.safetensors", tmp_path / "out"
-        path.write_bytes(data)
-        code, shown, complaint = run_sample(path, "-n", 2, "--out", out)
-        assert (code, shown, len(complaint.splitlines())) == (2, "", 1), name
-        finite = "the generator's images are not finite"
-        reason = finite if name == "not a number" else "not a generator"
-        assert complaint.startswith(f"dcgan: {path}: {reason}")
-        assert not out.exists()
+    bad = [
+        (b"", "not a generator"),
+        (file.read_bytes()[:-1], "not a generator"),
+        ((WEIGHTS / "cifar10-resnet.safetensors").read_bytes(), "not a generator"),
+        (save(G.state_dict()), "not a generator"),  # without a config
+        (dump_generator(broken, CONFIG), "the generator's images are not finite"),
+    ]
+    for data, reason in bad:
+        file.write_bytes(data)
+        code, shown, complaint = run_sample(file, "-n", 2, "--out", tmp_path / "out")
+        assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
+        assert complaint.startswith(f"dcgan: {file}: {reason}")
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_generator_that_is_not_the_committed_one_is_refused(G, run_sample, tmp_path):
@@ -156,10 +149,8 @@ def test_a_generator_that_is_not_the_committed_one_is_refused(G, run_sample, tmp
 
 def test_bad_input_is_one_line_and_leaves_everything_as_it_was(file, run_sample, tmp_path):
     full, taken, empty = tmp_path / "full", tmp_path / "taken.png", tmp_path / "empty"
-    full.mkdir()
     empty.mkdir()
-    (full / "0000.png").write_bytes(b"mine")
-    taken.write_bytes(b"mine")
+    write_files(tmp_path, {"full/0000.png": b"mine", "taken.png": b"mine"})
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     out = ("--out", tmp_path / "out")
     refused = {

@@ -60,9 +60,6 @@ def test_images_are_made_and_seen_in_float32():
     assert set(map(tuple, seen.values())) == {("ieee", "ieee")}
 
 
-# --- References -----------------------------------------------------------------------------------
-
-
 def test_reference_is_computed_once_for_one_content(colours, tmp_path):
     (network, seen), pixels = counting(colours), pictures(30, 32, 0)
     first = reference(network, pixels, "a" * 64, tmp_path)
@@ -90,9 +87,6 @@ def test_reference_is_computed_once_for_one_content(colours, tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-# --- Scores ---------------------------------------------------------------------------------------
-
-
 def test_scores_are_the_metrics_of_the_features(colours, tmp_path):
     real, fake = pictures(50, 32, 0), as_tensor(pictures(20, 32, 1) // 2)
     against = reference(colours, real, "a" * 64, tmp_path)
@@ -117,10 +111,7 @@ def test_fid_is_the_name_for_published_weights_only(colours, tmp_path):
     references = [reference(each, real, "a" * 64, tmp_path) for each, _ in networks]
     scores = score(fake, references)
     assert [len(seen) for _, seen in networks] == [2, 2]  # the real ones, and once the others
-    assert list(scores) == [
-        *(f"{name}_cifar" for name in STEMS),
-        *("fid", "is", "kid"),
-    ]
+    assert list(scores) == [*(f"{name}_cifar" for name in STEMS), "fid", "is", "kid"]
 
     # The same features give the same distance; the Inception score is a mean of ten splits.
     assert scores["fid"] == scores["fd_cifar"]
@@ -156,9 +147,6 @@ def test_real_images_are_never_enlarged_for_larger_generated_ones(colours, tmp_p
     assert torch.equal(seen[-1], fake)
 
 
-# --- Identities -----------------------------------------------------------------------------------
-
-
 def at(extractor, side, count=10_000):
     nothing = metrics.Moments(np.zeros(6), np.zeros((6, 6)))
     return Reference(extractor, np.zeros((count, 6)), nothing, side, "a" * 64, "train")
@@ -192,27 +180,20 @@ def test_identity_has_every_field(colours):
 
 def test_identity_says_how_pixels_got_to_the_network(colours):
     inception = replace(colours, resolution=299, resizer="TensorFlow 1 bilinear")
-    resizers = {
-        (network.resolution, real, generated): identities(at(network, real), 10, generated)[
-            "fd_cifar"
-        ]["resizer"]
-        for network in (colours, inception)
-        for real, generated in [(32, 32), (32, 64), (64, 64), (16, 16)]
-    }
-    assert resizers == {
-        (32, 32, 32): "none",
-        (32, 32, 64): "antialiased bilinear 64 -> 32",
-        (32, 64, 64): "antialiased bilinear 64 -> 32, reference too",
-        (32, 16, 16): "antialiased bilinear 16 -> 32, reference too",
-        (299, 32, 32): "TensorFlow 1 bilinear 32 -> 299, reference too",
-        (299, 32, 64): "antialiased bilinear 64 -> 32, rounded, "
-        "TensorFlow 1 bilinear 32 -> 299, reference too",
-        (299, 64, 64): "TensorFlow 1 bilinear 64 -> 299, reference too",
-        (299, 16, 16): "TensorFlow 1 bilinear 16 -> 299, reference too",
-    }
-
-
-# --- The command line -----------------------------------------------------------------------------
+    tensorflow = "TensorFlow 1 bilinear {} -> 299, reference too"
+    resizers = [  # network, side of the real images, side of the generated ones
+        (colours, 32, 32, "none"),
+        (colours, 32, 64, "antialiased bilinear 64 -> 32"),
+        (colours, 64, 64, "antialiased bilinear 64 -> 32, reference too"),
+        (colours, 16, 16, "antialiased bilinear 16 -> 32, reference too"),
+        (inception, 32, 32, tensorflow.format(32)),
+        (inception, 32, 64, f"antialiased bilinear 64 -> 32, rounded, {tensorflow.format(32)}"),
+        (inception, 64, 64, tensorflow.format(64)),
+        (inception, 16, 16, tensorflow.format(16)),
+    ]
+    for network, real, generated, expected in resizers:
+        result = identities(at(network, real), 10, generated)["fd_cifar"]["resizer"]
+        assert result == expected
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +236,12 @@ def test_rescoring_gives_the_same_numbers_as_scoring(study, run_eval, monkeypatc
     # By hand, from the first run's generator.
     config = rundir.read_config(Path(rows[0]["run"]))
     G = build(config.model_copy(update={"seed": 2}))[0]
-    real = study.parent / "real"
-    pixels = load(str(real), study.parent / "cache").pixels
-    extractor = classifier(folder=weights)
-    against = reference(extractor, pixels, config.data_sha256, study.parent / "cache")
+    real, cache, extractor = (
+        study.parent / "real",
+        study.parent / "cache",
+        classifier(folder=weights),
+    )
+    against = reference(extractor, load(str(real), cache).pixels, config.data_sha256, cache)
     expected = score(generate(G, draw_latent(config, "rescore", 2, 20)), [against])
     assert rows[0]["scores"] == expected != rows[1]["scores"]
     assert rows[0]["identities"] == identities(against, 20, 16)

@@ -12,21 +12,9 @@ from torch import nn
 
 from dcgan.config import Config
 from dcgan.train import generate
-from eval import walks as work
+from eval import walks
 from eval.extractors import Extractor
 from eval.results import GAP
-from eval.walks import (
-    ROWS,
-    TITLES,
-    TRIALS,
-    analyse,
-    arithmetic,
-    combine,
-    describe,
-    draw_trials,
-    smoothness,
-    walk,
-)
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, latent="uniform")
 BLOCKS = 12  # of an image, 64 values each
@@ -82,7 +70,7 @@ def test_a_walk_ends_where_it_should_and_its_steps_are_equal(latent):
     start, end = torch.randn(2, 5, 100, generator=torch.Generator().manual_seed(0))
     if latent == "normal":
         end *= start.norm(dim=1, keepdim=True) / end.norm(dim=1, keepdim=True)
-    z = walk(start, end, 7, latent)
+    z = walks.walk(start, end, 7, latent)
     assert z.shape == (5, 8, 100)
     assert torch.allclose(z[:, 0], start, atol=1e-6)
     assert torch.allclose(z[:, -1], end, atol=1e-6)
@@ -102,7 +90,7 @@ def test_a_walk_ends_where_it_should_and_its_steps_are_equal(latent):
 def test_a_linear_generator_walks_in_equal_steps(finished_run):
     config = CONFIG.model_copy(update={"latent_size": 12})
     run = finished_run(config, 3, SEEN)
-    values, counts, _ = smoothness(run, Linear(isometry(12)), 20, 8)
+    values, counts, _ = walks.smoothness(run, Linear(isometry(12)), 20, 8)
     assert counts == {"pairs_moving": 20}
     for kind, error in (("walk", 1e-2), ("blend", 5e-2)):  # one path; a blend is rounded twice
         assert values[f"{kind}_mean_step"] == pytest.approx(1 / 8, rel=error / 2)
@@ -112,7 +100,7 @@ def test_a_linear_generator_walks_in_equal_steps(finished_run):
 
 def test_a_generator_that_jumps_takes_one_step(finished_run):
     run = finished_run(CONFIG, 3, SEEN)
-    values, counts, _ = smoothness(run, Jump(), 100, 8)
+    values, counts, _ = walks.smoothness(run, Jump(), 100, 8)
     start, end = run.noise("walks", 200).split(100)
     assert counts["pairs_moving"] == ((start[:, 0] > 0) != (end[:, 0] > 0)).sum()
     assert 0 < counts["pairs_moving"] < 100
@@ -123,8 +111,9 @@ def test_a_generator_that_jumps_takes_one_step(finished_run):
 
 
 def test_a_generator_that_makes_one_image_has_no_steps(monkeypatch, finished_run):
-    monkeypatch.setattr(work, "CANDIDATES", 50)
-    result = analyse(finished_run(CONFIG, 3, SEEN, generator=Linear(torch.zeros(BLOCKS, 8))), 5, 4)
+    monkeypatch.setattr(walks, "CANDIDATES", 50)
+    run = finished_run(CONFIG, 3, SEEN, generator=Linear(torch.zeros(BLOCKS, 8)))
+    result = walks.analyse(run, 5, 4)
     assert result.about["pairs_moving"] == 0
     assert all(value is None or math.isnan(value) for value in result.values.values())
 
@@ -139,8 +128,8 @@ def kinds(size):
 
 def test_trials_are_of_the_kinds_they_should_be():
     named, tone = kinds(60)
-    operands, placebo, target, unedited = draw_trials(named, tone, np.random.default_rng(0))
-    assert operands.shape == (TRIALS, 3, 3)
+    operands, placebo, target, unedited = walks.draw_trials(named, tone, np.random.default_rng(0))
+    assert operands.shape == (walks.TRIALS, 3, 3)
     bright_a, dark_a, dark_b = operands.transpose(1, 0, 2)
     a = named[bright_a[:, 0]]
     assert {*zip(a.tolist(), target.tolist(), strict=True)} == {(0, 1), (1, 0)}
@@ -165,38 +154,38 @@ def test_hits_in_a_linear_latent_space_are_those_of_z_itself(finished_run):
     weight[:, 0], weight[0, 1], weight[1, 1] = 0.1, 0.1, -0.1
     config = CONFIG.model_copy(update={"latent_size": 4, "latent": "normal"})
     run, G = finished_run(config, 2, SEEN), Linear(weight)
-    values, counts, rows = arithmetic(run, G)
+    values, counts, rows = walks.arithmetic(run, G)
     assert (counts["named"], counts["classes"], counts["bank"]) == (3000, 2, 3000)
 
     # By hand, in z: the tones are those of images, lest a rounded one at the border is another's.
     z = run.noise("walks exemplars", 3000)
-    named, brightness = describe(run, generate(G, z))
+    named, brightness = walks.describe(run, generate(G, z))
     tone = np.digitize(brightness.argsort().argsort(), [1000, 2000]) - 1
     high = np.quantile(z[:, 0], 2 / 3)
     assert np.mean(named == (z[:, 1] < 0).long().numpy()) > 0.99
-    rng = np.random.default_rng(work.seed_of(config.seed, "walks trials", 2))
-    operands, placebo, target, unedited = draw_trials(named, tone, rng)
+    rng = np.random.default_rng(walks.seed_of(config.seed, "walks trials", 2))
+    operands, placebo, target, unedited = walks.draw_trials(named, tone, rng)
 
     def hits(edited):
         right = (edited[:, 1] < 0) == torch.from_numpy(target)
         return pytest.approx(((edited[:, 0] > high) & right).double().mean().item(), abs=0.02)
 
-    one = combine(z, operands[..., :1])
-    assert values["hits_three"] == hits(combine(z, operands))
+    one = walks.combine(z, operands[..., :1])
+    assert values["hits_three"] == hits(walks.combine(z, operands))
     assert values["hits_one"] == hits(one)
     assert values["hits_one_shortened"] == hits(one / math.sqrt(3))
-    assert values["hits_placebo"] == hits(combine(z, placebo))
+    assert values["hits_placebo"] == hits(walks.combine(z, placebo))
     assert values["hits_chance"] == pytest.approx(np.mean(tone[unedited] == 1), abs=0.02)
 
     # Means are nearer to their class than what they are means of.
     assert values["hits_three"] > values["hits_one"] + 0.1
     assert values["hits_one"] > values["hits_one_shortened"] > values["hits_placebo"] + 0.1
-    assert [len(row) for row in rows] == [1] + [16] * ROWS
+    assert [len(row) for row in rows] == [1] + [16] * walks.ROWS
 
 
 def test_an_unsure_classifier_leaves_the_hits_open(monkeypatch, finished_run):
-    monkeypatch.setattr(work, "CANDIDATES", 60)
-    result = analyse(finished_run(CONFIG, 4, UNSURE, generator=Linear(isometry(8))), 6, 4)
+    monkeypatch.setattr(walks, "CANDIDATES", 60)
+    result = walks.analyse(finished_run(CONFIG, 4, UNSURE, generator=Linear(isometry(8))), 6, 4)
     hits = {name: value for name, value in result.values.items() if name.startswith("hits")}
     assert hits == dict.fromkeys(hits)
     assert len(hits) == 5
@@ -209,19 +198,19 @@ def test_an_unsure_classifier_leaves_the_hits_open(monkeypatch, finished_run):
 
 def test_the_picture_shows_walks_above_their_blends(finished_run):
     config = CONFIG.model_copy(update={"latent_size": 12})
-    result = analyse(finished_run(config, 3, SEEN, generator=Linear(isometry(12))), 6, 16)
-    assert list(result.values) == list(TITLES)
+    result = walks.analyse(finished_run(config, 3, SEEN, generator=Linear(isometry(12))), 6, 16)
+    assert list(result.values) == list(walks.TITLES)
     picture = np.asarray(Image.open(io.BytesIO(result.picture)))
     side = 16 + GAP
-    assert picture.shape == ((3 * ROWS + 1) * side - GAP, 17 * side - GAP, 3)
+    assert picture.shape == ((3 * walks.ROWS + 1) * side - GAP, 17 * side - GAP, 3)
 
     def image(row, column):
         return picture[row * side : row * side + 16, column * side : column * side + 16].astype(int)
 
-    for row in range(0, 2 * ROWS, 2):
+    for row in range(0, 2 * walks.ROWS, 2):
         for end in (0, 16):
             assert np.array_equal(image(row, end), image(row + 1, end))
         assert np.abs(image(row, 8) - image(row + 1, 8)).max() <= 1  # G is linear
         assert np.abs(image(row, 8) - image(row, 0)).max() > 1
-    assert (image(2 * ROWS, 0) == 255).all()
-    assert (image(2 * ROWS + 1, 3) == 255).all()
+    assert (image(2 * walks.ROWS, 0) == 255).all()
+    assert (image(2 * walks.ROWS + 1, 3) == 255).all()
