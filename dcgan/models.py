@@ -100,8 +100,10 @@ def activation(config: Config) -> nn.Module:
     return nn.LeakyReLU(0.2, inplace=True) if config.act_d == "leaky" else nn.ReLU(inplace=True)
 
 
-def plain_generator(config: Config) -> nn.Sequential:
-    """G of the blog's plain GAN: z (N, latent_size) -> images (N, 3, resolution, resolution)."""
+def generator(config: Config) -> nn.Module:
+    """G of a config, its weights not yet drawn; of model=mlp that of the blog's plain GAN."""
+    if config.model == "dcgan":
+        return Generator(config)
     shape = (3, config.resolution, config.resolution)
     G = nn.Sequential(nn.Linear(config.latent_size, 256), nn.ReLU())
     for size, wider in itertools.pairwise((256, 512, 1024, 1024)):
@@ -109,22 +111,14 @@ def plain_generator(config: Config) -> nn.Sequential:
     return G.extend([nn.Linear(1024, math.prod(shape)), nn.Tanh(), nn.Unflatten(1, shape)])
 
 
-def plain_discriminator(config: Config) -> nn.Sequential:
-    """D of the blog's plain GAN, without BatchNorm: images -> logits (N,)."""
+def discriminator(config: Config) -> nn.Module:
+    """D of a config, its weights not yet drawn; the plain GAN's has no BatchNorm."""
+    if config.model == "dcgan":
+        return Discriminator(config)
     D = nn.Sequential(nn.Flatten())
     for size, smaller in itertools.pairwise((3 * config.resolution**2, 1024, 512, 256)):
         D.extend([nn.Linear(size, smaller), nn.ReLU()])
     return D.extend([nn.Linear(256, 1), nn.Flatten(0)])
-
-
-def generator(config: Config) -> nn.Module:
-    """G of a config, its weights not yet drawn."""
-    return Generator(config) if config.model == "dcgan" else plain_generator(config)
-
-
-def discriminator(config: Config) -> nn.Module:
-    """D of a config, its weights not yet drawn."""
-    return Discriminator(config) if config.model == "dcgan" else plain_discriminator(config)
 
 
 def build(config: Config) -> tuple[nn.Module, nn.Module]:

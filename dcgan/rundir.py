@@ -123,7 +123,7 @@ def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
     merged = stored | {part: said | stored.get(part, {}) for part, said in description.items()}
 
     # A stored config keeps the fields that it was stored with: its W&B id rests on them.
-    if stored and "config" in description:
+    if stored:
         was, now = (Config.model_validate(x["config"]).epochs for x in (stored, description))
         merged["config"] = stored["config"] | ({"epochs": now} if now > was else {})
     if merged != stored:
@@ -228,8 +228,7 @@ def records(run: Path) -> Iterator[tuple[Any, Any]]:
     """Record and timing of the epochs 1, 2, ...; Damaged at one that is not as it was committed."""
     for epoch, files in _checked_epochs(run):
         folder = epoch_folder(run, epoch)
-        record, timing = (_parsed(folder / name, files[name]) for name in (RECORD, TIMING))
-        yield record, timing
+        yield tuple(_parsed(folder / name, files[name]) for name in (RECORD, TIMING))
 
 
 def _checked_epochs(run: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
@@ -306,13 +305,11 @@ def owned(folder: Path) -> Iterator[None]:
 
 def owner_of(folder: Path) -> str | None:
     """The process that owns a folder, by name; one of another machine may not be seen."""
-    try:
-        with open(folder / "lock", "rb") as lock:
+    with suppress(OSError), open(folder / "lock", "rb") as lock:
+        try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _last_owner(folder)
-    except OSError:
-        pass
+        except BlockingIOError:
+            return _last_owner(folder)
     return None
 
 

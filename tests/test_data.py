@@ -75,7 +75,7 @@ def tree(tmp_path, monkeypatch):
 
 @pytest.fixture
 def archive(tree, tmp_path, monkeypatch):
-    """The same as the archive."""
+    """CIFAR-10's files as the archive."""
     path = tmp_path / "given" / sources.ARCHIVE
     path.parent.mkdir()
     with tarfile.open(path, "w:gz") as file:
@@ -194,10 +194,10 @@ def test_linked_folders_are_followed(files, tmp_path, cache):
 
 
 def test_every_ending_is_read(tmp_path, cache):
-    endings = ["PNG", "JPG", "jfif", "jpe", "jpeg", "webp", "bmp"]
     forms = {"PNG": "PNG", "webp": "WEBP", "bmp": "BMP"}
-    files = {f"a.{end}": encode(DRAWN.pixels[0], forms.get(end, "JPEG")) for end in endings}
-    assert len(load(write_files(tmp_path / "all", files), cache).pixels) == len(endings)
+    forms |= dict.fromkeys(["JPG", "jfif", "jpe", "jpeg"], "JPEG")
+    files = {f"a.{end}": encode(DRAWN.pixels[0], form) for end, form in forms.items()}
+    assert len(load(write_files(tmp_path / "all", files), cache).pixels) == len(forms)
 
 
 def test_images_outside_of_any_folder_have_no_label(tmp_path, cache):
@@ -205,7 +205,7 @@ def test_images_outside_of_any_folder_have_no_label(tmp_path, cache):
     files = {name: encode(DRAWN.pixels[i]) for i, name in enumerate(names)}
     images = load(write_files(tmp_path / "f", files), cache)
     labels = {x.tobytes(): y for x, y in zip(images.pixels, images.labels, strict=True)}
-    assert [labels[DRAWN.pixels[i].tobytes()] for i in range(4)] == [-1, 1, 0, 1]
+    assert [labels[x.tobytes()] for x in DRAWN.pixels[:4]] == [-1, 1, 0, 1]
     assert describe(images) == "4 images, 2 classes of 1 to 2, from folders, 1 without a label"
 
 
@@ -371,10 +371,10 @@ def test_a_damaged_cache_is_seen_and_mended(damage, ending, side, kept, cache):
     with pytest.raises(BadData, match="give the study's command again"):
         load_cached(cache, DRAWN.sha256, side)
     images = load(kept, cache)
-    np.testing.assert_array_equal(images.pixels, DRAWN.pixels)
+    assert_drawn(images)
     keep(images, cache, 16)
-    expected = resize(DRAWN, side)
-    np.testing.assert_array_equal(load_cached(cache, DRAWN.sha256, side).pixels, expected.pixels)
+    mended = load_cached(cache, DRAWN.sha256, side)
+    np.testing.assert_array_equal(mended.pixels, resize(DRAWN, side).pixels)
 
 
 def test_one_class_is_taken_by_number_or_by_cifar10s_name():
@@ -385,9 +385,8 @@ def test_one_class_is_taken_by_number_or_by_cifar10s_name():
         chosen = data.of_classes(images, word)
         assert (chosen.labels.tolist(), chosen.sha256) == ([1, 1], images.sha256)
         assert chosen.pixels[:, 0, 0, 0].tolist() == [1, 2]
-    assert data.of_classes(images, "1", 1).labels.tolist() == [1]
-    assert data.of_classes(images, "all").labels.tolist() == [3, 1, 1, 0]
-    assert data.of_classes(images, "all", 3).labels.tolist() == [3, 1, 1]
+    for given, expected in ((("1", 1), [1]), (("all",), [3, 1, 1, 0]), (("all", 3), [3, 1, 1])):
+        assert data.of_classes(images, *given).labels.tolist() == expected
     for word in ("2", "dog", "cats", "01"):  # dogs are class 5
         with pytest.raises(BadData, match=f"cifar10: has no images of classes={word}"):
             data.of_classes(images, word)
