@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,14 +65,14 @@ def study(tmp_path, trained, write_run):
 
 @pytest.fixture
 def run_eval(sources, run_command, monkeypatch):
-    """Runs a command here: (name, where, *words) -> exit code, stdout, stderr."""
+    """Runs a command here, on the CPU: (*words) -> exit code, stdout, stderr."""
     monkeypatch.chdir(sources)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(walks, "CANDIDATES", 60)
     monkeypatch.setattr(audit, "POINTS", 3)
     threads = torch.get_num_threads()
 
-    yield lambda name, where, *words: run_command(main, name, where, "--device", "cpu", *words)
+    yield lambda *words: run_command(main, *words, "--device", "cpu")
     torch.set_num_threads(threads)
 
 
@@ -150,6 +151,9 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        (("score",), "Missing argument 'RUN'"),
+        (("score", "STUDY", "--weights", "."), "cifar10-resnet.json: No such file"),
+        (("score", "STUDY", "--n", 20, "--cache", "new"), "give the study's command again"),
         (("walks", "nowhere"), "nowhere: no such folder"),
         (("walks", "."), "no study here or above"),
         (("walks", "STUDY/norm=none/seed=1"), "seed=1: no run that kept its generator in"),
@@ -167,11 +171,18 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, reason, study, run_eval):
     before = files(study)
-    name, where, *rest = (str(word).replace("STUDY", str(study)) for word in words)
-    code, shown, complaint = run_eval(name, where, *rest)
+    code, shown, complaint = run_eval(*(str(x).replace("STUDY", str(study)) for x in words))
     assert (code, shown) == (2, "")
     assert reason in complaint.splitlines()[-1]
     assert files(study) == before
+    assert not Path("new").exists()
+
+
+def test_the_classifier_is_not_trained_on_what_is_not_there(run_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, shown, complaint = run_command(main, "train-extractor", "--train", "a.zip", "--test", "b")
+    assert (code, shown, complaint) == (2, "", "eval: a.zip: no such file or folder\n")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_plain_gan_has_no_convolutions_to_look_at(study, run_eval, trained):

@@ -1,7 +1,6 @@
 """The feature networks, built from made-up weights: what they compute, and what they refuse."""
 
 import hashlib
-import io
 import json
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def test_other_sides_are_resized_without_rounding(folder, network):
 
 def test_classifier_refuses_weights_that_are_not_the_cards(folder, tmp_path):
     path = folder / f"{NAME}.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(NoWeights, match=rf"{NAME}\.safetensors: its SHA-256 is [0-9a-f]{{12}}\.\."):
         classifier(folder=folder)
     path.unlink()
@@ -87,64 +86,50 @@ def test_committed_weights_are_those_of_their_card():
     assert card["test_images"] == 10_000
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """The real architecture with made-up weights, as a state dict that torch saved."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class Unloaded(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state, *args):
-            """Keep what the constructor drew."""
-
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = made_up(Unloaded("made-up", ["2048"], nothing))
-    path = tmp_path_factory.mktemp("inception") / "made-up.pth"
-    torch.save(net.state_dict(), path)
-    return path
-
-
 @pytest.fixture(autouse=True)
 def no_weights_elsewhere(monkeypatch, tmp_path):
     monkeypatch.delenv("INCEPTION_WEIGHTS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
 
-def sha256_of(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_inception_gives_what_torch_fidelity_gives(weights, monkeypatch):
+def test_inception_gives_what_torch_fidelity_gives(tmp_path, monkeypatch):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+    class Unloaded(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state, *args):
+            """Keep what the constructor drew."""
+
+    # The real architecture with made-up weights.
+    path = tmp_path / "made-up.pth"
+    torch.save({}, path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(made_up(Unloaded("made-up", ["2048"], str(path))).state_dict(), path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(fetch, "INCEPTION_SHA256", sha256)
+
     before = torch.get_rng_state()
-    monkeypatch.setattr(fetch, "INCEPTION_SHA256", sha256_of(weights))
-    extractor = inception(weights)
-    images = pictures(3, 32)
+    extractor, images = inception(path), pictures(3, 32)
     features, logits = extractor.extract(images)
     assert torch.equal(before, torch.get_rng_state())
     assert (features.shape, logits.shape) == ((3, 2048), (3, 1008))
-
-    theirs = FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], str(weights))
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], str(path))
     torch.testing.assert_close((features, logits), theirs(images), rtol=1e-5, atol=1e-5)
     assert features.std(dim=0).mean() > 0.001  # they tell images apart
     assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "")
 
 
-def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
-    data, find = weights.read_bytes(), fetch.find_inception
-    monkeypatch.setattr(fetch, "INCEPTION_SHA256", sha256_of(weights))
+def test_where_weights_are_looked_for(tmp_path, monkeypatch):
+    data, find, named = b"not opened", fetch.find_inception, tmp_path / "named.pth"
+    named.write_bytes(data)
+    monkeypatch.setattr(fetch, "INCEPTION_SHA256", hashlib.sha256(data).hexdigest())
     hub, cache = tmp_path / "hub" / "checkpoints", tmp_path / "cache"
 
-    # The hub's folder is torch's own.
     assert hub.parent == Path(torch.hub.get_dir())
 
     # Nowhere: one line that names every place.
-    named = ".* or ".join(str(hub / name) for name in INCEPTION_FILES)
-    with pytest.raises(NoWeights, match=f"^no Inception.*INCEPTION_WEIGHTS is not set.*{named}$"):
+    places = ".* or ".join(str(hub / name) for name in INCEPTION_FILES)
+    with pytest.raises(NoWeights, match=f"^no Inception.*INCEPTION_WEIGHTS is not set.*{places}$"):
         find()
 
     # In torch hub's folder, under either name, and in the cache.
@@ -156,12 +141,12 @@ def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
 
     # A file that the user names is taken or refused; nothing else is tried.
     place.write_bytes(data)
-    monkeypatch.setenv("INCEPTION_WEIGHTS", str(weights))
+    monkeypatch.setenv("INCEPTION_WEIGHTS", str(named))
     assert find() == data
     monkeypatch.setenv("INCEPTION_WEIGHTS", str(tmp_path / "absent.pth"))
     with pytest.raises(NoWeights, match=r"absent\.pth: No such file or directory$"):
         find(cache=cache)
-    assert find(path=weights) == data
+    assert find(path=named) == data
 
 
 def test_download_is_checked_and_kept(tmp_path, monkeypatch):
@@ -184,14 +169,6 @@ def test_download_is_checked_and_kept(tmp_path, monkeypatch):
     assert fetch.find_inception(cache=cache) == data  # from the cache
 
 
-@pytest.fixture(scope="module")
-def photographs():
-    """Pieces (120, 3, 64, 64) of scikit-learn's two photographs; neighbours lie in both halves."""
-    images = [torch.tensor(image).unfold(0, 64, 64) for image in load_sample_images().images]
-    pieces = torch.cat([rows.unfold(1, 64, 64).flatten(0, 1) for rows in images])
-    return torch.cat([pieces[::2], pieces[1::2]])
-
-
 def test_lite0_has_the_published_weights_and_draws_nothing():
     before = torch.get_rng_state()
     network = lite0()
@@ -203,11 +180,11 @@ def test_lite0_has_the_published_weights_and_draws_nothing():
     assert bool(features.isfinite().all())
 
 
-def test_lite0_orders_what_is_done_to_photographs(photographs):
-    """Half the photographs against the other half: as they are, at 16x16, at 8x8, all grey."""
-    half = len(photographs) // 2
-    real, held_out = photographs[:half], photographs[half:]
-    network = lite0()
+def test_lite0_orders_what_is_done_to_photographs():
+    """Pieces of photographs against other pieces: as they are, at 16x16, at 8x8, all grey."""
+    images = [torch.tensor(image).unfold(0, 64, 64) for image in load_sample_images().images]
+    pieces = torch.cat([rows.unfold(1, 64, 64).flatten(0, 1) for rows in images])
+    real, held_out, network = pieces[::2], pieces[1::2], lite0()
     features = network.extract(real)[0].numpy()
 
     def reduced(side):
