@@ -1,10 +1,8 @@
-"""Can the scores be trusted? One generator and real held-out images, asked three questions.
+"""Can the scores be trusted? The three questions of `python -m eval audit --help`.
 
-How much depends on where G's BatchNorm gets its statistics, and on how floats become pixels? How do
-the metrics depend on the number of images? Does the Fréchet distance rise when real images get
-worse? The bias of a plug-in estimate is c / N to first order, with c a property of the generator,
-so that two generators cannot be compared at one N: the limit is that of a straight line against
-1 / N through POINTS sizes, each with images of its own (Chong and Forsyth, 2020, arXiv 1911.07023).
+The bias of a plug-in estimate is c / N to first order, with c a property of the generator, so that
+two generators cannot be compared at one N: the limit is that of a straight line against 1 / N
+through POINTS sizes, each with images of its own (Chong and Forsyth, 2020, arXiv 1911.07023).
 """
 
 import copy

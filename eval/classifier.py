@@ -134,10 +134,15 @@ def train_and_write(
             raise BadInput(f"{images.name}: not 32x32 images with labels from 0 to 9")
     torch.set_num_threads(threads or torch.get_num_threads())
     net, accuracy = train_classifier(*sets, seed)
-    about = {"accuracy": accuracy, "test_images": len(sets[1].pixels), "seed": seed}
-    about |= {"threads": torch.get_num_threads()}
-    about |= {"train_sha256": sets[0].sha256, "test_sha256": sets[1].sha256}
-    about["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
+    about = {
+        "accuracy": accuracy,
+        "test_images": len(sets[1].pixels),
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "train_sha256": sets[0].sha256,
+        "test_sha256": sets[1].sha256,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
     return write_card(out, net, about), accuracy
 
 

@@ -45,7 +45,12 @@ def analyse(run: FinishedRun, images: int) -> Result:
     about, rows = {"images": len(pixels), "top": TOP}, []
     for name, net in networks.items():
         feature, image, gradients = respond(net, to_signed(pixels))
-        rows += _rows(feature, pixels[image], gradients)
+
+        # Images of the strongest features and, below, their gradients, of which grey is 0.
+        features = feature.tolist()
+        first = [features.index(number) for number in dict.fromkeys(features)][:COLUMNS]
+        largest = gradients[first].abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+        rows += [pixels[image[first]], to_uint8(gradients[first] / largest)]
 
         # A unit that nothing leads back from has no shape: it is counted, and left out.
         energy = gradients.double().square().sum(dim=1).flatten(1).numpy()
@@ -77,8 +82,7 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> tuple[Tensor, Tenso
     """Follow every feature of D's last map back from the `top` images that it responds to most.
 
     `images`: (N, 3, H, W) in [-1, 1]. The channel of each unit in the map (U,), which image it
-    responds to (U,), and its guided gradients (U, 3, H, W), the strongest first. D is left in eval
-    mode.
+    responds to (U,), its guided gradients (U, 3, H, W), the strongest first. Leaves D in eval mode.
     """
     D, device = D.eval().requires_grad_(False), next(D.parameters()).device
 
@@ -110,11 +114,3 @@ def concentration(energy: np.ndarray, share: float = SHARE) -> np.ndarray:
     whole, part = divmod(share * energy.shape[1], 1)
     head = falling[:, : int(whole)].sum(axis=1) + part * falling[:, int(whole)]
     return head / falling.sum(axis=1)
-
-
-def _rows(feature: Tensor, shown: Tensor, gradients: Tensor) -> list[Tensor]:
-    """Images of the strongest features and, below, their gradients; grey is 0, both uint8."""
-    features = feature.tolist()
-    first = [features.index(number) for number in dict.fromkeys(features)][:COLUMNS]
-    largest = gradients[first].abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-    return [shown[first], to_uint8(gradients[first] / largest)]

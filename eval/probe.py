@@ -86,11 +86,7 @@ def controls(
 
 
 def draw_labelled(train: Images, test: Images, count: int, draws: int) -> list[np.ndarray]:
-    """Which images each of `draws` seeded draws has: `count`, equally many of each class.
-
-    The classes take turns, so that the last fifth of a draw is about as balanced as all of it.
-    BadInput where that many labels cannot be chosen.
-    """
+    """Seeded draws of `count` images, equally many of each class; BadInput where that cannot be."""
     for option, images in (("--data", train), ("--test", test)):
         if unknown := int((images.labels < 0).sum()):
             raise BadInput(f"{option} {images.name}: {unknown} of its images have no label")
@@ -101,6 +97,8 @@ def draw_labelled(train: Images, test: Images, count: int, draws: int) -> list[n
     if rest or not 2 <= of_class <= sizes.min():
         equally = f"equally many of each of {len(classes)} classes, from 2 to {sizes.min()}"
         raise BadInput(f"--labels {count}: not {equally}")
+
+    # The classes take turns: the last fifth of a draw is about as balanced as all of it.
     streams = map(np.random.default_rng, range(draws))
     members = [np.flatnonzero(train.labels == c) for c in classes]
     return [
