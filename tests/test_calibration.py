@@ -66,6 +66,12 @@ def test_the_second_half_is_none_of_the_runs_images(drawn):
     result = held_out(drawn, None, CONFIG.model_copy(update={"images": 1400}), 32)
     assert (result.source, result.seen, len(result.pixels)) == (HALF, 200, 200)
 
+    # Of one class, its own images.
+    config = CONFIG.model_copy(update={"classes": "3", "images": 60, "reference_images": 60})
+    result = held_out(drawn, None, config, 32)
+    assert len(result.pixels) == 70
+    assert rows_of(result.pixels) <= rows_of(drawn.pixels[drawn.labels == 3])
+
 
 def test_a_test_split_gives_what_the_runs_do_not_see(drawn):
     new = shapes(1700).pixels[1400:]  # with higher hashes than the first ones of `drawn`
@@ -85,13 +91,6 @@ def test_no_test_split_is_refused_by_its_name(drawn):
     small = dataclasses.replace(calibration.resize(drawn, 16), name="small")
     with pytest.raises(BadData, match="small is no test split of shapes: their sides differ"):
         held_out(drawn, small, CONFIG, 16)
-
-
-def test_a_class_is_calibrated_by_its_own_images(drawn):
-    config = CONFIG.model_copy(update={"classes": "3", "images": 60, "reference_images": 60})
-    result = held_out(drawn, None, config, 32)
-    assert len(result.pixels) == 70
-    assert rows_of(result.pixels) <= rows_of(drawn.pixels[drawn.labels == 3])
 
 
 def test_the_gaussian_has_the_mean_and_the_covariance_of_the_pixels():

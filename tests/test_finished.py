@@ -43,11 +43,10 @@ def test_both_networks_are_those_of_the_epoch_or_refused_by_name(folder):
         runs[0].generator()
 
 
-def opened(where, needs, **chosen):
-    return [(run.folder.name, run.epoch) for run in open_runs(where, needs, **chosen)]
-
-
 def test_runs_are_chosen_by_what_an_analysis_needs(folder, tmp_path, capsys):
+    def opened(where, needs, **chosen):
+        return [(run.folder.name, run.epoch) for run in open_runs(where, needs, **chosen)]
+
     begun, study = folder.with_name("seed=1"), tmp_path / "study"
     rundir.replace(begun / "run.json", (folder / "run.json").read_bytes())
     rundir.commit(begun, 1, {rundir.GENERATOR: b"of one epoch"})

@@ -52,13 +52,10 @@ def test_distance_ignores_rotation_and_order_and_is_symmetric():
     assert larger == pytest.approx(9 * expected, rel=1e-12)
 
 
-def test_equal_predictions_score_one():
-    logits = np.tile(np.random.default_rng(0).normal(size=10), (30, 1))
+def test_the_score_is_from_one_to_the_number_of_classes():
+    alike = np.tile(np.random.default_rng(0).normal(size=10), (30, 1))
     assert score(np.zeros((30, 10))) == pytest.approx(1, abs=1e-14)
-    assert score(logits, splits=3) == pytest.approx(1, abs=1e-14)
-
-
-def test_certain_and_balanced_predictions_score_the_number_of_classes():
+    assert score(alike, splits=3) == pytest.approx(1, abs=1e-14)
     for sure in (50.0, 1e4):  # probabilities that underflow must do no harm
         logits = sure * np.tile(np.eye(7), (4, 1))
         assert score(logits) == pytest.approx(7, rel=1e-12)

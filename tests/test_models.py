@@ -12,13 +12,9 @@ BLOG = Config(resolution=64, width=128, stem="linear", init="torch")
 TINY = Config(resolution=16, width=4)
 
 
-def count(net):
-    return sum(p.numel() for p in net.parameters())
-
-
 def test_the_blogs_networks_have_the_blogs_size():
-    G, D = build(BLOG)
-    assert (count(G), count(D)) == (12_689_152, 11_036_160)
+    sizes = [sum(p.numel() for p in net.parameters()) for net in build(BLOG)]
+    assert sizes == [12_689_152, 11_036_160]
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 4, 5])
@@ -36,8 +32,7 @@ def test_the_blogs_formula_for_the_size_of_a_convolution_is_right(kernel, stride
 @pytest.mark.parametrize("head", ["conv", "avgpool"])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_shapes_and_ranges(resolution, stem, head, norm):
-    config = Config(resolution=resolution, width=2, stem=stem, head=head, norm=norm)
-    G, D = build(config)
+    G, D = build(Config(resolution=resolution, width=2, stem=stem, head=head, norm=norm))
     images = G(torch.randn(5, 100))
     assert images.shape == (5, 3, resolution, resolution)
     assert images.abs().max() < 1
