@@ -80,7 +80,7 @@ def archive(tree, tmp_path, monkeypatch):
     path.parent.mkdir()
     with tarfile.open(path, "w:gz") as file:
         file.add(tree / sources.TREE, sources.TREE)
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(sources, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
     return path
 
 
@@ -256,23 +256,27 @@ def test_labels_that_do_not_fit_the_images_are_refused(content, reason, tmp_path
         assert refusal(source, cache).startswith(f"'dataset.json' in {source}: {reason}")
 
 
+def test_the_archive_is_torchvisions():
+    assert (CIFAR10.url, CIFAR10.tgz_md5) == (sources.URL, sources.MD5)
+
+
 @pytest.mark.parametrize("source", [None, "cifar10"])
 def test_cifar10_is_downloaded_once_and_brings_its_test_split(
     source, archive, files, tmp_path, cache, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(CIFAR10, "url", archive.as_uri())
+    monkeypatch.setattr(sources, "URL", archive.as_uri())
     images = load(source, cache)
     assert (images.kind, images.name, images.sha256) == ("cifar10", "cifar10", DRAWN.sha256)
     assert describe(images) == "40 images, 10 classes of 4"
     assert [path.name for path in cache.iterdir()] == [sources.ARCHIVE]
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"{sources.ARCHIVE} is fetched from {CIFAR10.url}" in err
+    assert f"{sources.ARCHIVE} is fetched from {sources.URL}" in err
     assert "download ━━━" in err
 
     # Now it is there.
-    monkeypatch.setattr(CIFAR10, "url", "nowhere")
+    monkeypatch.setattr(sources, "URL", "nowhere")
     assert load(source, cache).sha256 == DRAWN.sha256
     test = load(source, cache, "test")
     assert (test.name, test.kind) == ("cifar10-test", "cifar10")
@@ -293,7 +297,7 @@ def test_without_cifar10_trials_take_shapes_and_studies_stop_with_the_reason(
     plan = ["ablation", "--device", "cpu", "--plan"]
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        monkeypatch.setattr(CIFAR10, "url", url.format(html=tmp_path / "html", port=port))
+        monkeypatch.setattr(sources, "URL", url.format(html=tmp_path / "html", port=port))
         assert main([*plan, "--scale", "smoke"]) == 0
         first, *said = capsys.readouterr().out.splitlines()
         assert re.fullmatch(f"CIFAR-10 is not in data/.*{reason}.*: the images are shapes.", first)
