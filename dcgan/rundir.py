@@ -115,9 +115,8 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
-    """Write run.json, or add to it what it lacks; raises Differs with the keys and both values."""
-    if differences := compare(run, description):
-        raise Differs(f"{run}: {'; '.join(differences)}")
+    """Write run.json, or add to it what it lacks; raises Differs."""
+    check(run, description)
     path = run / "run.json"
     stored = unseal(path) if path.exists() else {}
     merged = stored | {part: said | stored.get(part, {}) for part, said in description.items()}
@@ -137,6 +136,12 @@ def read_config(run: Path) -> Config:
         return Config.model_validate(unseal(path)["config"])
     except ValidationError as error:
         raise Damaged(f"{path}: {fault(error)}") from error
+
+
+def check(run: Path, description: dict[str, dict[str, Any]]) -> None:
+    """Raise Differs where a stored run.json says something else, with the keys and both values."""
+    if differences := compare(run, description):
+        raise Differs(f"{run}: {'; '.join(differences)}")
 
 
 def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:

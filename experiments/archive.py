@@ -159,8 +159,7 @@ def check_against(folder: Path, study: grid.Study, target: Path) -> dict[str, in
     stored = {}
     for run in runs_in(folder, study):
         here, added = target / run.folder, folder / run.folder
-        if differences := rundir.compare(here, rundir.unseal(added / "run.json")):
-            raise Differs(f"{here}: {'; '.join(differences)}")
+        rundir.check(here, rundir.unseal(added / "run.json"))
         epochs, in_archive = rundir.all_committed(here), len(rundir.kept(added))
         for epoch in epochs[:in_archive]:
             folders = (rundir.epoch_folder(x, epoch) for x in (here, added))

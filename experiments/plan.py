@@ -154,8 +154,7 @@ def _committed(job: Job) -> int:
     wanted: dict[str, dict[str, Any]] = {"config": config.model_dump()}
     if epochs < config.epochs and not imported and (path / "run.json").exists():
         wanted["fingerprint"] = fingerprint(config, job.device, job.threads)
-    if differences := rundir.compare(path, wanted):
-        raise rundir.Differs(f"{path}: {'; '.join(differences)}")
+    rundir.check(path, wanted)
     if epochs < config.epochs and (imported or rundir.is_without_state(path, epochs)):
         raise rundir.Differs(
             f"{path}: has records of {epochs} epochs and no state to go on from to "

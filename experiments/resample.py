@@ -66,8 +66,7 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> tuple[list[J
             counts["without"] += 1
         else:
             wanted = {"fingerprint": fingerprint(config, device, threads)}
-            if differences := rundir.compare(folder, wanted):
-                raise rundir.Differs(f"{folder}: {'; '.join(differences)}")
+            rundir.check(folder, wanted)
             measured = rundir.unseal(folder / "run.json")["identities"]
             fid = config.inception == "epoch" and "fid" in measured
             side = min(native, config.resolution)
