@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,12 +147,12 @@ def identities(
 
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
-    config, real = run.config, run.train(run.side)
+    config, images = run.config, None
+    with suppress(FloatingPointError):  # of noise by which no epoch was chosen
+        images = generate(run.generator(), run.noise("rescore", count))
+    real = run.train(run.side)
     against = reference(network, real.pixels, real.sha256, run.cache, split_of(config.classes))
-    try:  # with noise of a stream by which no epoch was chosen
-        scores = score(generate(run.generator(), run.noise("rescore", count)), [against])
-    except FloatingPointError:
-        scores = dict.fromkeys(network.metrics)
+    scores = dict.fromkeys(network.metrics) if images is None else score(images, [against])
     about = identities(against, count, config.resolution)
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
 
