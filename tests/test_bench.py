@@ -152,11 +152,15 @@ def test_the_page_of_speeds_says_what_the_published_record_does():
     (path,) = (ROOT / "reports" / "published" / "bench").iterdir()
     parts = rundir.unseal(path)["parts"]
     speeds = {row["networks"]: row for row in parts["training"]}
-    share = {row["piece"]: 100 * row["share"] for row in parts["epoch"]}
+    share = {row["part"]: 100 * row["share"] for row in parts["epoch"]}
+    taken = {row["command"]: row["s"] for row in parts["commands"]}
     said = [f"{speeds['small']['images/s']:,.0f} at small, {speeds['cifar32']['images/s']:.0f} at"]
     said.append(f"{parts['scoring'][0]['images/s']:,.0f} images are scored")
+    said += [f"`help` takes {taken['help']:.2f} s", f"drawn first, {taken['plan']:.2f} s"]
+    said += [f"`status` takes {taken['status']:.2f} s", f"the report {taken['report']:.2f} s"]
     for row in speeds["blog64"], speeds["paper, 64x64"]:
         said.append(f"{row['ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f}) times")
-    said += [f"{share['scoring']:.1f} % of an epoch", f"the commit {share['commit']:.1f} %"]
+    said.append(f"{share['scoring']:.1f} % of an epoch at small, ")
+    said.append(f"the commit and W&B {share['commit and W&B']:.1f} %")
     page = " ".join((ROOT / "docs" / "speed.md").read_text().split())
     assert [text for text in said if text not in page] == []
