@@ -130,7 +130,7 @@ def left(seconds: float | None) -> str:
 
 
 def aligned(columns: list[str], rows: list[list[Any]]) -> str:
-    """A table of text and numbers; columns that do not fit the terminal follow below."""
+    """A table of names, set left, and numbers; what does not fit the terminal follows below."""
     names, *others = zip(columns, *(map(_cell, row) for row in rows), strict=True)
     names = [cell.ljust(max(map(len, names))) for cell in names]
     blocks = [[names]]
@@ -140,8 +140,8 @@ def aligned(columns: list[str], rows: list[list[Any]]) -> str:
         if len(blocks[-1]) > 1 and width > shutil.get_terminal_size().columns:
             blocks.append([names])
         blocks[-1].append(padded)
-    lines = (("  ".join(row).rstrip() for row in zip(*x, strict=True)) for x in blocks)
-    return "\n\n".join(map("\n".join, lines))
+    rows_of_blocks = (zip(*block, strict=True) for block in blocks)
+    return "\n\n".join("\n".join("  ".join(x).rstrip() for x in rows) for rows in rows_of_blocks)
 
 
 def _cell(cell: Any) -> str:

@@ -54,7 +54,10 @@ class Images:
 
 
 def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
-    """The images of a source, or of a split of CIFAR-10; raises BadData, NoCifar10."""
+    """The images of a source, or of a split of CIFAR-10; raises BadData, NoCifar10.
+
+    Read from `cache` where they are in it; only a download of CIFAR-10 is written there.
+    """
     try:
         kind, path = sources.find(source, cache)
         split = split if kind == "cifar10" else ""

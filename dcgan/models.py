@@ -101,7 +101,10 @@ def activation(config: Config) -> nn.Module:
 
 
 def generator(config: Config) -> nn.Module:
-    """G of a config, its weights not yet drawn; of model=mlp that of the blog's plain GAN."""
+    """G of a config, its weights not yet drawn; of model=mlp that of the blog's plain GAN.
+
+    z (N, latent_size) -> images (N, 3, resolution, resolution).
+    """
     if config.model == "dcgan":
         return Generator(config)
     shape = (3, config.resolution, config.resolution)
@@ -112,7 +115,7 @@ def generator(config: Config) -> nn.Module:
 
 
 def discriminator(config: Config) -> nn.Module:
-    """D of a config, its weights not yet drawn; the plain GAN's has no BatchNorm."""
+    """D of a config, likewise: images -> logits (N,). The plain GAN's has no BatchNorm."""
     if config.model == "dcgan":
         return Discriminator(config)
     D = nn.Sequential(nn.Flatten())

@@ -122,7 +122,7 @@ def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
     merged = stored | {part: said | stored.get(part, {}) for part, said in description.items()}
 
     # A stored config keeps the fields that it was stored with: its W&B id rests on them.
-    if stored:
+    if stored and "config" in description:
         was, now = (Config.model_validate(x["config"]).epochs for x in (stored, description))
         merged["config"] = stored["config"] | ({"epochs": now} if now > was else {})
     if merged != stored:
@@ -377,7 +377,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of the disk say which file they are about, which reading and writing do not."""
+    """Errors of the disk name the file, which those of reading and writing do not by themselves."""
     try:
         yield
     except OSError as error:

@@ -40,7 +40,7 @@ from dcgan.pictures import ENDINGS, BadData, error_context
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
-MD5 = "c58f30108f718f92721af3b95e74349a"  # of the archive, as on the page of that address
+MD5 = "c58f30108f718f92721af3b95e74349a"  # of the archive, as torchvision has it too
 ANSWER_SECONDS = 10  # for each wait of the download
 
 Found = tuple[str, Path | None]  # the kind of a source, and where it lies

@@ -77,10 +77,10 @@ def by_batchnorm(run: FinishedRun, G: nn.Module, real: Reference, n: int) -> dic
 
 
 def signed_images(run: FinishedRun, G: nn.Module, z: Tensor, mode: str = "running") -> Tensor:
-    """Images of z by a mode of BATCHNORM: float32 in [-1, 1], (N, 3, H, W), on the CPU."""
+    """Images of z (N, latent_size) by a mode of BATCHNORM: float32 (N, 3, H, W) in [-1, 1]."""
     G, size = copy.deepcopy(G).eval(), AT_ONCE
     if mode == "batch":
-        G, size = G.train(), run.config.batch  # the last one is filled up from the front
+        G, size = G.train(), run.config.batch  # the last batch is filled up from the front of z
     elif mode == "re-estimated":
         G = reestimated(G, run.config, len(z))
     whole = -(-len(z) // size) * size

@@ -85,7 +85,7 @@ def calibrate(
         "held_out_sha256": held.sha256,
         "images": config.score_images,  # in a set; of held-out ones no more than there are
         "identities": known,  # metric -> what it is a measure of, as in run.json
-        "rows": {name: score(images, references) for name, images in drawn},
+        "rows": {name: score(images, references) for name, images in drawn},  # set -> scores
     }
 
 
@@ -112,7 +112,7 @@ def sets(
 
 
 def gaussian(real: np.ndarray, count: int) -> np.ndarray:
-    """Draws from the Gaussian fitted to the pixels of real images (N, H, W, 3): as them, uint8.
+    """Draws from the Gaussian fitted to the pixels of real images (N, H, W, 3), uint8 too.
 
     A draw is their mean plus their sum, each less the mean and times a weight from N(0, 1/(N-1)):
     its covariance is theirs, and no matrix of pixels x pixels is formed.

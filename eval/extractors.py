@@ -98,7 +98,7 @@ def has_lite0() -> bool:
 
 
 def lite0(device: str = "cpu") -> Extractor:
-    """EfficientNet-Lite0 with its ImageNet weights; raises NoWeights, or ImportError without it.
+    """EfficientNet-Lite0 with its ImageNet weights; raises NoWeights, ImportError.
 
     A judge that has seen neither CIFAR-10 nor what the bundled classifier learnt from it. 1,280
     features are too many for the Fréchet distance of LITE0_IMAGES: it gives the kernel distance.

@@ -108,7 +108,10 @@ def respond(D: nn.Module, images: Tensor, top: int = TOP) -> tuple[Tensor, Tenso
 
 
 def concentration(energy: np.ndarray, share: float = SHARE) -> np.ndarray:
-    """The share of the energy (N, pixels) in the most energetic `share` of pixels: (N,)."""
+    """The share of the energy (N, pixels) in the most energetic `share` of pixels: (N,).
+
+    From `share`, where all pixels are equal, to 1.
+    """
     # A pixel that only partly belongs to these counts in that part.
     falling = -np.sort(-energy, axis=1)
     whole, part = divmod(share * energy.shape[1], 1)

@@ -19,7 +19,7 @@ GAP = 2  # pixels between the images of a picture
 
 @dataclass(frozen=True)
 class Result:
-    """What an analysis gives; in its file stand `tool` and `epoch` before."""
+    """What an analysis gives; its file begins with `tool` and `epoch`."""
 
     values: dict[str, float | None]  # by flat names; null in the file where not finite or unknown
     titles: dict[str, str]  # what people read for each name

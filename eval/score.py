@@ -94,7 +94,10 @@ def split_of(classes: str) -> str:
 
 
 def score(images: Tensor, references: list[Reference]) -> dict[str, float | None]:
-    """Every metric of generated images, uint8 (N, 3, H, W); None where it is not finite."""
+    """Every metric of generated images, uint8 (N, 3, H, W); None where it is not finite.
+
+    Against all real images or the first N, as `Metric.real` says.
+    """
     scores: dict[str, float] = {}
     for reference in references:
         known = reference.extractor.metrics
@@ -148,8 +151,8 @@ def identities(
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
     config, images = run.config, None
-    with suppress(FloatingPointError):  # of noise by which no epoch was chosen
-        images = generate(run.generator(), run.noise("rescore", count))
+    with suppress(FloatingPointError):
+        images = generate(run.generator(), run.noise("rescore", count))  # which chose no epoch
     real = run.train(run.side)
     against = reference(network, real.pixels, real.sha256, run.cache, split_of(config.classes))
     scores = dict.fromkeys(network.metrics) if images is None else score(images, [against])

@@ -153,7 +153,7 @@ def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
 
 
 def check_against(folder: Path, study: grid.Study, target: Path) -> dict[str, int]:
-    """How many epochs of each unpacked run are here; raises Damaged, and Differs from what is."""
+    """How many epochs of each unpacked run are here; Damaged, or Differs where they differ."""
     if (target / "study.json").exists():
         _check_settings(target, grid.stored(rundir.unseal(target / "study.json")), study)
     stored = {}

@@ -1,7 +1,8 @@
 """How fast this project is, and beside it the loop that the tutorials use.
 
 Each part is a function that returns rows: medians, and in lists the single measurements. The first
-go at anything does not count. What is compared runs in turn, A B A B, and gives ratios of pairs.
+go at anything does not count. What is compared runs in turn, A B A B; a ratio is the median of the
+ratios of the pairs, beside the lowest and the highest.
 
 <out>/bench/<device>.json    sealed: the machine, its versions, and the rows of the parts that were
                              asked for last; <device>-quick.json where they were tiny
@@ -220,7 +221,7 @@ def epoch(bench: Bench) -> list[Row]:
 
 
 def commands(bench: Bench) -> list[Row]:
-    """CPU seconds of whole commands, medians of five; of a published study, if there is one."""
+    """CPU seconds of commands, medians of five; status and report: of a published study, if any."""
     with tempfile.TemporaryDirectory(dir=bench.out) as out:
         archives = rundir.PUBLISHED.glob(f"{STUDY}/seed-*.zip")
         merged = [archive.merge(path, Path(out)) for path in archives]

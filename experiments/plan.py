@@ -28,7 +28,7 @@ from experiments.run import SAMPLE_COLUMNS, SAMPLE_ROWS, Job, fingerprint
 START_SECONDS = 3  # of a run, before its first epoch
 PROBE_STEPS, PROBE_BATCH = 2, 64  # of training, to tell how long an epoch takes
 PROBE_IMAGES, PROBE_ROWS = 50, 1_000  # of scoring, likewise
-_seconds = partial(timeit, number=1)  # that a call takes
+_seconds = partial(timeit, number=1)  # of one call
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Plan:
 def make_plan(
     study: Study, images: Images, out: Path, device: str, max_parallel: int, threads: int, mode: str
 ) -> Plan:
-    """Look at what there is of a study; BadStudy, or Differs where a stored run cannot go on."""
+    """What there is of a study; BadStudy, or Differs where a run is another or cannot go on."""
     try:
         runs = grid.runs(study)
     except BadStudy as error:

@@ -27,7 +27,10 @@ def archives(folder: Path) -> dict[int, Path]:
 
 
 def publish(study: Path) -> Result:
-    """Archive whole seeds that have none yet, and build the report; BadInput changes nothing."""
+    """Archive whole seeds that have none yet, and build the report.
+
+    BadInput where the study contradicts an archive; nothing has been written then.
+    """
     target = PUBLISHED / study.name
     known = archives(target)
     for path in known.values():

@@ -84,7 +84,8 @@ def compare(old: Path, new: Path) -> dict[str, Any]:
     """Whether a run that was made again has the bytes of the old one; raises rundir.Damaged.
 
     `same` of its `epochs` have; `differences` has a line for each of the others, `fingerprint` for
-    what bits depend on, `made_with` for commit and packages. `largest`: relative, of a score.
+    what bits depend on, `made_with` for commit and packages. `largest`: the largest relative
+    difference of a score.
     """
     made, epochs = (len(rundir.committed(run)) for run in (new, old))
     if made < epochs:

@@ -53,7 +53,10 @@ def score_study(study: Path, sets: int, device: str, jobs: int | None, threads: 
 
 
 def make_plan(study: Path, sets: int, device: str, threads: int) -> tuple[list[Job], Counter[str]]:
-    """The finished runs that lack evaluation sets, and counts of the others; Damaged or Differs."""
+    """The finished runs that lack evaluation sets, and counts of the others.
+
+    Raises Damaged, or Differs where this machine is not the one that a run was scored on.
+    """
     native = rundir.unseal(study / "study.json")["data"]["resolution"]
     lacking, counts = [], Counter()
     for folder in sorted(path.parent for path in study.glob("*/*/run.json")):
@@ -86,7 +89,10 @@ def _score(jobs: list[Job], sets: int, max_parallel: int) -> Iterator[tuple[str,
 
 
 def score_run(job: Job, sets: int) -> None:
-    """Score the kept generators of a run on its sets, in one commit; raises Damaged and Differs."""
+    """Score the kept generators of a run on its sets, in one commit.
+
+    Raises Damaged, or Differs where this machine does not give the scores that the run recorded.
+    """
     prepare(job.device, job.threads)
     config, kept = job.config, rundir.kept(job.folder, rundir.GENERATOR)
     with rundir.owned(job.folder):

@@ -116,7 +116,7 @@ def run(job: Job) -> str:
 def prepare(device: str, threads: int) -> None:
     """Set threads and algorithms; where a GPU has no deterministic one, RuntimeError follows."""
     torch.set_num_threads(threads)
-    if device != "cpu":
+    if device != "cpu":  # whose algorithms are deterministic as they are
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

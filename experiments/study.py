@@ -83,8 +83,8 @@ def train(
     seconds, finished = time.monotonic() - began, len(made.jobs) - len(failed)
     console.print(f"{finished} of {len(made.jobs)} runs are done, in {duration(seconds)}.")
     done |= {"done": finished, "failed": failed, "seconds": seconds}
-    done["report"] = made.folder / "report" / "index.html"
-    return _finish(console, made.folder, failed, to), done
+    code = _finish(console, made.folder, failed, to)
+    return code, done | {"report": made.folder / "report" / "index.html"}
 
 
 def waiting(text: str) -> AbstractContextManager:

@@ -148,8 +148,9 @@ def become_wandb(study: Path, *arguments: str) -> NoReturn:
 def run_id(info: dict, config: dict) -> str:
     """W&B's id of a run, ten hex digits, from study.json and the config in run.json.
 
-    Two rules let a run keep it for good: whatever its length, `epochs` counts as the scale's own,
-    if there is the scale; and a field that is younger than ids counts where it has not its default.
+    Two rules let a run keep it for good. Whatever its length, `epochs` counts as the scale's own,
+    as long as there is that scale. A field that is younger than ids counts only where it has not
+    its default.
     """
     usual = Config().model_dump()
     kept = {x: value for x, value in config.items() if x in AT_FIRST or value != usual.get(x)}
@@ -358,7 +359,10 @@ def _samples(run: Path, record: dict) -> Any:
 
 
 def _summary(measured: dict[str, list[tuple[float, int]]], record: dict) -> dict[str, dict]:
-    """Of each score, added to `measured`, best, its epoch and last: W&B's forget on a resume."""
+    """The best of each score, its epoch, and the last; W&B's own summary forgets on a resume.
+
+    `measured`: name -> (score, epoch) of earlier epochs; those of this record are added.
+    """
     from eval.metrics import lower_is_better
 
     summary = {}
