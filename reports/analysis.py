@@ -138,7 +138,7 @@ class Analysis(Study):
     def scores(self, at: str | int) -> pd.DataFrame:
         """The `_moments` of each metric at the "last" or "best" epoch of each run or a fixed one.
 
-        And `diverged` (of the `seeds`) and `epochs` (of each seed). At the best epoch a metric has
+        With `diverged` (of the `seeds`) and `epochs` (of each seed). At the best epoch a metric has
         no number where not every seed was measured there.
         """
         rows = self._reached(at)
@@ -231,7 +231,8 @@ class Analysis(Study):
 
         Spearman's correlation, 1 where both put the better first. Columns: `metric`; `epochs` (at
         which both are measured); `arms` (at the last epoch, mean over seeds); `learners` (of the
-        arms that have learnt); `runs` (over the epochs of such a run, their mean), `lowest`.
+        arms that have learnt); `runs` (over the epochs of such a run, their mean) and `lowest` (of
+        these).
         """
         judges = [x for x in self.measured if x.partition("_")[0] not in NEIGHBOUR_METRICS]
         table, learners = [], set(self.learners.plan["run"])
@@ -296,7 +297,8 @@ class Analysis(Study):
     def fluctuation(self) -> pd.DataFrame:
         """A table of runs: `statistics.fluctuation` of their own scores after burn-in.
 
-        And `noise`, the variance of one evaluation of the arm; `variance`: `with_noise` less that.
+        With `noise`, the variance of one evaluation of the arm, and `variance`: `with_noise` less
+        that.
         """
         rows = {}
         for run, trace in self.traces.items():
@@ -356,8 +358,8 @@ class Analysis(Study):
             own, other = (here.droplevel("run")[number] for number in (0, 1))
             if self.planned[run] in other.index:
                 best, last = own.idxmin(), other[self.planned[run]]
-                logs = {"own": own[best], "other": other[best], "last": last}
-                rows[run] = {"epoch": best} | {name: math.exp(x) for name, x in logs.items()}
+                chosen = {"own": own[best], "other": other[best], "last": last}
+                rows[run] = {"epoch": best} | {name: math.exp(x) for name, x in chosen.items()}
                 rows[run] |= {"optimism": other[best] - own[best], "gain": last - other[best]}
         return self._per_run(rows, ["epoch", "own", "other", "last", "optimism", "gain"])
 
@@ -420,7 +422,8 @@ class Analysis(Study):
     def reached(self, threshold: float) -> pd.DataFrame:
         """By run the `images` and `steps` at which the primary metric first falls to a threshold.
 
-        Its logarithm is linear between epochs, the untrained generator before them. Else NaN.
+        Its logarithm is linear between epochs, from the untrained generator on. A run that never
+        gets there has NaN.
         """
         rows = {
             run: [statistics.crossing(x, logs, math.log(threshold)) for x in clocks]
@@ -464,7 +467,7 @@ class Analysis(Study):
         return pd.DataFrame.from_dict(rows, orient="index").astype("float64")
 
     def by_arm(self, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-        """A row per arm of a table of runs: `seeds`; of each column mean, `_low` and `_high`."""
+        """A row per arm of a table of runs: `seeds`; of each column the mean and its t interval."""
         rows = []
         for row, runs in self.rows_of_arms(table):
             row["seeds"] = len(runs)

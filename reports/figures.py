@@ -216,7 +216,7 @@ def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
         height = (first.transScale + first.transLimits).transform((0, value))[1]
         height = min(max(height, 0), free)
         free = height - gap
-        text = CALIBRATION[name] + f" {tables.significant(value)} {beyond}" * bool(beyond)
+        text = CALIBRATION.get(name, name) + f" {tables.significant(value)} {beyond}" * bool(beyond)
         for axis in axes[:, -1]:
             axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=8.5)
         for axis in axes.flat if not beyond else []:
@@ -336,12 +336,17 @@ def _rows(
 
 
 def _last_pictures(study: Analysis) -> dict[tuple, tuple[str, int]]:
-    """Arm -> the run of its lowest seed that has samples, and the last epoch that has them."""
-    last = {}
+    """Arm -> the run of its lowest seed that has samples, and the last epoch that has them.
+
+    Of the epochs that were read: more may have been committed since.
+    """
+    last, committed = {}, study.plan.set_index("run")["committed"]
     for arm, runs in study.runs_of.items():
-        for run in runs[::-1]:
-            if epochs := rundir.kept(study.folder / run, rundir.SAMPLES):
+        for run in runs:
+            kept = rundir.kept(study.folder / run, rundir.SAMPLES)
+            if epochs := [epoch for epoch in kept if epoch <= committed[run]]:
                 last[arm] = run, epochs[-1]
+                break
     return last
 
 
@@ -361,7 +366,8 @@ def samples(study: Analysis, last: dict[tuple, tuple[str, int]]) -> tuple[Image.
         panels[f"{title}\n{text}{when}"] = _read(path)
     path = study.folder / "real.png"
     real = _read(path) if path.is_file() else None
-    seeds = sorted({int(run.rpartition("=")[2]) for run, _ in last.values()})
+    seed_of = study.plan.set_index("run")["seed"]
+    seeds = sorted({int(seed_of[run]) for run, _ in last.values()})
     return _contact_sheet(real, panels), (
         ("Samples" if real is None else "Real images, then samples")
         + " of every arm after its last epoch, not selected: n = 1 run of each arm, "

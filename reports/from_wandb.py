@@ -133,9 +133,9 @@ def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     epochs: dict[int, dict[str, Any]] = {}
     points: dict[int, dict[str, Any]] = {}
     try:
-        for row in mirror.rows:
+        for told in mirror.rows:
             # W&B's server fills up what a row lacks with null, and has NaN for a record's null.
-            known = {name: x for name, x in row.items() if x is not None}
+            known = {name: x for name, x in told.items() if x is not None}
             row = {name: None if x == "NaN" or x != x else x for name, x in known.items()}
             table, key = (epochs, "epoch") if "epoch" in row else (points, "images")
             own = {name: row[name] for name in row if not name.startswith(("_", "samples"))}

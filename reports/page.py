@@ -73,9 +73,9 @@ def render(
         for name, (some, x) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
     }
     order = [name for section in sections.values() for name in section["figures"]]
-    style = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, **style)
+    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
     environment.policies["json.dumps_kwargs"] = {}  # keys in their own order
     return environment.get_template("page.html").render(
         title=title(study),
@@ -238,7 +238,7 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
 
 def _frames(study: Study, run: str, arm: dict[str, Any]) -> dict[int, str]:
     """Epoch -> picture of a run, for the epochs that the film shows."""
-    epochs = rundir.kept(study.folder / run, rundir.SAMPLES)
+    epochs = [x for x in rundir.kept(study.folder / run, rundir.SAMPLES) if x in arm["scores"]]
     chosen = chosen_epochs(epochs, {arm["best"], arm["worst"]}, MOST_PICTURES)
     folders = {epoch: rundir.epoch_folder(study.folder / run, epoch) for epoch in chosen}
     pictures = {epoch: rundir.read(folder, rundir.SAMPLES) for epoch, folder in folders.items()}

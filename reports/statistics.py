@@ -99,7 +99,7 @@ def below(differences: ArrayLike, bound: float) -> float:
     """The p of a one-sided t test that the mean of (n,) is not below `bound`; NaN for n < 2.
 
     The larger one of below(x, margin) and below(-x, margin) is the p of two one-sided tests (TOST)
-    that the mean lies outside of +-margin (Schuirmann 1987).
+    that the mean lies outside of +-margin (Schuirmann 1987). Without any spread it is 0, 1/2 or 1.
     """
     x = _finite(differences)
     if len(x) < 2:
@@ -215,7 +215,10 @@ def crossing(clock: ArrayLike, values: ArrayLike, threshold: float) -> float:
 
 
 def noise_variance(values: ArrayLike) -> float:
-    """The variance of one evaluation, pooled within the cells of values (..., K sets); else NaN."""
+    """The variance of one evaluation, pooled within the cells of values (..., K sets).
+
+    NaN where no cell has two.
+    """
     x = np.ma.masked_invalid(np.asarray(values, dtype=float))
     freedom = (x.count(axis=-1) - 1).clip(0).sum()
     squares = (x - x.mean(axis=-1, keepdims=True)) ** 2
@@ -225,9 +228,9 @@ def noise_variance(values: ArrayLike) -> float:
 def components(values: ArrayLike) -> dict[str, float]:
     """Variance components of values (A arms, S seeds, E epochs, K evaluation sets).
 
-    They add up to the variance of one evaluation of any run at any epoch: between `arm`s, between
-    the runs of one arm (`seed`), the epochs of one run (a trend included), the evaluation sets of
-    one epoch. Estimates may be negative, and are NaN where an axis is too short.
+    `arm`: between arms. `seed`: between the runs of one arm. `epoch`: between the epochs of one
+    run, a trend included. `evaluation`: between the sets of one epoch. They add up to the variance
+    of one evaluation of any run at any epoch, may be negative, and are NaN where an axis is short.
 
     Moment estimators of the balanced random-effects analysis of variance (Searle, Casella and
     McCulloch, Variance Components, chapter 4). Arms share their seeds and runs their epochs, so

@@ -34,6 +34,7 @@ def test_both_networks_are_those_of_the_epoch_or_refused_by_name(folder):
         D = load_state(data, CONFIG).D
         for name, tensor in run.discriminator().state_dict().items():
             assert torch.equal(tensor, D.state_dict()[name])
+    assert [FinishedRun(folder, CONFIG, 3, native, folder).side for native in (8, 32)] == [8, 16]
     path = rundir.epoch_folder(folder, 3) / rundir.GENERATOR
     assert runs[0].generator(3).state_dict().keys() == runs[1].generator().state_dict().keys()
     path.write_bytes(path.read_bytes()[:-1] + b"\1")

@@ -15,7 +15,7 @@ import pytest
 import websocket
 
 from reports import __main__ as command
-from reports import claims, findings, page, records, tables
+from reports import claims, figures, findings, page, records, tables
 from reports.analysis import analyse
 
 VOID = {"meta", "link", "input", "img", "br", "hr", "wbr"}
@@ -206,6 +206,20 @@ def test_a_film_of_few_pictures_says_which(study_folder, tmp_path):
     assert (film["pictured"], film["shown"]) == ("1, 5, 8", True)
     assert {tuple(arm["frames"]) for arm in film["arms"].values()} == {(1, 5, 8)}
     assert "of the 8 these have: 1, 5, 8." in rendered(study)
+
+
+def test_what_is_committed_once_the_records_were_read_is_not_shown(study_folder, tmp_path):
+    folder = shutil.copytree(study_folder, tmp_path / "study")
+    bare = folder / "norm=none,head=conv,batch=512" / "seed=0"
+    (bare / "run.json").unlink()  # it counts as not begun
+    shutil.rmtree(bare / "banks")
+    study = analyse(records.load(folder))
+    epochs = folder / "norm=none,head=conv,batch=128" / "seed=0" / "epochs"
+    late = max(study.frame["epoch"]) + 1
+    shutil.copytree(epochs / f"{late - 1:04}", epochs / f"{late:04}")
+    assert "seed 0, 1" in figures.draw(study)["samples"][1]
+    for arm in page.filmstrip(study)["arms"].values():
+        assert arm["frames"].keys() <= arm["scores"].keys()
 
 
 def test_the_film_of_a_study_of_numbers_of_images(make_study, tmp_path):
