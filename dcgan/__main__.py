@@ -39,7 +39,7 @@ def unused(_: click.Context, option: click.Parameter, path: Path | None) -> Path
     return path
 
 
-NEW = {"type": PATH, "callback": unused}
+NEW = {"type": PATH, "callback": unused}  # of an option that names what is to be written
 
 
 @dcgan_group.command()

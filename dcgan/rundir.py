@@ -36,6 +36,7 @@ from dcgan.cli import BadInput
 from dcgan.config import Config, fault, is_milestone
 
 RECORD, TIMING, SAMPLES = "record.json", "timing.json", "samples.png"
+CLOCK = ("epoch", "images", "steps", "status")  # of a record, under these very names
 STATE, GENERATOR, SUMS = "state.safetensors", "generator.safetensors", "SHA256SUMS"
 EVAL_SETS, EVAL_SCORES = "banks", "scores.json"
 ANALYSES = "eval"  # a run's folder of what `python -m eval` measured, see eval.results

@@ -73,7 +73,8 @@ def find(source: Source, downloads: Path) -> Found:
     """The kind of a source (cifar10, folder, zip, shapes) and where it lies, unless that is known.
 
     None is what lies in data/, or else cifar10: torchvision's folder or archive in data/ or
-    `downloads`, where it is downloaded to otherwise. "./shapes" is a folder. BadData or NoCifar10.
+    `downloads`, where it is downloaded to otherwise. "./shapes" is a folder.
+    Raises BadData, or NoCifar10.
     """
     if isinstance(source, tuple):
         return source

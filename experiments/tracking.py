@@ -38,7 +38,6 @@ PROJECT = "dcgan-study"  # unless W&B's settings name one
 PATIENCE = 30.0  # seconds that a finished run waits for its mirror
 ANSWER_SECONDS = 10.0  # for W&B's server to answer
 END_SECONDS = 5.0  # that its process gets to tidy up once nobody waits for it
-CLOCK = ("epoch", "images", "steps", "status")  # of an epoch's record, under these very names
 FILES = ("study.json", "run.json", rundir.CALIBRATION)  # of a run, as W&B has them
 UNNAMED = "a processor that W&B is not told"
 MIRRORS = "wandb/mirrors"  # of a study: a folder for each mirror's lock, receipt, temporary files
@@ -343,7 +342,7 @@ def _rows(record: dict, timing: dict) -> list[dict]:
     names = {"images": "images", "d_loss": "train/d_loss", "g_loss": "train/g_loss"}
     points = [{name: point[key] for key, name in names.items()} for point in record["curve"]]
     parts = {"eval": record["scores"], "losses": record["losses"], "time": timing}
-    row = {key: record[key] for key in CLOCK}
+    row = {key: record[key] for key in rundir.CLOCK}
     row |= {f"{part}/{name}": x for part, values in parts.items() for name, x in values.items()}
     return [{k: math.nan if x is None else x for k, x in row.items()} for row in [*points, row]]
 

@@ -336,15 +336,11 @@ def _rows(
 
 
 def _last_pictures(study: Analysis) -> dict[tuple, tuple[str, int]]:
-    """Arm -> the run of its lowest seed that has samples, and the last epoch that has them.
-
-    Of the epochs that were read: more may have been committed since.
-    """
-    last, committed = {}, study.plan.set_index("run")["committed"]
+    """Arm -> the run of its lowest seed that has samples, and the last epoch that has them."""
+    last = {}
     for arm, runs in study.runs_of.items():
         for run in runs:
-            kept = rundir.kept(study.folder / run, rundir.SAMPLES)
-            if epochs := [epoch for epoch in kept if epoch <= committed[run]]:
+            if epochs := study.pictured(run):
                 last[arm] = run, epochs[-1]
                 break
     return last

@@ -159,7 +159,7 @@ def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 def _record(row: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, Any]:
     names = {"images": "images", "d_loss": "train/d_loss", "g_loss": "train/g_loss"}
-    return {key: row[key] for key in tracking.CLOCK} | {
+    return {key: row[key] for key in rundir.CLOCK} | {
         "losses": {name: row[f"losses/{name}"] for name in records.LOSSES},
         "curve": [{name: point[key] for name, key in names.items()} for point in points],
         "scores": {key[5:]: value for key, value in row.items() if key.startswith("eval/")},

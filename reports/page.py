@@ -238,8 +238,7 @@ def filmstrip(study: Analysis) -> dict[str, Any]:
 
 def _frames(study: Study, run: str, arm: dict[str, Any]) -> dict[int, str]:
     """Epoch -> picture of a run, for the epochs that the film shows."""
-    epochs = [x for x in rundir.kept(study.folder / run, rundir.SAMPLES) if x in arm["scores"]]
-    chosen = chosen_epochs(epochs, {arm["best"], arm["worst"]}, MOST_PICTURES)
+    chosen = chosen_epochs(study.pictured(run), {arm["best"], arm["worst"]}, MOST_PICTURES)
     folders = {epoch: rundir.epoch_folder(study.folder / run, epoch) for epoch in chosen}
     pictures = {epoch: rundir.read(folder, rundir.SAMPLES) for epoch, folder in folders.items()}
     return {epoch: _webp_uri(data) for epoch, data in pictures.items()}

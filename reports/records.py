@@ -25,7 +25,6 @@ LOWER_IS_BETTER = dict(SCORES)
 LOWER_IS_BETTER |= {
     f"{metric}_reestimated": lower for metric, lower in LOWER_IS_BETTER.items() if "_" in metric
 }
-CLOCK = ["epoch", "images", "steps", "status"]
 LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
 TIMES = ["images_per_second", "train_seconds", "score_seconds"]
 CURVE = ["images", "d_loss", "g_loss"]
@@ -69,6 +68,11 @@ class Study:
     plan: pd.DataFrame  # a row per run: `planned`, `committed`, `status`
     machines: pd.DataFrame  # run -> its fingerprint, a text a key
     analyses: Results = field(default_factory=dict)
+
+    def pictured(self, run: str) -> list[int]:
+        """The epochs of a run that have samples, of those that were read: more may be there now."""
+        last = self.frame.loc[self.frame["run"] == run, "epoch"].max()  # NaN where none was
+        return [x for x in rundir.kept(self.folder / run, rundir.SAMPLES) if x <= last]
 
     @cached_property
     def missing(self) -> list[tuple]:
@@ -131,11 +135,11 @@ def assemble(
 
     columns = ["run", *dict.fromkeys(factors + ARM), "seed"]
     of_sets = [*columns, "epoch", "eval_set"]
-    scores = _scores(rows, [*columns, *CLOCK, *LOSSES, *TIMES])
+    scores = _scores(rows, [*columns, *rundir.CLOCK, *LOSSES, *TIMES])
     return Study(
         folder=folder,
         info=info,
-        frame=_frame(rows, [*columns, *CLOCK], [*LOSSES, *scores, *TIMES]),
+        frame=_frame(rows, [*columns, *rundir.CLOCK], [*LOSSES, *scores, *TIMES]),
         curves=_frame(points, [*columns, "images"], CURVE[1:]),
         eval_sets=_frame(eval_sets, of_sets, _scores(eval_sets, of_sets)),
         calibration=_calibration(folder / rundir.CALIBRATION, calibration, identities),
@@ -293,7 +297,7 @@ def _column(key: str) -> str:
 
 
 def _row(record: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
-    clock = {key: record[key] for key in CLOCK}
+    clock = {key: record[key] for key in rundir.CLOCK}
     times = {key: timing[key] for key in TIMES}
     return clock | {key: record["losses"][key] for key in LOSSES} | record["scores"] | times
 
