@@ -33,29 +33,29 @@ STALE = $(shell test -x .venv/bin/python && cmp -s requirements.lock .venv/requi
 STOP = sh -c 'echo "make $(@:build=setup): $$0" >&2; exit 2'
 
 ##@ Set up
-help: ## list what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
 	@printf '\n%s\n' 'Variables: SCALE= SEEDS= EPOCHS= DATA= TEST= DEVICE= JOBS= ENGINE= OUT= STUDY= WANDB_MODE=' \
 	  'RUNDIR= is for audit; RAY_ADDRESS= and GPUS_PER_RUN= are for ENGINE=ray; INCEPTION_WEIGHTS= for FID' \
-	  'ARGS= goes to the command as it is: make ablation SCALE=small ARGS="head=avgpool norm=none"'
+	  'ARGS= is passed on unchanged: make ablation SCALE=small ARGS="head=avgpool norm=none"'
 
 setup: $(STALE) ## build .venv from requirements.lock, once
 
-lock: setup ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade takes newer versions
+lock: setup ## update requirements.lock to pyproject.toml; ARGS=--upgrade takes newer versions
 	@.venv/bin/uv pip compile pyproject.toml --all-extras --quiet --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --output-file requirements.lock $(ARGS)
 
 ##@ Run a study
-ablation: setup ## train, score and report the grid; ARGS="head=avgpool" narrows it
+ablation: setup ## train, score and report the grid; SCALE=cpu32 is the published study
 	@$(RUN) experiments ablation $(OPTIONS) $(ARGS)
 
-followups: setup ## train, score and report single changes, and images of one kind (CIFAR-10)
+followups: setup ## train, score and report one change at a time, and images of one class
 	@$(RUN) experiments followups $(OPTIONS) $(ARGS)
 	@$(RUN) experiments kinds $(OPTIONS) $(filter-out arm=%,$(ARGS))
 
-precision: setup ## train, score and report three precisions of the arithmetic
+precision: setup ## train, score and report training in float32, TF32 and bfloat16
 	@$(RUN) experiments precision $(OPTIONS) $(ARGS)
 
 status: setup ## what is done, running, failed and missing in the newest study, or in STUDY
@@ -69,7 +69,7 @@ resample: setup ## score finished runs of the newest study, or of STUDY, on more
 banks:
 	@$(STOP) "this is called make resample now"
 
-##@ Look at it
+##@ Results
 report: setup ## build the report of every study in OUT again, or of STUDY
 	@set -- $(if $(STUDY),$(call quote,$(STUDY)),$(call quote,$(or $(OUT),runs))/*/study.json); \
 	  $(if $(STUDY),,test -f "$$1" || { $(STOP) "there is no study in $(or $(OUT),runs)"; exit 2; };) \
@@ -80,7 +80,7 @@ report: setup ## build the report of every study in OUT again, or of STUDY
 samples: setup ## draw 64 images with a published generator, into a new samples.png; needs no data
 	@$(RUN) dcgan sample batch=128 -n 64 --grid samples.png $(call option,device,$(DEVICE)) $(ARGS)
 
-dashboard: setup ## look at the newest study, or at STUDY, in W&B's terminal dashboard
+dashboard: setup ## show the newest study, or STUDY, in W&B's terminal dashboard
 	@$(RUN) experiments dashboard $(PLACE) $(ARGS)
 
 sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
@@ -89,7 +89,7 @@ sync: setup ## upload the offline runs of the newest study, or of STUDY, to W&B
 workspace: setup ## build a workspace on W&B for the newest study, or for STUDY
 	@$(RUN) experiments workspace $(PLACE) $(ARGS)
 
-publish: setup ## pack whole seeds of the newest study, or of STUDY, into reports/published
+publish: setup ## pack complete seeds of the newest study, or of STUDY, into reports/published
 	@$(RUN) experiments publish $(PLACE) $(ARGS)
 
 ##@ Measure
@@ -98,7 +98,7 @@ audit: setup ## can the scores be trusted? RUNDIR= a run, DATA= its images, TEST
 	@$(RUN) eval audit $(call quote,$(RUNDIR)) $(call option,data,$(DATA)) \
 	  $(call option,test,$(TEST)) $(call option,device,$(DEVICE)) $(ARGS)
 
-bench: setup ## how fast is all this here? ARGS="--only training scoring" measures a part
+bench: setup ## how fast is this machine? ARGS="--only training scoring" measures a part
 	@$(RUN) experiments bench $(call option,data,$(DATA)) $(call option,device,$(DEVICE)) \
 	  $(call option,out,$(OUT)) $(ARGS)
 

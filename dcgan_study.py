@@ -6,9 +6,9 @@
     dcgan-study sample batch=128 -n 64 --grid samples.png
     dcgan-study eval walks runs/ablation-small
 
-This is the command of an installation, and stands for `python -m`: `report` for `python -m
-reports`, `eval` for `python -m eval`, `sample` and `prepare` for commands of `python -m dcgan`, all
-else for those of `python -m experiments`.
+`pip install` installs this command, which stands for `python -m`: `report` for `python -m
+reports`, `eval` for `python -m eval`, `sample` and `prepare` for commands of `python -m dcgan`, and
+all others for those of `python -m experiments`.
 
 Each command has its own --help.
 """

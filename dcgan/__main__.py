@@ -1,4 +1,4 @@
-"""Make images with a trained generator; make a data set of your own pictures.
+"""Draw images with a trained generator; make a data set from your own pictures.
 
     python -m dcgan sample batch=128 -n 64 --grid samples.png
     python -m dcgan sample runs/ablation-small/ARM/seed=0 --out images
@@ -50,20 +50,20 @@ NEW = {"type": PATH, "callback": unused}  # of an option that names what is to b
 @click.option(
     "--out",
     metavar="DIR",
-    help="0000.png, 0001.png, ... in a folder that is new or empty; or else --grid",
+    help="write 0000.png, 0001.png, ... to a new or empty folder; or else --grid",
     **NEW,
 )
-@click.option("--grid", metavar="FILE.png", help="one PNG of all, nearly square", **NEW)
+@click.option("--grid", metavar="FILE.png", help="write all to one PNG, nearly square", **NEW)
 def sample(
     generator: Path, n: int, seed: int, device: str, out: Path | None, grid: Path | None
 ) -> Result:
     """Draw images with a trained generator.
 
-    GENERATOR is a generator.safetensors, the folder of a run, whose last kept generator is taken,
-    or as much of the name of a published generator as tells it from the others. Where a SHA256SUMS
-    lies beside the file, it has to agree. G runs in eval mode, and its values are rounded to the
-    nearest of 256 levels. The same command gives the same bytes on one machine. All images appear
-    at once, or none does, and nothing that exists is written over.
+    GENERATOR is a generator.safetensors, the folder of a run, whose last kept generator is used, or
+    any part of a published generator's name that no other has. If there is a SHA256SUMS next to the
+    file, it has to match. G runs in eval mode, and its values are rounded to the nearest of 256
+    levels. The same command gives the same bytes on one machine. Either all images are written or
+    none, and no existing file is overwritten.
 
         python -m dcgan sample batch=128 -n 64 --grid samples.png
     """
@@ -82,17 +82,17 @@ def sample(
 
 @dcgan_group.command()
 @click.argument("pictures", type=PATH)
-@click.option("-o", "out", metavar="FILE.zip", required=True, help="a new zip", **NEW)
-@click.option("--side", type=click.Choice([16, 32, 64]), default=32, help="pixels a side")
-@click.option("--enlarge", is_flag=True, help="take pictures that are smaller than --side")
-@click.option("--skip", is_flag=True, help="leave out what would be refused")
+@click.option("-o", "out", metavar="FILE.zip", required=True, help="zip to write", **NEW)
+@click.option("--side", type=click.Choice([16, 32, 64]), default=32, help="pixels per side")
+@click.option("--enlarge", is_flag=True, help="also take pictures smaller than --side")
+@click.option("--skip", is_flag=True, help="leave out pictures that cannot be used")
 def prepare(pictures: Path, out: Path, side: int, enlarge: bool, skip: bool) -> Result:
-    """Make a zip for DATA= of pictures of any size.
+    """Make a zip for DATA= from pictures of any size.
 
-    PICTURES is a folder, in which folders are classes, or a zip. Each picture is turned upright,
-    laid on white, cut to the square in its middle and reduced; the rules stand at the top of
-    dcgan/prepare.py. One that cannot be read is refused by name, and nothing is written then. Equal
-    pictures give equal bytes.
+    PICTURES is a folder, whose subfolders are classes, or a zip of one. Each picture is turned
+    upright, laid on white, cropped to the square in its middle and scaled down; the rules are at
+    the top of dcgan/prepare.py. If one cannot be read, an error names it and nothing is written.
+    Equal pictures give equal bytes.
 
         python -m dcgan prepare photos -o photos.zip --side 32
     """

@@ -20,7 +20,7 @@ Result = tuple[int, dict[str, Any]]
 
 POSITIVE = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
-JSON = "print one JSON object, with all digits, and all else to stderr"
+JSON = "print one JSON object, in full precision, and everything else to stderr"
 
 
 class BadInput(Exception):

@@ -1,4 +1,4 @@
-"""Score finished runs again, analyse them, and train the bundled feature network.
+"""Score finished runs again, analyse them, or train the bundled feature network.
 
     python -m eval score RUN
     python -m eval probe RUN --data TRAIN --test TEST
@@ -7,8 +7,8 @@ RUN is a run or a whole study; TRAIN and TEST are images, as DATA= takes them. C
 torchvision's form, is its test split.
 
 Each command has its own --help. probe, neighbours, walks, filters, heads, constant and audit
-write RUN/eval/COMMAND.json, and some of them a picture COMMAND.png; a run that has the result of
-this epoch is left alone.
+write RUN/eval/COMMAND.json, and some of them a picture COMMAND.png; a run that already has the
+result for this epoch is skipped.
 """
 
 import sys
@@ -39,14 +39,14 @@ RUN = click.argument("where", metavar="RUN", type=PATH)
 DEVICE = click.option(
     "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the first GPU, if any, or cpu"
 )
-EPOCH = click.option("--epoch", metavar="N", default="last", help="or `last`, the last usable")
-THREADS = count("--threads", 1, "threads of PyTorch, on which results depend")
+EPOCH = click.option("--epoch", metavar="N", default="last", help="N or `last`, the last usable")
+THREADS = count("--threads", 1, "PyTorch threads; results depend on them")
 DATA = click.option("--data", metavar="TRAIN", required=True, help="images it was trained on")
-TEST = click.option("--test", metavar="TEST", required=True, help="others of that kind, held out")
+TEST = click.option("--test", metavar="TEST", required=True, help="held-out images of that kind")
 CACHE = click.option(
-    "--cache", metavar="DIR", type=PATH, help="of images; default: `cache` beside the study"
+    "--cache", metavar="DIR", type=PATH, help="cache of images; default: `cache` next to the study"
 )
-AGAIN = click.option("--again", is_flag=True, help="measure runs anew that have the result")
+AGAIN = click.option("--again", is_flag=True, help="measure again where there is a result")
 NETWORKS = click.Choice(["cifar", "inception"])
 
 
@@ -59,18 +59,18 @@ def analyse(name: str, needs: str, settings: dict[str, Any], **chosen: Any) -> R
 
 @eval_group.command()
 @options(RUN, DEVICE, EPOCH)
-@click.option("--extractor", type=NETWORKS, default="cifar", help="what sees the images")
+@click.option("--extractor", type=NETWORKS, default="cifar", help="feature network")
 @count("--n", 50_000, "images from each generator; every metric needs 10", least=10)
 @click.option("--data", metavar="TRAIN", help="images it was trained on; default: the cache's")
-@click.option("--weights", type=PATH, help="of Inception, or a folder; default: see above")
+@click.option("--weights", type=PATH, help="weights of the network; default: see above")
 @CACHE
 def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result:
     """Score the generators that finished epochs have kept, on new images.
 
-    Images from noise that served nothing else are compared with all real images that the run was
-    trained on. `inception` gives FID, IS and KID; its weights are the file that --weights or
-    INCEPTION_WEIGHTS names, or are looked for in the cache and in torch hub's folder, or are
-    downloaded into the cache. An image takes 0.2 s on a CPU core, with `cifar` a millisecond.
+    Images from noise that is used for nothing else are compared with all real images that the run
+    was trained on. `inception` gives FID, IS and KID; its weights are the file that --weights or
+    INCEPTION_WEIGHTS names, or one found in the cache or in torch hub's folder, or a download into
+    the cache. An image takes 0.2 s on a CPU core, and with `cifar` a millisecond.
 
         python -m eval score runs/ablation-small --extractor inception --n 50000
     """
@@ -94,13 +94,13 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
 
 @eval_group.command()
 @options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, TEST, CACHE)
-@count("--labels", 1_000, "labelled images of each SVM")
+@count("--labels", 1_000, "labelled images per SVM")
 @count("--draws", 5, "draws of labelled images")
 def probe(labels: int, draws: int, **chosen: Any) -> Result:
-    """Find out what D's features are good for: linear SVMs on them name classes.
+    """Find out what D's features are good for: linear SVMs on them predict the class.
 
-    As in Section 5.1 of the paper; the same draws of labelled training images serve the controls: D
-    with its initial weights, the pixels, the bundled classifier. A run at `small` takes a minute.
+    As in Section 5.1 of the paper, with controls on the same labelled training images: D with its
+    initial weights, the pixels, the bundled classifier. A run at `small` takes a minute.
 
         python -m eval probe RUN --data TRAIN --test TEST
     """
@@ -109,12 +109,12 @@ def probe(labels: int, draws: int, **chosen: Any) -> Result:
 
 @eval_group.command()
 @options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, TEST, CACHE)
-@count("--n", 2_000, "images of each side", least=100)
+@count("--n", 2_000, "generated images, and as many held-out ones", least=100)
 def neighbours(n: int, **chosen: Any) -> Result:
     """Find out whether G repeats its training images: how near is the nearest of them?
 
-    A generator that memorised comes nearer than new real images do, in the features of the bundled
-    classifier and in pixels. The picture: the generated images that come nearest, above their
+    The images of a generator that memorised are nearer than held-out real images, in the features
+    of the bundled classifier and in pixels. The picture: the nearest generated images, above their
     neighbours. A run at `small` takes a minute.
 
         python -m eval neighbours RUN --data TRAIN --test TEST
@@ -125,13 +125,13 @@ def neighbours(n: int, **chosen: Any) -> Result:
 @eval_group.command()
 @options(RUN, DEVICE, AGAIN, EPOCH, THREADS)
 @count("--pairs", 200, "pairs of z")
-@count("--steps", 16, "from one z to the other")
+@count("--steps", 16, "steps from one z to the other")
 def walks(pairs: int, steps: int, **chosen: Any) -> Result:
     """Find out whether the latent space is smooth, and whether arithmetic works in it.
 
-    How even are walks from z to z, beside a blend of the same two images in pixels? And is bright A
-    - dark A + dark B a bright B, for two classes? eval/walks.py says what a hit is. The picture:
-    walks, each above its blend, and the arithmetic. A run at `small` takes twenty seconds.
+    How even are walks from z to z, compared with a pixel blend of the same two images? And is
+    bright A - dark A + dark B a bright B, for two classes? eval/walks.py defines a hit. The
+    picture: walks, each above its blend, and the arithmetic. A run at `small` takes twenty seconds.
 
         python -m eval walks runs/ablation-small
     """
@@ -140,12 +140,13 @@ def walks(pairs: int, steps: int, **chosen: Any) -> Result:
 
 @eval_group.command()
 @options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, CACHE)
-@count("--images", 64, "images that D sees")
+@count("--images", 64, "images shown to D")
 def filters(images: int, **chosen: Any) -> Result:
     """Find out what D's last convolutional features respond to, trained and untrained.
 
-    Guided backpropagation of the strongest units: how much of a response lies in few pixels? The
-    picture: images of the strongest features above what they respond to, trained and untrained.
+    Guided backpropagation from the strongest units: how concentrated is a response, in how few
+    pixels? The picture: images of the strongest features above what they respond to, trained and
+    untrained.
 
         python -m eval filters RUN --data TRAIN
     """
@@ -154,14 +155,14 @@ def filters(images: int, **chosen: Any) -> Result:
 
 @eval_group.command()
 @options(RUN, DEVICE, AGAIN)
-@count("--pairs", 20, "samples of each head")
-@count("--threads", None, "threads of PyTorch; default: as many as the run had")
+@count("--pairs", 20, "timings of each head")
+@count("--threads", None, "PyTorch threads; default: as many as the run had")
 def heads(pairs: int, **chosen: Any) -> Result:
-    """Find out whether the average-pool head trains faster: count, and time in pairs.
+    """Find out whether the average-pool head is faster: count operations, time in pairs.
 
-    The networks of each finished run are built with either head of D, and steps of training are
-    timed, both heads in turn. The speeds are those of this machine at this moment: run it where
-    nothing else runs. The result is stored as epoch 0's. A run at `small` takes half a minute.
+    The networks of each finished run are built with both heads of D, and training steps are timed,
+    the heads taking turns. The speeds are those of this machine at this moment, so run nothing else
+    meanwhile. The result is stored as epoch 0's. A run at `small` takes half a minute.
 
         python -m eval heads runs/ablation-small
     """
@@ -173,7 +174,7 @@ def heads(pairs: int, **chosen: Any) -> Result:
 def constant(**chosen: Any) -> Result:
     """Find out whether G's features collapse: how many are nearly constant, by epoch?
 
-    Of every milestone (epochs 1, 2, 5, 10, 15, ...) and of the last epoch: which share of each
+    At every milestone (epochs 1, 2, 5, 10, 15, ...) and at the last epoch: what share of each
     layer's channels is nearly the same in 1,000 images? Exploratory. A run takes a few seconds.
 
         python -m eval constant runs/ablation-small
@@ -188,8 +189,8 @@ def audit(n: int, **chosen: Any) -> Result:
     """Find out whether the scores can be trusted, with a generator and real held-out images.
 
     How much depends on where G's BatchNorm gets its statistics, and on how floats become pixels?
-    What are the limits of the metrics with ever more images (arXiv 1911.07023)? Does the Fréchet
-    distance rise when real images get worse? A run takes about five minutes on a CPU core.
+    What would the metrics be with infinitely many images (arXiv 1911.07023)? Does the Fréchet
+    distance rise as real images get worse? A run takes about five minutes on a CPU core.
 
         python -m eval audit RUN --data TRAIN --test TEST
     """
@@ -199,15 +200,15 @@ def audit(n: int, **chosen: Any) -> Result:
 @eval_group.command()
 @click.option("--train", metavar="TRAIN", required=True, help="the 50,000 training images")
 @click.option("--test", metavar="TEST", required=True, help="the 10,000 test images")
-@click.option("--seed", metavar="N", type=int, default=0, help="of weights and augmentation")
-@count("--threads", None, "threads of PyTorch, on which results depend; default: its own choice")
-@click.option("--out", metavar="DIR", type=PATH, default=Path("eval/weights"), help="their folder")
+@click.option("--seed", metavar="N", type=int, default=0, help="seed of weights and augmentation")
+@count("--threads", None, "PyTorch threads; results depend on them; default: its own choice")
+@click.option("--out", metavar="DIR", type=PATH, default=Path("eval/weights"), help="of both files")
 @click.option("--cache", metavar="DIR", type=PATH, default=Path("runs/cache"), help="of images")
 def train_extractor(**chosen: Any) -> Result:
-    """Train the bundled CIFAR-10 classifier anew; on two CPU cores this takes an hour.
+    """Train the bundled CIFAR-10 classifier again; this takes an hour on two CPU cores.
 
     Writes cifar10-resnet.safetensors and its card cifar10-resnet.json. Other weights are another
-    network: scores measured with them cannot stand beside the old ones.
+    network: scores measured with them cannot be compared with the old ones.
 
         python -m eval train-extractor --train TRAIN --test TEST
     """

@@ -62,7 +62,7 @@ def of_study(command: Callable) -> Callable:
     def on_folder(study: str | None, out: Path, **given: Any) -> Any:
         return command(find_study(study, out), **given)
 
-    given = out_option("folder of studies, of which the newest one is taken")
+    given = out_option("folder of studies; without STUDY, its newest one")
     return options(click.argument("study", required=False), given)(on_folder)
 
 
@@ -84,20 +84,20 @@ KEYS = "\b\nKeys of key=value, their values, and defaults where the scale sets n
 DATA = option(
     "--data",
     "DATA",
-    "cifar10, a folder or zip of images, or shapes; default: what lies in the folder data, or "
-    "else cifar10, which is downloaded once; where it cannot be, smoke and small take shapes",
+    "cifar10, a folder or zip of images, or shapes; default: the images in the folder data, or "
+    "else cifar10, which is downloaded once; if it cannot be, smoke and small use shapes",
 )
 TEST = option(
     "--test",
     "DATA",
-    "real images to calibrate scores by, never trained on; default: CIFAR-10's test split "
-    "where --data is cifar10, else the second half of the images, which runs may see",
+    "held-out real images, to compare scores with; default: CIFAR-10's test split where "
+    "--data is cifar10, else the second half of the images, on which runs may be trained",
 )
-GPU = "cpu, cuda or cuda:N; default: the first GPU, or cpu where there is none"
+GPU = "cpu, cuda or cuda:N; default: the first GPU, or cpu if there is none"
 DEVICE = option("--device", "NAME", GPU)
-AT_A_TIME = "runs at a time; default: as the cores allow, one on a GPU, or as many as Ray takes"
+AT_A_TIME = "runs at a time; default: as the cores allow, 1 on a GPU; with Ray, as many as it takes"
 JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
-SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 for a command on a GPU"
+SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 on a GPU"
 FEW = click.IntRange(1, 1_000)
 FILE = click.Path(dir_okay=False, path_type=Path)
 ARCHIVE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -109,7 +109,8 @@ STUDY = """{about}
 
 Prints the plan, with time and disk, trains every run that is not done, scores it after every epoch
 and mirrors it to W&B, then builds the report in OUT/{name}-SCALE/report. Finished runs are skipped,
-and go on where more epochs are asked for; after Ctrl-C the same command goes on.
+or continued if more epochs are asked for; after Ctrl-C the same command continues the
+study.
 
 A factor takes one or more of its levels, as batch=128,512 does; any other key takes one value.
 
@@ -118,18 +119,18 @@ A factor takes one or more of its levels, as batch=128,512 does; any other key t
     python -m experiments {name} seed=3 epochs=4
 """
 CLUSTER = "auto or HOST:PORT of a running cluster; default: RAY_ADDRESS, or Ray is started here"
-PART = "under Ray; default: 1; with a fraction, runs share a GPU"
+PART = "GPUs of a run under Ray; default: 1; with a fraction, runs share one"
 of_training = options(
     click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
     option("--scale", "NAME", SCALES),
     option("--seeds", "N", "runs of each arm; default: the scale's", type=FEW),
-    option("--epochs", "N", "of each run; default: the scale's", type=int),
+    option("--epochs", "N", "epochs of each run; default: the scale's", type=int),
     DATA,
     TEST,
     DEVICE,
     JOBS,
-    threads_option("of each run; results depend on them"),
-    option("--engine", None, "processes of this machine, or Ray", type=ENGINES, default="local"),
+    threads_option("PyTorch threads of each run; results depend on them"),
+    option("--engine", None, "processes on this machine, or Ray", type=ENGINES, default="local"),
     option("--ray-address", "HOST:PORT", CLUSTER),
     option("--gpus-per-run", "X", PART, type=click.FloatRange(0, min_open=True)),
     out_option("folder of studies and cache"),
@@ -153,18 +154,18 @@ for _name in grid.names("studies"):
 @experiments_group.command("status")
 @of_study
 def show_status(study: Path) -> Result:
-    """Say where a study stands. Reads only, at any time, from any terminal.
+    """Show how far a study has got. Only reads: works at any time, in any terminal.
 
       done       every epoch is committed
-      running    a process of this machine is at work on it
-      elsewhere  a process of another machine was the last to work on it
+      running    a process on this machine is working on it
+      elsewhere  a process on another machine was the last to work on it
       failed     its error.txt, whose last line is shown, says why
       damaged    its last epoch or run.json is not as it was written
-      stopped    half-done: the study's own command goes on with it
-      missing    planned, and without an epoch
+      stopped    half-done: the study's own command continues it
+      missing    planned, but without an epoch so far
 
-    A run that diverged goes on, and is listed. The time left is that of the remaining epochs, at
-    the speed of each arm's last ones.
+    Runs that diverged go on, and are listed. The time left is that of the remaining epochs, at the
+    speed of each arm's latest ones.
 
         python -m experiments status
         python -m experiments status runs/ablation-small --json
@@ -179,24 +180,24 @@ def show_status(study: Path) -> Result:
 @experiments_group.command("reproduce")
 @click.argument("run", metavar="RUN")
 @option("--data", "DATA", "images it was trained on; default: CIFAR-10, or shapes")
-@option("--to", "DIR", "OUT of that command", type=PATH, default=Path("runs/reproduced"))
-@out_option("where a name is looked for")
+@option("--to", "DIR", "folder for the new run", type=PATH, default=Path("runs/reproduced"))
+@out_option("folder of studies, in which a name is looked up")
 @click.option("--print", "print_only", is_flag=True, help="print the command and stop")
 def reproduce_run(**given: Any) -> Result:
-    """Make one run again, and compare every epoch with what it was, byte by byte.
+    """Train one run again, and compare every epoch with the original, byte by byte.
 
-    RUN is a run's folder, or in a study of OUT its name as W&B and the page show it, or its id on
-    W&B. Prints the one command that makes it and what it was made with: data, machine, packages,
-    commit. Then runs that command in a folder of its own, without W&B, and names the first column
-    that differs of each epoch.
+    RUN is a run's folder or, for a study in OUT, its name as W&B and the page show it, or its W&B
+    id. Prints the one command that makes the run, and what it was made with: data, machine,
+    packages, commit. Then runs that command in a folder of its own, without W&B, and names the
+    first column of each epoch that differs.
 
-    The same processor, threads and PyTorch give the same bytes. Elsewhere it is "not bit for bit",
-    with what is not the same there and the largest relative difference of a score.
+    The same processor, threads and PyTorch give the same bytes. Elsewhere the result is "not bit
+    for bit", with what differs there and the largest relative difference of a score.
 
         python -m experiments reproduce runs/ablation-small/ARM/seed=0
         python -m experiments reproduce "ARM seed=0" --data train.zip --print
 
-    Exit code 1 where the bytes differ and the machine does not.
+    Exit code 1 if the bytes differ although the machine does not.
     """
     from experiments.reproduce import make_again
 
@@ -205,16 +206,16 @@ def reproduce_run(**given: Any) -> Result:
 
 @experiments_group.command("resample")
 @of_study
-@option("--sets", "N", "evaluation sets, with set 0", type=click.IntRange(min=2), default=3)
+@option("--sets", "N", "evaluation sets, counting set 0", type=click.IntRange(min=2), default=3)
 @DEVICE
 @JOBS
-@threads_option("as the runs had")
+@threads_option("PyTorch threads, as the runs had")
 def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
     """Score the kept generators of every finished run again, on more evaluation sets.
 
-    Set 0 is the scoring that a run did itself; sets 1, 2, ... are as many images of other noise,
-    and go to RUN/banks. How far they lie apart is how much of a score is the noise that it was
-    taken on. Runs that have their sets are skipped. The machine must be the one that made the runs.
+    Set 0 is what the run scored itself; sets 1, 2, ... are as many images from other noise, and are
+    written to RUN/banks. How far they differ shows how much of a score is evaluation noise. Runs
+    that have their sets are skipped. The machine must be the one that made the runs.
 
         python -m experiments resample runs/ablation-small --sets 5
     """
@@ -228,25 +229,25 @@ def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
 
 @experiments_group.command("bench")
 @click.argument("parts", metavar="[PART]...", nargs=-1, type=PARTS)
-@option("--only", "PART", "this part, and those that follow; default: all", type=PARTS)
-@click.option("--quick", is_flag=True, help="everything tiny: do the parts work?")
+@option("--only", "PART", "this part, and those named after it; default: all", type=PARTS)
+@click.option("--quick", is_flag=True, help="tiny sizes: do the parts work?")
 @option("--data", "DATA", "images of `epoch` and `commands`", default="shapes")
 @DEVICE
-@threads_option("of this process")
+@threads_option("PyTorch threads")
 @out_option("the record goes to OUT/bench")
 def bench_machine(
     parts: tuple[str, ...], only: str | None, device: str | None, out: Path, **given: Any
 ) -> Result:
     """Measure how fast this project is on this machine, in minutes.
 
-      training   images a second at each scale; the loop of the tutorials on the
-                 same networks
+      training   images per second at each scale, and of the tutorials' loop on
+                 the same networks
       scoring    from images to scores
       epoch      where the time of an epoch goes
       commands   what help, status, a plan and a report cost
 
     Prints a table for each and writes OUT/bench/DEVICE.json, with every single measurement. Other
-    work on the machine spoils speeds, and ratios less.
+    work on the machine distorts speeds, and ratios less so.
 
         python -m experiments bench
         python -m experiments bench --only training epoch
@@ -267,11 +268,11 @@ def bench_machine(
 @experiments_group.command("publish")
 @of_study
 def publish_study(study: Path) -> Result:
-    """Pack the whole seeds of a study into reports/published, and build its report there.
+    """Pack the complete seeds of a study into reports/published, and build its report there.
 
-    A seed has an archive of its own, which is written once: what is published already must agree.
-    Pictures are those of the lowest seed at a few epochs; two of its generators lie beside. For a
-    folder in reports/published itself only the report is built again.
+    Each seed has its own archive, written once: what is already published must agree with the
+    study. Pictures are kept of the lowest seed, at a few epochs, and two of its generators. For a
+    folder that is in reports/published itself, only the report is built again.
 
         python -m experiments publish runs/ablation-cpu32
         python -m experiments publish reports/published/ablation-cpu32
@@ -283,12 +284,12 @@ def publish_study(study: Path) -> Result:
 
 @experiments_group.command("export")
 @of_study
-@click.option("-o", "--file", metavar="FILE.zip", type=FILE, required=True, help="what to write")
+@click.option("-o", "--file", metavar="FILE.zip", type=FILE, required=True, help="file to write")
 def export_study(study: Path, file: Path) -> Result:
     """Pack the committed records of a study into one file, which `import` reads elsewhere.
 
-    States and generators stay behind, and pictures of all but the lowest seed of each arm: a few MB
-    for 64 runs.
+    States and generators are left out, and so are pictures but for those of each arm's lowest seed:
+    a few MB for 64 runs.
 
         python -m experiments export runs/ablation-small -o small.zip
     """
@@ -302,12 +303,12 @@ def export_study(study: Path, file: Path) -> Result:
 
 @experiments_group.command("import")
 @click.argument("files", metavar="FILE...", type=ARCHIVE, nargs=-1, required=True)
-@out_option("folder of the study")
+@out_option("folder of studies")
 def import_archives(files: tuple[Path, ...], out: Path) -> Result:
     """Add the runs and epochs of files that `export` or `publish` wrote, and build the report.
 
-    What is there already must agree: a run that contradicts is refused by name, and nothing of its
-    file is written then.
+    What is there already must agree: if a run contradicts it, an error names the run, and nothing
+    from that file is written.
 
         python -m experiments import small.zip --out runs
         python -m experiments import reports/published/ablation-cpu32/seed-*.zip
@@ -327,9 +328,9 @@ def import_archives(files: tuple[Path, ...], out: Path) -> Result:
 @experiments_group.command("dashboard", offers_json=False)
 @of_study
 def dashboard(study: Path) -> NoReturn:
-    """Look at the runs of a study in W&B's terminal dashboard; needs no account.
+    """Show the runs of a study in W&B's terminal dashboard; needs no account.
 
-    Reads the offline runs in the study's folder `wandb`. W&B's own program takes the terminal.
+    Reads the offline runs in the study's folder `wandb`. W&B's own program takes over the terminal.
 
         python -m experiments dashboard runs/ablation-small
     """
@@ -343,7 +344,7 @@ def dashboard(study: Path) -> NoReturn:
 def sync(study: Path) -> NoReturn:
     """Upload the offline runs of a study to W&B; needs an account.
 
-    Each run keeps its id: a second upload, or one after more epochs, makes no second run.
+    Each run keeps its id: a second upload, or one after more epochs, creates no second run.
 
         python -m experiments sync runs/ablation-small
     """
@@ -355,9 +356,10 @@ def sync(study: Path) -> NoReturn:
 @experiments_group.command("workspace")
 @of_study
 def workspace(study: Path) -> Result:
-    """Build a workspace on W&B; without an account, as a file alone.
+    """Build a workspace on W&B; without an account, only as a file.
 
-    Panels of scores, fluctuation, losses, samples and runs, as JSON in the folder `wandb` too.
+    Panels of scores, fluctuation, losses, samples and runs; also written as JSON to the study's
+    folder `wandb`.
 
         python -m experiments workspace runs/ablation-small
     """

@@ -1,6 +1,6 @@
 """A study in reports/published: records in an archive a seed, two generators, and the report.
 
-<study>/seed-0.zip     of each whole seed, see experiments.archive; the lowest one has pictures
+<study>/seed-0.zip     of each complete seed, see experiments.archive; the lowest one has pictures
 <study>/generators/    <arm>,seed=<n>.safetensors and SHA256SUMS, of GENERATORS at the lowest seed
 <study>/report/        made from the archives alone
 
@@ -27,7 +27,7 @@ def archives(folder: Path) -> dict[int, Path]:
 
 
 def publish(study: Path) -> Result:
-    """Archive whole seeds that have none yet, and build the report.
+    """Archive complete seeds that have none yet, and build the report.
 
     BadInput where the study contradicts an archive; nothing has been written then.
     """
@@ -38,7 +38,7 @@ def publish(study: Path) -> Result:
     seeds = {*known, *archive.whole_seeds(study)}
     if not seeds:
         lacks = "of each, runs are not finished or lack evaluation sets (make resample)"
-        raise BadInput(f"{study}: has no whole seed: {lacks}")
+        raise BadInput(f"{study}: has no complete seed: {lacks}")
     length = rundir.unseal(study / "study.json")["settings"]["epochs"]
     generators = _generators(study, target / "generators", min(seeds))
     for seed in sorted(seeds - known.keys()):

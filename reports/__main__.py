@@ -8,15 +8,15 @@
 Reads what the study has committed so far, trains and measures nothing, and writes the same bytes
 each time:
 
-    index.html    the page: one file, which loads nothing
+    index.html    the page: one self-contained file
     tables/       every table as Markdown, LaTeX (booktabs) and CSV
-    figures/      every figure as SVG, with --pdf as PDF too, pictures as PNG
+    figures/      every figure as SVG, with --pdf also as PDF; pictures as PNG
     records.csv   every epoch of every run in full precision; records.parquet
-    eval_sets.csv, calibration.csv    where there are any
+    eval_sets.csv, calibration.csv    if there are any
 
 The tables and figures of an earlier report in that folder are removed first. From W&B it is the
-same report, without what is not there: real and generated images, further evaluation sets, results
-of `python -m eval`.
+same report, without what W&B does not have: real and generated images, further evaluation sets,
+results of `python -m eval`.
 """
 
 import shutil
@@ -39,9 +39,9 @@ SOURCE = "a study's folder, `wandb ENTITY/PROJECT` or `wandb-offline DIR`"
 @click.command("reports", cls=cli.Command, help=__doc__)
 @click.option("--from", "kind", metavar="STUDY", required=True, help=SOURCE)
 @click.argument("more", metavar="", nargs=-1)
-@click.option("--to", metavar="DIR", type=PATH, help="of the report; default: STUDY/report")
-@click.option("--study", metavar="NAME", help="of W&B's studies; default: the only one")
-@click.option("--pdf", is_flag=True, help="every figure as PDF too, for LaTeX")
+@click.option("--to", metavar="DIR", type=PATH, help="folder of the report; default: STUDY/report")
+@click.option("--study", metavar="NAME", help="which study on W&B; default: the only one")
+@click.option("--pdf", is_flag=True, help="every figure also as PDF, for LaTeX")
 def report(
     kind: str, more: tuple[str, ...], to: Path | None, study: str | None, pdf: bool
 ) -> Result:

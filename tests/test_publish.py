@@ -79,7 +79,7 @@ def test_only_whole_seeds_are_published(make_study, publish, tmp_path, capsys):
     shutil.rmtree(study / ARM / "seed=1")
     shutil.rmtree(tmp_path / "published")
     assert publish(study, 2) == {}
-    assert f"{study}: has no whole seed" in capsys.readouterr().err
+    assert f"{study}: has no complete seed" in capsys.readouterr().err
 
 
 def test_what_contradicts_is_refused(study, make_study, publish, tmp_path, monkeypatch, capsys):
