@@ -55,6 +55,7 @@ ALPHA = 0.05
 NONE_YET = partial(pd.Series, dtype=float)
 NONE, ABOVE, BELOW = range(3)  # the tests, in the order of their p values
 PILOT = 0  # the seed whose runs were looked at before the claims were written
+UNCLEAR = "neither shown nor ruled out"
 OPTIONS = ("loss", "versus", "epoch", "threshold", "clock")  # that only some measures have
 
 Word = Literal[
@@ -294,8 +295,10 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
         steps = frame.groupby(["seed", "run"])[claim.metric].min().droplevel("run")
         verdict = replace(verdict, steps=steps)
 
-    lost = [f"; {run} has no number" for run in cells.loc[cells["value"].isna(), "run"]]
-    why = untestable or f"{len(values)} of {claim.seeds} seeds{''.join(lost[:1])}"
+    lost = list(cells.loc[cells["value"].isna(), "run"])
+    more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+    without = f"; without a number: {lost[0]}{more}" if lost else ""
+    why = untestable or f"{len(values)} of {claim.seeds} seeds{without}"
     runs = list(cells.loc[cells["seed"].isin(values.index), "run"])
     return replace(verdict, why=why, values=values, runs=runs)
 
@@ -327,9 +330,10 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
     """The number of each run, by run; none, or NaN, where there is none. No effect is zero."""
     metric, loss, log, results = claim.metric, claim.loss, logarithm, study.results
     last = study.last.set_index("run")
+    ended_well = last.index[last["status"] == "ok"]
 
     def ended(table: pd.DataFrame, column: str) -> pd.Series:
-        return table[table["run"].isin(last.index)].set_index("run")[column]
+        return table[table["run"].isin(ended_well)].set_index("run")[column]
 
     numbers = {
         "last": lambda: log(last[metric]),
@@ -404,9 +408,9 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
     logs = logarithm(reached.set_index("run")[PRIMARY])
     cells = cells.assign(log=cells["run"].map(logs).astype(float))
     sides = cells.groupby(["cell", "level", "side"])["log"].mean()
+    if sides.isna().any():  # nothing can be said of it: the claim lacks seeds
+        return "the arm that has to have learnt has no score" if claim.learner else ""
     worst = sides.groupby(["cell", "level"]).min().max()
-    if math.isnan(worst):
-        return "the arm that has to have learnt has not been run" if claim.learner else ""
     if worst < math.log(study.floor):
         return ""
     return (
@@ -470,19 +474,26 @@ def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
     estimate = statistics.over_seeds(claim.sign * verdict.values)
     value, low, high = estimate.value, estimate.low, estimate.high
     margin = scale.margin(claim.smallest)
-    edge = f"smallest effect of interest, {scale.shown(claim.sign * margin):.3g} {scale.unit}"
-    if -margin < low and high < margin and p[tost] < ALPHA:
-        return "supported" if same else "equivalent", f"the interval lies within the {edge}", tost
-    if same and (low > margin or high < -margin) and p[NONE] < ALPHA:
-        return "refuted", f"the interval lies beyond the {edge}", NONE
+    edge = f"the smallest effect of interest, {scale.shown(claim.sign * margin):.3g} {scale.unit}"
+    inside, outside = -margin < low and high < margin, low > margin or high < -margin
+    there = low > 0 or high < 0
+    shown = outside if same else there
+    unclear = "p after Holm leaves open what the interval shows" if shown or inside else UNCLEAR
+    if inside and p[tost] < ALPHA:
+        smaller = "an effect, but smaller than" if there else "the interval lies within"
+        return "supported" if same else "equivalent", f"{smaller} {edge} either way", tost
+    if same and outside and p[NONE] < ALPHA:
+        side = "higher" if claim.sign * value > 0 else "lower"
+        return "refuted", f"{side} by more than {edge} either way", NONE
     if same:
-        return "inconclusive", f"neither shown nor ruled out: the {edge}", usual
+        return "inconclusive", f"{unclear}: {edge}", usual
     if p[NONE] < ALPHA and value >= margin * (1 - 1e-9):  # but for rounding
-        return "supported", f"{claim.expect}, as claimed", NONE
+        lies = "lies beyond" if low >= margin else "does not exclude less than"
+        return "supported", f"{claim.expect}, as claimed; the interval {lies} {edge}", NONE
     if p[NONE] < ALPHA and value < 0:
         return "refuted", f"not {claim.expect}, the reverse holds", NONE
     if p[ABOVE] < ALPHA and high < margin:
-        return "refuted", f"the interval excludes the {edge}", ABOVE
+        return "refuted", f"the interval excludes {edge}", ABOVE
     if p[NONE] < ALPHA:
-        return "inconclusive", f"{claim.expect}, but the estimate is below the {edge}", NONE
-    return "inconclusive", f"neither shown nor ruled out: the {edge}", NONE
+        return "inconclusive", f"{claim.expect}, but the estimate falls short of {edge}", NONE
+    return "inconclusive", f"{unclear}: {edge}", NONE

@@ -39,8 +39,8 @@ def findings(study: Analysis) -> Findings:
     """The sentences of a study."""
     if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
-    headline = [*_effects(study), f"{_fluctuation(study)} {_best(study)}".strip()]
-    epochs = [tell(study) for tell in (_shares, _selection, _ranks, _lost, _few)]
+    headline = [*_effects(study), f"{_fluctuation(study)} {_selection(study)}".strip()]
+    epochs = [tell(study) for tell in (_shares, _ranks, _lost, _few)]
     (epochs if study.learnt else headline).insert(0, _learners(study))
     return Findings(*([*filter(None, x)] for x in (headline, [_bound(study)], epochs)))
 
@@ -62,12 +62,16 @@ def how_sure(study: Analysis) -> str:
 
 
 def tally(study: Analysis, verdicts: list[Verdict]) -> str:
-    """`53 claims: 7 supported, 4 refuted, ... and 12 not yet run.`"""
-    words = [verdict.verdict for verdict in verdicts]
-    number = count(len(words), "claim")
-    if study.seeds < VERDICT_SEEDS and not {*claims.DECIDED} & {*words}:
+    """`53 claims: 20 confirmatory, of which 7 supported and 13 not yet run; 33 exploratory, ...`"""
+    number, decided = count(len(verdicts), "claim"), {*claims.DECIDED}
+    if study.seeds < VERDICT_SEEDS and not decided & {verdict.verdict for verdict in verdicts}:
         return f"{number}, and none is judged below {VERDICT_SEEDS} seeds."
-    return f"{number}: {join([f'{words.count(x)} {x}' for x in get_args(Word) if x in words])}."
+    parts = []
+    for status in ("confirmatory", "exploratory"):
+        words = [x.verdict for x in verdicts if x.claim.status == status]
+        told = join([f"{words.count(x)} {x}" for x in get_args(Word) if x in words])
+        parts += [f"{len(words)} {status}, of which {told}"] if words else []
+    return f"{number}: {'; '.join(parts)}."
 
 
 # Sentences about factors.
@@ -105,17 +109,17 @@ def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
             if effect.factors == first
         ]
         text += f": {join(parts)}" if parts else ""
+    (factor, (base, level)), alive = *effects[0].levels.items(), _learning_levels(study)
+    if base in alive and level not in alive:
+        text += f"; nothing is learnt {_with(factor, level)}"
     return [text + _unclear(effects)]
 
 
 def _of_others(study: Analysis) -> list[str]:
-    """The effects of the other factors; of batch also at equal updates."""
-    first, levels = study.factors[0], study.levels[study.factors[0]]
-    learnt = {arm[0] for arm in study.learnt} or {*levels}  # where none has, that is said first
-    dead = {x: "" if x in learnt else ", where nothing is learnt" for x in levels}
-    where = {f"{first}={x}": f" {_with(first, x)}{dead[x]}" for x in levels}
-    subjects: dict[str, list[tuple[Effect, str, Effect | None]]] = {}
-    for key, condition in where.items() if len(levels) > 1 else [("all", "")]:
+    """What the other factors do where something is learnt; batch also at equal updates."""
+    first, subjects = study.factors[0], {}
+    where = {f"{first}={x}": f" {_with(first, x)}" for x in _learning_levels(study)}
+    for key, condition in where.items() if len(study.levels[first]) > 1 else [("all", "")]:
         updates = {x.name: x for x in study.partial_effects["updates", key]}
         for effect in study.partial_effects["epochs", key]:
             if len(effect.factors) == 1 and effect.factors != [first]:
@@ -136,6 +140,12 @@ def _unclear(effects: list[Effect]) -> str:
     judged = min(len(effect.seeds) for effect in effects) >= VERDICT_SEEDS
     unclear = all(effect.p_holm >= claims.ALPHA for effect in effects)
     return ": not established." if judged and unclear else "."
+
+
+def _learning_levels(study: Analysis) -> list:
+    """The levels of the first factor with which some arm has learnt; all where no arm has."""
+    learnt = {arm[0] for arm in study.learnt}
+    return [x for x in study.levels[study.factors[0]] if x in learnt or not learnt]
 
 
 def _subject(effect: Effect) -> str:
@@ -191,11 +201,28 @@ def _fluctuation(study: Analysis) -> str:
         f"by {_mean(some, 'variance', tables.percent_sd, 1)} % {_with(factor, level)}"
         for level, some in runs.groupby(factor, sort=False)
     ]
-    return f"From epoch to epoch {PRIMARY} fluctuates {join(parts)}, noise taken out."
+    text = f"From epoch to epoch {PRIMARY} fluctuates about its trend, noise taken out,"
+    return f"{text} {join(parts)} (standard deviation)."
+
+
+def _selection(study: Analysis) -> str:
+    """The last epoch against the best one, of arms that have learnt.
+
+    That one is chosen on one evaluation set and judged on another, where there are two: the best of
+    many is the last one of few runs even if nothing but noise tells them apart.
+    """
+    runs = study.learners.selection
+    if not len(runs) or not enough(study.learners):
+        return _best(study)
+    gain = _mean(runs, "gain", tables.percent_more, 1)
+    return (
+        f"The last epoch is {gain} % above the milestone with the best {PRIMARY}, on an evaluation "
+        "set that did not choose it."
+    )
 
 
 def _best(study: Analysis) -> str:
-    """Best against last epoch, of arms that have learnt."""
+    """The last epoch against the best one by the very samples that chose it."""
     last = study.learners.last.dropna(subset=[PRIMARY])
     if last.empty:
         return ""
@@ -228,19 +255,7 @@ def _shares(study: Analysis) -> str:
     shares = {name: 100 * row[f"{axis}_share"] for axis, name in AXES.items()}
     parts = [f"{x:.0f} % between {name}" for name, x in shares.items() if np.isfinite(x)]
     said = join(parts).replace("%", f"% of the variance of log {PRIMARY} after burn-in is", 1)
-    return f"{said}."
-
-
-def _selection(study: Analysis) -> str:
-    """What choosing the best epoch is worth on another set, and how far it flatters."""
-    runs = study.learners.selection
-    if not len(runs) or not enough(study.learners):
-        return ""
-    gain, optimism = (_mean(runs, x, tables.percent_more, 1) for x in ("gain", "optimism"))
-    return (
-        f"On an evaluation set that did not choose, {PRIMARY} of the last epoch is {gain} % above "
-        f"that of the best milestone, whose own is {optimism} % above that on the set that chose."
-    )
+    return said.replace("between epochs", "between epochs (trend included)") + "."
 
 
 def _ranks(study: Analysis) -> str:
@@ -269,7 +284,7 @@ def _few(study: Analysis) -> str:
         return no_verdict(seeds)
     have = "a score of every arm at the last epoch."
     if not whole:
-        return f"None of {seeds} seeds has {have} Without one there is no verdict."
+        return f"None of {seeds} seeds has {have} Without one no main effect is tested."
     return f"Only {whole} of {seeds} seeds have {have} {no_verdict(whole)}"
 
 

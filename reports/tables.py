@@ -36,6 +36,11 @@ PROSE = {  # levels as a reader knows them; `key` alone stands for every level o
 }
 SPREAD = "Mean ± standard deviation over seeds."
 OF_SCORES = f"{SPREAD} (k of n): k of n seeds have a number; others diverged or have no score."
+OF_DEAD_ARMS = (
+    "Arms that have learnt nothing score alike, whatever else they differ in: they draw the "
+    "effects of other factors towards none, and make the interactions with what kept them from "
+    "learning."
+)
 INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -117,7 +122,7 @@ def _table(
     epochs = int(study.planned.max())
     start = burn_in(epochs)
     facts = {"primary": PRIMARY, "metric": label(metric), "pilot": claims.PILOT}
-    facts |= {"learnt": LEARNT, "relapse": RELAPSE}
+    facts |= {"learnt": LEARNT, "relapse": RELAPSE, "alpha": claims.ALPHA}
     facts |= {"burn_in": count(start, "epoch"), "lag": -2 / max(1, epochs - start)}
     texts = TEXTS[name.removesuffix(f"-{metric}")]
     title, *first = (text.format(**facts) for text in (texts["title"], *texts["notes"]))
@@ -506,7 +511,8 @@ def _effects(study: Analysis, metric: str) -> Table:
     frame, names = pd.DataFrame(map(effect_numbers, effects)), map(effect_text, effects)
     frame.insert(1, "name", list(names))
     name = "effects" if metric == PRIMARY else f"effects-{metric}"
-    return _table(study, name, frame, [], _seed_notes(frame), metric)
+    notes = [*[OF_DEAD_ARMS] * (len(study.learnt) < len(study.arms)), *_seed_notes(frame)]
+    return _table(study, name, frame, [], notes, metric)
 
 
 def _seed_notes(frame: pd.DataFrame) -> list[str]:
@@ -612,19 +618,16 @@ def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
     def told(heading: str, text: Callable[[Verdict], str], kind: str = "prose") -> Column:
         return Column(heading, lambda row: text(by_id[row["id"]]), kind)
 
-    columns = [column("id"), column("claim", kind="prose"), column("verdict")]
+    columns = [column("id"), column("claim", kind="prose"), column("status"), column("verdict")]
     columns.append(told("estimate (95 % interval)", _claim_estimate, "number"))
     folded = [
         column("hypothesis"),
         told("smallest effect of interest", lambda x: f"{x.claim.smallest:g}. {x.claim.reason}"),
         column("why", "verdict"),
-        told("p", lambda x: p_value(x.decisive_p)),
+        told("p", _claim_p),
         told("seeds", lambda x: str(x.n) if x.n else DASH),
     ]
     notes = _claims_history(study, verdicts)
-    tested = [x.claim for x in verdicts if not math.isnan(x.decisive_p)]
-    if exploratory := [claim.id for claim in tested if claim.status == "exploratory"]:
-        notes.append(f"Exploratory, their p not adjusted: {', '.join(exploratory)}.")
     metrics = list(dict.fromkeys(x.claim.metric for x in verdicts if x.identity))
     frame = pd.DataFrame([_ledger_row(x) for x in verdicts])
     return _table(study, "ledger", frame, columns, notes, folded=folded, metrics=metrics)
@@ -659,6 +662,14 @@ def _claim_estimate(verdict: Verdict) -> str:
     if verdict.claim.measure == "bound":
         return f"{span(x.low, x.high, decimals)}, {unit}"
     return f"{interval(x.value, x.low, x.high, decimals)} {unit}"
+
+
+def _claim_p(verdict: Verdict) -> str:
+    """The p that a verdict stands on; a dash where its interval is shown without any width."""
+    x, decimals = verdict.estimate, verdict.scale.decimals
+    if x is None or rounded(x.low, decimals) == rounded(x.high, decimals):
+        return DASH
+    return p_value(verdict.decisive_p)
 
 
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:

@@ -152,13 +152,13 @@ def test_a_fault_is_one_line_that_names_claim_and_key(tmp_path, old, new, words)
 @pytest.mark.parametrize(
     ("mean", "sd", "verdict", "why", "test"),
     [
-        (math.log(1.5), 0.1, "supported", "higher, as claimed", "none"),
-        (math.log(1.1), 0.05, "supported", "higher, as claimed", "none"),  # it reaches the margin
+        (math.log(1.5), 0.1, "supported", "higher, as claimed; the interval lies beyond", "none"),
+        (math.log(1.1), 0.05, "supported", "does not exclude less than the smallest", "none"),
         (-math.log(1.5), 0.1, "refuted", "the reverse holds", "none"),
         (-math.log(1.05), 0.1, "refuted", "excludes the smallest effect", "above"),
         (0.0, 0.1, "equivalent", "within the smallest effect of interest, 1.1 times", "tost"),
-        (0.02, 0.02, "equivalent", "within", "tost"),  # p < 0.05, and still of no interest
-        (0.08, 0.05, "inconclusive", "but the estimate is below the smallest effect", "none"),
+        (0.02, 0.02, "equivalent", "an effect, but smaller than the smallest", "tost"),
+        (0.08, 0.05, "inconclusive", "but the estimate falls short of the smallest", "none"),
         (0.0, 0.3, "inconclusive", "neither shown nor ruled out", "none"),
     ],
 )
@@ -190,6 +190,7 @@ def test_every_verdict_of_a_claim_of_no_effect(mean, sd, verdict):
     study = simulate(PAIR, log_fd=effect(mean + sd * UNIT))
     result = judge(study, "B1", expect="same", smallest=math.exp(0.5))
     assert result.verdict == verdict
+    assert ("lower by more than the smallest" in result.why) == (verdict == "refuted")
     inside = stats.t.sf((0.5 - abs(mean)) / sd * math.sqrt(8), 7)
     outside = 2 * stats.t.sf((abs(mean) - 0.5) / sd * math.sqrt(8), 7)
     assert result.p == pytest.approx(outside if verdict == "refuted" else inside, rel=1e-6)
@@ -236,7 +237,10 @@ def test_holm_goes_over_all_tests_of_the_confirmatory_claims():
 def test_holm_can_take_a_verdict_away():
     study = simulate(PAIR, log_fd=effect(0.2 + 0.2 * UNIT))
     assert judge(study, "B1").verdict == "supported"
-    assert {x.verdict for x in judge(study, *["B1"] * 20)} == {"inconclusive"}
+    many = judge(study, *["B1"] * 20)
+    assert {x.verdict for x in many} == {"inconclusive"}
+    assert many[0].estimate.low > 1
+    assert many[0].why.startswith("p after Holm leaves open what the interval shows: the smallest")
     assert judge(study, "B1", status="exploratory").verdict == "supported"
 
 
@@ -349,7 +353,8 @@ def test_the_time_to_a_threshold():
     lost = simulate(BATCHES, epochs=6, log_fd=lambda *key: log_fd(*key, stuck=True))
     result = judge(lost, "B4-images-to-50", threshold=UNTRAINED / 50)
     assert (result.verdict, result.n) == ("inconclusive", 7)
-    assert result.why.startswith("7 of 8 seeds; norm=none,head=conv,batch=512/seed=5 has no")
+    run = "norm=none,head=conv,batch=512/seed=5"
+    assert result.why == f"7 of 8 seeds; without a number: {run}"
 
 
 @pytest.mark.parametrize(("change", "verdict"), [(0.0, "supported"), (-0.5, "refuted")])
@@ -416,6 +421,21 @@ def test_fluctuation_is_what_noise_and_trend_do_not_explain(fluctuation, noise, 
     assert (result.verdict, result.scale.unit) == (verdict, "% between epochs")
     assert result.estimate.low < 100 * fluctuation < result.estimate.high
     assert (result.estimate.low > 0) == (verdict == "supported")
+
+
+def test_a_run_that_diverged_says_nothing_of_epochs():
+    """It goes on without scores; those that it has had are of another length."""
+    rng = np.random.default_rng(7)
+    study = simulate(HEADS, epochs=30, log_fd=lambda *_: 4 + rng.normal(0, 0.1, 3))
+    run = "norm=none,head=conv,batch=128/seed=3"
+    lost = study.frame["run"].eq(run) & study.frame["epoch"].gt(20)
+    frame = study.frame.assign(
+        fd_cifar=study.frame["fd_cifar"].mask(lost), status=np.where(lost, "diverged", "ok")
+    )
+    for claim in ("B5", "B5-share"):
+        whole, left = (judge(x, claim) for x in (study, dataclasses.replace(study, frame=frame)))
+        assert (whole.n, left.n) == (8, 7)
+        assert left.why == f"7 of 8 seeds; without a number: {run}"
 
 
 @pytest.mark.parametrize(("sets", "why"), [(1, "no"), (2, "2 of 3")])
@@ -533,7 +553,7 @@ def test_a_seed_without_one_of_its_cells_is_left_out_whole():
     frame = study.frame.assign(fd_cifar=study.frame["fd_cifar"].mask(lost))
     norm, head = judge(dataclasses.replace(study, frame=frame), "B1", "B2-1")
     assert (norm.verdict, norm.n, len(norm.runs)) == ("inconclusive", 7, 7 * 8)
-    assert norm.why == f"7 of 8 seeds; {run} has no number"
+    assert norm.why == f"7 of 8 seeds; without a number: {run}"
     rest = math.log(1.5) + 0.1 * np.delete(UNIT, 3)
     assert norm.estimate.value == pytest.approx(math.exp(rest.mean()), rel=1e-9)
     assert head.n == 8
@@ -551,15 +571,21 @@ def test_the_ledger_says_all_of_it(monkeypatch):
     details = dict(zip(rows, map(dict, ledger.details), strict=True))
     ends = [math.exp(math.log(1.5) + x * HALF * 0.1) for x in (-1, 1)]
     interval = f"1.500 ({ends[0]:.3f} to {ends[1]:.3f}) times"
-    assert rows["B1-128"][1:] == [claim.claim, "supported", interval]
+    assert rows["B1-128"][1:] == [claim.claim, "confirmatory", "supported", interval]
+    assert rows["B1-interaction"][2] == "exploratory"
     first = details["B1-128"]
     assert first["hypothesis"] == claim.hypothesis
     assert first["smallest effect of interest"].endswith(claim.reason)
-    assert (first["seeds"], first["verdict"]) == ("8", "higher, as claimed")
-    assert rows["B1-bound"][3] == "0.7000, lowest step of each run"
-    assert rows["B7"][3] == "–"
+    assert first["seeds"] == "8"
+    assert first["verdict"].startswith("higher, as claimed; ")
+    assert rows["B1-bound"][4] == "0.7000, lowest step of each run"
+    assert rows["B7"][4] == "–"
     assert not {"p", "seeds"} & details["B7"].keys()
-    assert any("Exploratory" in note and "B1-interaction" in note for note in ledger.notes)
+
+    # Seeds that agree to every digit that is shown have no p there.
+    assert rows["B1-interaction"][4] == "1.000 (1.000 to 1.000) times"
+    assert "p" in first
+    assert "p" not in details["B1-interaction"]
 
     # CSV has full precision, and the runs.
     frame = ledger.frame.set_index("id")

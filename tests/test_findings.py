@@ -93,8 +93,9 @@ def test_six_seeds_give_intervals(grid):
         assert f"by {math.exp(change):#.3g}" in norm.partition(": ")[2]
     for sentence in (head, batch):
         assert ") without output BatchNorm and by " in sentence
-    assert ") % with output BatchNorm, noise taken out." in moves
-    assert "of 48 runs" in moves
+    assert ") % with output BatchNorm (standard deviation). The last epoch is " in moves
+    gain = grid.selection.groupby("seed")["gain"].mean()
+    assert f" {100 * math.expm1(gain.mean()):.1f} (" in moves.partition("The last epoch is")[2]
 
     text = " ".join(result.all)
     assert not any(words in text for words in ("above 1 in", "no verdict"))
@@ -110,13 +111,18 @@ def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
     told_study = dataclasses.replace(grid, calibration=known)
     told = findings.findings(told_study)
     usual = findings.findings(grid)
-    assert "of 24 runs" in told.headline[3]
-    assert "of 48 runs" in usual.headline[3]
+    gains = [study.learners.selection["gain"].size for study in (told_study, grid)]
+    assert gains == [24, 48]
     assert "with output BatchNorm" in usual.headline[3]
     assert "with output BatchNorm" not in told.headline[3]
-    dead = ", where nothing is learnt"
-    assert [x.replace(dead, "") for x in told.headline[:3]] == usual.headline[:3]
-    assert [dead in x for x in told.headline[:3]] == [False, True, True]
+
+    # The first sentence says which level is dead, and the others leave it out.
+    dead = "; nothing is learnt with output BatchNorm."
+    assert told.headline[0] == usual.headline[0].removesuffix(".") + dead
+    for here, everywhere in zip(told.headline[1:3], usual.headline[1:3], strict=True):
+        alive = everywhere.partition(" without output BatchNorm")[0] + " without output BatchNorm"
+        assert here.startswith(alive)
+        assert "with output BatchNorm" not in here
     assert "covers the 4 of 8 arms that learnt, with fd_cifar below 150 at" in told.epochs[0]
     assert not any("learnt" in sentence for sentence in usual.all)
     for said, study in ((told, told_study), (usual, grid)):
@@ -139,7 +145,7 @@ def test_an_arm_that_is_lost_takes_no_verdict_from_the_others(grid):
     study = dataclasses.replace(grid, frame=frame)
     said = findings.findings(study)
     reason = "None of 6 seeds has a score of every arm at the last epoch."
-    assert said.epochs[-1] == f"{reason} Without one there is no verdict."
+    assert said.epochs[-1] == f"{reason} Without one no main effect is tested."
     assert reason in findings.how_sure(study)
     (head,) = (x for x in said.headline if x.startswith("The average-pool head"))
     assert re.search(r"by [\d.]+ \([\d.]+ to [\d.]+\) without output BatchNorm", head)
@@ -166,9 +172,13 @@ def test_a_study_of_one_arm_compares_nothing(make_study, tmp_path):
 def test_the_tally_counts_every_verdict(grid, pair):
     verdicts = claims.judge(grid)
     words = [one.verdict for one in verdicts]
-    said = findings.tally(grid, verdicts)
-    assert said.startswith(f"{len(words)} claims: ")
-    for word in set(words):
-        assert f"{words.count(word)} {word}" in said
+    total, *parts = re.split(": |; ", findings.tally(grid, verdicts).removesuffix("."))
+    assert total == f"{len(words)} claims"
+    assert [part.split()[1] for part in parts] == ["confirmatory,", "exploratory,"]
+    for part, status in zip(parts, ("confirmatory", "exploratory"), strict=True):
+        own = [one.verdict for one in verdicts if one.claim.status == status]
+        assert part.startswith(f"{len(own)} {status}, of which ")
+        for word in set(own):
+            assert f"{own.count(word)} {word}" in part
     few = findings.tally(pair, claims.judge(pair))
     assert few == f"{len(words)} claims, and none is judged below 6 seeds."
