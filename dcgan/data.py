@@ -1,4 +1,4 @@
-"""One uint8 array, mapped from its cache; uint8 <-> [-1, 1]; batches. Sources: dcgan.sources.
+"""One uint8 array, mapped from its cache; uint8 <-> [-1, 1]. Sources: dcgan.sources.
 
 <cache>/<sha256>-<side>.npy     pixels of one data set at one resolution, and in .json beside it the
                                 labels and what else there is to know
@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
                 images = load_cached(cache, *known)
             except (OSError, ValueError, TypeError, BadData):  # it is not there, or not whole
                 images = _read(kind, path, split, listing)
-        about = {"name": _name(kind, path, split, images.sha256), "kind": kind, "key": key}
+        about = {"name": _name(kind, path, images.sha256), "kind": kind, "key": key}
         if listing:
             about |= {"labels_from": listing.labels_from, "left_out": tuple(listing.left_out)}
         return dataclasses.replace(images, **about)
@@ -100,7 +99,7 @@ def _read(kind: str, path: Path | None, split: str, listing: Listing | None) -> 
         return canonical("cifar10", *sources.read_cifar10(path, split), kind)
     images = []
     for name in listing.names:
-        with pictures.error_context(name, listing.source):
+        with pictures.error_context(name, path):
             images.append(pictures.decode(listing.read(name)))
             side, first = len(images[-1]), len(images[0])
             if side != first:
@@ -128,12 +127,10 @@ def _sha256(pixels: np.ndarray, labels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _name(kind: str, path: Path | None, split: str, sha256: str) -> str:
+def _name(kind: str, path: Path | None, sha256: str) -> str:
     """A known set's own name; otherwise the path's, in the letters that a run's folder may have."""
     if sha256 in NAMES or path is None:
         return NAMES.get(sha256, kind)
-    if kind == "cifar10":
-        return "cifar10-test" if split == "test" else "cifar10"
     stem = path.resolve().name if path.is_dir() else path.stem
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem)[:64].strip("-.") or "images"
     return f"{name}-{sha256[:8]}" if name in {"shapes", *NAMES.values()} else name
@@ -236,11 +233,3 @@ def to_uint8(images: Tensor) -> Tensor:
 def round_to_uint8(levels: Tensor) -> Tensor:
     """Grey levels to the nearest whole one from 0 to 255."""
     return levels.round().clamp(0, 255).to(torch.uint8)
-
-
-def signed_batches(
-    pixels: Tensor, order: Tensor, batch: int, device: torch.device
-) -> Iterator[Tensor]:
-    """uint8 (N, H, W, 3), in this order -> (B, 3, H, W) in [-1, 1], channels last, on a device."""
-    for index in order.to(pixels.device).split(batch):
-        yield to_signed(pixels[index].to(device).permute(0, 3, 1, 2))

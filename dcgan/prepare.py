@@ -33,7 +33,7 @@ def prepare(
     """
     if not source.exists():
         raise BadData(f"{source}: no such file or folder")
-    labels, skipped = [], []
+    pairs, skipped = [], []
     with (
         sources.opened("folder" if source.is_dir() else "zip", source) as listing,
         sources.new_file(out) as file,
@@ -51,14 +51,13 @@ def prepare(
                     raise
                 skipped.append(str(error))
             else:
-                _add(archive, f"img{len(labels):08d}.png", png)
-                labels.append(label)
-        if not labels:
+                pairs.append((f"img{len(pairs):08d}.png", label))
+                _add(archive, pairs[-1][0], png)
+        if not pairs:
             raise BadData(f"{source}: no picture is left, the first was refused: {skipped[0]}")
-        names = (f"img{i:08d}.png" for i in range(len(labels)))
-        pairs = list(zip(names, labels, strict=True)) if listing.labels_from else None
-        _add(archive, "dataset.json", json.dumps({"labels": pairs}).encode())
-    return listing, labels, skipped
+        content = {"labels": pairs if listing.labels_from else None}
+        _add(archive, "dataset.json", json.dumps(content).encode())
+    return listing, [label for _, label in pairs], skipped
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

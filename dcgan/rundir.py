@@ -140,20 +140,13 @@ def read_config(run: Path) -> Config:
 
 
 def check(run: Path, description: dict[str, dict[str, Any]]) -> None:
-    """Raise Differs where a stored run.json says something else, with the keys and both values."""
-    if differences := compare(run, description):
-        raise Differs(f"{run}: {'; '.join(differences)}")
-
-
-def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
-    """What a stored run.json says differently, in words; nothing where there is no run.
+    """Raise Differs where a stored run.json says something else, with the keys and both values.
 
     Configs are compared with their defaults and without `epochs`, fingerprints in what both say,
     identities in the metrics that are stored.
     """
-    if not (run / "run.json").exists():
-        begun = epoch_folder(run, 1).exists()  # and nothing says with which config
-        return ["run.json is missing; remove the run to make it again"] if begun else []
+    if not (run / "run.json").exists() and not epoch_folder(run, 1).exists():
+        return  # there is no run
     differences = []
     try:
         stored = unseal(run / "run.json")
@@ -168,10 +161,12 @@ def compare(run: Path, description: dict[str, dict[str, Any]]) -> list[str]:
                 if value != wanted.get(key) and (part != "fingerprint" or key in wanted)
             ]
     except ValidationError as error:
-        return [f"run.json: {fault(error)}"]
+        differences = [f"run.json: {fault(error)}"]
     except Damaged:
-        return ["run.json is damaged; remove the run to make it again"]
-    return differences
+        state = "damaged" if (run / "run.json").exists() else "missing"
+        differences = [f"run.json is {state}; remove the run to make it again"]
+    if differences:
+        raise Differs(f"{run}: {'; '.join(differences)}")
 
 
 def read(folder: Path, name: str) -> bytes:
@@ -195,11 +190,8 @@ def _parsed(path: Path, data: bytes) -> Any:
 def read_sums(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file that a folder was committed with; raises Damaged."""
     data = _read(folder / SUMS)
-    try:
-        lines = data.decode().splitlines()
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except ValueError as error:
-        raise Damaged(f"{folder / SUMS}: {error}") from error
+    lines = data.decode(errors="replace").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if data != to_lines(sums):
         raise Damaged(f"{folder / SUMS}: is not as it was committed")
     return sums
@@ -250,9 +242,9 @@ def _checked_epochs(run: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
         yield epoch, files
 
 
-def last_state(run: Path) -> tuple[int, bytes] | None:
-    """The newest committed epoch whose state is whole, and that state."""
-    for epoch in reversed(committed(run)):
+def last_state(run: Path, epochs: list[int]) -> tuple[int, bytes] | None:
+    """The newest of these committed epochs whose state is whole, and that state."""
+    for epoch in reversed(epochs):
         with suppress(Damaged):
             return epoch, read(epoch_folder(run, epoch), STATE)
     return None

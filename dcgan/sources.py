@@ -44,7 +44,7 @@ MD5 = "c58f30108f718f92721af3b95e74349a"  # of the archive, as torchvision has i
 ANSWER_SECONDS = 10  # for each wait of the download
 
 Found = tuple[str, Path | None]  # the kind of a source, and where it lies
-Source = str | Path | None | Found  # what a user says of images, or what `find` made of it
+Source = str | Path | None  # what a user says of images
 
 
 class DatasetJson(BaseModel):
@@ -61,7 +61,6 @@ class NoCifar10(BadData):
 class Listing:
     """The pictures of a folder or a zip, none of which is decoded yet."""
 
-    source: Path
     names: list[str]  # in the source, sorted
     labels: np.ndarray  # (N,) int64, -1 where there is none
     labels_from: str  # "folders", "folders of train/", "dataset.json"; "" where there are no labels
@@ -70,21 +69,24 @@ class Listing:
 
 
 def find(source: Source, downloads: Path) -> Found:
-    """The kind of a source (cifar10, folder, zip, shapes) and where it lies, unless that is known.
+    """The kind of a source (cifar10, folder, zip, shapes), and where it lies.
 
     None is what lies in data/, or else cifar10: torchvision's folder or archive in data/ or
     `downloads`, where it is downloaded to otherwise. "./shapes" is a folder.
     Raises BadData, or NoCifar10.
     """
-    if isinstance(source, tuple):
-        return source
     if source == "shapes":
         return "shapes", None
     if source is None and (known := _identify(Path("data"))):
         return known
     if source is None or (source == "cifar10" and not Path(source).exists()):
-        paths = (_find_cifar10(folder) for folder in (Path("data"), downloads))
-        return "cifar10", next(filter(None, paths), None) or _download_cifar10(downloads / ARCHIVE)
+        if here := _find_cifar10(Path("data")) or _find_cifar10(downloads):
+            return "cifar10", here
+        try:
+            download(URL, downloads / ARCHIVE, "md5", MD5)
+        except BadData as error:
+            raise NoCifar10(f"CIFAR-10 is not in data/, and {error}") from error
+        return "cifar10", downloads / ARCHIVE
 
     path = Path(os.path.expanduser(source))
     if not path.exists():
@@ -186,7 +188,7 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
         labels = np.array([classes.get(folder, -1) for folder in firsts], dtype=np.int64)
         labels_from = f"folders of {root}" if root else "folders"
     left_out = sorted({*files} - {*names, labelled})
-    return Listing(source, names, labels, labels_from if labels.max() >= 0 else "", left_out, read)
+    return Listing(names, labels, labels_from if labels.max() >= 0 else "", left_out, read)
 
 
 def _find_dataset_json(files: list[str], names: list[str]) -> str:
@@ -248,15 +250,6 @@ def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarr
         except RuntimeError as error:
             raise BadData(f"{path}: not torchvision's CIFAR-10, by its MD5s") from error
     return images.data, np.array(images.targets)
-
-
-def _download_cifar10(target: Path) -> Path:
-    """Fetch torchvision's archive; raises NoCifar10."""
-    try:
-        download(URL, target, "md5", MD5)
-    except BadData as error:
-        raise NoCifar10(f"CIFAR-10 is not in data/, and {error}") from error
-    return target
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """State, and one epoch of training."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dcgan.config import Config
-from dcgan.data import signed_batches, to_uint8
+from dcgan.data import to_signed, to_uint8
 from dcgan.models import build, channels_last, seed_of
 
 AT_ONCE = 500  # images that `generate` makes in one pass
@@ -48,20 +49,21 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
     """Show every image to D once: uint8 (N, H, W, 3), on any device."""
     G, D, adam_g, adam_d = state.G.train(), state.D.train(), state.adam_g, state.adam_d
     device = next(G.parameters()).device
-    rows = torch.empty((-(-len(pixels) // config.batch), 4), device=device)
 
     # The order of the images and the noise of the whole epoch belong to (seed, epoch) alone.
     stream = torch.Generator().manual_seed(seed_of(config.seed, "order", state.epoch + 1))
-    order = torch.randperm(len(pixels), generator=stream)
-    images = signed_batches(pixels, order, config.batch, device)
-    noise = latent_batches(config, "train", state.epoch + 1, len(pixels), device)
+    order = torch.randperm(len(pixels), generator=stream).to(pixels.device).split(config.batch)
+    noise = draw_latent(config, "train", state.epoch + 1, len(pixels)).to(device)
+    rows = torch.empty((len(order), 4), device=device)
 
     # Forward passes run under autocast, and backward passes follow their types.
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
-    # A batch of real images (B, 3, H, W), and the noise for as many generated ones.
     with matmul_precision(config.precision):  # those of the backward passes as well
-        for step, (real, z) in enumerate(zip(images, noise, strict=True)):
+        for step, (index, z) in enumerate(zip(order, noise.split(config.batch), strict=True)):
+            # A batch of real images (B, 3, H, W), channels last in memory.
+            real = to_signed(pixels[index].to(device).permute(0, 3, 1, 2))
+
             # One pass of G serves both networks.
             with autocast:
                 fake = G(z)
@@ -89,28 +91,16 @@ def train_epoch(state: State, config: Config, pixels: Tensor) -> Log:
             rows[step] = torch.stack([d_loss, g_loss, *probabilities]).detach()
 
     state.epoch += 1
-    shown = torch.tensor([len(index) for index in order.split(config.batch)]).cumsum(0)
-    return Log(shown.tolist(), *rows.T.tolist())
+    return Log([*itertools.accumulate(map(len, order))], *rows.T.tolist())
 
 
 def draw_latent(config: Config, stream: str, epoch: int, count: int) -> Tensor:
-    """z (count, latent_size) of one stream, the same on every device."""
-    return _draw(config, count, _noise(config, stream, epoch))
-
-
-def latent_batches(
-    config: Config, stream: str, epoch: int, count: int, device: torch.device
-) -> Iterator[Tensor]:
-    """What `draw_latent` gives, a batch at a time and on the device."""
-    # PyTorch makes normal numbers sixteen at a time, and the last sixteen of a draw anew where its
-    # size is no multiple of that (normal_fill in ATen/native/cpu/DistributionTemplates.h). So every
-    # draw but the last is of a multiple of sixteen, and the last is no smaller.
-    generator = _noise(config, stream, epoch)
-    step, pinned = 16 * config.batch, device.type == "cuda"
-    for first in range(0, max(1, count - 15), step):
-        z = _draw(config, step if first + step <= count - 16 else count - first, generator)
-        z = z.pin_memory() if pinned else z
-        yield from z.to(device, non_blocking=pinned).split(config.batch)
+    """z (count, latent_size) of one stream, on the CPU and so the same for every device."""
+    generator = torch.Generator().manual_seed(seed_of(config.seed, f"z {stream}", epoch))
+    shape = (count, config.latent_size)
+    if config.latent == "normal":
+        return torch.randn(shape, generator=generator)
+    return torch.rand(shape, generator=generator) * 2 - 1
 
 
 @torch.no_grad()
@@ -132,17 +122,6 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
     finally:
         G.train(training)
     return torch.cat(images)
-
-
-def _noise(config: Config, stream: str, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(config.seed, f"z {stream}", epoch))
-
-
-def _draw(config: Config, count: int, generator: torch.Generator) -> Tensor:
-    shape = (count, config.latent_size)
-    if config.latent == "normal":
-        return torch.randn(shape, generator=generator)
-    return torch.rand(shape, generator=generator) * 2 - 1
 
 
 @contextlib.contextmanager

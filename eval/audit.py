@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dcgan.cli import BadInput
 from dcgan.data import Images, of_classes, round_to_uint8, to_uint8
 from dcgan.models import channels_last
-from dcgan.train import AT_ONCE
+from dcgan.train import AT_ONCE, matmul_precision
 from eval.finished import FinishedRun
 from eval.metrics import Sample
 from eval.results import Result
@@ -85,7 +85,7 @@ def signed_images(run: FinishedRun, G: nn.Module, z: Tensor, mode: str = "runnin
         G = reestimated(G, run.config, len(z))
     whole = -(-len(z) // size) * size
     filled = z.repeat(-(-whole // len(z)), 1)[:whole]
-    with torch.no_grad():
+    with torch.no_grad(), matmul_precision("fp32"):
         return torch.cat([G(part).cpu() for part in filled.split(size)])[: len(z)]
 
 

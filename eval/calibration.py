@@ -64,7 +64,7 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
             few = f"{len(rows)} of its images are not among those of the runs"
             raise BadData(f"{refused}: {few}, {LEAST} are needed")
         rows = [*every[: config.score_images]]
-    picked = replace(chosen, pixels=np.asarray(chosen.pixels[rows]), labels=chosen.labels[rows])
+    picked = replace(chosen, pixels=np.asarray(chosen.pixels[rows]))
     repeated = sum(_digest(image) in seen for image in picked.pixels)
     return HeldOut(resize(picked, side).pixels, source, repeated, chosen.sha256)
 

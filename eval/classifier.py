@@ -98,6 +98,7 @@ def train_classifier(train: Images, test: Images, seed: int) -> tuple[Classifier
         optimiser, lambda step: np.interp(step, [0, steps / 5, steps], [0.1, 1, 0]).item()
     )
 
+    shown, labels = torch.from_numpy(test.pixels).permute(0, 3, 1, 2), torch.from_numpy(test.labels)
     for epoch in range(1, EPOCHS + 1):
         net.train()
         order = rng.permutation(len(train.pixels))
@@ -109,18 +110,14 @@ def train_classifier(train: Images, test: Images, seed: int) -> tuple[Classifier
             loss.backward()
             optimiser.step()
             schedule.step()
-        accuracy = measure_accuracy(net, test)
+
+        # The share of test images whose most probable class is their label.
+        net.eval()
+        with torch.no_grad():
+            named = torch.cat([net(part)[1].argmax(1) for part in shown.split(500)])
+        accuracy = (named == labels).double().mean().item()
         print(f"epoch {epoch}/{EPOCHS}  test accuracy {accuracy:.4f}")
     return net, accuracy
-
-
-def measure_accuracy(net: Classifier, images: Images) -> float:
-    """The share of images whose most probable class is their label."""
-    net.eval()
-    with torch.no_grad():
-        parts = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).split(500)
-        named = torch.cat([net(part)[1].argmax(1) for part in parts])
-    return (named == torch.from_numpy(images.labels)).double().mean().item()
 
 
 def train_and_write(

@@ -1,10 +1,8 @@
 """How many of G's features are nearly constant, epoch by epoch: have filters collapsed?
 
 The paper reports that with long training some filters collapse (Radford et al., 2015, Section 7).
-Here a feature is a channel of what a layer of G gives after its ReLU, or a unit of the plain GAN. A
-channel's spread is the root of its variance over SAMPLES images of the same z in every epoch, taken
-at each position and averaged over positions: a pattern that is the same in every image has none. It
-is nearly constant if its spread is at most THRESHOLD of its layer's root mean square spread.
+Here a feature is a channel of a layer of G, or a unit of the plain GAN. Every epoch is given the
+same z; a pattern that is the same in every image does not vary, see the NOTES.
 """
 
 import torch

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dcgan.models import fill
 from dcgan.train import matmul_precision
-from eval.classifier import FEATURES, NAME, Classifier, folded
+from eval.classifier import NAME, Classifier, folded
 from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed
 from eval.metrics import METRICS, Metric
 
@@ -37,7 +37,6 @@ class Extractor:
 
     name: str
     sha256: str  # of the weights file
-    features: int
     resolution: int  # pixels a side that the network sees
     resizer: str  # how images of other sides get there
     suffix: str  # of its metrics' names; "" only for Inception with the published weights
@@ -86,10 +85,8 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
     net = folded(net.eval()).requires_grad_(False)
     net.to(device, memory_format=torch.channels_last)
 
-    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
-        return net(resize(images, SIDE))
-
-    return Extractor(NAME, sha256, FEATURES, SIDE, BILINEAR, "_cifar", device, forward)
+    about = NAME, sha256, SIDE, BILINEAR, "_cifar", device
+    return Extractor(*about, lambda images: net(resize(images, SIDE)))
 
 
 def has_lite0() -> bool:
@@ -118,27 +115,19 @@ def lite0(device: str = "cpu") -> Extractor:
         features = net.extract_features(pixels).mean(dim=(2, 3))
         return features, net._fc(features)
 
-    about = LITE0, LITE0_SHA256, 1280, LITE0_SIDE, BILINEAR, "_imagenet", device
+    about = LITE0, LITE0_SHA256, LITE0_SIDE, BILINEAR, "_imagenet", device
     return Extractor(*about, forward, ("kd",), LITE0_IMAGES)
 
 
-def inception(
-    path: Path | None = None, device: str = "cpu", cache: Path | None = None
-) -> Extractor:
+def inception(path: Path | None, device: str, cache: Path) -> Extractor:
     """Inception 2015-12-05 as torch-fidelity builds it: features, logits; raises NoWeights."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    # torch-fidelity unpickles what it is given: give it a file of our own with the same tensors.
-    weights, ours = io.BytesIO(find_inception(path, cache)), io.BytesIO()
-    torch.save(torch.load(weights, weights_only=True), ours)
-    ours.seek(0)
+    weights = io.BytesIO(find_inception(path, cache))  # torch-fidelity unpickles it: known bytes
     with torch.random.fork_rng(devices=[]):
-        net = FeatureExtractorInceptionV3(
-            INCEPTION, ["2048", "logits_unbiased"], feature_extractor_weights_path=ours
-        ).to(device)
-
+        net = FeatureExtractorInceptionV3(INCEPTION, ["2048", "logits_unbiased"], weights)
     side, resizer = FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE, "TensorFlow 1 bilinear"
-    return Extractor(INCEPTION, INCEPTION_SHA256, 2048, side, resizer, "", device, net)
+    return Extractor(INCEPTION, INCEPTION_SHA256, side, resizer, "", device, net.to(device))
 
 
 def resize(images: Tensor, side: int) -> Tensor:

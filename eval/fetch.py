@@ -19,11 +19,11 @@ class NoWeights(BadInput):
     """A network's weights are not to be had, said in one line."""
 
 
-def find_inception(path: Path | None = None, cache: Path | None = None) -> bytes:
+def find_inception(path: Path | None, cache: Path) -> bytes:
     """Inception's weights, hashed and not opened; raises NoWeights.
 
     The file at `path` or at INCEPTION_WEIGHTS, if one is named; else from `cache` or torch hub's
-    folder; else downloaded into `cache`, if there is one.
+    folder; else downloaded into `cache`.
     """
     if path:
         return read_hashed(path, INCEPTION_SHA256)
@@ -31,23 +31,18 @@ def find_inception(path: Path | None = None, cache: Path | None = None) -> bytes
         return read_hashed(Path(named), INCEPTION_SHA256, "INCEPTION_WEIGHTS=")
 
     home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
-    files = [home / "hub/checkpoints" / name for name in INCEPTION_FILES]
-    if cache:
-        files.insert(0, cache / INCEPTION_FILES[0])
-    for file in files:
+    cached = cache / INCEPTION_FILES[0]
+    for file in (cached, *(home / "hub/checkpoints" / name for name in INCEPTION_FILES)):
         if file.exists():
             return read_hashed(file, INCEPTION_SHA256)
-    if not cache:
-        absent = f"there is no {' or '.join(map(str, files))}"
-        raise NoWeights(f"no Inception weights: INCEPTION_WEIGHTS is not set, and {absent}")
 
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     try:
-        download(URL_INCEPTION_V3, files[0], "sha256", INCEPTION_SHA256)
+        download(URL_INCEPTION_V3, cached, "sha256", INCEPTION_SHA256)
     except BadData as error:
         raise NoWeights(f"INCEPTION_WEIGHTS is not set, and {error}") from error
-    return files[0].read_bytes()
+    return cached.read_bytes()
 
 
 def read_hashed(path: Path, sha256: str, setting: str = "") -> bytes:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import build
+from dcgan.train import matmul_precision
 from eval.finished import FinishedRun
 from eval.results import Result, draw
 
@@ -78,6 +79,7 @@ def guided(net: nn.Module) -> Iterator[None]:
         hook.remove()
 
 
+@matmul_precision("fp32")
 def respond(D: nn.Module, images: Tensor, top: int = TOP) -> tuple[Tensor, Tensor, Tensor]:
     """Follow every feature of D's last map back from the `top` images that it responds to most.
 

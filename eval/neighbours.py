@@ -19,7 +19,6 @@ from eval.finished import FinishedRun
 from eval.results import Result, draw
 from eval.score import Reference, reference
 
-BLOCK = 1024  # rows of which exact distances are in memory at a time
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious
 SHOWN = 8  # generated images of the picture
 ENLARGED = 3  # times
@@ -94,12 +93,7 @@ def nearest(queries: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndar
     # The search, in float32, expands the square, which loses the digits of small distances: they
     # are taken anew in float64, in which equal rows are 0 apart.
     index = pairwise_distances_argmin(*(x.astype(np.float32, copy=False) for x in (queries, known)))
-    distances = np.empty(len(queries))
-    for i in range(0, len(queries), BLOCK):
-        rows = slice(i, i + BLOCK)
-        apart = queries[rows].astype(np.float64) - known[index[rows]]
-        distances[rows] = np.sqrt(np.square(apart).sum(axis=1))
-    return distances, index
+    return np.linalg.norm(queries.astype(np.float64) - known[index], axis=1), index
 
 
 def compare(generated: np.ndarray, held_out: np.ndarray) -> dict[str, float]:

@@ -23,7 +23,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from dcgan.cli import BadInput
 from dcgan.data import Images, resize, to_signed
 from dcgan.models import MAP
-from dcgan.train import start
+from dcgan.train import matmul_precision, start
 from eval.extractors import Extractor
 from eval.finished import FinishedRun
 from eval.results import Result
@@ -112,6 +112,7 @@ def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
     D.eval()
 
     @torch.no_grad()
+    @matmul_precision("fp32")
     def features(pixels: np.ndarray) -> np.ndarray:
         pooled = []
         for part in torch.from_numpy(pixels).permute(0, 3, 1, 2).split(BATCH):

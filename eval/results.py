@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Result:
     titles: dict[str, str]  # what people read for each name
     about: dict[str, Any]  # settings, counts, the SHA-256 of networks and data
     notes: list[str]  # sentences
-    picture: bytes | None = field(default=None, repr=False)  # a PNG, in a file of its own
+    picture: bytes | None = None  # a PNG, in a file of its own
 
 
 def write(run: Path, name: str, epoch: int, result: Result) -> dict[str, Any]:

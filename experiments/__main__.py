@@ -27,9 +27,10 @@ if __name__ == "__main__":
 
 import click
 
-from dcgan import cli
+from dcgan import cli, rundir
 from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
-from experiments import grid
+from experiments import archive, grid, publish, reproduce, status, tracking
+from experiments.study import available, check_out, report, train, waiting
 
 REPLACED = {
     "banks": "is called resample, and its option --sets",
@@ -98,7 +99,6 @@ DEVICE = option("--device", "NAME", GPU)
 AT_A_TIME = "runs at a time; default: as the cores allow, 1 on a GPU; with Ray, as many as it takes"
 JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
 SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 on a GPU"
-FEW = click.IntRange(1, 1_000)
 FILE = click.Path(dir_okay=False, path_type=Path)
 ARCHIVE = click.Path(exists=True, dir_okay=False, path_type=Path)
 PARTS = click.Choice(["training", "scoring", "epoch", "commands"])  # of bench
@@ -123,7 +123,7 @@ PART = "GPUs of a run under Ray; default: 1; with a fraction, runs share one"
 of_training = options(
     click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1),
     option("--scale", "NAME", SCALES),
-    option("--seeds", "N", "runs of each arm; default: the scale's", type=FEW),
+    option("--seeds", "N", "runs of each arm; default: the scale's", type=click.IntRange(1, 1_000)),
     option("--epochs", "N", "epochs of each run; default: the scale's", type=int),
     DATA,
     TEST,
@@ -138,17 +138,10 @@ of_training = options(
 )
 
 
-def train_study(name: str, **given: Any) -> Result:
-    """Plan a study, run what is missing, build its report."""
-    from experiments.study import train
-
-    return train(name, **given)
-
-
 for _name in grid.names("studies"):
     _help = STUDY.format(name=_name, about=grid.about(_name))
     _command = experiments_group.command(_name, help=_help, epilog=KEYS)
-    _command(of_training(partial(train_study, _name)))
+    _command(of_training(partial(train, _name)))
 
 
 @experiments_group.command("status")
@@ -170,8 +163,6 @@ def show_status(study: Path) -> Result:
         python -m experiments status
         python -m experiments status runs/ablation-small --json
     """
-    from experiments import status
-
     seen = status.look(study)
     print(status.to_text(seen))
     return 0, asdict(seen)
@@ -199,9 +190,7 @@ def reproduce_run(**given: Any) -> Result:
 
     Exit code 1 if the bytes differ although the machine does not.
     """
-    from experiments.reproduce import make_again
-
-    return make_again(**given)
+    return reproduce.make_again(**given)
 
 
 @experiments_group.command("resample")
@@ -219,8 +208,6 @@ def resample_runs(study: Path, device: str | None, **given: Any) -> Result:
 
         python -m experiments resample runs/ablation-small --sets 5
     """
-    from experiments.study import available, waiting
-
     device = available(device)
     with waiting("Loading PyTorch"):
         from experiments.resample import score_study
@@ -252,9 +239,6 @@ def bench_machine(
         python -m experiments bench
         python -m experiments bench --only training epoch
     """
-    from dcgan import rundir
-    from experiments.study import available, check_out
-
     check_out(out)
     device = available(device)
     from experiments.bench import Bench, write
@@ -277,8 +261,6 @@ def publish_study(study: Path) -> Result:
         python -m experiments publish runs/ablation-cpu32
         python -m experiments publish reports/published/ablation-cpu32
     """
-    from experiments import publish
-
     return publish.build(study) if publish.archives(study) else publish.publish(study)
 
 
@@ -293,8 +275,6 @@ def export_study(study: Path, file: Path) -> Result:
 
         python -m experiments export runs/ablation-small -o small.zip
     """
-    from experiments import archive
-
     archive.pack(study, file)
     size = file.stat().st_size
     print(f"wrote {file}, {size / 1e6:.1f} MB")
@@ -313,9 +293,6 @@ def import_archives(files: tuple[Path, ...], out: Path) -> Result:
         python -m experiments import small.zip --out runs
         python -m experiments import reports/published/ablation-cpu32/seed-*.zip
     """
-    from experiments import archive
-    from experiments.study import report
-
     imported = []
     for path in files:
         merged = archive.merge(path, out)
@@ -334,8 +311,6 @@ def dashboard(study: Path) -> NoReturn:
 
         python -m experiments dashboard runs/ablation-small
     """
-    from experiments import tracking
-
     tracking.become_wandb(study, "leet")
 
 
@@ -348,8 +323,6 @@ def sync(study: Path) -> NoReturn:
 
         python -m experiments sync runs/ablation-small
     """
-    from experiments import tracking
-
     tracking.become_wandb(study, "sync", "--yes")
 
 
@@ -363,8 +336,6 @@ def workspace(study: Path) -> Result:
 
         python -m experiments workspace runs/ablation-small
     """
-    from experiments import tracking
-
     to = tracking.destination()
     os.environ |= tracking.environment(study) | to.environ | {"WANDB_SILENT": "true"}
     try:

@@ -27,7 +27,6 @@ from pathlib import Path
 
 from dcgan import rundir
 from dcgan.cli import BadInput
-from dcgan.config import Config
 from dcgan.rundir import ANALYSES, EVAL_SETS, RECORD, SUMS, Damaged, Differs
 from experiments import grid
 
@@ -154,8 +153,12 @@ def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
 
 def check_against(folder: Path, study: grid.Study, target: Path) -> dict[str, int]:
     """How many epochs of each unpacked run are here; Damaged, or Differs where they differ."""
+    # One study has one set of arms, and of settings but for the length.
     if (target / "study.json").exists():
-        _check_settings(target, grid.stored(rundir.unseal(target / "study.json")), study)
+        here = grid.stored(rundir.unseal(target / "study.json"))
+        for key, value, other in grid.differences(here, study):
+            raise Differs(f"{target}: {key}={value} is stored, {key}={other} is in the archive")
+
     stored = {}
     for run in runs_in(folder, study):
         here, added = target / run.folder, folder / run.folder
@@ -173,17 +176,6 @@ def check_against(folder: Path, study: grid.Study, target: Path) -> dict[str, in
             more += f"epochs={in_archive} are in the archive"
             raise Differs(f"{here}: {more}; finish the run here, or remove it to import it")
     return stored
-
-
-def _check_settings(target: Path, *studies: grid.Study) -> None:
-    """Whether two studies share their arms, and their settings but for the length."""
-    here, added = (
-        Config.model_construct(**study.settings).model_dump() | {"arms": study.arms, "epochs": None}
-        for study in studies
-    )
-    for key, value in here.items():
-        if value != (other := added[key]):
-            raise Differs(f"{target}: {key}={value} is stored, {key}={other} is in the archive")
 
 
 def _add_run(run: Path, here: Path, stored: int) -> int:

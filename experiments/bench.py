@@ -45,7 +45,7 @@ ON_A_GPU = 32  # times as many images are trained on there
 
 # The networks that the tutorials' loop trains too, and the images that each speed is measured on.
 COMPARED: dict[str, dict[str, Any]] = {
-    "blog64": {"resolution": 64, "width": 128, "stem": "linear", "init": "torch"},
+    "blog64": grid.define("ablation", "blog64").settings,
     "paper, 64x64": {"resolution": 64, "width": 64, "stem": "conv", "init": "paper"},
 }
 CASES = {"smoke": 600, "small": 1024, "cifar32": 256, "blog64": 128, "paper, 64x64": 128}

@@ -16,6 +16,7 @@ from dcgan.config import Config, fault
 
 HERE = Path(__file__).parent
 OPTIONS = ("seed", "data", "data_sha256")  # fields of Config that differ or come with the data
+SETTABLE = [key for key in Config.model_fields if key not in OPTIONS]  # by a word, scale or study
 NATIVE_DATA = "cifar10"  # what the study is about; a study of other data says so in its name
 
 
@@ -79,7 +80,7 @@ def define(name: str, scale: str, seeds: int | None = None, overrides: Iterable[
     """
     study, usual = _read("studies", name, StudyFile), _read("scales", scale, ScaleFile)
     factors = {**study.factors} or {"arm": [*study.arms]}
-    given = _by_key(overrides, [*dict.fromkeys([*factors, "seed", *settable()])])
+    given = _by_key(overrides, [*dict.fromkeys([*factors, "seed", *SETTABLE])])
     for key in factors.keys() & given.keys():
         factors[key] = _narrowed(name, key, factors[key], given.pop(key))
     chosen = [*range(usual.seeds if seeds is None else seeds)]
@@ -100,6 +101,15 @@ def has_changed(study: Study) -> bool:
     known = define(study.name, study.scale).factors
     same = known.keys() == study.factors.keys()
     return not same or any({*levels} - {*known[key]} for key, levels in study.factors.items())
+
+
+def differences(study: Study, other: Study) -> list[tuple[str, Any, Any]]:
+    """Each setting of which two studies have other values, `epochs` left out, and the arms."""
+    here, there = (
+        Config.model_construct(**x.settings).model_dump(exclude={"epochs"}) | {"arms": x.arms}
+        for x in (study, other)
+    )
+    return [(key, value, there[key]) for key, value in here.items() if value != there[key]]
 
 
 def fit(study: Study, data: str, data_sha256: str, available: int) -> Study:
@@ -159,9 +169,9 @@ def merge(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
 
 def differing(info: dict[str, Any]) -> list[str]:
     """The words `key=value` that turn the settings of a scale into those of a study.json."""
-    usual = Config.model_construct(**define(info["study"], info["scale"]).settings).model_dump()
-    available = info["data"]["images"]
-    usual |= {key: min(usual[key], available) for key in ("images", "reference_images")}
+    data = info["data"]
+    plain = fit(define(info["study"], info["scale"]), data["name"], data["sha256"], data["images"])
+    usual = Config.model_construct(**plain.settings).model_dump()
     own = {key: x for key, x in info["settings"].items() if key not in OPTIONS}
     return [f"{key}={x}" for key, x in own.items() if x != usual.get(key)]
 
@@ -170,15 +180,10 @@ def keys() -> list[tuple[str, str, str]]:
     """The keys of `key=value`: each with the values that it takes, and its default."""
     kinds = {"integer": "whole number", "number": "number", "string": "text"}
     schemas, rows = Config.model_json_schema()["properties"], []
-    for key in settable():
+    for key in SETTABLE:
         values = "|".join(map(str, schemas[key].get("enum", []))) or kinds[schemas[key]["type"]]
         rows.append((key, values, str(schemas[key]["default"])))
     return rows
-
-
-def settable() -> list[str]:
-    """The fields of Config that a word, a scale or a study may set."""
-    return [key for key in Config.model_fields if key not in OPTIONS]
 
 
 def _by_key(overrides: Iterable[str], known: list[str]) -> dict[str, str]:
@@ -220,8 +225,8 @@ def _value(key: str, text: str) -> Any:
 
 
 def _settable(fields: dict[str, Any]) -> dict[str, Any]:
-    if unknown := [key for key in fields if key not in settable()]:
-        raise BadStudy(f"{unknown[0]} is not a key: {', '.join(settable())}")
+    if unknown := [key for key in fields if key not in SETTABLE]:
+        raise BadStudy(f"{unknown[0]} is not a key: {', '.join(SETTABLE)}")
     return fields
 
 
@@ -247,8 +252,11 @@ class StudyFile(BaseModel, extra="forbid"):
     def _is_a_grid(self) -> Self:
         if bool(self.factors) == bool(self.arms):
             raise BadStudy("a study has factors, or it has arms")
-        if "epochs" in {*self.factors, *itertools.chain(*self.arms.values())}:
+        changed = {*self.factors, *itertools.chain(*self.arms.values())}
+        if "epochs" in changed:
             raise BadStudy("epochs is no factor: a longer run is the same run")
+        if "resolution" in changed:
+            raise BadStudy("resolution is no factor: scores of other images cannot be compared")
         return self
 
 

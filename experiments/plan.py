@@ -1,6 +1,7 @@
 """What a study still needs: which runs, how long, how much disk."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -67,11 +68,20 @@ def make_plan(
     except BadStudy as error:
         raise BadStudy(f"{images.name} has {len(images.pixels)} images: {error}") from error
     configs = {run.arm: run.config for run in runs}.values()
-    _check_images(configs, images)
-    first = runs[0].config
-    side = min(images.pixels.shape[1], first.resolution)
-    inception = first.inception != "never" and _has_inception(out / "cache")
+    for config in configs:
+        count = len(of_classes(images, config.classes).labels)
+        wanted = max(config.images, config.reference_images)
+        if wanted > count:
+            few = f"{count:,} images of classes={config.classes}, {wanted:,} are needed"
+            raise BadStudy(f"{images.name} has {few}")
+
+    # All runs share what their first config says of scoring.
+    first, inception = runs[0].config, False
+    if first.inception != "never":
+        with suppress(NoWeights):
+            inception = bool(find_inception(None, out / "cache"))
     imagenet = first.imagenet != "never" and extractors.has_lite0()
+    side = min(images.pixels.shape[1], first.resolution)
     common = (side, device, threads, inception, mode, imagenet)
     jobs = [Job(run.config, out / study.folder / run.folder, *common) for run in runs]
     committed, missing = _look_at(jobs)
@@ -130,53 +140,29 @@ def as_data(plan: Plan, images: Images, mode: str) -> dict[str, Any]:
     } | {key: getattr(plan, key) for key in numbers}
 
 
-def _check_images(configs: Iterable[Config], images: Images) -> None:
-    """Whether there are the images that all of these ask for; raises BadStudy or BadData."""
-    for config in configs:
-        count = len(of_classes(images, config.classes).labels)
-        wanted = max(config.images, config.reference_images)
-        if wanted > count:
-            few = f"{count:,} images of classes={config.classes}, {wanted:,} are needed"
-            raise BadStudy(f"{images.name} has {few}")
-
-
 def _look_at(jobs: list[Job]) -> tuple[dict[Job, int], list[Job]]:
-    """The committed epochs of each run, and the runs that have something to do."""
-    committed = {job: _committed(job) for job in jobs}
-    return committed, [job for job, done in committed.items() if _is_missing(job, done)]
+    """The committed epochs of each run, and the runs that lack epochs, or W&B some of them.
 
-
-def _committed(job: Job) -> int:
-    """The epochs that a run has committed; raises Differs where they are not of this run."""
-    path, config = job.folder, job.config
-    imported = rundir.has_records_only(path)
-    epochs = len(rundir.committed(path))
-    wanted: dict[str, dict[str, Any]] = {"config": config.model_dump()}
-    if epochs < config.epochs and not imported and (path / "run.json").exists():
-        wanted["fingerprint"] = fingerprint(config, job.device, job.threads)
-    rundir.check(path, wanted)
-    if epochs < config.epochs and (imported or rundir.is_without_state(path, epochs)):
-        raise rundir.Differs(
-            f"{path}: has records of {epochs} epochs and no state to go on from to "
-            f"epochs={config.epochs}; import the rest, or remove the run to make it again"
-        )
-    return epochs
-
-
-def _is_missing(job: Job, committed: int) -> bool:
-    """Whether a run lacks epochs, or W&B some of them, unless it was imported."""
-    if committed < job.config.epochs:
-        return True
-    wanted = job.wandb_mode != "disabled" and not rundir.has_records_only(job.folder)
-    return wanted and not tracking.is_mirrored(job.folder, committed)
-
-
-def _has_inception(cache: Path) -> bool:
-    try:
-        find_inception(None, cache)
-    except NoWeights:
-        return False
-    return True
+    Raises Differs where a run is another, or has no state to go on from.
+    """
+    committed, missing = {}, []
+    for job in jobs:
+        path, imported = job.folder, rundir.has_records_only(job.folder)
+        committed[job] = epochs = len(rundir.committed(path))
+        wanted: dict[str, dict[str, Any]] = {"config": job.config.model_dump()}
+        lacks = epochs < job.config.epochs
+        if lacks and not imported and (path / "run.json").exists():
+            wanted["fingerprint"] = fingerprint(job.config, job.device, job.threads)
+        rundir.check(path, wanted)
+        if lacks and (imported or rundir.is_without_state(path, epochs)):
+            raise rundir.Differs(
+                f"{path}: has records of {epochs} epochs and no state to go on from to "
+                f"epochs={job.config.epochs}; import the rest, or remove the run to make it again"
+            )
+        mirrors = job.wandb_mode != "disabled" and not imported
+        if lacks or (mirrors and not tracking.is_mirrored(path, epochs)):
+            missing.append(job)
+    return committed, missing
 
 
 def _run_seconds(committed: dict[Job, int]) -> float:

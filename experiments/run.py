@@ -19,7 +19,6 @@ from dcgan.config import Config, is_milestone
 from dcgan.data import load_cached, of_classes, training_images
 from dcgan.models import dump_generator
 from dcgan.pictures import png_grid
-from dcgan.train import State, draw_latent, dump_state, generate
 from eval import metrics
 from eval.extractors import Extractor, classifier, inception, lite0
 from eval.score import REESTIMATED, Reference, identities, reestimated, reference, score, split_of
@@ -27,6 +26,7 @@ from experiments import tracking
 
 CURVE_POINTS = 20  # points of the loss curves that an epoch's record keeps
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 8
+Scores = dict[str, float | None]  # metric -> value; None where it is not finite
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def run(job: Job) -> str:
     prepare(job.device, job.threads)
     with rundir.owned(job.folder):
         # A finished run, which another machine may have made, can only lack its mirror.
-        if len(rundir.committed(job.folder)) >= config.epochs:
+        committed = rundir.committed(job.folder)
+        if len(committed) >= config.epochs:
             return tracking.start(job.folder, job.wandb_mode).finish()
 
         # The images to train on, and the real features to be scored against.
@@ -72,7 +73,7 @@ def run(job: Job) -> str:
         always, more = references(job)
 
         # Go on from the last whole state.
-        latest = rundir.last_state(job.folder)
+        latest = rundir.last_state(job.folder, committed)
         if latest:
             state = train.load_state(latest[1], config, job.device)
         else:
@@ -104,7 +105,7 @@ def run(job: Job) -> str:
                 rundir.TIMING: rundir.to_json(timing),
                 rundir.SAMPLES: draw_samples(config, state),
                 rundir.GENERATOR: dump_generator(state.G, config),
-                rundir.STATE: dump_state(state),
+                rundir.STATE: train.dump_state(state),
             }
             rundir.commit(job.folder, state.epoch, content)
             rundir.prune(job.folder, state.epoch)
@@ -142,15 +143,15 @@ def references(job: Job) -> tuple[list[Reference], list[Reference]]:
 
 def measure(
     G: nn.Module, config: Config, epoch: int, references: list[Reference], stream: str = "score"
-) -> dict[str, float | None]:
+) -> Scores:
     """The scores of G after this epoch, on the noise of a stream; None where it has collapsed.
 
     It has if an image is not finite, or if all are the same, pixel by pixel as uint8. A G that
     makes a few different images has a score, and a bad one.
     """
-    z = draw_latent(config, stream, epoch, config.score_images)
+    z = train.draw_latent(config, stream, epoch, config.score_images)
     try:
-        images = generate(G, z)
+        images = train.generate(G, z)
         collapsed = bool((images == images[0]).all())
     except FloatingPointError:
         collapsed = True
@@ -161,7 +162,7 @@ def measure(
 
 def measure_more(
     G: nn.Module, config: Config, epoch: int, always: list[Reference], more: list[Reference]
-) -> dict[str, float | None]:
+) -> Scores:
     """What a milestone adds on the same noise: slower networks, BatchNorm re-estimated."""
     again = measure(reestimated(G, config, config.score_images), config, epoch, always)
     steadied = {name + REESTIMATED: value for name, value in again.items()}
@@ -196,7 +197,7 @@ def arithmetic(precision: str, device: str, threads: int) -> str:
 
     x, y = torch.randn((2, 500, 64), generator=stream, dtype=torch.float64).numpy()
     content = (x @ y.T).tobytes() + metrics.moments(x).factor.tobytes()
-    return hashlib.sha256(dump_state(state) + content).hexdigest()[:12]
+    return hashlib.sha256(train.dump_state(state) + content).hexdigest()[:12]
 
 
 def describe(job: Job, always: list[Reference], more: list[Reference]) -> dict[str, dict[str, Any]]:
@@ -213,7 +214,7 @@ def describe(job: Job, always: list[Reference], more: list[Reference]) -> dict[s
     }
 
 
-def summarise(state: State, log: train.Log, scores: dict[str, float | None]) -> dict[str, Any]:
+def summarise(state: train.State, log: train.Log, scores: Scores) -> dict[str, Any]:
     """The record of an epoch: a function of the config alone, with null for what is not finite.
 
     A run has diverged, and has no scores, where a loss, a weight or a score is not finite at the
@@ -248,11 +249,11 @@ def summarise(state: State, log: train.Log, scores: dict[str, float | None]) -> 
     }
 
 
-def draw_samples(config: Config, state: State) -> bytes:
+def draw_samples(config: Config, state: train.State) -> bytes:
     """A PNG of the images that G makes of the noise which all epochs and arms of a seed share."""
-    z = draw_latent(config, "samples", 0, SAMPLE_ROWS * SAMPLE_COLUMNS)
+    z = train.draw_latent(config, "samples", 0, SAMPLE_ROWS * SAMPLE_COLUMNS)
     try:
-        images = generate(state.G, z)
+        images = train.generate(state.G, z)
     except FloatingPointError:
         images = torch.zeros((len(z), 3, config.resolution, config.resolution), dtype=torch.uint8)
     return png_grid(images.permute(0, 2, 3, 1).numpy(), SAMPLE_COLUMNS)

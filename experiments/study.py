@@ -4,11 +4,8 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +18,6 @@ from experiments import grid, progress, signals, status, tracking
 
 if TYPE_CHECKING:
     from dcgan.data import Images
-    from dcgan.sources import Source
 
 TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
 
@@ -46,7 +42,7 @@ def train(
         scale = "small" if available(device) == "cpu" else "cifar32"
     overrides = (*overrides, *([] if epochs is None else [f"epochs={epochs}"]))
     study = grid.define(name, scale, seeds, overrides)
-    sources = _check(grid.runs(study)[0].config, data, test, out)
+    _check(grid.runs(study)[0].config, data, test, out)
 
     # Now what takes time: W&B's answer, PyTorch, the images, the plan.
     console = progress.console()
@@ -58,16 +54,16 @@ def train(
 
         to = asked.result()
         os.environ |= to.environ  # for every process that mirrors a run
-    images, test_images = _load(*sources, scale, out / "cache", console)
+    images, test_images = _load(data, test, scale, out / "cache", console)
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
-    _check_same(out / study.folder, images)
+    _check_same(out / study.folder, images, study)
     with waiting("Measuring how long an epoch takes"):
-        max_parallel, execute, where = _engine(device, threads, **engine)
+        max_parallel, execute, where = launch.choose_engine(device, threads, **engine)
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
         job = made.jobs[0]
-        held = held_out(images, test_images, job.config, job.side) if made.missing else None
+        held = held_out(images, test_images, job.config, job.side)
     free = shutil.disk_usage(existing(made.folder)).free
-    mode, seen = tracking.describe(to, made.folder), held.seen if held else 0
+    mode, seen = tracking.describe(to, made.folder), held.seen if made.missing else 0
     for line in plan.say(made, images, where, mode, free, seen):
         console.print(line)
     done = {"folder": made.folder, "plan": plan.as_data(made, images, to.mode)}
@@ -115,22 +111,21 @@ def report(study: Path) -> int:
     return signals.call("-m", "reports", "--from", str(study))
 
 
-def _check(
-    config: Config, data: str | None, test: str | None, out: Path
-) -> tuple["Source", "Source"]:
-    """Refuse what can be refused without PyTorch; where the images lie, but for CIFAR-10."""
+def _check(config: Config, data: str | None, test: str | None, out: Path) -> None:
+    """Refuse what can be refused without PyTorch."""
     from dcgan import sources
     from eval.fetch import find_inception
 
     check_out(out)
     if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
-        find_inception()
-    late = (None, "cifar10")  # which may be downloaded
-    return tuple(x if x in late else sources.find(x, out / "cache") for x in (data, test))
+        find_inception(None, out / "cache")
+    for source in (data, test):
+        if source not in (None, "cifar10"):  # which may have to be downloaded
+            sources.find(source, out / "cache")
 
 
 def _load(
-    data: "Source", test: "Source", scale: str, cache: Path, console: Console
+    data: str | None, test: str | None, scale: str, cache: Path, console: Console
 ) -> tuple["Images", "Images | None"]:
     """The images to train on, and held-out ones; a trial may take shapes instead of CIFAR-10."""
     from dcgan.data import load
@@ -148,8 +143,8 @@ def _load(
     return images, load(test, cache, "test") if test else None
 
 
-def _check_same(folder: Path, images: "Images") -> None:
-    """Refuse other images, factors or levels under a name that a study in this place has."""
+def _check_same(folder: Path, images: "Images", study: grid.Study) -> None:
+    """Refuse other images, factors, levels or settings than those of a study in this place."""
     if not (folder / "study.json").exists():
         return
     info = rundir.unseal(folder / "study.json")
@@ -159,30 +154,9 @@ def _check_same(folder: Path, images: "Images") -> None:
     if grid.has_changed(grid.stored(info)):
         now = f"{info['study']} has other factors or levels now"
         raise BadInput(f"{folder}: {now}; name another --out")
-
-
-def _engine(
-    device: str, threads: int, jobs: int | None, engine: str, **where: Any
-) -> tuple[int, Callable[..., dict], str]:
-    """Runs at a time, the function that runs what is missing, and where, for the plan."""
-    from experiments import launch
-
-    if engine == "local":
-        if any(where.values()):
-            raise BadInput("--ray-address and --gpus-per-run need --engine ray")
-        return jobs or launch.max_parallel(device, threads), launch.execute, ""
-
-    if find_spec("ray") is None:  # it is an extra
-        raise BadInput("--engine ray needs the package ray, which make setup installs")
-    from experiments import ray_engine
-
-    if device not in ("cpu", "cuda"):
-        raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
-    where["ray_address"] = where["ray_address"] or os.environ.get("RAY_ADDRESS")
-    where["gpus_per_run"] = where["gpus_per_run"] or 1.0
-    max_parallel = jobs or ray_engine.max_parallel(device, threads, **where)
-    text = f" on Ray, {where['ray_address'] or 'started here'}"
-    return max_parallel, partial(ray_engine.execute, **where), text
+    for key, value, other in grid.differences(grid.stored(info), study):
+        differ = f"{key}={value} is stored, {key}={other} is asked for"
+        raise BadInput(f"{folder}: {differ}; name another --out")
 
 
 def _finish(console: Console, study: Path, failed: dict[str, str], to: tracking.Destination) -> int:

@@ -237,8 +237,24 @@ def _mirror_run(run: Path) -> None:
     facts |= {"device": info["hardware"]["device"], "run": f"{arm}/{run.name}"}
     name, config = run_id(info, stored["config"]), stored["config"] | facts
     with _opened(run, name, names, config) as wandb_run:
-        _define_axes(wandb_run)
-        _save_files(wandb_run, run, info)
+        # Training is drawn against the images shown, all else against the epoch.
+        for axis in ("images", "epoch", "steps"):
+            wandb_run.define_metric(axis, hidden=True)
+        wandb_run.define_metric("train/*", step_metric="images")
+        for key in ("losses/*", "time/*", "samples"):
+            wandb_run.define_metric(key, step_metric="epoch")
+        wandb_run.define_metric("eval/*", step_metric="epoch", summary="none")
+
+        # These are the run's FILES; the processor is not named in them.
+        folder, calibration = Path(tempfile.gettempdir()), study / rundir.CALIBRATION
+        told = info | {"hardware": info["hardware"] | {"processor": UNNAMED}}
+        files = {"study.json": told, "run.json": stored}
+        if calibration.exists():
+            files[calibration.name] = rundir.unseal(calibration)
+        for file, value in files.items():
+            (folder / file).write_bytes(rundir.to_json(value))
+        wandb_run.save(str(folder / "*.json"), base_path=str(folder), policy="now")
+
         last = _follow(wandb_run, run)
     rundir.replace(study / MIRRORS / name / RECEIPT, f"{last}\n".encode())
 
@@ -263,7 +279,7 @@ def _opened(run: Path, name: str, names: dict, config: dict) -> Iterator[Any]:
         os.environ[f"WANDB_{key}"] = os.environ.get(f"WANDB_{key}") or value
     os.environ |= {f"WANDB_{key}": value for key, value in ALWAYS.items()}
     os.environ["WANDB_CACHE_DIR"] = tempfile.tempdir = str(temporary)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the process that trains waits no longer
     try:
         import wandb
 
@@ -282,14 +298,6 @@ def _opened(run: Path, name: str, names: dict, config: dict) -> Iterator[Any]:
         # W&B's logs name the folders of this machine, and must not stay whatever happened.
         for path in [temporary, *(study / "wandb").glob(f"*run-*-{name}*/logs")]:
             shutil.rmtree(path, ignore_errors=True)
-
-
-class _Stopped(BaseException):
-    """The process that trains has ended, or waits no longer."""
-
-
-def _stop(*_: object) -> None:
-    raise _Stopped
 
 
 def _follow(wandb_run: Any, run: Path) -> int:
@@ -313,28 +321,7 @@ def _follow(wandb_run: Any, run: Path) -> int:
                 wandb_run.log(row | {"samples": _samples(run, record)})
             wandb_run.summary.update(_summary(measured, record))
             last = number
-    raise _Stopped  # the next process begins anew
-
-
-def _define_axes(wandb_run: Any) -> None:
-    """Training is drawn against the images shown, all else against the epoch."""
-    for name in ("images", "epoch", "steps"):
-        wandb_run.define_metric(name, hidden=True)
-    wandb_run.define_metric("train/*", step_metric="images")
-    for name in ("losses/*", "time/*", "samples"):
-        wandb_run.define_metric(name, step_metric="epoch")
-    wandb_run.define_metric("eval/*", step_metric="epoch", summary="none")
-
-
-def _save_files(wandb_run: Any, run: Path, info: dict) -> None:
-    """Give W&B the run's FILES; the processor is not named in them."""
-    folder = Path(tempfile.gettempdir())
-    paths = [path for path in map(run.parents[1].joinpath, FILES) if path.exists()]
-    values = {path.name: rundir.unseal(path) for path in [*paths, run / "run.json"]}
-    values["study.json"] = info | {"hardware": info["hardware"] | {"processor": UNNAMED}}
-    for name, value in values.items():
-        (folder / name).write_bytes(rundir.to_json(value))
-    wandb_run.save(str(folder / "*.json"), base_path=str(folder), policy="now")
+    sys.exit()  # the process that trains has ended; the next one begins anew
 
 
 def _rows(record: dict, timing: dict) -> list[dict]:
@@ -379,7 +366,7 @@ def _main(what: str) -> None:
     code = 0
     try:
         _answer() if what == "ask" else _mirror_run(Path(what))
-    except _Stopped:
+    except SystemExit:
         pass
     except Exception as error:
         code, name = 1, "" if what == "ask" else f"{type(error).__name__}: "

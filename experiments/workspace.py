@@ -1,6 +1,5 @@
 """A study's panels on W&B: a workspace, built here without an account, which saving it needs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
     project = to.environ.get("WANDB_PROJECT", tracking.PROJECT)
     workspace = build(study, to.environ.get("WANDB_ENTITY", ""), project)
     path, url = study / "wandb" / "workspace.json", None
-    text = workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)
-    rundir.replace(path, rundir.to_json(json.loads(text)))
+    text = workspace._to_model().model_dump_json(indent=1, by_alias=True, exclude_none=True)
+    rundir.replace(path, text.encode())
     print(f"wrote {path}")
     if to.mode == "online":
         try:

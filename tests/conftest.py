@@ -98,7 +98,7 @@ def colours():
     import torch
 
     resizer = "antialiased bilinear"
-    return Extractor("colours", "5" * 64, 6, 32, resizer, "_cifar", "cpu", forward)
+    return Extractor("colours", "5" * 64, 32, resizer, "_cifar", "cpu", forward)
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,7 @@ def test_a_blind_network_is_found_out_and_unlabelled_images_miss_no_class(drawn,
         features = torch.from_numpy(np.random.default_rng(0).normal(size=(len(images), 4)))
         return features.float(), features.float()
 
-    network = replace(colours, features=4, forward=blind)
+    network = replace(colours, forward=blind)
     unlabelled = replace(drawn[1], labels=np.full_like(drawn[1].labels, -1))
     numbers = by_damage(unlabelled, compared_with(drawn[0], network))
     rises = {key: x for key, x in numbers.items() if key.startswith("rises")}

@@ -97,6 +97,8 @@ def write(monkeypatch, tmp_path):
         ("studies", "factors: {norm: []}", "factors: norm: List should have at least 1 item"),
         ("studies", "factors: {seed: [0, 1]}", "factors: seed is not a key"),
         ("studies", "factors: {epochs: [1, 2]}", "epochs is no factor"),
+        ("studies", "factors: {resolution: [16, 32]}", "resolution is no factor"),
+        ("studies", "arms: {a: {}, b: {resolution: 64}}", "resolution is no factor"),
         ("studies", "arms: {}", "a study has factors, or it has arms"),
         ("studies", "arms: {a/b: {}}", "arms: a/b: [key]: String should match pattern"),
         ("studies", "arms: {a: {}, b: {beta3: 1}}", "arms: b: beta3 is not a key"),

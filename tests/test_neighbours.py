@@ -8,16 +8,15 @@ import torch
 from PIL import Image
 
 from dcgan.data import shapes
-from eval import metrics, neighbours
+from eval import metrics
 from eval.neighbours import compare, examine, nearest, see
 from eval.score import Reference
 
 
-def test_the_nearest_row_is_found_in_every_block(monkeypatch):
+def test_the_nearest_row_is_found():
     rng = np.random.default_rng(0)
     queries, known = rng.normal(size=(20, 5)), rng.normal(size=(15, 5))
     every = np.sqrt(np.square(queries[:, None] - known).sum(axis=2))
-    monkeypatch.setattr(neighbours, "BLOCK", 7)
     distances, index = nearest(queries, known)
     np.testing.assert_array_equal(index, every.argmin(axis=1))
     np.testing.assert_allclose(distances, every.min(axis=1), rtol=1e-12)

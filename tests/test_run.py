@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan import rundir
+from dcgan import rundir, train
 from dcgan.config import Config, is_milestone
 from dcgan.train import Log, draw_latent, dump_state, start
 from eval import extractors
@@ -91,14 +91,14 @@ def test_a_generator_whose_images_are_all_the_same_has_collapsed():
     # A difference below one level of a pixel is none; one pixel of one image is enough.
     state.G.to_rgb.weight.data.mul_(1e-9)
     assert set(measure(state.G, few, 1, [real]).values()) == {None}
-    made = run.generate
+    made = train.generate
 
     def almost(G, z):
         images = made(G, z)
         images[7, 0, 3, 3] += 1
         return images
 
-    with mock.patch.object(run, "generate", almost):
+    with mock.patch.object(train, "generate", almost):
         assert None not in measure(state.G, few, 1, [real]).values()
 
 

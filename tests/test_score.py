@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import keep, load
+from dcgan.data import keep, load, to_signed
 from dcgan.models import build, dump_generator
 from dcgan.train import draw_latent, generate, matmul_precision
 from eval import metrics
 from eval.__main__ import main
+from eval.audit import signed_images
 from eval.classifier import Classifier, write_card
 from eval.extractors import INCEPTION, INCEPTION_SHA256, classifier, resize
+from eval.filters import respond
+from eval.probe import discriminator_features
 from eval.score import Reference, identities, reference, score
 
 STEMS = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
@@ -46,17 +49,21 @@ def counting(network):
     return replace(network, forward=forward), seen
 
 
-def test_images_are_made_and_seen_in_float32():
-    kinds, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), {}
-    network = classifier()
+def test_images_are_made_and_seen_in_float32(finished_run):
+    kinds, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), set()
+    (G, D), z = build(CONFIG), draw_latent(CONFIG, "test", 0, 20)
+    network, images = classifier(), pictures(20, 16, 0)
     hook = nn.modules.module.register_module_forward_hook(
-        lambda module, *_: seen.update({module: [kind.fp32_precision for kind in kinds]})
+        lambda module, *_: seen.add((type(module), *(kind.fp32_precision for kind in kinds)))
     )
     with hook, matmul_precision("tf32"):
-        network.extract(generate(build(CONFIG)[0], draw_latent(CONFIG, "test", 0, 4)))
-    convolutions = {type(m).__name__ for m in seen if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
-    assert convolutions == {"Conv2d", "ConvTranspose2d"}  # of the network, and of G
-    assert set(map(tuple, seen.values())) == {("ieee", "ieee")}
+        generate(G, z)
+        network.extract(as_tensor(images))
+        signed_images(finished_run(CONFIG), G, z)
+        discriminator_features(D)(images)
+        respond(D, to_signed(as_tensor(images)))
+    assert {nn.Conv2d, nn.ConvTranspose2d} < {kind for kind, *_ in seen}
+    assert {tuple(precisions) for _, *precisions in seen} == {("ieee", "ieee")}
 
 
 def test_reference_is_computed_once_for_one_content(colours, tmp_path):

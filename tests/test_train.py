@@ -5,9 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from dcgan import train
 from dcgan.config import Config
-from dcgan.data import canonical, keep, load_cached, training_images
+from dcgan.data import canonical, keep, load_cached, to_uint8, training_images
 from dcgan.models import build
 from dcgan.train import AT_ONCE, draw_latent, dump_state, generate, load_state, start, train_epoch
 
@@ -87,6 +86,17 @@ def test_the_last_partial_batch_is_used(pixels):
     assert all(len(values) == 3 for values in dataclasses.asdict(log).values())
 
 
+def test_d_is_shown_every_image_once_with_channels_last(pixels):
+    state, seen = start(TINY), []
+    state.D.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    train_epoch(state, TINY, pixels)
+    real = seen[::3]  # and between them, twice, what G makes
+    assert [len(images) for images in real] == [20, 20, 10]
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in real)
+    shown = to_uint8(torch.cat(real)).permute(0, 2, 3, 1).numpy()
+    assert sorted(x.tobytes() for x in shown) == sorted(x.tobytes() for x in pixels.numpy())
+
+
 def test_the_first_losses_are_the_blogs_objective(pixels):
     # One step at a vanishing learning rate, beside the objective written out with BCE on a sigmoid.
     config = TINY.model_copy(update={"batch": 50, "lr_g": 1e-12, "lr_d": 1e-12})
@@ -129,20 +139,6 @@ def test_latent_noise(latent):
     assert not torch.equal(z, draw_latent(config, "score", 1, 2000))
     # Batch 128 and batch 512 see the same noise.
     assert torch.equal(z, draw_latent(config.model_copy(update={"batch": 10}), "train", 1, 2000))
-
-
-@pytest.mark.parametrize("latent", ["normal", "uniform"])
-@pytest.mark.parametrize("latent_size", [1, 3, 100])
-@pytest.mark.parametrize("batch", [2, 7])
-def test_noise_in_batches_is_the_noise_as_a_whole(latent, latent_size, batch):
-    # A draw ends in a whole step of sixteen batches, shortly before or after it, or in none.
-    step = 16 * batch
-    sized = TINY.model_copy(update={"latent": latent, "latent_size": latent_size, "batch": batch})
-    around = (step + extra for extra in (-1, 0, 1, 15, 16, 17))
-    for count in (2, 15, 17, *around, 3 * step + 5):
-        parts = list(train.latent_batches(sized, "train", 1, count, torch.device("cpu")))
-        assert {len(part) for part in parts[:-1]} <= {batch}
-        assert torch.equal(torch.cat(parts), draw_latent(sized, "train", 1, count))
 
 
 def test_bf16_differs_and_a_cpu_has_no_tf32(pixels):

@@ -57,13 +57,12 @@ def test_fields_that_came_later_are_no_difference(upgrade, tmp_path, later):
         upgrade()
     config = rundir.Config.model_validate(EARLY)
     assert ("colour" in config.model_dump()) == later
-    assert rundir.compare(tmp_path, {"config": config.model_dump()}) == []
+    rundir.check(tmp_path, {"config": config.model_dump()})
     assert rundir.read_config(tmp_path) == config
     wide = config.model_copy(update={"d_steps": 2, "width": 64}).model_dump()
-    assert rundir.compare(tmp_path, {"config": wide}) == [
-        "d_steps=1 is stored, d_steps=2 is asked for",
-        "width=32 is stored, width=64 is asked for",
-    ]
+    said = "d_steps=1 is stored, d_steps=2 is asked for; width=32 is stored, width=64 is asked for"
+    with pytest.raises(Differs, match=f"{tmp_path}: {said}$"):
+        rundir.check(tmp_path, {"config": wide})
 
     # What is stored stays, so that the run keeps its id.
     rundir.describe(tmp_path, {"config": config.model_dump()})
@@ -109,7 +108,8 @@ def test_fields_of_a_later_version_are_refused_by_name(make_study, tmp_path):
     run = study / NONE
     restate(run, colour="rgb", shape=3)
     line = "'colour', 'shape': unknown to this version"
-    assert rundir.compare(run, {"config": {}}) == [f"run.json: {line}"]
+    with pytest.raises(Differs, match=f"{NONE}: run.json: {line}$"):
+        rundir.check(run, {"config": {}})
     for read, folder in ((records.load, study), (reproduce.recipe, run)):
         with pytest.raises(Damaged, match=f"{NONE}/run.json: {line}$"):
             read(folder)
@@ -122,16 +122,15 @@ def test_a_fingerprint_is_compared_in_what_it_says_of_itself(tmp_path):
     said = {"torch": "2.15.0", "threads": 1}
     rundir.replace(tmp_path / "run.json", rundir.seal({"config": {}, "fingerprint": said}))
     here = said | {"arithmetic": "1713281d099e"}
-    assert rundir.compare(tmp_path, {"fingerprint": here}) == []
-    assert rundir.compare(tmp_path, {"fingerprint": here | {"threads": 2}}) == [
-        "threads=1 is stored, threads=2 is asked for"
-    ]
+    rundir.check(tmp_path, {"fingerprint": here})
+    with pytest.raises(Differs, match=f"{tmp_path}: threads=1 is stored, threads=2 is asked for$"):
+        rundir.check(tmp_path, {"fingerprint": here | {"threads": 2}})
 
     # From here on the run says more.
     rundir.describe(tmp_path, {"config": {}, "fingerprint": here})
-    (words,) = rundir.compare(tmp_path, {"fingerprint": here | {"arithmetic": "another"}})
-    assert words.startswith("arithmetic=1713281d099e is stored")
-    assert rundir.compare(tmp_path, {"fingerprint": said}) == []
+    with pytest.raises(Differs, match=f"{tmp_path}: arithmetic=1713281d099e is stored"):
+        rundir.check(tmp_path, {"fingerprint": here | {"arithmetic": "another"}})
+    rundir.check(tmp_path, {"fingerprint": said})
 
 
 def test_metrics_that_came_later_are_added_and_none_is_lost(tmp_path):

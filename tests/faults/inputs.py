@@ -101,7 +101,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
     from dcgan.train import load_state
     from eval.classifier import NAME
     from eval.extractors import classifier, inception
-    from eval.fetch import INCEPTION_SHA256, NoWeights
+    from eval.fetch import NoWeights
 
     # The trap works: opened by a careless reader it springs.
     mark = folder / CANARY
@@ -137,7 +137,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
         (lambda: rundir.read_json(places, 1, rundir.RECORD), (rundir.Damaged,), rundir.RECORD),
         (lambda: rundir.unseal(places / "run.json"), (rundir.Damaged,), "run.json"),
         (lambda: classifier(folder=places), (NoWeights,), f"{NAME}.safetensors"),
-        (lambda: inception(places / "w.pth"), (NoWeights,), f"not {INCEPTION_SHA256[:12]}"),
+        (lambda: inception(places / "w.pth", "cpu", places), (NoWeights,), "not 6726825d0af5"),
         (lambda: load_cached(places, sha256, 16), (BadData,), f"{sha256}-16.npy"),
         (lambda: load(str(places / "images" / "a"), places), (BadData,), "'a.png' in "),
         (lambda: load(str(places / "set.zip"), places), (BadData,), "set.zip"),
