@@ -100,20 +100,29 @@ class Analysis(Study):
 
     @cached_property
     def equal_updates(self) -> pd.DataFrame:
-        """The row of each run at the last number of updates that all runs make, but for 2 %.
+        """The row of each run at the last number of updates that all runs make, but for 2 %."""
+        return self.at_updates(self.update_goals[-1])
 
-        That is an epoch of the run that makes the fewest. A run without an epoch so near has its
-        nearest one, with NaN for every number.
-        """
-        frame = self.frame
-        updates = (frame["steps"] / frame["epoch"]).groupby(frame["run"]).first()  # an epoch
+    @cached_property
+    def update_goals(self) -> np.ndarray:
+        """The numbers of updates after an epoch of the run that makes the fewest, to which every
+        run has an epoch that is no further than 2 % away; of the last one where there is none."""
+        updates = self._updates
         slowest = (updates * self.planned.reindex(updates.index)).idxmin()
-        goals = updates[slowest] * np.arange(self.planned[slowest], 0, -1)
+        goals = updates[slowest] * np.arange(1, self.planned[slowest] + 1)
         nearest = np.maximum(np.round(goals[:, None] / updates.to_numpy()), 1) * updates.to_numpy()
         near = (np.abs(nearest / goals[:, None] - 1) <= UPDATES_APART).all(axis=1)
-        goal = goals[near.argmax()]
-        gap = (frame["steps"] - goal).abs()
-        rows = frame.loc[gap.groupby(frame["run"], sort=False).idxmin()].copy()
+        return goals[near] if near.any() else goals[-1:]
+
+    @cached_property
+    def _updates(self) -> pd.Series:
+        """Run -> updates in an epoch."""
+        return (self.frame["steps"] / self.frame["epoch"]).groupby(self.frame["run"]).first()
+
+    def at_updates(self, goal: float) -> pd.DataFrame:
+        """The row of each run that is nearest to so many updates; no numbers if over 2 % away."""
+        gap = (self.frame["steps"] - goal).abs()
+        rows = self.frame.loc[gap.groupby(self.frame["run"], sort=False).idxmin()].copy()
         rows.loc[gap[rows.index] > UPDATES_APART * goal, self.numbers] = math.nan
         return rows
 
@@ -197,13 +206,21 @@ class Analysis(Study):
 
     @cached_property
     def parts(self) -> dict[tuple[str, str], pd.DataFrame]:
-        """("epochs" or "updates" that are equal, "all" or "factor=level") -> rows."""
+        """("epochs" or "updates" that are equal, "all" or "factor=level") -> rows.
+
+        Also, where something is learnt: ("392 updates", "factor=level" of the first factor).
+        """
         parts = {}
         for at, rows in {"epochs": self.last, "updates": self.equal_updates}.items():
             parts[at, "all"] = rows
             for factor, levels in self.levels.items():
                 for level in levels if len(levels) > 1 else []:
                     parts[at, f"{factor}={level}"] = rows[rows[factor] == level]
+        first = self.factors[0]
+        for goal in self.update_goals[:-1]:
+            rows = self.at_updates(goal)
+            for level in self.learning_levels:
+                parts[f"{goal:.0f} updates", f"{first}={level}"] = rows[rows[first] == level]
         return parts
 
     @cached_property
@@ -219,7 +236,7 @@ class Analysis(Study):
             for effect in self.partial_effects[at, where]:
                 if effect.factors == ["batch"] and where.partition("=")[0] in conditions:
                     steps = rows.groupby("batch")["steps"].median()
-                    row = {"at": at, "where": where}
+                    row = {"at": at.split()[-1], "where": where}
                     for end, level in zip(("low", "high"), effect.levels["batch"], strict=True):
                         row |= {end: level, f"updates_{end}": steps[level]}
                     table.append(row | effect_numbers(effect))
@@ -269,6 +286,12 @@ class Analysis(Study):
             return self.arms
         logs, level = logarithm(self.last.set_index("run")[PRIMARY]), math.log(self.floor)
         return [arm for arm in self.arms if logs.reindex(self.runs_of[arm]).mean() < level]
+
+    @cached_property
+    def learning_levels(self) -> list:
+        """The levels of the first factor with which some arm has learnt; all where no arm has."""
+        learnt = {arm[0] for arm in self.learnt}
+        return [x for x in self.levels[self.factors[0]] if x in learnt or not learnt]
 
     @cached_property
     def learners(self) -> "Analysis":

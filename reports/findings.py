@@ -109,7 +109,7 @@ def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
             if effect.factors == first
         ]
         text += f": {join(parts)}" if parts else ""
-    (factor, (base, level)), alive = *effects[0].levels.items(), _learning_levels(study)
+    (factor, (base, level)), alive = *effects[0].levels.items(), study.learning_levels
     if base in alive and level not in alive:
         text += f"; nothing is learnt {_with(factor, level)}"
     return [text + _unclear(effects)]
@@ -118,7 +118,7 @@ def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
 def _of_others(study: Analysis) -> list[str]:
     """What the other factors do where something is learnt; batch also at equal updates."""
     first, subjects = study.factors[0], {}
-    where = {f"{first}={x}": f" {_with(first, x)}" for x in _learning_levels(study)}
+    where = {f"{first}={x}": f" {_with(first, x)}" for x in study.learning_levels}
     for key, condition in where.items() if len(study.levels[first]) > 1 else [("all", "")]:
         updates = {x.name: x for x in study.partial_effects["updates", key]}
         for effect in study.partial_effects["epochs", key]:
@@ -130,7 +130,8 @@ def _of_others(study: Analysis) -> list[str]:
         parts = [f"by {_times(x, p=False)}{condition}" for x, condition, _ in rows]
         text = f"{subject} multiplies {PRIMARY} {join(parts)}"
         same = [f"by {_times(x, p=False)}" for *_, x in rows if x]
-        text += f"; at equal updates {join(same)}" if len(same) == len(rows) else ""
+        if len(same) == len(rows):
+            text += f"; at equal updates ({study.update_goals[-1]:,.0f}) {join(same)}"
         sentences.append(text + _unclear([x for x, *_ in rows]))
     return sentences
 
@@ -140,12 +141,6 @@ def _unclear(effects: list[Effect]) -> str:
     judged = min(len(effect.seeds) for effect in effects) >= VERDICT_SEEDS
     unclear = all(effect.p_holm >= claims.ALPHA for effect in effects)
     return ": not established." if judged and unclear else "."
-
-
-def _learning_levels(study: Analysis) -> list:
-    """The levels of the first factor with which some arm has learnt; all where no arm has."""
-    learnt = {arm[0] for arm in study.learnt}
-    return [x for x in study.levels[study.factors[0]] if x in learnt or not learnt]
 
 
 def _subject(effect: Effect) -> str:

@@ -309,6 +309,14 @@ def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
     assert rows.loc[128, "fd_cifar"] == expected[128, 2]
     assert rows.loc[512, "fd_cifar"] == expected[512, 8]
 
+    # After half as many updates they meet as well, and the table has both.
+    table = two.batch_effects
+    assert table["at"].tolist() == ["epochs", "updates", "updates"]
+    updates = table.loc[1:, ["updates_low", "updates_high"]]
+    assert updates.to_numpy().tolist() == [[158, 160], [79, 80]]
+    ratio = expected[512, 4] / expected[128, 1]
+    assert table["ratio"].tolist()[2] == pytest.approx(ratio, rel=1e-9)
+
 
 def test_equal_updates_are_the_last_that_all_come_near_to(pair):
     """391 and 98 updates an epoch, 30 epochs: 28 of the one and 7 of the other agree to 0.3 %."""
@@ -322,6 +330,7 @@ def test_equal_updates_are_the_last_that_all_come_near_to(pair):
     study = dataclasses.replace(pair, frame=frame, plan=plan)
     assert study.equal_updates.set_index("run")["epoch"].to_dict() == {"a": 7, "b": 28}
     assert study.equal_updates[pair.numbers].notna().all(axis=None)
+    assert study.update_goals.tolist() == [98 * 4 * i for i in range(1, 8)]
 
 
 def test_agreement_is_spearman_s_with_the_sign_of_the_metric(pair):

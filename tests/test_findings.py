@@ -80,7 +80,7 @@ def test_six_seeds_give_intervals(grid):
     assert head.startswith("The average-pool head multiplies fd_cifar by ")
     assert head.endswith(": not established.")
     assert batch.startswith("Batch 512 instead of batch 128 multiplies fd_cifar by ")
-    assert "; at equal updates by" in batch
+    assert "; at equal updates (80) by" in batch
 
     # What interacts is told apart, and not as a mean alone.
     apart = {}
