@@ -17,8 +17,8 @@ from dcgan.config import Config
 from eval.metrics import NEIGHBOUR_METRICS
 from experiments import grid
 from reports import statistics
-from reports.records import LOWER_IS_BETTER, PRIMARY, Study
-from reports.statistics import AXES, VERDICT_SEEDS, Effect, burn_in, logarithm
+from reports.records import LOWER_IS_BETTER, PRIMARY, Study, calibrated
+from reports.statistics import VERDICT_SEEDS, Effect, burn_in, logarithm
 
 FIRST_LOSSES = ("d_loss", "g_loss")
 RELAPSE = (10, 20, 30)  # the epochs of which the blog post's author compares the images
@@ -71,10 +71,8 @@ class Analysis(Study):
 
     @cached_property
     def config(self) -> Config:
-        """What the first arm runs with, defaults included."""
-        cell = {factor: levels[0] for factor, levels in self.info["factors"].items()}
-        own = grid.fields(cell, self.info.get("arms", {}))
-        return Config.model_construct(**self.info["settings"] | own)
+        """What the first run of the first arm is made with."""
+        return grid.runs(grid.stored(self.info))[0].config
 
     def rows_of_arms(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
         """The levels of each arm by factor, and its rows of a table."""
@@ -147,19 +145,14 @@ class Analysis(Study):
     def scores(self, at: str | int) -> pd.DataFrame:
         """The `_moments` of each metric at the "last" or "best" epoch of each run or a fixed one.
 
-        With `diverged` (of the `seeds`) and `epochs` (of each seed). At the best epoch a metric has
-        no number where not every seed was measured there.
+        With `diverged` (of the `seeds`) and `epochs` (of each seed).
         """
         rows = self._reached(at)
         arms = [runs for _, runs in self.rows_of_arms(rows)]
-        table = self._moments(rows, self.measured).assign(
+        return self._moments(rows, self.measured).assign(
             diverged=[int((runs["status"] == "diverged").sum()) for runs in arms],
             epochs=[" ".join(runs["epoch"].dropna().astype(int).astype(str)) for runs in arms],
         )
-        for metric in self.measured if at == "best" else []:
-            few = table[f"{metric}_n"] < table["seeds"] - table["diverged"]
-            table.loc[few, [metric, f"{metric}_sd", f"{metric}_n"]] = math.nan, math.nan, 0
-        return table
 
     def _moments(self, rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
         """A row per arm: the factors, `seeds` (its rows), and of each column the mean by its name,
@@ -195,8 +188,7 @@ class Analysis(Study):
 
     def effects(self, rows: pd.DataFrame, metric: str = PRIMARY) -> list[Effect]:
         """All effects of the factors on `rows`, one of a run; Holm goes over the main effects."""
-        known = metric in rows and len(rows)
-        return statistics.effects(rows, self.factors, metric) if known else []
+        return statistics.effects(rows, self.factors, metric) if metric in rows else []
 
     @cached_property
     def last_effects(self) -> dict[str, list[Effect]]:
@@ -268,8 +260,7 @@ class Analysis(Study):
     @cached_property
     def untrained(self) -> float:
         """The primary metric of the untrained generator; NaN where it was not measured."""
-        known = PRIMARY in self.calibration and "untrained" in self.calibration.index
-        return float(self.calibration.loc["untrained", PRIMARY]) if known else math.nan
+        return calibrated(self, PRIMARY).get("untrained", math.nan)
 
     @cached_property
     def floor(self) -> float:
@@ -324,8 +315,8 @@ class Analysis(Study):
         that.
         """
         rows = {}
-        for run, trace in self.traces.items():
-            own = statistics.fluctuation(trace["log"], burn_in(int(self.planned[run])))
+        for run, trace in self.settled.items():
+            own = statistics.fluctuation(trace["log"])
             noise = self.noise[run]
             rows[run] = own | {"noise": noise, "variance": own["with_noise"] - noise}
         return self._per_run(rows)
@@ -339,19 +330,18 @@ class Analysis(Study):
         and of each axis `<axis>_share` of it. Empty without two sets at the same epochs.
         """
         cube = self._crossed()
-        names = [arm_name(self, arm) for arm in self.arms]
+        if not cube.size:
+            return pd.DataFrame()
         parts = {"all arms": cube} if len(self.arms) > 1 else {}
-        parts |= dict(zip(names, cube[:, None], strict=True))
-        sizes = ("arms", "seeds", "epochs", "eval_sets")
-        table = pd.DataFrame(
-            {"where": where} | dict(zip(sizes, x.shape, strict=True)) | statistics.components(x)
-            for where, x in parts.items()
-            if x.size
-        )
-        known = table.reindex(columns=AXES).clip(lower=0)
+        parts |= {arm_name(self, arm): cube[[i]] for i, arm in enumerate(self.arms)}
+        axes = ["arms", "seeds", "epochs", "eval_sets"]
+        sizes = pd.DataFrame([x.shape for x in parts.values()], columns=axes)
+        sizes.insert(0, "where", list(parts))
+        variances = pd.DataFrame([statistics.components(x) for x in parts.values()])
+        known = variances.clip(lower=0)
         total = known.sum(axis=1).rename("total")
         shares = known.div(total.where(total > 0), axis=0).add_suffix("_share")
-        return table.join([total, shares]) if len(table) else table
+        return sizes.join([variances, total, shares])
 
     def _crossed(self) -> np.ndarray:
         """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""
@@ -371,9 +361,9 @@ class Analysis(Study):
     def selection(self) -> pd.DataFrame:
         """A table of ended runs: the best epoch, chosen on one set and reported on another.
 
-        Columns: `epoch` (the best on set 0, the run's own), `own` (its metric there), `other` (the
-        same epoch on set 1), `last` (the last epoch on set 1); `optimism` and `gain`: the
-        logarithms of other / own and of last / other. All epochs with evaluation sets count.
+        Columns: `own` (the metric of the best epoch on set 0, the run's own), `other` (of the same
+        epoch on set 1), `last` (of the last epoch on set 1); `optimism` and `gain`: the logarithms
+        of other / own and of last / other. All epochs with evaluation sets count.
         """
         rows, logs = {}, self.set_logs
         known = logs[[0, 1]].dropna() if 1 in logs else logs[:0]
@@ -382,22 +372,21 @@ class Analysis(Study):
             if self.planned[run] in other.index:
                 best, last = own.idxmin(), other[self.planned[run]]
                 chosen = {"own": own[best], "other": other[best], "last": last}
-                rows[run] = {"epoch": best} | {name: math.exp(x) for name, x in chosen.items()}
+                rows[run] = {name: math.exp(x) for name, x in chosen.items()}
                 rows[run] |= {"optimism": other[best] - own[best], "gain": last - other[best]}
-        return self._per_run(rows, ["epoch", "own", "other", "last", "optimism", "gain"])
+        return self._per_run(rows, ["own", "other", "last", "optimism", "gain"])
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
         """A table of runs: whether a loss moves with the primary metric from epoch to epoch.
 
         Spearman's correlation, after burn-in, of the changes of each loss with those of the metric:
-        two curves that merely both go down have none. NaN below three `changes` of the metric.
+        two curves that merely both go down have none. NaN below three changes of the metric.
         """
         rows = {}
         for run, trace in self.settled.items():
             changes = trace[["log", *FIRST_LOSSES]].diff()
-            ranks = changes.corr("spearman", min_periods=3)["log"]
-            rows[run] = {"changes": changes["log"].count(), **ranks[[*FIRST_LOSSES]]}
+            rows[run] = changes.corr("spearman", min_periods=3).loc["log", [*FIRST_LOSSES]]
         return self._per_run(rows)
 
     @cached_property
@@ -448,18 +437,14 @@ class Analysis(Study):
         Its logarithm is linear between epochs, from the untrained generator on. A run that never
         gets there has NaN.
         """
-        rows = {
-            run: [statistics.crossing(x, logs, math.log(threshold)) for x in clocks]
-            for run, (*clocks, logs) in self._paths.items()
-        }
+        rows, start = {}, math.log(self.untrained)  # NaN, which is left out, where unknown
+        for run, trace in self.traces.items():
+            logs = [start, *trace["log"]]
+            rows[run] = [
+                statistics.crossing([0, *trace[clock]], logs, math.log(threshold))
+                for clock in ("images", "steps")
+            ]
         return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "steps"])
-
-    @cached_property
-    def _paths(self) -> dict[str, np.ndarray]:
-        """Run -> images, steps and log metric (3, epochs), from the untrained generator on."""
-        start = [[0, 0, math.log(self.untrained)]] if self.untrained > 0 else np.empty((0, 3))
-        columns = ["images", "steps", "log"]
-        return {run: np.vstack([start, x[columns]]).T for run, x in self.traces.items()}
 
     @cached_property
     def reach(self) -> pd.DataFrame:
@@ -484,8 +469,8 @@ class Analysis(Study):
         """What `python -m eval` measured: a row per run, a column `analysis/name` per number."""
         rows: dict[str, dict[str, float]] = {run: {} for run in self.plan["run"]}
         for analysis, runs in self.analyses.items():
-            for run in runs.keys() & rows.keys():
-                values = runs[run]["values"].items()
+            for run, result in runs.items():
+                values = result["values"].items()
                 rows[run] |= {f"{analysis}/{name}": value for name, value in values}
         return pd.DataFrame.from_dict(rows, orient="index").astype("float64")
 
@@ -520,12 +505,11 @@ class Analysis(Study):
             noise |= dict.fromkeys(runs, statistics.noise_variance(values))
         return noise
 
-    def _per_run(self, rows: dict[str, dict], columns: Sequence[str] = ()) -> pd.DataFrame:
+    def _per_run(self, rows: dict[str, dict], columns: list[str] | None = None) -> pd.DataFrame:
         """A table of runs; `columns`: those that it has even where there is no run yet."""
         keys = self.plan.set_index("run")[[*self.factors, "seed"]]
-        keys = keys[keys.index.isin(rows)]
-        numbers = pd.DataFrame([rows[run] for run in keys.index], index=keys.index)
-        return keys.join(numbers if rows else numbers.reindex(columns=columns)).reset_index()
+        numbers = pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("run")
+        return keys.join(numbers, how="inner").reset_index()
 
 
 def analyse(study: Study) -> Analysis:
@@ -554,7 +538,9 @@ def effect_numbers(effect: Effect) -> dict[str, object]:
 
 
 def no_verdict(seeds: int) -> str:
-    """Why so few seeds get numbers and no verdict."""
+    """Why so few seeds get numbers and no verdict; an empty text where they are enough."""
+    if seeds >= VERDICT_SEEDS:
+        return ""
     if seeds == 1:
         return "One seed gives neither an interval nor a verdict."
     return (

@@ -203,11 +203,7 @@ class Verdict:
         if self.claim.measure == "bound" and len(self.steps):
             low, high = self.steps.min(), self.steps.max()
             return Estimate(low, low, high, math.nan, math.nan, self.n)
-        if not self.n:
-            return None
-        mean = statistics.over_seeds(self.values)
-        ends = {key: self.scale.shown(getattr(mean, key)) for key in ("value", "low", "high")}
-        return replace(mean, **ends)
+        return statistics.over_seeds(self.values).rescaled(self.scale.shown) if self.n else None
 
     @property
     def tested(self) -> bool:
@@ -265,7 +261,13 @@ def _decide_all(verdicts: list[Verdict]) -> list[Verdict]:
     tested = np.isfinite(p).all(axis=1) & np.array(confirmatory, dtype=bool)
     family = np.where(tested[:, None], p, math.nan)
     adjusted = statistics.holm(family.ravel(), most_true=int(tested.sum())).reshape(p.shape)
-    return [_decided(*x) for x in zip(verdicts, p, adjusted, strict=True)]
+    decided = []
+    for verdict, own, in_family in zip(verdicts, p, adjusted, strict=True):
+        exploratory = verdict.claim.status == "exploratory"
+        word, why, test = _decide(verdict, own if exploratory else in_family)
+        tests = {"p": float(own[test]), "p_holm": float(in_family[test])}
+        decided.append(replace(verdict, verdict=word, why=why, **tests))
+    return decided
 
 
 # --- The evidence ---------------------------------------------------------------------------------
@@ -445,29 +447,17 @@ def _p_values(verdict: Verdict) -> tuple[float, float, float]:
     return none, statistics.below(x, margin), statistics.below(-x, margin)
 
 
-def _decided(verdict: Verdict, p: np.ndarray, adjusted: np.ndarray) -> Verdict:
-    """The verdict with the p of the test that decides, before and after Holm; a bound has none."""
-    claim, estimate = verdict.claim, verdict.estimate
-    if claim.measure != "bound":
-        word, why, test = _decide(verdict, p if claim.status == "exploratory" else adjusted)
-        tests = {"p": float(p[test]), "p_holm": float(adjusted[test])}
-        return replace(verdict, verdict=word, why=why, **tests)
-    if estimate and estimate.low < LN2 * (1 - claim.smallest):
-        why = f"a step lies below ln 2 = {LN2:.4f}"
-        return replace(verdict, verdict="refuted", why=why)
-    if verdict.tested:
-        why = f"no step of any run lies below ln 2 = {LN2:.4f}"
-        return replace(verdict, verdict="supported", why=why)
-    return verdict
-
-
 def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
     """The word, the reason, and the test that decides; the rule at the top of this file."""
     claim, same = verdict.claim, verdict.claim.expect == "same"
     tost = ABOVE if p[ABOVE] >= p[BELOW] else BELOW  # the larger p of the two
     usual = tost if same else NONE
+    if (verdict.steps < LN2 * (1 - claim.smallest)).any():
+        return "refuted", f"a step lies below ln 2 = {LN2:.4f}", usual
     if not verdict.tested:
         return verdict.verdict, verdict.why, usual
+    if claim.measure == "bound":
+        return "supported", f"no step of any run lies below ln 2 = {LN2:.4f}", usual
 
     # The interval and the margin, with the sign as claimed.
     scale = verdict.scale

@@ -42,7 +42,7 @@ LEFT, RIGHT, BELOW, NAMES = 0.8, 0.2, 0.5, 1.5  # margins: numbers, nothing, an 
 ACROSS, DOWN = 0.3, 0.45  # between panels, without and with a title
 ENTRIES, ENTRY = 4, 0.2  # of the legend: in a row, and the height of one
 LETTER = 0.085  # inches, of a name beside an axis: at most on average
-PIXELS, GAP, TITLE = 1120, 64, 78  # width of a picture, between its columns, height of a title
+PIXELS, GAP, TITLE = 1120, 64, 78  # of pictures: width, between two columns, height of a title
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 DASHED = (
     "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
@@ -56,13 +56,10 @@ Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture
 
 def draw(study: Analysis) -> Drawn:
     """Every figure that the records allow, in reading order."""
-    if study.frame.empty:
-        return {}
     moving = [x for x in study.measured if study.measured[x] > 1 and tables.table_of(x) == "last"]
     with style():
         drawn: Drawn = {metric: metric_by_epoch(study, metric) for metric in moving}
-        if last := _last_pictures(study):
-            drawn["samples"] = samples(study, last)
+        drawn |= samples(study)
         if effects := study.last_effects.get(PRIMARY):
             drawn["effects"] = effect_sizes(study, effects)
         if PRIMARY in moving:
@@ -295,10 +292,9 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
         values = runs[column].dropna().map(tables.percent_sd)
         axis.plot(values, [y] * len(values), markersize=4.5, alpha=0.5, mew=0, **dots)
         if len(runs):
-            mean = over_seeds(runs[column])
-            axis.plot(tables.percent_sd(mean.value), y, markersize=8.5, **dots)
-            ends = tables.percent_sd(mean.low), tables.percent_sd(mean.high)
-            axis.plot(ends, [y, y], linewidth=2, color=colour)
+            mean = over_seeds(runs[column]).rescaled(tables.percent_sd)
+            axis.plot(mean.value, y, markersize=8.5, **dots)
+            axis.plot((mean.low, mean.high), (y, y), linewidth=2, color=colour)
         noise = runs["noise"].dropna().head(1).map(tables.percent_sd)
         axis.plot(noise, [y] * len(noise), "|", color=GREY, markersize=13, markeredgewidth=1.6)
 
@@ -335,85 +331,95 @@ def _rows(
 # Pictures.
 
 
-def _last_pictures(study: Analysis) -> dict[tuple, tuple[str, int]]:
-    """Arm -> the run of its lowest seed that has samples, and the last epoch that has them."""
-    last = {}
-    for arm, runs in study.runs_of.items():
-        for run in runs:
-            if epochs := study.pictured(run):
-                last[arm] = run, epochs[-1]
-                break
-    return last
-
-
-def samples(study: Analysis, last: dict[tuple, tuple[str, int]]) -> tuple[Image.Image, str]:
-    """Real images above the last samples of every arm at the lowest seed; see `_last_pictures`."""
-    scores, panels = study.frame.set_index(["run", "epoch"])[PRIMARY], {}
-    for arm in study.arms:
-        title = ", ".join(map(tables.prose, study.factors, arm))
-        if arm not in last:  # it keeps its place
-            panels[f"{title}\nnot yet"] = None
-            continue
-        run, epoch = last[arm]
-        score = scores[run, epoch]
-        text = "no score" if math.isnan(score) else f"{PRIMARY} {score:.1f}"
-        when = "" if epoch == study.planned[run] else f", epoch {epoch}"
-        path = rundir.epoch_folder(study.folder / run, epoch) / rundir.SAMPLES
-        panels[f"{title}\n{text}{when}"] = _read(path)
+def samples(study: Analysis) -> dict[str, tuple[Image.Image, str]]:
+    """The last samples of every arm, below real images, and a strip of the best arm's."""
+    last = {arm: _last_picture(study, arm) for arm in study.arms}
+    seeds = sorted({seed for seed, _, image in last.values() if image})
+    if not seeds:
+        return {}
+    which = (
+        f"n = 1 run of each arm, seed {', '.join(map(str, seeds))}, the same noise for every arm"
+    )
     path = study.folder / "real.png"
-    real = _read(path) if path.is_file() else None
-    seed_of = study.plan.set_index("run")["seed"]
-    seeds = sorted({int(seed_of[run]) for run, _ in last.values()})
-    return _contact_sheet(real, panels), (
-        ("Samples" if real is None else "Real images, then samples")
-        + " of every arm after its last epoch, not selected: n = 1 run of each arm, "
-        f"seed {', '.join(map(str, seeds))}, the same noise for every arm, its score above it."
-        + (NO_REAL if real is None else "")
+    panels = [("real", _read(path)), ("", None)] if path.is_file() else []  # in a row of their own
+    panels += [
+        (f"{', '.join(map(tables.prose, study.factors, arm))}\n{text}", image)
+        for arm, (_, text, image) in last.items()
+    ]
+    caption = (
+        ("Real images, then samples" if path.is_file() else "Samples")
+        + f" of every arm after its last epoch, not selected: {which}, its score above it."
+        + ("" if path.is_file() else NO_REAL)
+    )
+    strip = _strip(study, last, which)
+    return {"samples": (_contact_sheet(panels, 2), caption)} | ({"strip": strip} if strip else {})
+
+
+def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> tuple[Image.Image, str] | None:
+    """Half of the last samples of the best arm, and of each arm that one level sets apart."""
+    means = study.scores("last")[PRIMARY]
+    if means.isna().all() or study.factors == ["arm"] or len(study.arms) == 1:
+        return None
+    best, panels = study.arms[means.argmin()], []
+    for arm in [best, *(arm for arm in study.arms if arm != best)]:
+        _, text, image = last[arm]
+        levels = zip(study.factors, arm, best, strict=True)
+        other = [tables.prose(factor, x) for factor, x, y in levels if x != y]
+        if image and len(other) < 2:
+            half = image.crop((0, 0, image.width // 2, image.height))
+            panels.append((f"{''.join(other) or 'best arm'}\n{text}", half))
+    name = ", ".join(map(tables.prose, study.factors, best))
+    return _contact_sheet(panels, 4), (
+        f"Samples of the best arm by {PRIMARY} ({name}) after its last epoch, and of those that "
+        f"differ from it in the level that is named, not selected: {which}."
     )
 
 
-def _contact_sheet(real: Image.Image | None, panels: dict[str, Image.Image | None]) -> Image.Image:
-    """Real images over the full width, if any; below them titled pictures in two columns.
+def _last_picture(study: Analysis, arm: tuple) -> tuple[int, str, Image.Image | None]:
+    """The lowest seed of an arm that has samples, the last score that has any, and these."""
+    for run in study.runs_of[arm]:
+        if epochs := study.pictured(run):
+            row = study.frame[(study.frame["run"] == run) & (study.frame["epoch"] == epochs[-1])]
+            (seed, score), epoch = row[["seed", PRIMARY]].iloc[0], epochs[-1]
+            text = "no score" if math.isnan(score) else f"{PRIMARY} {score:.1f}"
+            when = "" if epoch == study.planned[run] else f", epoch {epoch}"
+            path = rundir.epoch_folder(study.folder / run, epoch) / rundir.SAMPLES
+            return int(seed), text + when, _read(path)
+    return -1, "not yet", None
 
-    A pixel of an image is a whole number of pixels: sharp, and small when packed.
-    """
-    boxes, top, column = [], 0, (PIXELS - GAP) // 2
-    if real is not None:  # its rows, half of them beside the others: images of one size
-        wide = Image.new("RGB", (2 * real.width, real.height // 2))
-        wide.paste(real)
-        wide.paste(real, (real.width, -(real.height // 2)))
-        wide = ImageOps.scale(wide, max(1, PIXELS // wide.width), Image.Resampling.NEAREST)
-        boxes, top = [("real", wide, 0, 0)], TITLE + wide.height
-    some = next(image for image in panels.values() if image)
+
+def _contact_sheet(panels: list[tuple[str, Image.Image | None]], columns: int) -> Image.Image:
+    """Titled pictures in columns; a pixel becomes whole pixels: sharp, and small when packed."""
+    gap = GAP if columns == 2 else GAP // 2
+    column = (PIXELS - (columns - 1) * gap) // columns
+    some = next(image for _, image in panels if image)
     scale = max(1, column // some.width)
     height = TITLE + scale * some.height
-    for i, (title, image) in enumerate(panels.items()):
-        large = image and ImageOps.scale(image, scale, Image.Resampling.NEAREST)
-        boxes.append((title, large, i % 2 * (column + GAP), top + i // 2 * height))
-
-    sheet = Image.new("RGBA", (PIXELS, top + math.ceil(len(panels) / 2) * height))
+    sheet = Image.new("RGBA", (PIXELS, math.ceil(len(panels) / columns) * height))
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 18)
-    for title, image, x, y in boxes:
+    for i, (title, image) in enumerate(panels):
+        x, y = i % columns * (column + gap), i // columns * height
         pen.text((x, y + TITLE - 6), title, GREY, font, anchor="ld")
         if image:
-            sheet.paste(image, (x, y + TITLE))
+            large = ImageOps.scale(image, scale, Image.Resampling.NEAREST)
+            sheet.paste(large, (x, y + TITLE))
     return sheet
 
 
 def analysis_picture(study: Analysis, analysis: str) -> tuple[Image.Image, str] | None:
     """The picture that an analysis left in the lowest seed that has one, and what it shows."""
-    runs = study.plan.sort_values("seed", kind="stable")["run"]
-    paths = {run: study.folder / run / rundir.ANALYSES / f"{analysis}.png" for run in runs}
-    run = next((run for run, path in paths.items() if path.is_file()), None)
-    if run is None:
-        return None
-    row = study.plan.set_index("run").loc[run]
-    epoch = study.analyses[analysis][run]["epoch"]
-    arm = arm_name(study, tuple(row[x] for x in study.factors))
-    seen = tables.TEXTS.get(analysis, {}).get("picture", "")
-    text = f"{tables.analysis_title(analysis)}, in pictures. {seen} {arm}, seed "
-    return _read(paths[run]), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
+    results = study.analyses[analysis]
+    plan = study.plan[study.plan["run"].isin(results)].sort_values("seed", kind="stable")
+    for row in plan.to_dict("records"):
+        path = study.folder / row["run"] / rundir.ANALYSES / f"{analysis}.png"
+        if path.is_file():
+            arm = arm_name(study, tuple(row[x] for x in study.factors))
+            seen = tables.TEXTS.get(analysis, {}).get("picture", "")
+            text = f"{tables.analysis_title(analysis)}, in pictures. {seen} {arm}, seed "
+            epoch = results[row["run"]]["epoch"]
+            return _read(path), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
+    return None
 
 
 def _read(path: Path) -> Image.Image:

@@ -258,7 +258,8 @@ def _ranks(study: Analysis) -> str:
     runs = study.learners.ranks
     if not enough(study.learners):
         return ""
-    means = {name: _mean(runs, loss, float, 2) for loss, name in tables.LOSSES.items()}
+    scale = tables.SCALES["correlation"]
+    means = {name: _mean(runs, loss, scale, 2) for loss, name in tables.LOSSES.items()}
     parts = [f"{mean} with those of {name}" for name, mean in means.items()]
     text = f"From epoch to epoch, the changes of {PRIMARY} have a rank correlation of"
     return f"{text} {join(parts)}."
@@ -286,5 +287,5 @@ def _few(study: Analysis) -> str:
 def _mean(runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int) -> str:
     """`1.4 (0.8 to 2.0)`: the mean over seeds, each the mean over its runs."""
     seeds = runs.groupby("seed")[column].agg(lambda x: x.mean(skipna=False))
-    mean = statistics.over_seeds(seeds)
-    return interval(*(scale(x) for x in (mean.value, mean.low, mean.high)), decimals)
+    mean = statistics.over_seeds(seeds).rescaled(scale)
+    return interval(mean.value, mean.low, mean.high, decimals)

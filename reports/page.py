@@ -30,7 +30,7 @@ SECTIONS = {  # of the page: its figures and tables in the order in which they a
         ["fid", PRIMARY, "is", "kid", "*_*"],
         ["last", "agreement", "best", "epochs-*", "fidelity", "reestimated"],
     ),
-    "samples": (["samples"], []),
+    "samples": (["samples", "strip"], []),
     "effects": (["effects"], ["arms", "effects*", "batch"]),
     "ledger": ([], ["ledger"]),
     "epochs": (

@@ -1,6 +1,5 @@
 """Committed epochs -> one DataFrame. Everything that a reader sees is made from it."""
 
-import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,9 +20,8 @@ from experiments import grid
 
 ARM = ["norm", "head", "batch"]
 PRIMARY = "fd_cifar"  # always measured; chooses the best epoch
-LOWER_IS_BETTER = dict(SCORES)
-LOWER_IS_BETTER |= {
-    f"{metric}_reestimated": lower for metric, lower in LOWER_IS_BETTER.items() if "_" in metric
+LOWER_IS_BETTER = SCORES | {
+    f"{metric}_reestimated": lower for metric, lower in SCORES.items() if "_" in metric
 }
 LOSSES = ["d_loss", "g_loss", "d_loss_min", "d_real", "d_fake"]
 TIMES = ["images_per_second", "train_seconds", "score_seconds"]
@@ -62,7 +60,6 @@ class Study:
     eval_sets: pd.DataFrame
     calibration: pd.DataFrame
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
-    runs: list[Path]  # with at least a run.json
     factors: list[str]  # columns that tell the arms apart, in the order of the study
     arms: list[tuple]  # the levels of these, of every arm that was begun or planned
     plan: pd.DataFrame  # a row per run: `planned`, `committed`, `status`
@@ -107,20 +104,18 @@ def assemble(
     """
     # Every run that is there or should be, in the order of the plan.
     with _lacking(folder / "study.json or a run.json"):
-        cells = _cells(info)
-        names = [name for name in cells if name in begun] + sorted(begun.keys() - cells.keys())
-        begun = {name: begun[name] for name in names}
-        configs = {name: _config(folder / name, run) for name, run in begun.items()}
+        planned = _planned(info)
+        begun = {name: begun[name] for name in [*planned, *sorted(begun)] if name in begun}
+        stored = {name: _config(folder / name, run) for name, run in begun.items()}
+        factors = ["arm"] if info.get("arms") else _factors(stored.values(), info["factors"])
         identities = _one_identity_each(begun)
         machines = {name: run["fingerprint"] for name, run in begun.items()}
-        factors = ["arm"] if info.get("arms") else _factors(configs.values(), info["factors"])
-        keys = {name: _key(name, cell, factors) for name, cell in (cells | configs).items()}
-        planned = {name: cell["epochs"] for name, cell in (cells | configs).items()}
 
     # One row per committed epoch, and the points of the loss curves.
     rows, points, eval_sets, plan = [], [], [], []
-    for name, length in planned.items():
-        key, own, status = keys[name], {}, "unfinished" if name in begun else "not begun"
+    for name, config in (planned | stored).items():
+        key, own = _key(name, config, factors), {}
+        status = "unfinished" if name in begun else "not begun"
         for epoch, (record, timing) in enumerate(records(name) if name in begun else [], 1):
             with _lacking(rundir.epoch_folder(folder / name, epoch) / rundir.RECORD):
                 own[epoch] = key | _row(record, timing)
@@ -129,9 +124,9 @@ def assemble(
         eval_sets += [key | row for row in _eval_sets(folder / name, own)]
         if "diverged" in {row["status"] for row in own.values()}:
             status = "diverged"
-        elif len(own) == length:
+        elif len(own) == config["epochs"]:
             status = "finished"
-        plan.append(key | {"planned": length, "committed": len(own), "status": status})
+        plan.append(key | {"planned": config["epochs"], "committed": len(own), "status": status})
 
     columns = ["run", *dict.fromkeys(factors + ARM), "seed"]
     of_sets = [*columns, "epoch", "eval_set"]
@@ -144,9 +139,8 @@ def assemble(
         eval_sets=_frame(eval_sets, of_sets, _scores(eval_sets, of_sets)),
         calibration=_calibration(folder / rundir.CALIBRATION, calibration, identities),
         identities=identities,
-        runs=[folder / name for name in names],
         factors=factors,
-        arms=list(dict.fromkeys(tuple(key[x] for x in factors) for key in keys.values())),
+        arms=list(dict.fromkeys(tuple(row[x] for x in factors) for row in plan)),
         plan=pd.DataFrame(plan, columns=[*columns, "planned", "committed", "status"]),
         machines=pd.DataFrame.from_dict(machines, "index", dtype=str),
     )
@@ -164,15 +158,12 @@ def write(study: Study, out: Path) -> list[Path]:
     return [*files, out / "records.parquet"]
 
 
-def _cells(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Run folder -> the config fields that study.json knows, for every planned run."""
-    factors, arms, cells = info["factors"], info.get("arms", {}), {}
-    for *levels, seed in itertools.product(*factors.values(), info["seeds"]):
-        cell = dict(zip(factors, levels, strict=True))
-        arm = ",".join(f"{key}={value}" for key, value in cell.items())
-        own = grid.fields(cell, arms) | {"seed": seed}
-        cells[f"{arm}/seed={seed}"] = info["settings"] | own
-    return cells
+def _planned(info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Run folder -> its config, for every planned run, all seeds of an arm before the next arm."""
+    runs = grid.runs(grid.stored(info))
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    runs.sort(key=lambda run: arms.index(run.arm))
+    return {run.folder: run.config.model_dump() for run in runs}
 
 
 def _config(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
@@ -229,14 +220,13 @@ def _analyses(study: Study) -> Results:
     """
     analyses: Results = {}
     planned = study.plan.set_index("run")["planned"]
-    for run in study.runs:
-        for path in sorted((run / rundir.ANALYSES).glob("*.json")):
+    for run in study.machines.index:
+        for path in sorted((study.folder / run / rundir.ANALYSES).glob("*.json")):
             with _lacking(path):
                 stored = json.loads(path.read_bytes())
                 result = {key: stored[key] for key in ("epoch", "values", "titles", "notes")}
-            name = run.relative_to(study.folder).as_posix()
-            if result["epoch"] in (0, planned[name]):
-                analyses.setdefault(path.stem, {})[name] = result
+            if result["epoch"] in (0, planned[run]):
+                analyses.setdefault(path.stem, {})[run] = result
     return analyses
 
 
@@ -277,8 +267,8 @@ def _factors(configs: Collection[dict[str, Any]], planned: dict[str, list]) -> l
 
     A planned factor of one level is left out, unless it is one of the ablation's.
     """
-    fields = dict.fromkeys(key for config in configs for key in config)
-    differ = {key for key in fields if len({repr(config.get(key)) for config in configs}) > 1}
+    fields = Config.model_fields
+    differ = {key for key in fields if len({config[key] for config in configs}) > 1}
     differ |= {key for key, levels in planned.items() if len(levels) > 1 or key in ARM}
     shown = [key for key in {**planned, **fields} if key in differ - {"seed", "epochs"}]
     return [_column(key) for key in shown or planned]
@@ -288,7 +278,7 @@ def _key(name: str, config: dict[str, Any], factors: list[str]) -> dict[str, Any
     """The columns that name a run; a named arm stands in its folder's name."""
     known = {_column(key): value for key, value in config.items()}
     known["arm"] = name.partition("/")[0].removeprefix("arm=")
-    return {"run": name} | {key: known.get(key) for key in [*factors, *ARM, "seed"]}
+    return {"run": name} | {key: known[key] for key in [*factors, *ARM, "seed"]}
 
 
 def _column(key: str) -> str:

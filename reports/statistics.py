@@ -13,7 +13,7 @@ lower is better. Student's t is from `scipy.special`: `scipy.stats` is slow to i
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,6 @@ from scipy.special import ndtr, stdtr, stdtrit
 CONFIDENCE = 0.95
 VERDICT_SEEDS = 6  # the least at which a two-sided sign-flip p can be below 0.05
 MAX_FLIPPED = 20  # seeds; with more of them the sign patterns are too many to go through
-AXES = ("arm", "seed", "epoch", "evaluation")
 POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(64)  # of an integral over normal noise
 
 
@@ -38,6 +37,10 @@ class Estimate:
     p: float  # of no effect, by the paired t test, two-sided
     p_flip: float  # the same by the exact sign-flip test
     n: int  # seeds
+
+    def rescaled(self, scale: Callable[[float], float]) -> "Estimate":
+        """Mean and interval on another scale, as exp makes ratios of logarithms."""
+        return replace(self, **{x: scale(getattr(self, x)) for x in ("value", "low", "high")})
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def effects(table: pd.DataFrame, factors: Sequence[str], metric: str) -> list[Ef
         effect = Effect(
             levels=chosen,
             name=_name(levels, chosen),
-            ratio=_exp(over_seeds(changes)),
+            ratio=over_seeds(changes).rescaled(np.exp),
             ratios=np.exp(changes[kept]),
             difference=over_seeds(_per_seed(values, levels, chosen)),
             seeds=seeds[kept].tolist(),
@@ -155,10 +158,10 @@ def effects(table: pd.DataFrame, factors: Sequence[str], metric: str) -> list[Ef
     return [replace(x, p_holm=float(p)) for x, p in zip(effects, adjusted, strict=True)]
 
 
-def fluctuation(series: ArrayLike, burn_in: int) -> dict[str, float]:
-    """How a run goes up and down, from its log-metric (E epochs,) after the first `burn_in`.
+def fluctuation(series: ArrayLike) -> dict[str, float]:
+    """How a run goes up and down, from its log-metric after burn-in (E epochs,).
 
-    `with_noise`: half the variance of the `changes` (successive epochs with a number each),
+    `with_noise`: half the variance of the changes (successive epochs with a number each),
     measurement noise included; NaN below two. A straight trend does not count; one whose slope
     changes by s adds s^2 / 24. The divisor for n changes is n - 1 / n, unbiased where an epoch's
     deviation says nothing of the next one's, for their changes are correlated.
@@ -167,14 +170,13 @@ def fluctuation(series: ArrayLike, burn_in: int) -> dict[str, float]:
     alone makes both positive. `autocorrelation`: of neighbouring epochs, about a straight line; NaN
     below four. Of n epochs without any memory about -2 / n is to be expected, not 0.
     """
-    x = np.asarray(series, dtype=float)[burn_in:]
+    x = np.asarray(series, dtype=float)
     present = _finite(x)
     changes = _finite(np.diff(x))
     n = len(changes)
     squares = ((changes - changes.mean()) ** 2).sum() if n > 1 else math.nan
     rises = present - np.minimum.accumulate(present)
     return {
-        "changes": n,
         "with_noise": float(squares / (n - 1 / n) / 2) if n > 1 else math.nan,
         "drawdown": float(rises.max()) if len(present) else math.nan,
         "regret": float(x[-1] - present.min()) if len(present) else math.nan,
@@ -186,13 +188,12 @@ def relapse_by_noise(trend: Sequence[float], noise: float, by: float) -> float:
     """How likely noise alone makes the second of three log-metrics worse than both others by `by`,
     or the third worse than the second; these exclude each other.
 
-    `trend` (3,): without noise; `noise`: the variance of one measurement. The first event is an
-    integral over the noise of the second log-metric, by Gauss-Hermite quadrature with 64 points.
+    `trend` (3,): without noise; `noise`: the variance of one measurement or NaN. The first event is
+    an integral over the noise of the second log-metric, by Gauss-Hermite quadrature, 64 points.
     """
     first, second, third = trend
     if not noise > 0:
-        relapse = second - max(first, third) >= by or third - second >= by
-        return float(relapse) if noise == 0 else math.nan
+        return math.nan
     sd = math.sqrt(noise)
     level = second + sd * POINTS - by
     both = ndtr((level - first) / sd) * ndtr((level - third) / sd)
@@ -305,12 +306,6 @@ def _autocorrelation(x: np.ndarray) -> float:
     squares = np.nansum(rest**2)
     straight = squares <= 1e-20 * np.nansum(x**2)  # nothing is left but rounding
     return math.nan if straight else float(np.nansum(rest[1:] * rest[:-1]) / squares)
-
-
-def _exp(x: Estimate) -> Estimate:
-    with np.errstate(over="ignore"):  # two seeds can give an interval without an end
-        value, low, high = np.exp([x.value, x.low, x.high]).tolist()
-    return replace(x, value=value, low=low, high=high)
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

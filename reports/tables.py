@@ -21,7 +21,7 @@ from reports import claims, networks
 from reports.analysis import LEARNT, RELAPSE, Analysis, arm_name, effect_numbers, no_verdict
 from reports.claims import Verdict
 from reports.records import PRIMARY, Study, calibrated
-from reports.statistics import VERDICT_SEEDS, Effect, Estimate, burn_in
+from reports.statistics import Effect, Estimate, burn_in
 
 INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 SCORES = ("last", "fidelity", "reestimated")  # tables at the last epoch
@@ -67,7 +67,7 @@ class Table:
     notes: list[str]
     metrics: Sequence[str] = ()  # whose identities belong under it
     below: Sequence[list[str]] = ()  # rows of no arm: a name, then the last cells of the row
-    folded: Sequence[Column] = ()  # what the page alone has, for those who open a row
+    details: Sequence[dict[str, str]] = ()  # of each row, on the page alone, for those who open it
 
     @property
     def headings(self) -> list[str]:
@@ -77,13 +77,6 @@ class Table:
     def rows(self) -> list[list[str]]:
         """Every cell as a reader sees it; those of `below` are not among them."""
         return [[x.cell(row) for x in self.columns] for row in self.frame.to_dict("records")]
-
-    @cached_property
-    def details(self) -> list[list[tuple[str, str]]]:
-        """For each row the heading and the text of the folded columns, where there is any."""
-        rows = self.frame.to_dict("records") if self.folded else []
-        cells = [[(x.heading, x.cell(row)) for x in self.folded] for row in rows]
-        return [[cell for cell in row if cell[1] not in ("", DASH)] for row in cells]
 
 
 def report(study: Analysis, verdicts: list[Verdict]) -> list[Table]:
@@ -131,17 +124,19 @@ def _table(
         if key in frame and frame[key].notna().any():
             how = [usual if x is None else x for x in how]
             columns = [*columns, column(key, heading.format(**facts), kind, *how)]
-    return Table(name, title, frame, columns, [*first, *notes], **{"metrics": [metric]} | more)
+    said = [*first, *filter(None, notes)]
+    return Table(name, title, frame, columns, said, **{"metrics": [metric]} | more)
 
 
 def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
     """Write tables.md, tables.tex and one CSV file per table; returns the paths."""
     out.mkdir(parents=True, exist_ok=True)
+    as_csv = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
     latex = [to_latex(table, caption(study, table.metrics)) for table in tables]
     files = {
         "tables.md": "\n".join([*map(to_markdown, tables), *_paragraphs(caption(study))]),
         "tables.tex": "\n".join([f"% Needs \\usepackage{{{','.join(PACKAGES)}}}.\n", *latex]),
-        **{f"{table.name}.csv": to_csv(table.frame) for table in tables},
+        **{f"{table.name}.csv": table.frame.to_csv(**as_csv) for table in tables},
     }
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
@@ -149,11 +144,6 @@ def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
 
 
 # How a table is written.
-
-
-def to_csv(frame: pd.DataFrame) -> str:
-    """A frame of full-precision numbers with six significant digits; NaN is an empty cell."""
-    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def to_markdown(table: Table) -> str:
@@ -212,7 +202,8 @@ def _latex_columns(table: Table) -> str:
     """
     cells = [*zip(table.headings, *table.rows, strict=True)]
     sizes = np.array([max(map(len, column)) for column in cells])
-    words = np.array([max(map(_longest_word, column)) for column in cells])
+    unbroken = [" ".join(column).replace("_", "_ ").split() for column in cells]
+    words = np.array([max(map(len, x), default=0) + 1 for x in unbroken])  # 1: for wide letters
     options = [np.maximum(np.minimum(sizes, x), words) for x in range(sizes.max(), -1, -1)]
     fitting = (x for x in options if x.sum() <= LINE - 2 * len(sizes))
     widths = next(fitting, options[-1])
@@ -222,11 +213,6 @@ def _latex_columns(table: Table) -> str:
         wide = rf">{{\ragged{side}\arraybackslash}}p{{{width / 2:g}em}}"
         parts.append(letter if size <= width else wide)
     return "".join(parts)
-
-
-def _longest_word(text: str) -> int:
-    """The most characters between two breaks of a line, and one more for wide letters."""
-    return max(map(len, text.replace("_", "_ ").split()), default=0) + 1
 
 
 LATEX = {character: f"\\{character}" for character in "{}%&#$"} | {
@@ -521,12 +507,8 @@ def _seed_notes(frame: pd.DataFrame) -> list[str]:
         return []
     dropped = sorted({int(seed) for text in frame["dropped"] for seed in text.split()})
     why = "Left out whole, for some cell is not there or not finite: seed"
-    notes = [f"{why} {join([*map(str, dropped)])}."] if dropped else []
-    return notes + _few(int(frame["n"].min()))
-
-
-def _few(seeds: int) -> list[str]:
-    return [no_verdict(seeds)] if seeds < VERDICT_SEEDS else []
+    left_out = f"{why} {join([*map(str, dropped)])}." if dropped else ""
+    return [left_out, no_verdict(int(frame["n"].min()))]
 
 
 # The tables: scores.
@@ -560,7 +542,7 @@ def _by_metric(
     """A row for each arm, a column for each metric that any of them has."""
     metrics = [x for x in metrics if rows[x].notna().any()] or [PRIMARY]
     columns = [*_arm(study), *more, *(_score(study, metric, rows) for metric in metrics)]
-    kept = [x for x in rows if x.removesuffix("_sd").removesuffix("_n") not in study.measured]
+    kept = [*study.factors, "seeds", "diverged", "epochs"]
     kept += [x + end for x in metrics if x in rows for end in ("", "_sd", "_n")]
     return _score_table(study, name, rows[kept], columns, metrics)
 
@@ -613,24 +595,14 @@ def _score_table(
 
 def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
     """Every claim with its verdict."""
-    by_id = {verdict.claim.id: verdict for verdict in verdicts}
-
-    def told(heading: str, text: Callable[[Verdict], str], kind: str = "prose") -> Column:
-        return Column(heading, lambda row: text(by_id[row["id"]]), kind)
-
+    estimates = {verdict.claim.id: _claim_estimate(verdict) for verdict in verdicts}
     columns = [column("id"), column("claim", kind="prose"), column("status"), column("verdict")]
-    columns.append(told("estimate (95 % interval)", _claim_estimate, "number"))
-    folded = [
-        column("hypothesis"),
-        told("smallest effect of interest", lambda x: f"{x.claim.smallest:g}. {x.claim.reason}"),
-        column("why", "verdict"),
-        told("p", _claim_p),
-        told("seeds", lambda x: str(x.n) if x.n else DASH),
-    ]
+    columns.append(Column("estimate (95 % interval)", lambda row: estimates[row["id"]]))
+    details = [_claim_details(verdict) for verdict in verdicts]
     notes = _claims_history(study, verdicts)
     metrics = list(dict.fromkeys(x.claim.metric for x in verdicts if x.identity))
     frame = pd.DataFrame([_ledger_row(x) for x in verdicts])
-    return _table(study, "ledger", frame, columns, notes, folded=folded, metrics=metrics)
+    return _table(study, "ledger", frame, columns, notes, details=details, metrics=metrics)
 
 
 def _ledger_row(verdict: Verdict) -> dict[str, object]:
@@ -652,6 +624,18 @@ def _ledger_row(verdict: Verdict) -> dict[str, object]:
         "network_sha256": (verdict.identity or {}).get("network_sha256"),
         "runs": " ".join(verdict.runs),
     }
+
+
+def _claim_details(verdict: Verdict) -> dict[str, str]:
+    """What stands behind a verdict, as far as there is any."""
+    details = {
+        "hypothesis": verdict.claim.hypothesis,
+        "smallest effect of interest": f"{verdict.claim.smallest:g}. {verdict.claim.reason}",
+        "verdict": verdict.why,
+        "p": _claim_p(verdict),
+        "seeds": str(verdict.n or DASH),
+    }
+    return {heading: text for heading, text in details.items() if text not in ("", DASH)}
 
 
 def _claim_estimate(verdict: Verdict) -> str:
@@ -686,7 +670,7 @@ def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
             f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
             f"{'that file' if now == frozen['sha256'] else 'another file than that'}."
         )
-    return [*[again] * bool(rows and decided), written]
+    return [again * bool(rows and decided), written]
 
 
 # The tables: from epoch to epoch.
@@ -697,7 +681,7 @@ def _per_arm(study: Analysis, name: str) -> Table:
     runs, means = getattr(study, name), [*TEXTS[name]["columns"]]
     frame = study.by_arm(runs.dropna(subset=means, how="all"), means)
     seeds = study.plan["seed"].nunique()
-    notes = [*[INTERVALS] * (seeds > 1), *_few(seeds)]
+    notes = [INTERVALS * (seeds > 1), no_verdict(seeds)]
     return _table(study, name, frame, _arm(study), notes)
 
 

@@ -67,10 +67,10 @@ def simulate(
 
     known = {} if untrained is None else {"fd_cifar": {"untrained": untrained}}
     keys = ["run", *factors, "seed", "epoch", "eval_set", "fd_cifar"]
-    info = {"study": "ablation", "scale": "small", "factors": factors, "settings": {}}
+    info = {"study": "ablation", "scale": "small", "factors": factors, "seeds": [0], "settings": {}}
     return Analysis(
         Path("nowhere"), info, pd.DataFrame(frame), pd.DataFrame(curves),
-        pd.DataFrame(scores, columns=keys), pd.DataFrame(known), runs=[], factors=list(factors),
+        pd.DataFrame(scores, columns=keys), pd.DataFrame(known), factors=list(factors),
         identities={"fd_cifar": {"metric": "fd_cifar", "network_sha256": "ab" * 32}},
         arms=arms, plan=pd.DataFrame(plan), machines=[],
     )  # fmt: skip
@@ -568,7 +568,7 @@ def test_the_ledger_says_all_of_it(monkeypatch):
     ledger, claim = tables.ledger(study, verdicts), LEDGER["B1-128"]
     rows = {row[0]: row for row in ledger.rows}
     assert list(rows) == list(LEDGER)
-    details = dict(zip(rows, map(dict, ledger.details), strict=True))
+    details = dict(zip(rows, ledger.details, strict=True))
     ends = [math.exp(math.log(1.5) + x * HALF * 0.1) for x in (-1, 1)]
     interval = f"1.500 ({ends[0]:.3f} to {ends[1]:.3f}) times"
     assert rows["B1-128"][1:] == [claim.claim, "confirmatory", "supported", interval]

@@ -77,7 +77,7 @@ def test_no_missing_run_vanishes(make_study, tmp_path):
         (BATCH, 1, 2, "unfinished"),
     ]
     assert len(study.plan) == 4
-    assert len(study.runs) == 3
+    assert len(study.machines) == 3
     assert list(analyse(study).last["run"]) == [BATCH.replace("=0", "=1")]
     assert study.frame.loc[study.frame["status"] == "diverged", "fd_cifar"].isna().all()
 

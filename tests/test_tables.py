@@ -220,9 +220,11 @@ def test_latex_is_balanced_and_escaped(pair):
     assert text.isascii()
 
 
-def test_csv_keeps_six_digits(pair):
-    frame = pair.scores("last")
-    text = tables.to_csv(frame)
+def test_csv_keeps_six_digits(pair, tmp_path):
+    last = tables_of(pair)["last"]
+    frame = last.frame
+    tables.write(pair, [last], tmp_path)
+    text = (tmp_path / "last.csv").read_text()
     back = pd.read_csv(io.StringIO(text))
     assert list(back.columns) == list(frame.columns)
     assert np.allclose(back["kd_cifar"], frame["kd_cifar"], rtol=1e-5, atol=0)
