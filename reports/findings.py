@@ -62,16 +62,13 @@ def how_sure(study: Analysis) -> str:
 
 
 def tally(study: Analysis, verdicts: list[Verdict]) -> str:
-    """`53 claims: 20 confirmatory, of which 7 supported and 13 not yet run; 33 exploratory, ...`"""
+    """`53 claims; of the 24 confirmatory ones 11 supported, 1 refuted, ... and 7 not yet run.`"""
     number, decided = count(len(verdicts), "claim"), {*claims.DECIDED}
     if study.seeds < VERDICT_SEEDS and not decided & {verdict.verdict for verdict in verdicts}:
         return f"{number}, and none is judged below {VERDICT_SEEDS} seeds."
-    parts = []
-    for status in ("confirmatory", "exploratory"):
-        words = [x.verdict for x in verdicts if x.claim.status == status]
-        told = join([f"{words.count(x)} {x}" for x in get_args(Word) if x in words])
-        parts += [f"{len(words)} {status}, of which {told}"] if words else []
-    return f"{number}: {'; '.join(parts)}."
+    words = [x.verdict for x in verdicts if x.claim.status == "confirmatory"]
+    told = join([f"{words.count(x)} {x}" for x in get_args(Word) if x in words])
+    return f"{number}; of the {len(words)} confirmatory ones {told}."
 
 
 # Sentences about factors.
