@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ DASHED = (
     "lies beyond the axis."
 )
 NO_REAL = " The row of real images is left out: they are not ours to publish."
-STYLE = Path(__file__).with_name("figures.mplstyle")
+STYLE = ["default", Path(__file__).with_name("figures.mplstyle")]  # whatever the user's own is
 
 Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture, and its caption
 
@@ -57,7 +56,7 @@ Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture
 def draw(study: Analysis) -> Drawn:
     """Every figure that the records allow, in reading order."""
     moving = [x for x in study.measured if study.measured[x] > 1 and tables.table_of(x) == "last"]
-    with style():
+    with matplotlib.style.context(STYLE):
         drawn: Drawn = {metric: metric_by_epoch(study, metric) for metric in moving}
         drawn |= samples(study)
         if effects := study.last_effects.get(PRIMARY):
@@ -76,7 +75,7 @@ def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes
     """
     out.mkdir(parents=True, exist_ok=True)
     saved = {}
-    with style():
+    with matplotlib.style.context(STYLE):
         for name, (figure, caption) in drawn.items():
             if isinstance(figure, Image.Image):
                 path = out / f"{name}.png"
@@ -88,11 +87,6 @@ def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes
                     figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
             saved[name] = path.read_bytes(), caption
     return saved
-
-
-def style() -> AbstractContextManager[None]:
-    """The defaults of matplotlib, whatever the user's own are, and ours on top."""
-    return matplotlib.style.context(["default", STYLE])
 
 
 # Lines against the epoch.

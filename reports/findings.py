@@ -54,7 +54,7 @@ def how_sure(study: Analysis) -> str:
     """What stands behind the headline, in a sentence or two."""
     arms = count(len(study.arms), "arm")
     if not enough(study):
-        return f"{count(study.seeds, 'seed')} of each of {arms}. {_few(study)}"
+        return f"{count(study.whole_seeds or study.seeds, 'seed')} of each of {arms}. {_few(study)}"
     return (
         f"{count(study.whole_seeds, 'seed')} of each of {arms}, paired by seed. In brackets: 95 % "
         "t intervals over seeds; p: paired t, after Holm over the main effects."
@@ -274,7 +274,7 @@ def _few(study: Analysis) -> str:
     if enough(study):
         return ""
     if seeds < VERDICT_SEEDS:
-        return no_verdict(seeds)
+        return no_verdict(whole or seeds)
     have = "a score of every arm at the last epoch."
     if not whole:
         return f"None of {seeds} seeds has {have} Without one no main effect is tested."

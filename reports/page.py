@@ -52,7 +52,7 @@ TITLES = {
     "precision": "The arithmetic that DCGAN is trained in",
 }
 LITERATURE = yaml.safe_load(Path(__file__).with_name("literature.yaml").read_text(encoding="utf-8"))
-TARGETS = {"kinds": "followups"}  # of make, where it is not the study's name
+TARGETS = ("ablation", "followups", "precision")  # studies that make knows by their name
 
 
 def render(
@@ -142,13 +142,17 @@ def command(study: Study) -> str:
     chosen = {x: levels for x, levels in info["factors"].items() if levels != usual.get(x)}
     words = [f"{factor}={','.join(map(str, levels))}" for factor, levels in chosen.items()]
     words += grid.differing(info)
-    seeds = f" SEEDS={len(info['seeds'])}"
+    options = {"scale": info["scale"], "seeds": len(info["seeds"])}
     if info["seeds"] != list(range(len(info["seeds"]))):
-        seeds, words = "", [*words, f"seed={','.join(map(str, info['seeds']))}"]
+        del options["seeds"]
+        words.append(f"seed={','.join(map(str, info['seeds']))}")
     zipped = data["kind"] == "zip" and data["name"] != "cifar10"
-    source = f"{data['name']}.zip" if zipped else data["name"]
-    target = TARGETS.get(info["study"], info["study"])
-    line = f"make {target} SCALE={info['scale']}{seeds} DATA={source}"
+    options["data"] = f"{data['name']}.zip" if zipped else data["name"]
+    if info["study"] not in TARGETS:
+        given = [f"--{key} {value}" for key, value in options.items()]
+        return " ".join([".venv/bin/python -m experiments", info["study"], *given, *words])
+    given = [f"{key.upper()}={value}" for key, value in options.items()]
+    line = " ".join(["make", info["study"], *given])
     return line + (f' ARGS="{" ".join(words)}"' if words else "")
 
 

@@ -80,6 +80,13 @@ def test_the_page_names_its_study_and_its_command(named):
     chosen = replace(named, info=named.info | {"seeds": [1, 5]})
     assert page.command(chosen).startswith("make followups SCALE=small DATA=shapes")
     assert page.command(chosen).endswith(' seed=1,5"')
+
+    # What make does not know by its name is typed as it is.
+    kinds = replace(named, info=chosen.info | {"study": "kinds"})
+    words = page.command(kinds).split()
+    typed = ".venv/bin/python -m experiments kinds --scale small --data shapes"
+    assert words[:8] == typed.split()
+    assert words[-1] == "seed=1,5"
     film = page.filmstrip(named)
     assert film["factors"] == {"arm": ["baseline", "plain-gan", "relu-d"]}
 

@@ -152,7 +152,7 @@ CHEAP = (
 @pytest.mark.parametrize("typed", CHEAP)
 def test_the_json_of_a_command_is_one_object_in_one_line(typed, pair, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    study = pair.runs[0].parents[1]
+    study = pair.folder
     package, *given = typed.format(study=study, tmp=tmp_path).split()
     assert importlib.import_module(f"{package}.__main__").main([*given, "--json"]) == 0
     line = capfd.readouterr().out
