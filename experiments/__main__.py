@@ -109,8 +109,7 @@ STUDY = """{about}
 
 Prints the plan, with time and disk, trains every run that is not done, scores it after every epoch
 and mirrors it to W&B, then builds the report in OUT/{name}-SCALE/report. Finished runs are skipped,
-or continued if more epochs are asked for; after Ctrl-C the same command continues the
-study.
+or continued if more epochs are asked for; after Ctrl-C the same command continues the study.
 
 A factor takes one or more of its levels, as batch=128,512 does; any other key takes one value.
 

@@ -151,10 +151,11 @@ def _check_same(folder: Path, images: "Images", study: grid.Study) -> None:
     if (stored := info["data"]["sha256"]) != images.sha256:
         sums = f"their SHA-256 is {stored[:12]}..., not {images.sha256[:12]}..."
         raise BadInput(f"{folder} is a study of other images of this name: {sums}")
-    if grid.has_changed(grid.stored(info)):
+    here = grid.stored(info)
+    if grid.has_changed(here):
         now = f"{info['study']} has other factors or levels now"
         raise BadInput(f"{folder}: {now}; name another --out")
-    for key, value, other in grid.differences(grid.stored(info), study):
+    for key, value, other in grid.differences(here, study):
         differ = f"{key}={value} is stored, {key}={other} is asked for"
         raise BadInput(f"{folder}: {differ}; name another --out")
 

@@ -105,17 +105,12 @@ class Analysis(Study):
     def update_goals(self) -> np.ndarray:
         """The numbers of updates after an epoch of the run that makes the fewest, to which every
         run has an epoch that is no further than 2 % away; of the last one where there is none."""
-        updates = self._updates
+        updates = (self.frame["steps"] / self.frame["epoch"]).groupby(self.frame["run"]).first()
         slowest = (updates * self.planned.reindex(updates.index)).idxmin()
         goals = updates[slowest] * np.arange(1, self.planned[slowest] + 1)
         nearest = np.maximum(np.round(goals[:, None] / updates.to_numpy()), 1) * updates.to_numpy()
         near = (np.abs(nearest / goals[:, None] - 1) <= UPDATES_APART).all(axis=1)
         return goals[near] if near.any() else goals[-1:]
-
-    @cached_property
-    def _updates(self) -> pd.Series:
-        """Run -> updates in an epoch."""
-        return (self.frame["steps"] / self.frame["epoch"]).groupby(self.frame["run"]).first()
 
     def at_updates(self, goal: float) -> pd.DataFrame:
         """The row of each run that is nearest to so many updates; no numbers if over 2 % away."""

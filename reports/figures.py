@@ -355,6 +355,8 @@ def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> tuple[Image
     if means.isna().all() or study.factors == ["arm"] or len(study.arms) == 1:
         return None
     best, panels = study.arms[means.argmin()], []
+    if last[best][2] is None:  # it has no picture
+        return None
     for arm in [best, *(arm for arm in study.arms if arm != best)]:
         _, text, image = last[arm]
         levels = zip(study.factors, arm, best, strict=True)
@@ -384,7 +386,7 @@ def _last_picture(study: Analysis, arm: tuple) -> tuple[int, str, Image.Image | 
 
 def _contact_sheet(panels: list[tuple[str, Image.Image | None]], columns: int) -> Image.Image:
     """Titled pictures in columns; a pixel becomes whole pixels: sharp, and small when packed."""
-    gap = GAP if columns == 2 else GAP // 2
+    gap = 2 * GAP // columns
     column = (PIXELS - (columns - 1) * gap) // columns
     some = next(image for _, image in panels if image)
     scale = max(1, column // some.width)

@@ -200,8 +200,8 @@ def _fluctuation(study: Analysis) -> str:
 def _selection(study: Analysis) -> str:
     """The last epoch against the best one, of arms that have learnt.
 
-    That one is chosen on one evaluation set and judged on another, where there are two: the best of
-    many is the last one of few runs even if nothing but noise tells them apart.
+    Where there are two evaluation sets, one chooses the best and the other judges it: the last of
+    many epochs is rarely the best, even if nothing but noise tells them apart.
     """
     runs = study.learners.selection
     if not len(runs) or not enough(study.learners):
