@@ -49,14 +49,15 @@ def _draw_block(labels: Array, random: Callable[[tuple[int, ...]], Array]) -> Ar
     for label, form in enumerate(FORMS.values()):
         chosen = labels == label
         distance[chosen] = form(u[chosen], v[chosen])
-    coverage = np.clip(0.5 - distance * radius, 0, 1)[..., None]
+    coverage = np.clip(0.5 - distance * radius, 0, 1)[:, None]
 
     # A ground between two colours: all of one, graded across the image, or cloudy.
     cosine, sine = _direction(uniform(-1, 1))
     ramp = 0.5 + ((column - SIDE / 2) * cosine + (row - SIDE / 2) * sine) / SIDE
     kind = random((n, 1, 1))
-    field = np.where(kind < 0.3, 0.5, np.where(kind < 0.65, ramp, _clouds(random((n, 6, 6)))))
-    field = np.clip(field, 0, 1)[..., None]
+    field, cloudy = np.where(kind < 0.3, 0.5, ramp), kind[:, 0, 0] >= 0.65
+    field[cloudy] = _clouds(random((n, 6, 6))[cloudy])
+    field = np.clip(field, 0, 1)[:, None]
 
     # One of form and ground is light and the other dark; the ground's two hues are akin.
     light = random((n, 1, 1, 1)) < 0.5
@@ -65,12 +66,13 @@ def _draw_block(labels: Array, random: Callable[[tuple[int, ...]], Array]) -> Ar
     hue = random((n, 3, 1, 1))
     hue[:, 1] = hue[:, 0] + 0.3 * (hue[:, 1] - 0.5)
     colours = _colour(hue, 0.9 * random((n, 3, 1, 1)), value)
-    first, second, own = colours[:, 0], colours[:, 1], colours[:, 2]  # (n, 1, 1, 3)
+    first, second, own = np.moveaxis(colours, 1, 0)  # (n, 3, 1, 1)
 
     # The form is shaded from one side and laid over its ground.
-    shade = 0.65 + 0.35 * np.clip(0.5 + 0.5 * (u * cosine + v * sine), 0, 1)[..., None]
+    shade = 0.65 + 0.35 * np.clip(0.5 + 0.5 * (u * cosine + v * sine), 0, 1)[:, None]
     ground = first + (second - first) * field
-    return np.rint(255 * (ground + (own * shade - ground) * coverage))
+    drawn = 255 * (ground + (own * shade - ground) * coverage)
+    return np.rint(drawn, out=drawn).transpose(0, 2, 3, 1)
 
 
 def _direction(t: Array) -> Array:
@@ -87,10 +89,11 @@ def _clouds(knots: Array) -> Array:
 
 
 def _colour(hue: Array, saturation: Array, value: Array) -> Array:
-    """HSV -> RGB, on a new last axis."""
-    thirds = (hue[..., None] + np.array([0, 2, 1]) / 3) % 1
+    """HSV (n, k, 1, 1) each -> RGB (n, k, 3, 1, 1)."""
+    hue, saturation, value = hue[:, :, None], saturation[:, :, None], value[:, :, None]
+    thirds = (hue + np.array([0, 2, 1]).reshape(3, 1, 1) / 3) % 1
     pure = np.clip(np.abs(6 * thirds - 3) - 1, 0, 1)
-    return value[..., None] * (1 - saturation[..., None] * (1 - pure))
+    return value * (1 - saturation * (1 - pure))
 
 
 def _length(x: Array, y: Array) -> Array:
