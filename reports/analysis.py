@@ -97,11 +97,6 @@ class Analysis(Study):
         return self.frame.loc[rows.idxmin()]
 
     @cached_property
-    def equal_updates(self) -> pd.DataFrame:
-        """The row of each run at the last number of updates that all runs make, but for 2 %."""
-        return self.at_updates(self.update_goals[-1])
-
-    @cached_property
     def update_goals(self) -> np.ndarray:
         """The numbers of updates after an epoch of the run that makes the fewest, to which every
         run has an epoch that is no further than 2 % away; of the last one where there is none."""
@@ -181,14 +176,11 @@ class Analysis(Study):
             bound=[LN2 if {*self.runs_of[arm]} <= bounded else math.nan for arm in self.arms],
         )
 
-    def effects(self, rows: pd.DataFrame, metric: str = PRIMARY) -> list[Effect]:
-        """All effects of the factors on `rows`, one of a run; Holm goes over the main effects."""
-        return statistics.effects(rows, self.factors, metric) if metric in rows else []
-
     @cached_property
     def last_effects(self) -> dict[str, list[Effect]]:
         """The effects on the primary metric and on FID at the last epoch, where there are any."""
-        effects = {metric: self.effects(self.last, metric) for metric in (PRIMARY, "fid")}
+        metrics = [x for x in (PRIMARY, "fid") if x in self.last]
+        effects = {x: statistics.effects(self.last, self.factors, x) for x in metrics}
         return {metric: some for metric, some in effects.items() if some}
 
     @cached_property
@@ -197,14 +189,14 @@ class Analysis(Study):
 
         Also, where something is learnt: ("392 updates", "factor=level" of the first factor).
         """
-        parts = {}
-        for at, rows in {"epochs": self.last, "updates": self.equal_updates}.items():
+        parts, (*earlier, goal) = {}, self.update_goals
+        for at, rows in {"epochs": self.last, "updates": self.at_updates(goal)}.items():
             parts[at, "all"] = rows
             for factor, levels in self.levels.items():
                 for level in levels if len(levels) > 1 else []:
                     parts[at, f"{factor}={level}"] = rows[rows[factor] == level]
         first = self.factors[0]
-        for goal in self.update_goals[:-1]:
+        for goal in earlier:
             rows = self.at_updates(goal)
             for level in self.learning_levels:
                 parts[f"{goal:.0f} updates", f"{first}={level}"] = rows[rows[first] == level]
@@ -213,7 +205,9 @@ class Analysis(Study):
     @cached_property
     def partial_effects(self) -> dict[tuple[str, str], list[Effect]]:
         """The effects on the primary metric in each of the `parts`."""
-        return {key: self.effects(rows) for key, rows in self.parts.items()}
+        return {
+            key: statistics.effects(rows, self.factors, PRIMARY) for key, rows in self.parts.items()
+        }
 
     @cached_property
     def batch_effects(self) -> pd.DataFrame:
@@ -291,10 +285,9 @@ class Analysis(Study):
 
     @cached_property
     def traces(self) -> dict[str, pd.DataFrame]:
-        """Run -> its epochs, images, steps, losses, and `log` of the primary metric."""
-        table = self.frame[["run", "epoch", "images", "steps", *FIRST_LOSSES]]
-        table = table.assign(log=logarithm(self.frame[PRIMARY]))
-        return {run: rows.drop(columns="run") for run, rows in table.groupby("run", sort=False)}
+        """Run -> its rows of the frame, with `log` of the primary metric."""
+        table = self.frame.assign(log=logarithm(self.frame[PRIMARY]))
+        return dict(iter(table.groupby("run", sort=False)))
 
     @cached_property
     def settled(self) -> dict[str, pd.DataFrame]:
@@ -309,12 +302,10 @@ class Analysis(Study):
         With `noise`, the variance of one evaluation of the arm, and `variance`: `with_noise` less
         that.
         """
-        rows = {}
-        for run, trace in self.settled.items():
-            own = statistics.fluctuation(trace["log"])
-            noise = self.noise[run]
-            rows[run] = own | {"noise": noise, "variance": own["with_noise"] - noise}
-        return self._per_run(rows)
+        runs = {run: statistics.fluctuation(rows["log"]) for run, rows in self.settled.items()}
+        table = pd.DataFrame(runs).T
+        variance = table["with_noise"] - self.noise
+        return self._per_run(table.assign(noise=self.noise, variance=variance))
 
     @cached_property
     def shares(self) -> pd.DataFrame:
@@ -360,16 +351,12 @@ class Analysis(Study):
         epoch on set 1), `last` (of the last epoch on set 1); `optimism` and `gain`: the logarithms
         of other / own and of last / other. All epochs with evaluation sets count.
         """
-        rows, logs = {}, self.set_logs
-        known = logs[[0, 1]].dropna() if 1 in logs else logs[:0]
-        for run, here in known.groupby("run", sort=False):
-            own, other = (here.droplevel("run")[number] for number in (0, 1))
-            if self.planned[run] in other.index:
-                best, last = own.idxmin(), other[self.planned[run]]
-                chosen = {"own": own[best], "other": other[best], "last": last}
-                rows[run] = {name: math.exp(x) for name, x in chosen.items()}
-                rows[run] |= {"optimism": other[best] - own[best], "gain": last - other[best]}
-        return self._per_run(rows, ["own", "other", "last", "optimism", "gain"])
+        known = self.set_logs.reindex(columns=[0, 1]).dropna().reset_index()
+        best = known.loc[known.groupby("run")[0].idxmin()].set_index("run")
+        last = known[known["epoch"] == known["run"].map(self.planned)].set_index("run")
+        logs = pd.DataFrame({"own": best[0], "other": best[1], "last": last[1]}).dropna()
+        optimism, gain = logs["other"] - logs["own"], logs["last"] - logs["other"]
+        return self._per_run(np.exp(logs).assign(optimism=optimism, gain=gain))
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -382,7 +369,7 @@ class Analysis(Study):
         for run, trace in self.settled.items():
             changes = trace[["log", *FIRST_LOSSES]].diff()
             rows[run] = changes.corr("spearman", min_periods=3).loc["log", [*FIRST_LOSSES]]
-        return self._per_run(rows)
+        return self._per_run(pd.DataFrame(rows).T)
 
     @cached_property
     def regret(self) -> pd.DataFrame:
@@ -402,11 +389,12 @@ class Analysis(Study):
                 "d_loss": _where_least(-trace["d_loss"], logs),
                 "g_loss": _where_least(trace["g_loss"], logs),
             }
-        return self._per_run(rows, ["last", "best", "random", *FIRST_LOSSES])
+        columns = ["last", "best", "random", *FIRST_LOSSES]
+        return self._per_run(pd.DataFrame(rows, index=columns).T)
 
     @cached_property
     def relapse(self) -> pd.DataFrame:
-        """A table of runs: whether one is fine at one epoch, bad at another and fine again.
+        """A table of runs with these epochs: whether one is fine, then bad, and fine again.
 
         `relapse` is 1 where the metric at epoch 20 is worse than at both 10 and 30 by 5 %, or at 30
         than at 20. `by_noise`: how likely noise alone makes that of a run that gets steadily
@@ -417,14 +405,13 @@ class Analysis(Study):
             logs = trace.set_index("epoch")["log"]
             first, second, third = logs.reindex(RELAPSE)
             worse = second - max(first, third) >= WORSE or third - second >= WORSE
-            rows[run] = {"relapse": math.nan, "by_noise": math.nan}
             if math.isfinite(first + second + third):
                 part = logs.loc[RELAPSE[0] : RELAPSE[-1]].dropna()
                 slope = min(np.polyfit(part.index, part, 1)[0], 0.0)
                 trend = [slope * epoch for epoch in RELAPSE]
                 by_noise = statistics.relapse_by_noise(trend, self.noise[run], WORSE)
                 rows[run] = {"relapse": float(worse), "by_noise": by_noise}
-        return self._per_run(rows)
+        return self._per_run(pd.DataFrame(rows, index=["relapse", "by_noise"]).T)
 
     def reached(self, threshold: float) -> pd.DataFrame:
         """By run the `images` and `steps` at which the primary metric first falls to a threshold.
@@ -492,19 +479,18 @@ class Analysis(Study):
         return self.set_logs[self.set_logs.index.get_level_values("epoch") > start]
 
     @cached_property
-    def noise(self) -> dict[str, float]:
+    def noise(self) -> pd.Series:
         """Run -> the measurement variance of one evaluation of its arm, after burn-in."""
-        logs, noise = self._settled_set_logs, {}
+        noise = {}
         for runs in self.runs_of.values():
-            values = logs[logs.index.get_level_values("run").isin(runs)]
+            values = self._settled_set_logs.reindex(runs, level="run")
             noise |= dict.fromkeys(runs, statistics.noise_variance(values))
-        return noise
+        return pd.Series(noise)
 
-    def _per_run(self, rows: dict[str, dict], columns: list[str] | None = None) -> pd.DataFrame:
-        """A table of runs; `columns`: those that it has even where there is no run yet."""
+    def _per_run(self, numbers: pd.DataFrame) -> pd.DataFrame:
+        """A table of runs, in the order of the plan, of numbers by run."""
         keys = self.plan.set_index("run")[[*self.factors, "seed"]]
-        numbers = pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("run")
-        return keys.join(numbers, how="inner").reset_index()
+        return keys.join(numbers, how="inner").rename_axis("run").reset_index()
 
 
 def analyse(study: Study) -> Analysis:

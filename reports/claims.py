@@ -359,7 +359,12 @@ def _numbers(study: Analysis, claim: Claim) -> pd.Series:
 
 
 def _rows_at(study: Analysis, claim: Claim) -> pd.DataFrame:
-    """For each run the row of the claim's epoch, or of that which the other side is taken at."""
+    """For each run the row of the claim's epoch, or of that which the other side is taken at.
+
+    The last epoch where a claim names none.
+    """
+    if claim.epoch is None:
+        return study.last
     wanted = pd.Series(claim.epoch, index=study.plan["run"])
     if claim.against_epoch is not None:
         wanted[_where(study, claim.against)] = claim.against_epoch
@@ -402,12 +407,9 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
 
     # The better side of each cell, and the worst cell of all.
     if claim.learner:
-        runs = study.plan.loc[_where(study, claim.learner), "run"]
-        cells = pd.DataFrame(
-            {"run": runs, "cell": runs.str.split("/").str[0], "level": 1, "side": 1}
-        )
-    reached = study.last if claim.epoch is None else _rows_at(study, claim)
-    logs = logarithm(reached.set_index("run")[PRIMARY])
+        alone = {"arms": claim.learner, "against": {}, "across": {}}
+        cells = _cells(study, claim.model_copy(update=alone))
+    logs = logarithm(_rows_at(study, claim).set_index("run")[PRIMARY])
     cells = cells.assign(log=cells["run"].map(logs).astype(float))
     sides = cells.groupby(["cell", "level", "side"])["log"].mean()
     if sides.isna().any():  # nothing can be said of it: the claim lacks seeds

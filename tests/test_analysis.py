@@ -292,7 +292,7 @@ def test_batch_at_equal_epochs_and_at_equal_updates(grid):
 def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
     factors = ARMS | {"norm": ["none"], "batch": [128, 512, 9000]}
     study = analyse(records.load(make_study(tmp_path, factors=factors, epochs=8, **TINY)))
-    rows = study.equal_updates.set_index("batch")
+    rows = study.parts["updates", "all"].set_index("batch")
 
     # An epoch is 79, 20 or 2 updates; the fewest in all are 16, and 79 is not within 2 % of that.
     assert (rows.loc[9000, "steps"], rows.loc[9000, "epoch"]) == (16, 8)
@@ -300,7 +300,7 @@ def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
     assert rows["fd_cifar"].notna().sum() == 1
 
     two = dataclasses.replace(study, frame=study.frame[study.frame["batch"] < 9000])
-    rows = two.equal_updates.set_index("batch")
+    rows = two.parts["updates", "all"].set_index("batch")
     assert rows["steps"].to_dict() == {128: 158, 512: 160}
     expected = two.frame.set_index(["batch", "epoch"])["fd_cifar"]
     assert rows.loc[128, "fd_cifar"] == expected[128, 2]
@@ -311,23 +311,9 @@ def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
     assert table["at"].tolist() == ["epochs", "updates", "updates"]
     updates = table.loc[1:, ["updates_low", "updates_high"]]
     assert updates.to_numpy().tolist() == [[158, 160], [79, 80]]
+    assert two.update_goals.tolist() == [80, 160]
     ratio = expected[512, 4] / expected[128, 1]
     assert table["ratio"].tolist()[2] == pytest.approx(ratio, rel=1e-9)
-
-
-def test_equal_updates_are_the_last_that_all_come_near_to(pair):
-    """391 and 98 updates an epoch, 30 epochs: 28 of the one and 7 of the other agree to 0.3 %."""
-    rows = [
-        {"run": run, "norm": "none", "head": "conv", "batch": batch, "epoch": e, "steps": e * steps}
-        for run, batch, steps in (("a", 128, 391), ("b", 512, 98))
-        for e in range(1, 31)
-    ]
-    frame = pd.DataFrame(rows).assign(status="ok", **dict.fromkeys(pair.numbers, 1.0))
-    plan = pd.DataFrame({"run": ["a", "b"], "planned": [30, 30]})
-    study = dataclasses.replace(pair, frame=frame, plan=plan)
-    assert study.equal_updates.set_index("run")["epoch"].to_dict() == {"a": 7, "b": 28}
-    assert study.equal_updates[pair.numbers].notna().all(axis=None)
-    assert study.update_goals.tolist() == [98 * 4 * i for i in range(1, 8)]
 
 
 def test_agreement_is_spearman_s_with_the_sign_of_the_metric(pair):
