@@ -45,10 +45,8 @@ class Analysis(Study):
     def runs_of(self) -> dict[tuple, list[str]]:
         """Arm -> its planned runs, the lowest seed first."""
         plan = self.plan.sort_values("seed", kind="stable")
-        runs: dict[tuple, list[str]] = {arm: [] for arm in self.arms}
-        for run, *arm in plan[["run", *self.factors]].itertuples(index=False):
-            runs[tuple(arm)].append(run)
-        return runs
+        arms = plan.groupby(self.factors, sort=False, dropna=False)["run"]
+        return {arm: list(runs) for arm, runs in arms}
 
     @cached_property
     def levels(self) -> dict[str, list]:
