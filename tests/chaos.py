@@ -43,9 +43,8 @@ class Tally:
         return 1 if self.broken else self.cases / self.row.long
 
 
-def make_trial(name: str, seed: int) -> tuple[int, str]:
-    """One trial of a row, by the name of its function: its cases, and what broke."""
-    (row,) = (row for row in ROWS if row.trial.__name__ == name)
+def make_trial(row: Row, seed: int) -> tuple[int, str]:
+    """One trial of a row: its cases, and what broke."""
     folder = Path(tempfile.mkdtemp())
     try:
         cases = row.trial(Random(seed), folder)
@@ -66,8 +65,7 @@ def make_trials(tallies: list[Tally], rng: Random, end: float) -> None:
             left = [tally for tally in tallies if tally.share < 1 and time.monotonic() < end]
             while left and len(at_work) < WORKERS:
                 tally = min(left, key=lambda tally: (tally.share, rng.random()))
-                name = tally.row.trial.__name__
-                at_work[pool.submit(make_trial, name, rng.getrandbits(32))] = tally
+                at_work[pool.submit(make_trial, tally.row, rng.getrandbits(32))] = tally
             if not at_work:
                 return
             for future in wait(at_work, return_when=FIRST_COMPLETED).done:

@@ -45,14 +45,12 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+def write_zip(path: Path, files: dict[str | zipfile.ZipInfo, bytes]) -> Path:
     """Write a zip of files whose names are as they are given, backslashes included."""
     path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
-            entry = zipfile.ZipInfo("x")
-            entry.filename = name
-            archive.writestr(entry, content)
+            archive.writestr(name, content)
     return path
 
 
@@ -182,13 +180,9 @@ def start_ablation(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_interrupts,
+        # A shell lets its background jobs ignore Ctrl-C, and their children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-
-
-def hear_interrupts() -> None:
-    """A shell lets its background jobs ignore Ctrl-C, and their children would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,6 @@
 """Verdicts on simulated studies whose truth is known, and what the ledger refuses."""
 
 import dataclasses
-import hashlib
 import itertools
 import math
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 from dcgan.cli import BadInput
@@ -88,24 +88,6 @@ def judge(study, *wanted, **changes):
     return verdicts[0] if len(wanted) == 1 else verdicts
 
 
-WRITTEN = """\
-B1:
-  place: blog
-  claim: c
-  hypothesis: h
-  status: confirmatory
-  measure: last
-  metric: fd_cifar
-  arms: {norm: batch}
-  against: {norm: none}
-  expect: higher
-  smallest: 1.1
-  reason: r
-  seeds: 8
-  needs: n
-"""
-
-
 def test_the_ledger_has_every_claim():
     numbers = [*(f"B{i}" for i in range(1, 9)), *(f"P{i}" for i in range(1, 11)), "G1", "G2"]
     assert {name.partition("-")[0] for name in LEDGER} == {*numbers}
@@ -120,26 +102,25 @@ def test_the_ledger_has_every_claim():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("change", "words"),
     [
-        ("  hypothesis: h\n", "", "hypothesis: Field required"),
-        ("  seeds: 8", "  seeds: 5", "seeds: Input should be greater than or equal to 6"),
-        ("  needs: n", "  needs: n\n  verdict: supported", "B1: verdict: Extra inputs are not"),
-        ("measure: last", "measure: least", "measure: Input should be"),
-        ("last\n  metric: fd_cifar", "share\n  metric: fid", "metric: it is of fd_cifar alone"),
-        ("smallest: 1.1", "smallest: 0.05", "smallest: is not a ratio above 1"),
-        ("{norm: none}", "{head: conv}", "against: other factors"),
-        ("measure: last", "measure: correlation", "loss: belongs to correlation, strength"),
-        ("seeds: 8", "seeds: 8\n  epoch: 3", "epoch: belongs to at"),
-        ("measure: last", "measure: bound", "against: means nothing for bound"),
+        ({"hypothesis": None}, "hypothesis: Input should be a valid string"),
+        ({"seeds": 5}, "seeds: Input should be greater than or equal to 6"),
+        ({"verdict": "supported"}, "B1: verdict: Extra inputs are not"),
+        ({"measure": "least"}, "measure: Input should be"),
+        ({"measure": "share", "metric": "fid"}, "metric: it is of fd_cifar alone"),
+        ({"smallest": 0.05}, "smallest: is not a ratio above 1"),
+        ({"against": {"head": "conv"}}, "against: other factors"),
+        ({"measure": "correlation"}, "loss: belongs to correlation, strength"),
+        ({"epoch": 3}, "epoch: belongs to at"),
+        ({"measure": "bound"}, "against: means nothing for bound"),
     ],
 )
-def test_a_fault_is_one_line_that_names_claim_and_key(tmp_path, old, new, words):
-    path = tmp_path / "claims.yaml"
-    path.write_text(WRITTEN)
-    (claim,) = claims.load(path)
-    assert (claim.id, claim.against, claim.smallest) == ("B1", {"norm": "none"}, 1.1)
-    path.write_text(WRITTEN.replace(old, new))
+def test_a_fault_is_one_line_that_names_claim_and_key(tmp_path, change, words):
+    path, claim = tmp_path / "claims.yaml", yaml.safe_load(claims.LEDGER.read_text())["B1-128"]
+    path.write_text(yaml.safe_dump({"B1": claim}))
+    assert claims.load(path) == [LEDGER["B1-128"].model_copy(update={"id": "B1"})]
+    path.write_text(yaml.safe_dump({"B1": claim | change}))
     with pytest.raises(BadInput, match=r"claims\.yaml: ") as error:
         claims.load(path)
     assert words in str(error.value)
@@ -232,16 +213,8 @@ def test_holm_goes_over_all_tests_of_the_confirmatory_claims():
         assert [x.p_holm for x in result[:3]] == pytest.approx(adjusted, rel=1e-6, nan_ok=True)
         verdicts = ["inconclusive", "supported", "supported", "inconclusive", "not yet run"]
         assert [x.verdict for x in result] == verdicts
-
-
-def test_holm_can_take_a_verdict_away():
-    study = simulate(PAIR, log_fd=effect(0.2 + 0.2 * UNIT))
-    assert judge(study, "B1").verdict == "supported"
-    many = judge(study, *["B1"] * 20)
-    assert {x.verdict for x in many} == {"inconclusive"}
-    assert many[0].estimate.low > 1
-    assert many[0].why.startswith("p after Holm leaves open what the interval shows: the smallest")
-    assert judge(study, "B1", status="exploratory").verdict == "supported"
+    assert result[0].estimate.low > 1
+    assert result[0].why.startswith("p after Holm leaves open what the interval shows: the small")
 
 
 # Each measure, on a study of known truth.
@@ -335,9 +308,7 @@ def test_the_time_to_a_threshold():
     """Batch 128 falls twice as fast in epochs, and so at half as many images."""
     start, rate = math.log(UNTRAINED), {128: 4.0, 512: 2.0}
 
-    def log_fd(arm, seed, epoch, stuck=False):
-        if stuck and (arm["batch"], seed) == (512, 5):
-            return start - 0.1
+    def log_fd(arm, seed, epoch):
         return start - rate[arm["batch"]] * epoch * (1 + 0.02 * UNIT[seed])
 
     study, threshold = simulate(BATCHES, epochs=6, log_fd=log_fd), UNTRAINED * math.exp(-9)
@@ -348,13 +319,6 @@ def test_the_time_to_a_threshold():
     updates = {batch: -(-10_000 // batch) for batch in (128, 512)}
     assert steps.estimate.value == pytest.approx(2 * updates[512] / updates[128], rel=1e-9)
     assert steps.verdict == "supported"
-
-    # A run that does not get there leaves it open.
-    lost = simulate(BATCHES, epochs=6, log_fd=lambda *key: log_fd(*key, stuck=True))
-    result = judge(lost, "B4-images-to-50", threshold=UNTRAINED / 50)
-    assert (result.verdict, result.n) == ("inconclusive", 7)
-    run = "norm=none,head=conv,batch=512/seed=5"
-    assert result.why == f"7 of 8 seeds; without a number: {run}"
 
 
 @pytest.mark.parametrize(("change", "verdict"), [(0.0, "supported"), (-0.5, "refuted")])
@@ -562,42 +526,25 @@ def test_a_seed_without_one_of_its_cells_is_left_out_whole():
 # What a reader sees.
 
 
-def test_the_ledger_says_all_of_it(monkeypatch):
+def test_the_ledger_says_what_is_decided():
+    """What it says of claims that are not decided yet stands in the published report."""
     study = simulate(GRID, log_fd=effect(math.log(1.5) + 0.1 * UNIT))
-    verdicts = claims.judge(study)
-    ledger, claim = tables.ledger(study, verdicts), LEDGER["B1-128"]
+    ledger = tables.ledger(study, claims.judge(study))
     rows = {row[0]: row for row in ledger.rows}
-    assert list(rows) == list(LEDGER)
     details = dict(zip(rows, ledger.details, strict=True))
+    assert list(rows) == list(LEDGER)
     ends = [math.exp(math.log(1.5) + x * HALF * 0.1) for x in (-1, 1)]
     interval = f"1.500 ({ends[0]:.3f} to {ends[1]:.3f}) times"
-    assert rows["B1-128"][1:] == [claim.claim, "confirmatory", "supported", interval]
-    assert rows["B1-interaction"][2] == "exploratory"
-    first = details["B1-128"]
-    assert first["hypothesis"] == claim.hypothesis
-    assert first["smallest effect of interest"].endswith(claim.reason)
-    assert first["seeds"] == "8"
-    assert first["verdict"].startswith("higher, as claimed; ")
-    assert rows["B1-bound"][4] == "0.7000, lowest step of each run"
-    assert rows["B7"][4] == "–"
-    assert not {"p", "seeds"} & details["B7"].keys()
+    assert rows["B1-128"][2:] == ["confirmatory", "supported", interval]
+    assert details["B1-128"]["verdict"].startswith("higher, as claimed; ")
 
     # Seeds that agree to every digit that is shown have no p there.
     assert rows["B1-interaction"][4] == "1.000 (1.000 to 1.000) times"
-    assert "p" in first
-    assert "p" not in details["B1-interaction"]
-
-    # CSV has full precision, and the runs.
-    frame = ledger.frame.set_index("id")
-    assert frame.loc["B1-128", "estimate"] == verdicts[0].estimate.value
-    assert frame.loc["B1-128", "runs"].split() == verdicts[0].runs
-    assert frame.loc["B7", ["estimate", "low", "high", "p"]].isna().all()
+    assert [name for name in ("B1-128", "B1-interaction") if "p" in details[name]] == ["B1-128"]
 
     # When the claims were written, and whether they are still those.
     assert "study.json names no commit of the claims." in ledger.notes
-    digest = hashlib.sha256(claims.LEDGER.read_bytes()).hexdigest()
-    for given, words in ((digest, "by that file."), ("0" * 64, "by another file than that.")):
-        frozen = {"commit": "1e72eec", "date": "2026-11-25", "sha256": given}
-        kept = dataclasses.replace(study, info=study.info | {"claims": frozen})
-        note = next(x for x in tables.ledger(kept, []).notes if "1e72eec of 2026-11-25" in x)
-        assert note.endswith(words)
+    frozen = {"commit": "1e72eec", "date": "2026-11-25", "sha256": "0" * 64}
+    other = dataclasses.replace(study, info=study.info | {"claims": frozen})
+    note = next(x for x in tables.ledger(other, []).notes if "1e72eec of 2026-11-25" in x)
+    assert note.endswith("by another file than that.")

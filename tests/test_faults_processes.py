@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from faults import Row, processes
 
 from experiments import signals
@@ -33,7 +34,7 @@ def test_a_signal_while_a_command_is_being_started_ends_it_too(tmp_path: Path) -
         "signals.call('-c', 'import time; time.sleep(600)')\n"
     )
     command, options = [sys.executable, "-c", code], {"stdout": subprocess.PIPE, "text": True}
-    done = subprocess.run(command, cwd=processes.ROOT, timeout=60, **options)
+    done = subprocess.run(command, cwd=ROOT, timeout=60, **options)
     assert done.returncode == 143
     child, words = done.stdout.split("\n", 1)
     assert words == signals.STOPPED

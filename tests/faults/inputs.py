@@ -11,7 +11,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from conftest import capture, clean_environ, encode, write_files
+from conftest import ROOT, capture, clean_environ, encode, write_files, write_zip
 from PIL import Image
 
 from dcgan import rundir, sources
@@ -29,7 +28,6 @@ from dcgan.config import Config
 from dcgan.sources import BadData
 from faults import Row
 
-ROOT = Path(__file__).resolve().parents[2]
 CANARY = "sprung"  # the file that a hostile one would leave
 
 
@@ -150,13 +148,6 @@ def hostile_files(rng: Random, folder: Path) -> int:
     return len(doors)
 
 
-def write_zip(path: Path, files: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
-        for name, content in files:
-            archive.writestr(name, content)
-    return path
-
-
 def hostile_zips(rng: Random, folder: Path) -> int:
     """zip with traversal, links, nested zips, encryption: left out or refused by the entry's name;
     nothing is unpacked.
@@ -170,20 +161,20 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     outside = [f"{up}{CANARY}.png", f"x/{up}{CANARY}.png", f"..\\..\\{CANARY}.png"]
     outside += [f"{folder}/{CANARY}.png"]
     for name in outside:
-        write_zip(path, [("a.png", good), (name, good)])
+        write_zip(path, {"a.png": good, name: good})
         before = tree(folder)
         assert load(str(path), folder / "cache").left_out == (name.replace("\\", "/"),)
         assert tree(folder) == before, name
 
     # A flag of the table of contents says that a file is encrypted.
-    nested = write_zip(path, [("a.png", good)]).read_bytes()
+    nested = write_zip(path, {"a.png": good}).read_bytes()
     encrypted = bytearray(nested)
     encrypted[encrypted.rfind(b"PK\x01\x02") + 8] |= 1
-    linked = [("a.png", good), (link, str(folder / CANARY).encode())]
+    linked = {"a.png": good, link: str(folder / CANARY).encode()}
     cases = {
         "'a.png' in ": encrypted,
         "'link.png' in ": write_zip(path, linked).read_bytes(),
-        "not a PNG": write_zip(path, [("a.png", good), ("nested.png", nested)]).read_bytes(),
+        "not a PNG": write_zip(path, {"a.png": good, "nested.png": nested}).read_bytes(),
     }
     for reason, content in cases.items():
         path.write_bytes(content)
@@ -217,7 +208,7 @@ def damaged_images(rng: Random, folder: Path) -> int:
     files[f"b.{ending}"] = encode(picture, form, **options)
     path = write_files(source, files) / f"b.{ending}"
     if zipped:
-        path = source = write_zip(folder / "set.zip", [*files.items()])
+        path = source = write_zip(folder / "set.zip", files)
     whole, images = path.read_bytes(), load(str(source), folder)
     for _ in range(count):
         path.write_bytes(damaged := mutated(rng, whole))
@@ -255,8 +246,8 @@ def refusals(folder: Path) -> list[Refusal]:
     files |= {"mixed/009.png": encode(some_pixels(rng, 32)), "damaged/009.png": image[:200]}
     write_files(folder, files | {"text.zip": b"no zip", "file": b""})
     (folder / "empty").mkdir()
-    write_zip(folder / "none.zip", [("README", b"no images")])
-    write_zip(folder / "few.zip", [(name, image) for name in names[:20]])
+    write_zip(folder / "none.zip", {"README": b"no images"})
+    write_zip(folder / "few.zip", dict.fromkeys(names[:20], image))
     run = folder / "study/norm=none,head=conv,batch=128/seed=0"
     rundir.commit(run, 1, {rundir.GENERATOR: b"no generator"})
     rundir.replace(run / "run.json", rundir.seal({"config": TINY.model_dump()}))

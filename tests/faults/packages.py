@@ -9,9 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from conftest import capture
-
-ROOT = Path(__file__).resolve().parents[2]
+from conftest import ROOT, capture
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

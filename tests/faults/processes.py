@@ -33,7 +33,6 @@ from experiments import signals
 from faults import Row
 from faults.command import SERVER, give
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDY = "ablation-smoke-dots"
 EPOCHS = 3
 GRID = ["images=520", "width=1", "latent_size=4", "score_images=12", "reference_images=20"]
