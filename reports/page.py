@@ -3,7 +3,6 @@
 import base64
 import fnmatch
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -81,18 +80,13 @@ def render(
         title=title(study),
         scale=scale(study),
         blog=grid.define("ablation", "blog64").settings,
-        references=LITERATURE["references"],
-        fids=LITERATURE["fids"],
+        **LITERATURE,
         cite=cite,
-        info=study.info,
         study=study,
-        config=study.config,
-        levels={key: list(dict.fromkeys(study.plan[key])) for key in ("norm", "batch")},
         findings=said,
         how_sure=findings.how_sure(study),
         tally=findings.tally(study, verdicts),
         primary=PRIMARY,
-        identity=study.identities.get(PRIMARY),
         machines=tables.machine_lines(study),
         missing=tables.missing_lines(study),
         sections=sections,
@@ -182,13 +176,9 @@ def cite(key: str) -> str:
 
 def identities(study: Study) -> dict[str, list]:
     """How the metrics were measured: one column for all that agree in every field."""
-    columns: dict[str, list[str]] = {}
-    for metric, identity in study.identities.items():
-        if metric in study.frame:
-            fields = {key: value for key, value in identity.items() if key != "metric"}
-            columns.setdefault(json.dumps(fields), []).append(metric)
-    table = pd.DataFrame(map(json.loads, columns)).astype(object).fillna("")
-    heads = [", ".join(metrics) for metrics in columns.values()]
+    columns = tables.identities(study, study.identities)
+    table = pd.DataFrame([fields for fields, _ in columns]).astype(object).fillna("")
+    heads = [", ".join(metrics) for _, metrics in columns]
     return {"heads": heads, "rows": [[key, *table[key]] for key in table]}
 
 

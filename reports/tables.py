@@ -5,6 +5,7 @@ written as CSV, Markdown and LaTeX, and shown on the page.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -316,9 +317,10 @@ def label(metric: str) -> str:
 
 def table_of(metric: str) -> str:
     """The table of scores that a metric stands in, one of SCORES; "" for the records alone."""
+    of_neighbours = metric.partition("_")[0] in NEIGHBOUR_METRICS
     if metric.endswith("_reestimated"):
-        return "" if metric.partition("_")[0] in NEIGHBOUR_METRICS else "reestimated"
-    return "fidelity" if metric.partition("_")[0] in NEIGHBOUR_METRICS else "last"
+        return "" if of_neighbours else "reestimated"
+    return "fidelity" if of_neighbours else "last"
 
 
 def decimals_of(values: pd.Series) -> int:
@@ -446,22 +448,27 @@ def missing_lines(study: Study) -> list[str]:
 def _identity_lines(study: Study, metrics: Iterable[str] | None) -> list[str]:
     """One line for all metrics that share an identity, and one for what was not measured."""
     wanted = dict.fromkeys([*INCEPTION, *study.identities] if metrics is None else metrics)
-    groups: dict[str, list[str]] = {}
-    for metric in [x for x in wanted if x in study.frame and x in study.identities]:
-        groups.setdefault(_identity(study.identities[metric]), []).append(label(metric))
-    lines = [f"{', '.join(names)}: {identity}." for identity, names in groups.items()]
+    lines = []
+    for x, alike in identities(study, wanted):
+        network = _network(x, f", SHA-256 {x['reference_sha256'][:12]}")
+        lines.append(
+            f"{', '.join(map(label, alike))}: {network}, resizer: {x['resizer']}, quantiser: "
+            f"{x['quantiser']}, BatchNorm of G: {x['batchnorm']}, {x['implementation']}."
+        )
     absent = [INCEPTION[x] for x in wanted if x in INCEPTION and x not in study.frame]
     if absent:
         lines.append(f"{', '.join(absent)}: not measured (without Inception's published weights).")
     return lines
 
 
-def _identity(x: dict) -> str:
-    digest = f", SHA-256 {x['reference_sha256'][:12]}"
-    return (
-        f"{_network(x, digest)}, resizer: {x['resizer']}, quantiser: {x['quantiser']}, "
-        f"BatchNorm of G: {x['batchnorm']}, {x['implementation']}"
-    )
+def identities(study: Study, metrics: Iterable[str]) -> list[tuple[dict, list[str]]]:
+    """The identities of the metrics that were measured, each with all that share it."""
+    alike: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric in study.frame and metric in study.identities:
+            fields = {key: x for key, x in study.identities[metric].items() if key != "metric"}
+            alike.setdefault(json.dumps(fields), []).append(metric)
+    return [(json.loads(identity), names) for identity, names in alike.items()]
 
 
 def short_identity(study: Study, metric: str) -> str:
@@ -541,7 +548,7 @@ def _by_metric(
 ) -> Table:
     """A row for each arm, a column for each metric that any of them has."""
     metrics = [x for x in metrics if rows[x].notna().any()] or [PRIMARY]
-    columns = [*_arm(study), *more, *(_score(study, metric, rows) for metric in metrics)]
+    columns = [*_arm(study), *more, *(_score(metric, rows) for metric in metrics)]
     kept = [*study.factors, "seeds", "diverged", "epochs"]
     kept += [x + end for x in metrics if x in rows for end in ("", "_sd", "_n")]
     return _score_table(study, name, rows[kept], columns, metrics)
@@ -554,12 +561,12 @@ def _fixed_epochs(study: Analysis, metric: str, fixed: dict[int, pd.DataFrame]) 
     frame = pd.concat([pd.DataFrame(study.arms, columns=study.factors), *parts], axis="columns")
     columns, every = _arm(study, seeds=False), pd.concat(fixed)
     for epoch in fixed:
-        score = _score(study, metric, every, f"_{epoch}")
+        score = _score(metric, every, f"_{epoch}")
         columns.append(score._replace(heading=f"epoch {epoch}"))
     return _score_table(study, f"epochs-{metric}", frame, columns, [metric] * len(fixed))
 
 
-def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> Column:
+def _score(metric: str, rows: pd.DataFrame, end: str = "") -> Column:
     """A number with its spread, or why there is none; rounded as all `rows` of the metric are."""
     decimals = decimals_of(rows[metric]) if metric in rows else 0
 
@@ -568,9 +575,9 @@ def _score(study: Analysis, metric: str, rows: pd.DataFrame, end: str = "") -> C
         if finite:
             text = spread(row[f"{metric}{end}"], row[f"{metric}_sd{end}"], decimals)
             return text if finite == seeds else f"{text} ({finite} of {seeds})"
-        if metric in study.frame and row[f"diverged{end}"]:
+        if row[f"diverged{end}"]:
             return "diverged"
-        return "not measured" if seeds or metric not in study.frame else "not yet"
+        return "not measured" if seeds else "not yet"
 
     return Column(label(metric).removesuffix("_reestimated"), cell)
 
@@ -627,12 +634,14 @@ def _ledger_row(verdict: Verdict) -> dict[str, object]:
 
 
 def _claim_details(verdict: Verdict) -> dict[str, str]:
-    """What stands behind a verdict, as far as there is any."""
+    """What stands behind a verdict, as far as there is any; no p where no width is shown."""
+    x, decimals = verdict.estimate, verdict.scale.decimals
+    is_flat = x is None or rounded(x.low, decimals) == rounded(x.high, decimals)
     details = {
         "hypothesis": verdict.claim.hypothesis,
         "smallest effect of interest": f"{verdict.claim.smallest:g}. {verdict.claim.reason}",
         "verdict": verdict.why,
-        "p": _claim_p(verdict),
+        "p": DASH if is_flat else p_value(verdict.decisive_p),
         "seeds": str(verdict.n or DASH),
     }
     return {heading: text for heading, text in details.items() if text not in ("", DASH)}
@@ -646,14 +655,6 @@ def _claim_estimate(verdict: Verdict) -> str:
     if verdict.claim.measure == "bound":
         return f"{span(x.low, x.high, decimals)}, {unit}"
     return f"{interval(x.value, x.low, x.high, decimals)} {unit}"
-
-
-def _claim_p(verdict: Verdict) -> str:
-    """The p that a verdict stands on; a dash where its interval is shown without any width."""
-    x, decimals = verdict.estimate, verdict.scale.decimals
-    if x is None or rounded(x.low, decimals) == rounded(x.high, decimals):
-        return DASH
-    return p_value(verdict.decisive_p)
 
 
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
@@ -706,11 +707,11 @@ def _analysis(study: Analysis, name: str) -> Table:
     runs = study.analyses[name]
     titles = {key: text for result in runs.values() for key, text in result["titles"].items()}
     notes = [*dict.fromkeys(note for result in runs.values() for note in result["notes"])]
-    numbers = pd.DataFrame({run: result["values"] for run, result in runs.items()}).T.astype(float)
+    numbers = study.results.loc[list(runs), [f"{name}/{key}" for key in titles]]
     frame = pd.DataFrame({"number": list(titles), "title": list(titles.values())})
     columns = [column("title", "quantity")]
     for arm in study.arms:
-        rows = numbers.loc[numbers.index.isin(study.runs_of[arm]), list(titles)]
+        rows = numbers[numbers.index.isin(study.runs_of[arm])]
         if len(rows):
             text = arm_name(study, arm)
             frame[text] = rows.mean().to_numpy()
