@@ -102,27 +102,27 @@ def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Stud
 
 def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[Mirror]:
     """The runs of the named study; without a name there may be no others."""
-    names = [_study_name(mirror) for mirror in mirrors]
-    known = sorted({*names} - {None})
+    by_study: dict[str, list[Mirror]] = {}
+    for mirror in mirrors:
+        by_study.setdefault(_study_name(mirror), []).append(mirror)
+    known = sorted(filter(None, by_study))
     if not known:
         raise NoStudy(f"{place}: no run of a study is here")
-    if name is None and len({*names}) > 1:
+    if name is None and len(by_study) > 1:
         more = f"more than the runs of one study, choose with --study: {', '.join(known)}"
         raise NoStudy(f"{place}: {more}")
     if name not in (None, *known):
         raise NoStudy(f"{place}: --study {name} is not here, but {', '.join(known)}")
-    return [mirror for mirror, x in zip(mirrors, names, strict=True) if x == (name or known[0])]
+    return by_study[name or known[0]]
 
 
-def _study_name(mirror: Mirror) -> str | None:
-    """The name of a study's folder; None for a run that is of no study."""
-    config = mirror.config
-    try:
-        settings = {"data": config["data"]}
-        name = grid.Study(config["study"], config["scale"], {}, [], settings, {}).folder
-    except (KeyError, TypeError):
-        return None
-    return name if "run" in config and {"study.json", "run.json"} <= mirror.files.keys() else None
+def _study_name(mirror: Mirror) -> str:
+    """The name of a study's folder; an empty text for a run that is of no study."""
+    config, names = mirror.config, mirror.config.keys() | mirror.files.keys()
+    if not {"study", "scale", "data", "run", "study.json", "run.json"} <= names:
+        return ""
+    settings = {"data": config["data"]}
+    return grid.Study(config["study"], config["scale"], {}, [], settings, {}).folder
 
 
 def _records(mirror: Mirror) -> list[tuple[dict[str, Any], dict[str, Any]]]:
