@@ -331,21 +331,19 @@ def samples(study: Analysis) -> dict[str, tuple[Image.Image, str]]:
     seeds = sorted({seed for seed, _, image in last.values() if image})
     if not seeds:
         return {}
-    which = (
-        f"n = 1 run of each arm, seed {', '.join(map(str, seeds))}, the same noise for every arm"
-    )
-    path = study.folder / "real.png"
-    panels = [("real", _read(path)), ("", None)] if path.is_file() else []  # in a row of their own
-    panels += [
+    chosen = ", ".join(map(str, seeds))
+    runs = f"n = 1 run of each arm, seed {chosen}, the same noise for every arm"
+    panels = [
         (f"{', '.join(map(tables.prose, study.factors, arm))}\n{text}", image)
         for arm, (_, text, image) in last.items()
     ]
-    caption = (
-        ("Real images, then samples" if path.is_file() else "Samples")
-        + f" of every arm after its last epoch, not selected: {which}, its score above it."
-        + ("" if path.is_file() else NO_REAL)
-    )
-    strip = _strip(study, last, which)
+    what, path = "Samples", study.folder / "real.png"
+    if has_real := path.is_file():
+        what = "Real images, then samples"
+        panels = [("real", _read(path)), ("", None), *panels]  # in a row of their own
+    caption = f"{what} of every arm after its last epoch, not selected: {runs}, its score above it."
+    caption += "" if has_real else NO_REAL
+    strip = _strip(study, last, runs)
     return {"samples": (_contact_sheet(panels, 2), caption)} | ({"strip": strip} if strip else {})
 
 
@@ -433,7 +431,7 @@ def look_of(study: Analysis, arm: tuple) -> tuple[str, Any, str]:
     """
     known = [study.levels[factor] for factor in study.factors[:3]]
     hue, line, shade = [*(x.index(y) for x, y in zip(known, arm, strict=False)), 0, 0][:3]
-    hue = min(hue, 1) if _against_first(study) else hue % len(HUES)
+    hue = min(hue, 1) if _against_first(study) else hue
     share = shade / max(1, len(known[2]) - 1) if len(known) > 2 else 0.0
     dark, light = (np.array(colors.to_rgb(end)) for end in HUES[hue])
     colour = colors.to_hex((1 - share) * dark + share * light)

@@ -76,16 +76,16 @@ def tally(study: Analysis, verdicts: list[Verdict]) -> str:
 
 def _effects(study: Analysis) -> list[str]:
     """What the first factor does, then what each other one does at every level of the first."""
-    first = study.factors[:1]
-    effects = [x for x in study.partial_effects["epochs", "all"] if x.factors == first]
-    said = [*_of_first(study, effects), *_of_others(study)]
+    said = [*_of_first(study), *_of_others(study)]
     if len(study.arms) > 1 and not said:
         return ["No seed has the last epoch of every arm yet, so that no arms are compared."]
     return said
 
 
-def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
-    """Its mean effect, and that at each level of the factor that changes it most."""
+def _of_first(study: Analysis) -> list[str]:
+    """The mean effect of the first factor, and that at each level of what changes it most."""
+    first, partial = study.factors[:1], study.partial_effects
+    effects = [x for x in partial["epochs", "all"] if x.factors == first]
     if not effects:
         return []
     if len(effects) > 1:
@@ -95,7 +95,6 @@ def _of_first(study: Analysis, effects: list[Effect]) -> list[str]:
         text = f"Against {prose(factor, base)}, {PRIMARY} is multiplied by {join(parts)}"
         return [text + _unclear(effects)]
     text = f"{_subject(effects[0])} multiplies {PRIMARY} by {_times(effects[0])}"
-    first, partial = effects[0].factors, study.partial_effects
     pairs = [x for x in partial["epochs", "all"] if len(x.factors) == 2 and x.factors[:1] == first]
     if pairs:
         other = max(pairs, key=lambda x: abs(math.log(x.ratio.value))).factors[1]
