@@ -30,14 +30,6 @@ def named(make_study, tmp_path_factory):
     return study
 
 
-def test_the_name_is_the_only_factor(named):
-    assert named.factors == ["arm"]
-    assert named.arms == [("baseline",), ("plain-gan",), ("relu-d",)]
-    assert len(named.plan) == 24
-    assert named.missing == []
-    assert set(named.frame.loc[named.frame["arm"] == "plain-gan", "batch"]) == {512}
-
-
 def test_the_sentences_compare_every_arm_with_the_baseline(named):
     ratios = {x.levels["arm"]: x.ratio.value for x in named.last_effects["fd_cifar"]}
     wanted = {("baseline", "plain-gan"): 2.0, ("baseline", "relu-d"): 0.99}
@@ -65,6 +57,7 @@ def test_the_tables_and_figures_are_those_of_named_arms(named):
     shown = tables_of(named)
     sets = {"baseline": "nothing", "plain-gan": "model=mlp, batch=512", "relu-d": "act_d=relu"}
     assert [tuple(row) for row in shown["arms"].rows] == [*sets.items()]
+    assert set(named.frame.loc[named.frame["arm"] == "plain-gan", "batch"]) == {512}
     assert np.isnan(named.losses["bound"]).all()
     figure, caption = figures.draw(named)["fd_cifar"]
     assert [axis.get_title("left") for axis in figure.axes] == ["plain-gan", "relu-d"]

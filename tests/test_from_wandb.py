@@ -7,7 +7,6 @@ import re
 import shutil
 from operator import attrgetter
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pandas as pd
@@ -159,24 +158,16 @@ def test_a_file_that_is_not_what_was_sent_is_refused(mirrors):
         from_wandb.load(mirrors, "p")
 
 
-class Run:
+def online_run(mirror):
     """One run as W&B's public API shows it, with pages of history in which every row is as wide."""
-
-    def __init__(self, mirror):
-        self.id = Path(mirror.label).stem.removeprefix("run-")
-        self.config, self._rows, self._files = mirror.config, mirror.rows, mirror.files
-
-    def files(self):
-        def file(name, text):
-            return SimpleNamespace(name=name, download=lambda folder, replace: io.StringIO(text))
-
-        return [file(name, text) for name, text in {**self._files, "media/x.png": ""}.items()]
-
-    def scan_history(self, use_cache=True):
-        columns = dict.fromkeys(name for row in self._rows for name in row)
-        for row in self._rows:
-            wide = {name: row.get(name) for name in columns}
-            yield {name: float(x) if x == "NaN" else x for name, x in wide.items()}
+    columns = dict.fromkeys(name for row in mirror.rows for name in row)
+    wide = [{name: row.get(name) for name in columns} for row in mirror.rows]
+    rows = [{name: float(x) if x == "NaN" else x for name, x in row.items()} for row in wide]
+    files = [Mock(download=Mock(return_value=io.StringIO(x))) for x in [*mirror.files.values(), ""]]
+    for file, name in zip(files, [*mirror.files, "media/x.png"], strict=True):
+        file.name = name
+    given = {"files.return_value": files, "scan_history.return_value": rows}
+    return Mock(id=Path(mirror.label).stem, config=mirror.config, **given)
 
 
 @pytest.fixture
@@ -190,7 +181,7 @@ def runs(monkeypatch):
 
 
 def test_the_online_runs_are_the_records(study, mirrors, runs):
-    runs.return_value = [Run(mirror) for mirror in mirrors]
+    runs.return_value = [online_run(mirror) for mirror in mirrors]
     check_same(from_wandb.load(from_wandb.online("e/p"), "e/p"), records.load(study))
     runs.assert_called_once_with("e/p", order="+created_at", lazy=False)
 
@@ -222,14 +213,21 @@ def test_the_report_has_the_same_numbers(study, tmp_path):
         ("--from disk e --to out", "--from disk e: not STUDY, wandb ENTITY/PROJECT or"),
         ("--from wandb-offline nowhere --to out", "nowhere: no offline runs of W&B here"),
         ("--from x --study y --to out", "--study y: x is one study"),
+        ("--from nowhere", "nowhere: no study here (study.json is missing)"),
+        ("--from .", ".: no epoch has been committed yet"),
+        ("--from . --form x", "No such option '--form'"),
+        ("", "Missing option '--from'"),
     ],
 )
-def test_bad_words_are_one_line_and_nothing_is_made(tmp_path, monkeypatch, capsys, words, message):
+def test_bad_words_are_one_line_and_nothing_is_made(
+    study, tmp_path, monkeypatch, run_command, words, message
+):
+    shutil.copy(study / "study.json", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("NETRC", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
-    assert command.main(words.split()) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"reports: {message}")
-    assert list(tmp_path.iterdir()) == []
+    code, out, err = run_command(command.main, *words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"reports: {message}")
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
