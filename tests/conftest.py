@@ -45,6 +45,14 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """What lies below a folder, by its path from there: the bytes of files, None for folders."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
 def write_zip(path: Path, files: dict[str | zipfile.ZipInfo, bytes]) -> Path:
     """Write a zip of files whose names are as they are given, backslashes included."""
     path.parent.mkdir(exist_ok=True)
@@ -122,6 +130,39 @@ def run_command(capsys) -> Callable[..., tuple[int, str, str]]:
         return main([*map(str, words)]), *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def refusal(run_command, tmp_path) -> Callable[..., str]:
+    """A refused command line: (main, *words) -> its one line, while nothing is written."""
+
+    def run(main, *words):
+        before = contents(tmp_path)
+        code, shown, complaint = run_command(main, *words)
+        assert (code, shown, complaint.count("\n")) == (2, "", 1), words
+        assert contents(tmp_path) == before
+        return complaint
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_generator():
+    """G of a config, whose images have contrast, and for which BatchNorm's two modes differ."""
+    import torch
+
+    from dcgan.models import build
+    from dcgan.train import draw_latent
+
+    def make(config):
+        G = build(config)[0].train()
+        with torch.no_grad():
+            G.to_rgb.weight.mul_(20)
+            for _ in range(3):  # so that the running statistics are not the initial ones
+                G(draw_latent(config, "warm-up", 0, 20))
+        return G.eval()
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,11 @@ def run_prepare(run_command):
 
 
 @pytest.fixture
+def refused(refusal):
+    return partial(refusal, main, "prepare")
+
+
+@pytest.fixture
 def photos(tmp_path):
     """Two classes and every format, in sizes that differ."""
     noise = np.random.default_rng(2).integers(0, 256, (90, 70, 3), dtype=np.uint8)
@@ -230,14 +235,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_is_refused_by_name_or_left_out(name, run_prepare, tmp_path):
+def test_what_cannot_be_read_is_refused_by_name_or_left_out(name, run_prepare, refused, tmp_path):
     content, reason = REFUSED[name]
     source = write_files(tmp_path / "s", {"a.png": PNG, name: content, "zz.png": encode(GREY)})
     out = tmp_path / "new" / "o.zip"
-    code, shown, complaint = run_prepare(source, "-o", out, "--side", 16)
-    assert (code, shown, len(complaint.splitlines())) == (2, "", 1)
+    complaint = refused(source, "-o", out, "--side", 16)
     assert complaint.startswith(f"dcgan: '{name}' in {source}: {reason}")
-    assert not out.parent.exists()
 
     code, shown, complaint = run_prepare(source, "-o", out, "--side", 16, "--skip")
     assert (code, complaint) == (0, "")
@@ -256,15 +259,14 @@ def test_a_photo_of_100_megapixels_and_100_megabytes_is_taken(run_prepare, tmp_p
     assert (contents(tmp_path / "o.zip")[1][0] == 77).all()
 
 
-def test_bad_input_is_one_line_and_leaves_everything_as_it_was(run_prepare, tmp_path):
+def test_bad_input_is_one_line_and_leaves_everything_as_it_was(refused, tmp_path):
     good = write_files(tmp_path / "good", {"a.png": PNG})
     bad = write_files(tmp_path / "bad", {"a.png": b"", "b.png": b""})
     torn = tmp_path / "torn.zip"
     torn.write_bytes(write_zip(tmp_path / "whole.zip", {"a.png": PNG}).read_bytes()[:-30])
     (tmp_path / "none").mkdir()
-    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     out = ("-o", tmp_path / "out" / "o.zip")
-    refused = {
+    reasons = {
         (good, "-o", torn): f"-o {torn}: is there already",
         (good, "-o", tmp_path / "none"): f"-o {tmp_path / 'none'}: is there already",
         (good, *out, "--side", 32): f"'a.png' in {good}: 16x16 pixels, fewer than 32 a side",
@@ -273,8 +275,5 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(run_prepare, tmp_
         (torn, *out): f"{torn}: not a whole zip",
         (bad, *out, "--skip"): f"{bad}: no picture is left, the first was refused: 'a.png' in",
     }
-    for words, reason in refused.items():
-        code, shown, complaint = run_prepare(*words)
-        assert (code, shown, len(complaint.splitlines())) == (2, "", 1), words
-        assert complaint.startswith(f"dcgan: {reason}"), complaint
-    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+    for words, reason in reasons.items():
+        assert refused(*words).startswith(f"dcgan: {reason}")
