@@ -9,7 +9,6 @@ from torch import nn
 
 from dcgan.config import Config
 from dcgan.data import Images, canonical, resize, shapes
-from dcgan.models import build
 from dcgan.train import draw_latent, generate
 from eval import audit, metrics
 from eval.audit import BATCHNORM, add_noise, blur, by_damage, by_size, quantise, signed_images
@@ -33,13 +32,8 @@ def drawn():
 
 
 @pytest.fixture
-def G():
-    net = build(CONFIG)[0].train()
-    with torch.no_grad():
-        net.to_rgb.weight.mul_(20)  # so that the images have contrast
-        for _ in range(3):  # so that the running statistics are not the initial ones
-            net(draw_latent(CONFIG, "warm-up", 0, 20))
-    return net.eval()
+def G(make_generator):
+    return make_generator(CONFIG)
 
 
 @pytest.fixture

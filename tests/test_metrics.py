@@ -41,17 +41,6 @@ def test_a_set_is_at_zero_from_itself_and_never_below():
         assert 0 <= frechet_distance(x, x) < 1e-11
 
 
-def test_distance_ignores_rotation_and_order_and_is_symmetric():
-    rng = np.random.default_rng(5)
-    x, y = rng.normal(size=(50, 16)) * rng.uniform(0, 2, 16), rng.normal(size=(9, 16)) + 1
-    rotation = np.linalg.qr(rng.normal(size=(16, 16)))[0]
-    expected = frechet_distance(moments(x), moments(y))
-    for a, b in [(y, x), (x @ rotation, y @ rotation), (rng.permutation(x), rng.permutation(y))]:
-        assert frechet_distance(moments(a), moments(b)) == pytest.approx(expected, rel=1e-12)
-    larger = frechet_distance(moments(3 * x), moments(3 * y))
-    assert larger == pytest.approx(9 * expected, rel=1e-12)
-
-
 def test_the_score_is_from_one_to_the_number_of_classes():
     alike = np.tile(np.random.default_rng(0).normal(size=10), (30, 1))
     assert score(np.zeros((30, 10))) == pytest.approx(1, abs=1e-14)

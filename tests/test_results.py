@@ -9,7 +9,7 @@ TITLES = {"near": "how near", "far": "how far"}
 RESULT = Result({"near": 0.1234567890123, "far": 3}, TITLES, {"images": 5}, ["A sentence."])
 
 
-def test_what_is_written_is_read_again_with_all_digits(tmp_path):
+def test_what_is_written_is_read_again_with_all_digits_or_null(tmp_path):
     assert stored(tmp_path, "near", 2) is None
     content = write(tmp_path, "near", 2, RESULT)
     assert stored(tmp_path, "near", 2) == content
@@ -18,19 +18,18 @@ def test_what_is_written_is_read_again_with_all_digits(tmp_path):
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["near.json"]
     write(tmp_path, "near", 2, replace(RESULT, picture=b"a picture"))
     assert (tmp_path / "eval" / "near.png").read_bytes() == b"a picture"
+    values = {"near": float("nan"), "far": float("inf"), "other": None, "zero": 0.0}
+    content = write(tmp_path, "near", 2, replace(RESULT, values=values))
+    assert stored(tmp_path, "near", 2) == content
+    assert content["values"] == {"near": None, "far": None, "other": None, "zero": 0}
+
+    # What is damaged is no result.
     path = tmp_path / "eval" / "near.json"
     whole = path.read_bytes()
     assert list(json.loads(whole)) == ["tool", "epoch", "values", "titles", "about", "notes"]
     for damaged in (b"", b"[]", whole[:-5], whole.replace(b"titles", b"title")):
         path.write_bytes(damaged)
         assert stored(tmp_path, "near", 2) is None
-
-
-def test_what_is_not_finite_is_null(tmp_path):
-    values = {"near": float("nan"), "far": float("inf"), "other": None, "zero": 0.0}
-    write(tmp_path, "near", 1, replace(RESULT, values=values))
-    expected = {"near": None, "far": None, "other": None, "zero": 0}
-    assert stored(tmp_path, "near", 1)["values"] == expected
 
 
 def test_the_table_has_a_column_for_each_run_and_each_note_once(monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+from conftest import contents
 
 from dcgan import rundir
 from dcgan.rundir import GENERATOR, RECORD, SAMPLES, STATE, SUMS, TIMING, commit, committed
@@ -193,10 +194,6 @@ def test_a_fault_at_any_change_to_the_disk_costs_no_committed_epoch(run, fault, 
         if len(changes) < number:
             break
     assert number > len(content(5))
-
-
-def contents(run):
-    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 @linux
