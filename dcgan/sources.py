@@ -43,7 +43,6 @@ URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 MD5 = "c58f30108f718f92721af3b95e74349a"  # of the archive, as torchvision has it too
 ANSWER_SECONDS = 10  # for each wait of the download
 
-Found = tuple[str, Path | None]  # the kind of a source, and where it lies
 Source = str | Path | None  # what a user says of images
 
 
@@ -68,7 +67,7 @@ class Listing:
     read: Callable[[str], bytes]  # a picture by its name
 
 
-def find(source: Source, downloads: Path) -> Found:
+def find(source: Source, downloads: Path) -> tuple[str, Path | None]:
     """The kind of a source (cifar10, folder, zip, shapes), and where it lies.
 
     None is what lies in data/, or else cifar10: torchvision's folder or archive in data/ or

@@ -17,7 +17,7 @@ from dcgan.models import fill
 from dcgan.train import matmul_precision
 from eval.classifier import NAME, Classifier, folded
 from eval.fetch import INCEPTION_SHA256, NoWeights, find_inception, read_hashed
-from eval.metrics import METRICS, Metric
+from eval.metrics import OF_CLASSIFIER, OF_INCEPTION, OF_LITE0, Metric
 
 WEIGHTS = Path(__file__).parent / "weights"  # the classifier's, committed with its card
 SIDE = 32  # pixels, what the classifier was trained on
@@ -31,7 +31,7 @@ BILINEAR = "antialiased bilinear"
 BATCH = 100  # images in one pass of a network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a key of caches by what it is
 class Extractor:
     """A feature network, and all that the identity of its numbers needs."""
 
@@ -39,10 +39,10 @@ class Extractor:
     sha256: str  # of the weights file
     resolution: int  # pixels a side that the network sees
     resizer: str  # how images of other sides get there
-    suffix: str  # of its metrics' names; "" only for Inception with the published weights
     device: str
     forward: Callable[[Tensor], tuple[Tensor, Tensor]]  # what `extract` does with one batch
-    stems: tuple[str, ...] = tuple(metric.stem for metric in METRICS)  # of what it measures
+    metrics: dict[str, Metric]  # by their names with this network
+    splits: int = 1  # of the score; ten with Inception, by convention
     most: int | None = None  # images of each side that it sees, the first ones; None: all of them
 
     @torch.no_grad()
@@ -53,18 +53,6 @@ class Extractor:
             outputs = zip(*map(self.forward, parts), strict=True)
             features, logits = (torch.cat(rows).float().cpu() for rows in outputs)
         return features, logits
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """Name -> metric; *FID*, *IS* and *KID* are reserved to Inception's published weights."""
-        if not self.suffix:
-            return {metric.inception: metric for metric in METRICS if metric.inception}
-        return {m.stem + self.suffix: m for m in METRICS if m.stem in self.stems}
-
-    @property
-    def splits(self) -> int:
-        """Of the score: ten with Inception, by convention."""
-        return 1 if self.suffix else 10
 
 
 def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
@@ -85,8 +73,8 @@ def classifier(device: str = "cpu", folder: Path = WEIGHTS) -> Extractor:
     net = folded(net.eval()).requires_grad_(False)
     net.to(device, memory_format=torch.channels_last)
 
-    about = NAME, sha256, SIDE, BILINEAR, "_cifar", device
-    return Extractor(*about, lambda images: net(resize(images, SIDE)))
+    about = NAME, sha256, SIDE, BILINEAR, device
+    return Extractor(*about, lambda images: net(resize(images, SIDE)), OF_CLASSIFIER)
 
 
 def has_lite0() -> bool:
@@ -115,8 +103,8 @@ def lite0(device: str = "cpu") -> Extractor:
         features = net.extract_features(pixels).mean(dim=(2, 3))
         return features, net._fc(features)
 
-    about = LITE0, LITE0_SHA256, LITE0_SIDE, BILINEAR, "_imagenet", device
-    return Extractor(*about, forward, ("kd",), LITE0_IMAGES)
+    about = LITE0, LITE0_SHA256, LITE0_SIDE, BILINEAR, device
+    return Extractor(*about, forward, OF_LITE0, most=LITE0_IMAGES)
 
 
 def inception(path: Path | None, device: str, cache: Path) -> Extractor:
@@ -127,7 +115,8 @@ def inception(path: Path | None, device: str, cache: Path) -> Extractor:
     with torch.random.fork_rng(devices=[]):
         net = FeatureExtractorInceptionV3(INCEPTION, ["2048", "logits_unbiased"], weights)
     side, resizer = FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE, "TensorFlow 1 bilinear"
-    return Extractor(INCEPTION, INCEPTION_SHA256, side, resizer, "", device, net.to(device))
+    about = INCEPTION, INCEPTION_SHA256, side, resizer, device
+    return Extractor(*about, net.to(device), OF_INCEPTION, splits=10)
 
 
 def resize(images: Tensor, side: int) -> Tensor:

@@ -158,7 +158,7 @@ class Sample:
 class Metric:
     """One row of the table."""
 
-    stem: str  # of its name, which a network's suffix completes
+    stem: str  # of its name, which a network completes
     inception: str | None  # its name with Inception's published weights; None: not measured there
     lower_is_better: bool
     real: Literal["all", "as many", "none"]  # the real images that it needs
@@ -181,11 +181,12 @@ METRICS = (
     *map(_by_neighbours, NEIGHBOUR_METRICS),
 )
 
-LOWER_IS_BETTER = {  # of the study's networks, in the order of columns
-    **{metric.inception: metric.lower_is_better for metric in METRICS if metric.inception},
-    **{f"{metric.stem}_cifar": metric.lower_is_better for metric in METRICS},
-    "kd_imagenet": True,
-}
+# What each network of the study measures: *FID*, *IS* and *KID* mean Inception's published weights.
+OF_INCEPTION = {metric.inception: metric for metric in METRICS if metric.inception}
+OF_CLASSIFIER = {f"{metric.stem}_cifar": metric for metric in METRICS}
+OF_LITE0 = {f"{metric.stem}_imagenet": metric for metric in METRICS if metric.stem == "kd"}
+STUDIED = OF_INCEPTION | OF_CLASSIFIER | OF_LITE0  # in the order of columns
+LOWER_IS_BETTER = {name: metric.lower_is_better for name, metric in STUDIED.items()}
 
 CALIBRATION = {  # sets of images that no training made (eval.calibration), and what people read
     "held-out": "real, held out",

@@ -95,6 +95,7 @@ def pair(make_study, tmp_path_factory):
 def colours():
     """A feature network that one can follow by hand: mean and SD of each channel; 1 % as logits."""
     from eval.extractors import Extractor
+    from eval.metrics import OF_CLASSIFIER
 
     def forward(images):
         channels = images.float().flatten(2)
@@ -104,7 +105,7 @@ def colours():
     import torch
 
     resizer = "antialiased bilinear"
-    return Extractor("colours", "5" * 64, 32, resizer, "_cifar", "cpu", forward)
+    return Extractor("colours", "5" * 64, 32, resizer, "cpu", forward, OF_CLASSIFIER)
 
 
 @pytest.fixture(scope="session")

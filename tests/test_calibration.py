@@ -144,7 +144,7 @@ def test_the_metrics_put_the_sets_in_order(made, compared):
 
 
 def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, compared):
-    more = dataclasses.replace(compared[0].extractor, suffix="_other")
+    more = dataclasses.replace(compared[0].extractor, metrics={"fd_other": None})
     both = [*compared, dataclasses.replace(compared[0], extractor=more)]
     assert calibration.is_current(made, compared, HALF)
     assert calibration.is_current(made | {"held_out": TEST}, compared, HALF)

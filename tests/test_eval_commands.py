@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import contents
 
 from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import load, shapes
-from dcgan.models import dump_generator
-from dcgan.train import dump_state, start, train_epoch
+from dcgan.data import keep, load, resize, shapes
+from dcgan.models import dump_generator, load_generator
+from dcgan.train import draw_latent, dump_state, generate, start, train_epoch
 from eval import audit, walks
 from eval.__main__ import main
+from eval.extractors import classifier
+from eval.score import identities, reference, score
 
 CONFIG = Config(resolution=16, width=2, latent_size=8, images=100, batch=20, epochs=2)
 WORDS = {  # of each analysis that leaves a result in a run, to be quick
@@ -27,6 +30,8 @@ WORDS = {  # of each analysis that leaves a result in a run, to be quick
     "audit": ("--data", "train", "--test", "test", "--n", 100),
 }
 PROBE = WORDS["probe"][:4]
+PICTURED = ("neighbours", "walks", "filters")
+SEED_0 = "norm=none/seed=0"
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +81,23 @@ def run_eval(sources, run_command, monkeypatch):
     torch.set_num_threads(threads)
 
 
-def files(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("name", WORDS)
 def test_a_result_is_kept_once_and_printed_in_80_columns(name, study, run_eval):
-    run, before = study / "norm=none" / "seed=0", files(study)
+    run, before = study / "norm=none" / "seed=0", contents(study)
     epoch = 0 if name == "heads" else 2
     code, shown, progress = run_eval(name, study, *WORDS[name])
     assert (code, progress.splitlines()[-1]) == (0, f"measured 1 of 1: {run}, epoch {epoch}")
-    written = {path: data for path, data in files(study).items() if path not in before}
-    pictured = {"png"} if name in ("neighbours", "walks", "filters") else set()
-    assert set(written) == {run / "eval" / f"{name}.{end}" for end in {"json", *pictured}}
-    assert files(study) == before | written
+    after = contents(study)
+    endings = ["", f"/{name}.json", f"/{name}.png"][: 3 if name in PICTURED else 2]
+    assert after.keys() - before.keys() == {f"{SEED_0}/eval{end}" for end in endings}
+    assert after | before == after
 
-    result = json.loads(written[run / "eval" / f"{name}.json"])
+    result = json.loads(after[f"{SEED_0}/eval/{name}.json"])
     assert (result["tool"], result["epoch"]) == (name, epoch)
     assert result["values"].keys() == result["titles"].keys()
     assert "--data" not in WORDS[name] or result["about"]["data_sha256"]
     for key in {"generator_sha256", "state_sha256"} & result["about"].keys():
-        data = before[run / "epochs" / "0002" / f"{key[:-7]}.safetensors"]
+        data = before[f"{SEED_0}/epochs/0002/{key[:-7]}.safetensors"]
         named = result["about"][key]
         assert (named["2"] if name == "constant" else named) == hashlib.sha256(data).hexdigest()
 
@@ -116,15 +117,36 @@ def test_a_result_is_kept_once_and_printed_in_80_columns(name, study, run_eval):
     if name != "heads":
         progress = run_eval(name, run, *WORDS[name], "--again")[2]
         assert progress == f"measured 1 of 1: {run}, epoch 2\n"
-        assert files(study) == before | written
+        assert contents(study) == after
 
 
-def test_an_earlier_epoch_takes_the_place_of_a_later_one(study, run_eval):
-    run = study / "norm=none" / "seed=0"
-    run_eval("walks", run, *WORDS["walks"])
-    progress = run_eval("walks", run, *WORDS["walks"], "--epoch", 1)[2]
-    assert progress == f"measured 1 of 1: {run}, epoch 1\n"
-    assert json.loads((run / "eval" / "walks.json").read_bytes())["epoch"] == 1
+def test_rescoring_gives_the_same_numbers_as_scoring(study, run_eval, sources, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    run, cache = study / SEED_0, study.parent / "cache"
+    images = load(str(sources / "train"), cache)
+    keep(images, cache, 16)
+    before = contents(study)
+    code, shown, progress = run_eval("score", study, "--n", 20, "--json")
+    (row,) = json.loads(shown)["runs"]
+    assert (code, row["run"], row["epoch"]) == (0, str(run), 2)
+    assert progress.startswith(f"scored 1 of 1: {run}, epoch 2\n")
+    assert contents(study) == before
+
+    # By hand, from the committed generator.
+    G, config = load_generator(str(rundir.epoch_folder(run, 2) / rundir.GENERATOR))
+    network, images = classifier(), resize(images, 16)
+    against = reference(network, images.pixels, images.sha256, cache)
+    made = generate(G, draw_latent(config, "rescore", 2, 20))
+    assert row["scores"] == score(made, [against])
+    assert row["identities"] == identities(against, 20, 16)
+
+    # At an earlier epoch, as a table, with the data named.
+    code, shown, _ = run_eval("score", run, "--epoch", 1, "--data", "train", "--n", 20)
+    first, _, _, *rest = shown.splitlines()
+    assert (code, first) == (0, f"1  {run}, epoch 1")
+    assert [line.split()[0] for line in rest[:7]] == list(network.metrics)
+    distance = next(line for line in rest if line.startswith("metric fd_cifar, "))
+    assert f"network_sha256 {network.sha256}, generated 20, reference 120, " in distance
 
 
 @pytest.mark.parametrize("name", ["walks", "neighbours", "filters", "probe"])
@@ -170,21 +192,20 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, reason, study, run_eval):
-    before = files(study)
+    before = contents(study)
     code, shown, complaint = run_eval(*(str(x).replace("STUDY", str(study)) for x in words))
     assert (code, shown) == (2, "")
     *progress, last = complaint.splitlines()
     assert reason in last
     assert words[0] != "score" or progress == []
-    assert files(study) == before
+    assert contents(study) == before
     assert not Path("new").exists()
 
 
-def test_the_classifier_is_not_trained_on_what_is_not_there(run_command, tmp_path, monkeypatch):
+def test_the_classifier_is_not_trained_on_what_is_not_there(refusal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, shown, complaint = run_command(main, "train-extractor", "--train", "a.zip", "--test", "b")
-    assert (code, shown, complaint) == (2, "", "eval: a.zip: no such file or folder\n")
-    assert not [*tmp_path.iterdir()]
+    said = refusal(main, "train-extractor", "--train", "a.zip", "--test", "b")
+    assert said == "eval: a.zip: no such file or folder\n"
 
 
 def test_the_plain_gan_has_no_convolutions_to_look_at(study, run_eval, trained):

@@ -54,7 +54,8 @@ def test_classifier_gives_the_networks_own_features(folder, network):
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)  # shapes and types as well
     assert [x.shape for x in result] == [(len(images), FEATURES), (len(images), 10)]
     assert result[0].std(dim=0).mean() > 0.01  # they tell images apart
-    assert (extractor.name, extractor.resolution, extractor.suffix) == (NAME, 32, "_cifar")
+    assert (extractor.name, extractor.resolution, extractor.splits) == (NAME, 32, 1)
+    assert "fd_cifar" in extractor.metrics
 
 
 def test_other_sides_are_resized_without_rounding(folder, network):
@@ -116,7 +117,8 @@ def test_inception_gives_what_torch_fidelity_gives(tmp_path, monkeypatch):
     theirs = FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], str(path))
     torch.testing.assert_close((features, logits), theirs(images), rtol=1e-5, atol=1e-5)
     assert features.std(dim=0).mean() > 0.001  # they tell images apart
-    assert (extractor.name, extractor.suffix) == ("inception-2015-12-05", "")
+    assert (extractor.name, extractor.splits) == ("inception-2015-12-05", 10)
+    assert [*extractor.metrics] == ["fid", "is", "kid"]
 
 
 def test_where_weights_are_looked_for(tmp_path, monkeypatch):

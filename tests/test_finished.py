@@ -7,7 +7,7 @@ from dcgan import rundir
 from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.models import dump_generator
-from dcgan.train import dump_state, load_state, start, train_epoch
+from dcgan.train import dump_state, load_state, start
 from eval.finished import FinishedRun, open_runs
 
 CONFIG = Config(resolution=16, width=2, latent_size=4, images=24, batch=8, epochs=3)
@@ -16,11 +16,10 @@ CONFIG = Config(resolution=16, width=2, latent_size=4, images=24, batch=8, epoch
 @pytest.fixture
 def folder(tmp_path, write_run):
     """A finished run, which has pruned the state of epoch 1, and kept two generators."""
-    state, epochs = start(CONFIG), []
-    for _ in range(CONFIG.epochs):
-        train_epoch(state, CONFIG, torch.zeros(24, 16, 16, 3, dtype=torch.uint8))
-        files = {rundir.STATE: dump_state(state)}
-        epochs.append(files | {rundir.GENERATOR: dump_generator(state.G, CONFIG)})
+    states = [start(CONFIG.model_copy(update={"seed": seed})) for seed in range(CONFIG.epochs)]
+    epochs = [
+        {rundir.STATE: dump_state(x), rundir.GENERATOR: dump_generator(x.G, CONFIG)} for x in states
+    ]
     run = write_run(tmp_path / "study", CONFIG, epochs)
     rundir.prune(run, CONFIG.epochs)
     (rundir.epoch_folder(run, 2) / rundir.GENERATOR).unlink()

@@ -1,29 +1,25 @@
-"""From a generator and real images to numbers with identities, and the command line."""
+"""From a generator and real images to numbers with identities."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dcgan import rundir
 from dcgan.config import Config
-from dcgan.data import keep, load, to_signed
-from dcgan.models import build, dump_generator
+from dcgan.data import to_signed
+from dcgan.models import build
 from dcgan.train import draw_latent, generate, matmul_precision
 from eval import metrics
-from eval.__main__ import main
 from eval.audit import signed_images
-from eval.classifier import Classifier, write_card
 from eval.extractors import INCEPTION, INCEPTION_SHA256, classifier, resize
 from eval.filters import respond
 from eval.probe import discriminator_features
 from eval.score import Reference, identities, reference, score
 
 STEMS = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
+INCEPTIONS = {"metrics": metrics.OF_INCEPTION, "splits": 10}
 CONFIG = Config(resolution=16, width=2, latent_size=8, images=40, batch=20, epochs=2)
 
 
@@ -111,7 +107,7 @@ def test_scores_are_the_metrics_of_the_features(colours, tmp_path):
 
 
 def test_fid_is_the_name_for_published_weights_only(colours, tmp_path):
-    published = replace(colours, name=INCEPTION, sha256=INCEPTION_SHA256, suffix="")
+    published = replace(colours, name=INCEPTION, sha256=INCEPTION_SHA256, **INCEPTIONS)
     real, fake = pictures(50, 32, 0), as_tensor(pictures(40, 32, 1))
     networks = [counting(each) for each in (colours, published)]
     references = [reference(each, real, "a" * 64, tmp_path) for each, _ in networks]
@@ -180,7 +176,7 @@ def test_identity_has_every_field(colours):
     }
     assert (result["cs_cifar"]["split"], result["cs_cifar"]["reference_sha256"]) == ("none", "")
     assert result["recall_cifar"]["implementation"] == "eval.metrics 2, k = 5"
-    inception = identities(at(replace(colours, suffix=""), 32), 2000, 32)
+    inception = identities(at(replace(colours, **INCEPTIONS), 32), 2000, 32)
     assert inception["is"]["implementation"] == "eval.metrics 2, splits = 10"
 
 
@@ -200,52 +196,3 @@ def test_identity_says_how_pixels_got_to_the_network(colours):
     for network, real, generated, expected in resizers:
         result = identities(at(network, real), 10, generated)["fd_cifar"]["resizer"]
         assert result == expected
-
-
-@pytest.fixture
-def study(tmp_path, write_images, write_run):
-    """A study of two runs over 40 images, whose epochs 1 and 2 have kept their generators."""
-    real = write_images(tmp_path / "real", pictures(40, 16, 0), [i % 10 for i in range(40)])
-    images = load(real, tmp_path / "cache")
-    keep(images, tmp_path / "cache", 16)
-    folder = tmp_path / "ablation-smoke-real"
-    for seed in (0, 1):
-        config = CONFIG.model_copy(update={"seed": seed, "data_sha256": images.sha256})
-        nets = (build(config.model_copy(update={"seed": 10 * seed + i}))[0] for i in (1, 2))
-        write_run(folder, config, [{rundir.GENERATOR: dump_generator(G, config)} for G in nets], 16)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        write_card(tmp_path / "weights", Classifier(), {})
-    return folder
-
-
-def test_rescoring_gives_the_same_numbers_as_scoring(study, run_command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
-    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
-    weights = study.parent / "weights"
-    options = ("--n", 20, "--weights", weights, "--device", "cpu")
-    code, shown, progress = run_command(main, "score", study, *options, "--json")
-    rows = json.loads(shown)["runs"]
-    assert code == 0
-    assert [line[:13] for line in progress.splitlines()[:2]] == ["scored 1 of 2", "scored 2 of 2"]
-    assert [(Path(row["run"]).name, row["epoch"]) for row in rows] == [("seed=0", 2), ("seed=1", 2)]
-    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
-
-    # By hand, from the first run's generator.
-    config = rundir.read_config(Path(rows[0]["run"]))
-    G = build(config.model_copy(update={"seed": 2}))[0]
-    real, cache = study.parent / "real", study.parent / "cache"
-    extractor = classifier(folder=weights)
-    against = reference(extractor, load(str(real), cache).pixels, config.data_sha256, cache)
-    expected = score(generate(G, draw_latent(config, "rescore", 2, 20)), [against])
-    assert rows[0]["scores"] == expected != rows[1]["scores"]
-    assert rows[0]["identities"] == identities(against, 20, 16)
-
-    # A single run at an earlier epoch, as a table, with the data named.
-    run = study / "norm=none" / "seed=1"
-    code, shown, _ = run_command(main, "score", run, "--epoch", 1, "--data", real, *options)
-    first, _, _, *rest = shown.splitlines()
-    assert (code, first) == (0, f"1  {run}, epoch 1")
-    assert [line.split()[0] for line in rest[:7]] == list(extractor.metrics)
-    distance = next(line for line in rest if line.startswith("metric fd_cifar, "))
-    assert f"network_sha256 {extractor.sha256}, generated 20, reference 40, " in distance

@@ -55,7 +55,7 @@ def block_means(images):
     return means, torch.stack([gap, -gap], dim=1)
 
 
-SEEN = Extractor("blocks", "5" * 64, 16, "none", "_blocks", "cpu", block_means)
+SEEN = Extractor("blocks", "5" * 64, 16, "none", "cpu", block_means, {})
 UNSURE = dataclasses.replace(SEEN, forward=lambda x: (block_means(x)[0], torch.zeros(len(x), 10)))
 
 
