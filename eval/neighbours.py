@@ -61,7 +61,7 @@ def analyse(run: FinishedRun, n: int) -> Result:
         {"features": real.features, "pixels": pixels},
         {"features": held_out.features, "pixels": test.pixels},
     )
-    about = {"training": len(pixels), "side": side, "data_sha256": real.sha256}
+    about = {"training": len(pixels), "side": side}
     about |= {"network": network.name, "network_sha256": network.sha256}
     return Result(values, TITLES, about, NOTES, picture)
 

@@ -98,15 +98,14 @@ def score(images: Tensor, references: list[Reference]) -> dict[str, float | None
 
     Against all real images or the first N, as `Metric.real` says.
     """
-    scores: dict[str, float] = {}
+    scores: dict[str, float | None] = {}
     for reference in references:
-        known = reference.extractor.metrics
         sample = see(images[: reference.extractor.most], reference)
-        if np.isfinite(sample.features).all() and np.isfinite(sample.logits).all():
-            scores |= {name: metric.measure(sample) for name, metric in known.items()}
-        else:
-            scores |= dict.fromkeys(known, math.nan)
-    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+        seen = np.isfinite(sample.features).all() and np.isfinite(sample.logits).all()
+        for name, metric in reference.extractor.metrics.items():
+            value = metric.measure(sample) if seen else math.nan
+            scores[name] = value if math.isfinite(value) else None
+    return scores
 
 
 def see(images: Tensor, reference: Reference) -> Sample:

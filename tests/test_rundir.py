@@ -70,7 +70,6 @@ def test_another_config_is_an_error_that_names_the_key(tmp_path):
     stored = {"config": {"width": 32, "seed": 0}}
     rundir.describe(tmp_path, stored)
     rundir.describe(tmp_path, stored)
-    rundir.check(tmp_path, stored)
     with pytest.raises(rundir.Differs, match="width=32 is stored, width=64 is asked for"):
         rundir.describe(tmp_path, {"config": {"width": 64, "seed": 0}})
     assert rundir.unseal(tmp_path / "run.json") == stored
@@ -80,7 +79,6 @@ def test_how_long_a_run_goes_on_is_no_difference_and_the_longest_is_kept(tmp_pat
     stored = []
     for epochs in (4, 8, 3):
         description = {"config": {"width": 32, "epochs": epochs, "seed": 0}}
-        rundir.check(tmp_path, description)
         rundir.describe(tmp_path, description)
         stored.append(rundir.unseal(tmp_path / "run.json")["config"])
     assert [config.pop("epochs") for config in stored] == [4, 8, 8]
