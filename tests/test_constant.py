@@ -34,10 +34,6 @@ def measured(finished_run):
     return measure
 
 
-def shares(result, epoch):
-    return {name: result.values[f"share_{name}_{epoch}"] for name in WIDTHS}
-
-
 @pytest.mark.parametrize(("stem", "level"), [("conv", -1.0), ("conv", 1.0), ("linear", -1.0)])
 def test_the_share_of_dead_channels_is_exact(stem, level, measured):
     # Below zero the ReLU gives zeros, above it lets the constant pass.
@@ -45,7 +41,7 @@ def test_the_share_of_dead_channels_is_exact(stem, level, measured):
     counts = {"up0": 5, "up1": 2} | ({"stem": 7} if stem == "conv" else {})
     result = measured({1: with_dead(counts, level, config)}, config)
     expected = {name: counts.get(name, 0) / width for name, width in WIDTHS.items()}
-    assert shares(result, 1) == expected
+    assert {name: result.values[f"share_{name}_1"] for name in WIDTHS} == expected
     assert result.values["share_first"] == sum(counts.values()) / 56
     assert result.about["features"] == WIDTHS
 
