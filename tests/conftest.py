@@ -199,7 +199,8 @@ def capture(command: list, **options: object) -> subprocess.CompletedProcess[str
 
 def clean_environ() -> dict[str, str]:
     """The environment without what a study would read."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "INCEPTION", "OUT"))}
+    read = ("WANDB_", "NETRC", "INCEPTION", "OUT")
+    return {k: v for k, v in os.environ.items() if not k.startswith(read)}
 
 
 def run_ablation(out: Path, *words: str, **options: str) -> subprocess.CompletedProcess:
@@ -470,8 +471,3 @@ def _identities(hashed: dict[str, str], data: str, resolution: int, inception: s
 # Functions of this file that tests get as fixtures.
 make_study = pytest.fixture(lambda: write_study, scope="session")
 calibrate_study = pytest.fixture(lambda: write_calibration, scope="session")
-run_study = pytest.fixture(lambda: run_ablation, scope="session")
-start_study = pytest.fixture(lambda: start_ablation, scope="session")
-wandb_command = pytest.fixture(lambda: run_wandb, scope="session")
-wandb_history = pytest.fixture(lambda: all_history, scope="session")
-expected_history = pytest.fixture(lambda: rows_of_records, scope="session")

@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from dcgan import data, rundir
 from dcgan.config import Config
@@ -17,8 +18,6 @@ from dcgan.train import draw_latent
 from experiments import __main__ as command
 from experiments import bench
 from experiments.bench import Bench
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

@@ -4,16 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, capture
 
 import dcgan_study
 from dcgan.__main__ import dcgan_group
 from eval.__main__ import eval_group
 from experiments.__main__ import experiments_group
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = ("dcgan", "eval", "experiments", "reports")
 
 
@@ -51,9 +50,8 @@ def test_the_wheel_has_every_file_but_published_records(installed):
 
 def run(installed, *words, cwd):
     """The installed command, in a folder."""
-    command = [installed / "bin/dcgan-study", *words]
     environ = os.environ | {"PYTHONPATH": str(installed)}
-    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
+    return capture([installed / "bin/dcgan-study", *words], cwd=cwd, env=environ)
 
 
 def test_the_installed_command_runs_its_own_packages(installed, tmp_path):

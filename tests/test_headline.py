@@ -2,12 +2,10 @@
 
 import itertools
 import os
-import subprocess
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, capture
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "headline.sh"
 RECORDER = """#!/bin/sh
 shift 2
@@ -33,8 +31,7 @@ def headline(tmp_path):
         places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "LOG": log}
         env = {"PATH": os.environ["PATH"], "PYTHON": python} | places | settings
         env = {key: str(value) for key, value in env.items()}
-        done = subprocess.run([SCRIPT, *words], env=env, capture_output=True, text=True)
-        return done, log.read_text().splitlines()
+        return capture([SCRIPT, *words], env=env), log.read_text().splitlines()
 
     return run
 

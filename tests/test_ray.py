@@ -5,11 +5,12 @@ Apart from the rest of the suite, for Ray takes long to start: `make test-ray`.
 
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from conftest import run_ablation, start_ablation
 from faults import processes
+from faults.processes import until
 
 from dcgan import rundir
 from experiments import signals
@@ -25,13 +26,6 @@ EPOCHS = 6
 LISTENS = "0A"
 LOOPBACK = ["0100007F", "0000000000000000FFFF00000100007F", f"{'0' * 24}01000000"]  # the last: ::1
 RAY = ("--engine", "ray", "--epochs", str(EPOCHS), "--jobs", "2")
-
-
-def until(what, process):
-    """Wait for something, and no longer than the process lives."""
-    while not what():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
 
 
 def begun(out):
@@ -67,15 +61,13 @@ def cluster(monkeypatch):
     made.shutdown()
 
 
-def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(
-    cluster, start_study, run_study, tmp_path
-):
+def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(cluster, tmp_path):
     out, twin = tmp_path / "ray", tmp_path / "twin"
     options = (*RAY, "--ray-address", cluster.address)
 
     # A node is lost while both are at work, each on a run that has committed an epoch.
-    process = start_study(out, *options, WANDB_MODE="disabled")
-    until(lambda: len(begun(out)) == 2, process)
+    process = start_ablation(out, *options, WANDB_MODE="disabled")
+    until(lambda: len(begun(out)) == 2, "two runs at work")
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stdout + stderr
@@ -84,7 +76,7 @@ def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(
     # Every epoch was shown once, and is the local engine's.
     assert stdout.count(" images/s ") == 8 * EPOCHS
     assert f"[{8 * EPOCHS}/{8 * EPOCHS} epochs, 0 s left]" in stdout
-    done = run_study(twin, *RAY[2:], WANDB_MODE="disabled")
+    done = run_ablation(twin, *RAY[2:], WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
     name = "ablation-smoke-shapes"
     got, wanted = (processes.contents(folder / name) for folder in (out, twin))
@@ -93,13 +85,11 @@ def test_a_study_that_loses_a_node_ends_with_the_bytes_of_the_local_engine(
     assert [name for name in wanted if got[name] != wanted[name]] == []
 
 
-def test_ray_that_is_started_here_listens_on_the_loopback_and_ends_with_the_command(
-    start_study, tmp_path
-):
+def test_ray_that_is_started_here_listens_on_the_loopback_and_ends_with_the_command(tmp_path):
     known, alive = listening(), processes_of_ray()
     words = ("--engine", "ray", "--epochs", "99", "--jobs", "2")
-    process = start_study(tmp_path, *words, WANDB_MODE="disabled")
-    until(lambda: any(tmp_path.glob("*/*/seed=*/epochs/0001")), process)
+    process = start_ablation(tmp_path, *words, WANDB_MODE="disabled")
+    until(lambda: any(tmp_path.glob("*/*/seed=*/epochs/0001")), "an epoch")
     opened = listening() - known
     assert opened
     assert [address for address in opened if address[0] not in LOOPBACK] == []
@@ -111,4 +101,4 @@ def test_ray_that_is_started_here_listens_on_the_loopback_and_ends_with_the_comm
     assert process.returncode == 143, stdout + stderr
     assert re.search(r"^device +cpu, 2 runs at a time on Ray, started here$", stdout, re.MULTILINE)
     assert stdout.endswith(signals.STOPPED)
-    processes.until(lambda: not processes_of_ray() - alive, "the end of Ray", 30)
+    until(lambda: not processes_of_ray() - alive, "the end of Ray", 30)

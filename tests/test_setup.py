@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_files
+from conftest import ROOT, write_files
 from faults.packages import installed, make, setup, write_checkout, write_lock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]

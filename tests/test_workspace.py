@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from conftest import all_history, run_wandb
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces.workspaces import internal as workspace_internal
 
@@ -48,10 +49,10 @@ def keys(panel):
     return {*named, *(config[axis] for axis in ("xAxis", "yAxis") if axis in config)}
 
 
-def test_every_key_of_a_panel_is_logged(made, study, wandb_history, wandb_command):
+def test_every_key_of_a_panel_is_logged(made, study):
     (run,) = study.glob("wandb/offline-run-*")
-    logged = {name.partition(".")[0] for row in wandb_history(study, run) for name in row}
-    state = json.loads(wandb_command(study, "leet", "inspect", "--summary", "--json", str(run)))
+    logged = {name.partition(".")[0] for row in all_history(study, run) for name in row}
+    state = json.loads(run_wandb(study, "leet", "inspect", "--summary", "--json", str(run)))
     for name, value in state["summary"].items():
         ends = value if isinstance(value, dict) else []
         logged |= {f"{how}{name}.{end}" for end in ends for how in ("summary:", "summary_metrics.")}
