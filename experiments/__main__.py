@@ -298,7 +298,7 @@ def import_archives(files: tuple[Path, ...], out: Path) -> Result:
         imported.append({"file": path, **asdict(merged)})
         new = f"{merged.new_epochs} epochs and {merged.new_runs} of {merged.runs} runs are new"
         print(f"{path} -> {merged.study}: {new}.")
-    return max(map(report, {one["study"] for one in imported})), {"imported": imported}
+    return max(map(report, {entry["study"] for entry in imported})), {"imported": imported}
 
 
 @experiments_group.command("dashboard", offers_json=False)

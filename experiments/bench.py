@@ -222,17 +222,14 @@ def epoch(bench: Bench) -> list[Row]:
 
 def commands(bench: Bench) -> list[Row]:
     """CPU seconds of commands, medians of five; status and report: of a published study, if any."""
+    ablation, goes = ["experiments", "ablation"], 2 if bench.quick else 6
     with tempfile.TemporaryDirectory(dir=bench.out) as out:
-        archives = rundir.PUBLISHED.glob(f"{STUDY}/seed-*.zip")
-        merged = [archive.merge(path, Path(out)) for path in archives]
-        plan = ["--scale", "small", "--data", bench.data, "--device", bench.device, "--out", out]
-        words = {"help": ["--help"], "plan": [*plan, "--plan"]}
-        words = {name: ["experiments", "ablation", *given] for name, given in words.items()}
-        if merged:
-            study = str(merged[0].study)
+        words = {"help": [*ablation, "--help"], "plan": [*ablation, "--scale", "small", "--plan"]}
+        words["plan"] += ["--data", bench.data, "--device", bench.device, "--out", out]
+        for path in rundir.PUBLISHED.glob(f"{STUDY}/seed-*.zip"):
+            study = str(archive.merge(path, Path(out)).study)
             words["status"] = ["experiments", "status", study]
             words["report"] = ["reports", "--from", study]
-        goes = 2 if bench.quick else 6
         taken = {name: [cpu_seconds(x) for _ in range(goes)][1:] for name, x in words.items()}
     return [{"command": x, "s": statistics.median(y), "seconds": y} for x, y in taken.items()]
 

@@ -105,11 +105,11 @@ def has_changed(study: Study) -> bool:
 
 def differences(study: Study, other: Study) -> list[tuple[str, Any, Any]]:
     """Each setting of which two studies have other values, `epochs` left out, and the arms."""
-    here, there = (
+    values, others = (
         Config.model_construct(**x.settings).model_dump(exclude={"epochs"}) | {"arms": x.arms}
         for x in (study, other)
     )
-    return [(key, value, there[key]) for key, value in here.items() if value != there[key]]
+    return [(key, value, others[key]) for key, value in values.items() if value != others[key]]
 
 
 def fit(study: Study, data: str, data_sha256: str, available: int) -> Study:
@@ -156,8 +156,7 @@ def merge(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
     used = {key: stored["factors"][key] + added["factors"][key] for key in levels}
     commits = [*stored["commit"].split(", "), *added["commit"].split(", ")]
     claims = {"claims": stored.get("claims", {})} if "claims" in stored | added else {}
-    usual = Config.model_fields["epochs"].default
-    epochs = max(info["settings"].get("epochs", usual) for info in (stored, added))
+    epochs = max(info["settings"]["epochs"] for info in (stored, added))
     return {
         "factors": {key: [x for x in levels[key] if x in used[key]] for key in levels},
         "seeds": sorted({*stored["seeds"], *added["seeds"]}),

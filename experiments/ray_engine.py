@@ -40,7 +40,7 @@ def max_parallel(device: str, threads: int, ray_address: str | None, gpus_per_ru
 
         resources = ray.cluster_resources()
     demand = {"CPU": threads} | ({} if device == "cpu" else {"GPU": gpus_per_run})
-    count = min(int(resources.get(kind, 0) / each) for kind, each in demand.items())
+    count = min(int(resources.get(kind, 0) / share) for kind, share in demand.items())
     if ray_address and not count:
         raise BadInput(f"--ray-address {ray_address}: no run fits there, each takes {demand}")
     return max(1, count)

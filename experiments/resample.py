@@ -68,8 +68,7 @@ def make_plan(study: Path, sets: int, device: str, threads: int) -> tuple[list[J
         elif not epochs:
             counts["without"] += 1
         else:
-            wanted = {"fingerprint": fingerprint(config, device, threads)}
-            rundir.check(folder, wanted)
+            rundir.check(folder, {"fingerprint": fingerprint(config, device, threads)})
             measured = rundir.unseal(folder / "run.json")["identities"]
             fid = config.inception == "epoch" and "fid" in measured
             side = min(native, config.resolution)

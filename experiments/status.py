@@ -155,10 +155,8 @@ def scores_to_text(folder: Path) -> str:
 
 
 def _by_arm(status: Status) -> dict[str, list[RunStatus]]:
-    arms: dict[str, list[RunStatus]] = {}
-    for run in status.runs:
-        arms.setdefault(run.arm, []).append(run)
-    return arms
+    arms = dict.fromkeys(run.arm for run in status.runs)
+    return {arm: [run for run in status.runs if run.arm == arm] for arm in arms}
 
 
 def _mean_score(runs: list[RunStatus], metric: str) -> float | None:

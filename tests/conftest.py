@@ -1,4 +1,4 @@
-"""Fixtures shared by the test files."""
+"""Functions and fixtures that the test files share."""
 
 import dataclasses
 import hashlib

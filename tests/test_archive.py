@@ -97,11 +97,11 @@ def test_results_are_added_once_and_those_that_are_here_stay(made, packed, tmp_p
     study = archive.merge(packed, tmp_path / "out").study
     merged = archive.merge(tmp_path / "with.zip", tmp_path / "out")
     assert (merged.runs, merged.new_runs, merged.new_epochs) == (4, 0, 0)
-    there = study / NONE / "seed=2" / "eval" / "walks.json"
-    assert there.read_bytes() == b'{"epoch": 3}'
-    there.write_bytes(b'{"epoch": 2}')
+    result = study / NONE / "seed=2" / "eval" / "walks.json"
+    assert result.read_bytes() == b'{"epoch": 3}'
+    result.write_bytes(b'{"epoch": 2}')
     archive.merge(tmp_path / "with.zip", tmp_path / "out")
-    assert there.read_bytes() == b'{"epoch": 2}'
+    assert result.read_bytes() == b'{"epoch": 2}'
 
 
 def test_two_halves_make_the_whole(make_study, tmp_path):

@@ -134,7 +134,7 @@ def test_commands_are_measured_on_the_published_study(quick, monkeypatch):
     monkeypatch.setattr(bench, "cpu_seconds", imitate)
     rows = {row["command"]: row["seconds"] for row in bench.commands(quick)}
     assert rows == {"help": [2], "plan": [4], "status": [6], "report": [8]}
-    assert [words[-1] for words in given[::2]][:2] == ["--help", "--plan"]
+    assert [len({"--help", "--plan"} & {*words}) for words in given] == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
 def test_only_the_parts_asked_for_are_measured_in_their_order(tmp_path, monkeypatch, capsys):

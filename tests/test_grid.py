@@ -152,8 +152,8 @@ def test_blog64_has_the_blogs_settings():
 
 
 def test_a_study_keeps_the_claims_that_it_started_with():
-    info = {"study": "ablation", "scale": "small", "seeds": [0], "commit": "a", "settings": {}}
-    info["factors"] = define("ablation", "small").factors
+    info = {"study": "ablation", "scale": "small", "seeds": [0], "commit": "a"}
+    info |= {"factors": define("ablation", "small").factors, "settings": {"epochs": 1}}
     early, late = (info | {"claims": {"commit": name}} for name in ("early", "late"))
     for stored, added, kept in ((early, late, {"commit": "early"}), (info, late, {})):
         assert grid.merge(stored, added)["claims"] == kept

@@ -28,8 +28,8 @@ def headline(tmp_path):
 
     def run(*words, **settings):
         log.write_text("")
-        places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "LOG": log}
-        env = {"PATH": os.environ["PATH"], "PYTHON": python} | places | settings
+        folders = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "LOG": log}
+        env = {"PATH": os.environ["PATH"], "PYTHON": python} | folders | settings
         env = {key: str(value) for key, value in env.items()}
         return capture([SCRIPT, *words], env=env), log.read_text().splitlines()
 
@@ -75,10 +75,10 @@ def test_a_failed_run_keeps_nobody_elses_records_and_ctrl_c_ends_all(
 def test_a_bare_machine_starts_from_the_records(headline, tmp_path):
     _, first = headline("cifar32", "0", JOBS=8)
     _, again = headline("cifar32", "1", JOBS=8)
-    there = tmp_path / "out" / "ablation-cifar32.zip"
+    archive = tmp_path / "out" / "ablation-cifar32.zip"
     bare = {"RUNS": tmp_path / "b", "OUT": tmp_path / "c", "FROM": tmp_path / "out"}
     _, (imported, *elsewhere) = headline("cifar32", "1", JOBS=8, **bare)
-    assert imported == f"import {there} --out {tmp_path}/b"
+    assert imported == f"import {archive} --out {tmp_path}/b"
     for lines in (first, again, elsewhere):
         assert [line.split()[0] for line in lines] == ["ablation", "export"]
 

@@ -3,22 +3,19 @@
 What stops, kills, doubles or damages one is in faults.processes.
 """
 
-import json
 import re
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import ROOT, history, run_ablation
+from faults import processes
 
 from dcgan import rundir
 from experiments import launch, plan, study
 from experiments.__main__ import main
-from reports import records
 
-OF_CODE = ("commit", "claims", "sha256")  # of study.json, which change with the checkout
+OF_CODE = ("commit", "claims")  # of study.json, which change with the checkout
 NAME = "ablation-smoke-shapes"
 ONE = ("head=conv", "batch=512", "norm=none")  # narrows the grid to one run
 
@@ -78,23 +75,11 @@ def test_every_number_has_its_identity(finished):
         assert (fd["generated"], fd["reference"]) == (200, 400)
 
 
-def settled(out):
-    """Every byte below `out` that no clock and no commit of the code has touched."""
-    clock = ("timing.json", "throughput", "tables.", "index.html", "records.parquet")
-    files = {}
-    for path in sorted(filter(Path.is_file, out.rglob("*"))):
-        name = path.relative_to(out).as_posix()
-        if any(part in name for part in (*clock, "wandb", "lock", "cache")):
-            continue
-        lines = path.read_bytes().splitlines()
-        files[name] = [line for line in lines if not line.endswith(b"  timing.json")]
-        if path.name == "records.csv":
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-            files[name] = frame.drop(columns=records.TIMES).to_dict()
-        if path.name == "study.json":
-            stored = json.loads(path.read_bytes())
-            files[name] = [(k, stored[k]) for k in stored if k not in OF_CODE]
-    return files
+def settled(study):
+    """What a study says of itself, and every byte of its runs that no clock has touched."""
+    said = {"calibration": rundir.unseal(study / rundir.CALIBRATION)}
+    said |= rundir.unseal(study / "study.json") | dict.fromkeys(OF_CODE)
+    return said | processes.contents(study)
 
 
 def mirrored(folder):
@@ -106,23 +91,23 @@ def mirrored(folder):
 
 
 def test_two_epochs_and_three_more_are_the_bytes_of_five(tmp_path):
-    outs = longer, twin = tmp_path / "longer", tmp_path / "twin"
-    for out, lengths in ((longer, (2, 5)), (twin, (5,))):
+    longer, twin = (tmp_path / name / NAME for name in ("longer", "twin"))
+    for folder, lengths in ((longer, (2, 5)), (twin, (5,))):
         for epochs in lengths:
-            done = run_ablation(out, *ONE, "--epochs", str(epochs))
+            done = run_ablation(folder.parent, *ONE, "--epochs", str(epochs))
             assert done.returncode == 0, done.stderr
             assert f"[{epochs}/{epochs} epochs, 0 s left]" in done.stdout
-        ids = mirrored(out / NAME)
-        assert list(ids.values()) == [[*range(1, 6)]]
-    assert ids.keys() == mirrored(longer / NAME).keys()
-    got, wanted = map(settled, outs)
+            assert len((folder / "report/records.csv").read_text().splitlines()) == 1 + epochs
+        assert list(mirrored(folder).values()) == [[*range(1, 6)]]
+    assert mirrored(longer).keys() == mirrored(twin).keys()
+    got, wanted = settled(longer), settled(twin)
     assert len([name for name in wanted if name.endswith(".safetensors")]) == 2 + 3
     assert got.keys() == wanted.keys()
     assert [name for name in wanted if got[name] != wanted[name]] == []
 
     # Fewer epochs are there already, and what is planned stays planned.
     mirrors = {x: x.stat().st_mtime_ns for x in longer.rglob("offline-run-*,seed*/*.wandb")}
-    done = run_ablation(longer, *ONE, "--epochs", "3")
+    done = run_ablation(longer.parent, *ONE, "--epochs", "3")
     assert done.returncode == 0, done.stderr
     assert "1 are done" in done.stdout
     assert "3 of 600 images; 3 are done" in done.stdout

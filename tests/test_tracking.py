@@ -165,14 +165,13 @@ def test_the_run_says_what_it_is(mirrored, made):
     assert hidden == {"epoch", "images", "steps"}
 
 
-def test_nothing_private_is_stored_and_nothing_is_written_elsewhere(mirrored):
+def test_no_machine_is_named_and_nothing_is_written_elsewhere(mirrored):
+    """Folders and keys are in the row of secrets."""
     stored = texts(mirrored.entries)
     assert {tracking.PROJECT, "abc1234"} < stored
     assert not {socket.gethostname(), getpass.getuser()} & stored
-    assert not [text for text in stored if str(mirrored.study.parent) in text or str(ROOT) in text]
-    for unwanted, pattern in (KEY, "**/*"), ("Example CPU", "wandb/**/*"):
-        for path in filter(Path.is_file, mirrored.study.glob(pattern)):
-            assert unwanted.encode() not in path.read_bytes(), path
+    for path in filter(Path.is_file, mirrored.study.glob("wandb/**/*")):
+        assert b"Example CPU" not in path.read_bytes(), path
     assert list((mirrored.study.parent / "home").rglob("*")) == []
     beside = {path.name for path in mirrored.study.parent.iterdir()}
     assert beside == {"home", mirrored.study.name}
