@@ -9,6 +9,7 @@ from conftest import recommit
 
 from dcgan import rundir
 from dcgan.cli import BadInput
+from dcgan.data import shapes
 from experiments import __main__ as experiments
 from experiments import grid, reproduce, signals, tracking
 
@@ -92,7 +93,7 @@ def test_a_run_that_is_made_again_has_every_byte(run, capfd, tmp_path):
     assert capfd.readouterr().err.splitlines()[-1].startswith(line)
 
 
-def test_printing_makes_nothing_and_what_cannot_be_made_is_refused(run, capsys, tmp_path):
+def test_printing_makes_nothing_and_other_images_are_refused(run, capsys, tmp_path, write_images):
     assert experiments.main(["reproduce", str(run), "--print", "--to", str(tmp_path / "x")]) == 0
     out = capsys.readouterr().out
     info = rundir.unseal(run.parents[1] / "study.json")
@@ -100,9 +101,10 @@ def test_printing_makes_nothing_and_what_cannot_be_made_is_refused(run, capsys, 
     for fact in (info["commit"], info["data"]["sha256"], f"torch {info['versions']['torch']}"):
         assert fact in out
     assert not (tmp_path / "x").exists()
-    words = ["reproduce", str(run), "--to", str(tmp_path / "x"), "--data", str(tmp_path)]
+    other = write_images(tmp_path / "faces", shapes(20).pixels, ["."] * 20)
+    words = ["reproduce", str(run), "--to", str(tmp_path / "x"), "--data", other]
     assert experiments.main(words) == 2
-    assert capsys.readouterr().err.startswith(f"experiments: {tmp_path}: no images")
+    assert f"experiments: --data {other}: its SHA-256 is " in capsys.readouterr().err
 
 
 def test_the_first_column_that_differs_is_named_for_each_epoch(two):
