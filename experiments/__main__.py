@@ -30,7 +30,7 @@ import click
 from dcgan import cli, rundir
 from dcgan.cli import PATH, POSITIVE, BadInput, Result, options
 from experiments import archive, grid, publish, reproduce, status, tracking
-from experiments.study import available, check_out, report, train, waiting
+from experiments.study import available, check_paths, report, train, waiting
 
 REPLACED = {
     "banks": "is called resample, and its option --sets",
@@ -238,7 +238,7 @@ def bench_machine(
         python -m experiments bench
         python -m experiments bench --only training epoch
     """
-    check_out(out)
+    check_paths(out, given["data"])
     device = available(device)
     from experiments.bench import Bench, write
 

@@ -144,10 +144,10 @@ def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
             for run in runs_in(folder, study):
                 rundir.read_config(folder / run.folder)
                 rundir.all_committed(folder / run.folder)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise BadInput(f"{path}: not a whole zip: {error}") from error
         except (Damaged, grid.BadStudy) as error:
             raise BadInput(str(error).replace(scratch_dir, str(path))) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+            raise BadInput(f"{path}: not a whole zip: {error}") from error  # or an encrypted one
         yield folder, study
 
 

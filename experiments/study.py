@@ -100,10 +100,15 @@ def existing(folder: Path) -> Path:
     return folder if folder.exists() else existing(folder.absolute().parent)
 
 
-def check_out(out: Path) -> None:
-    """Refuse a place in which no folder can be made."""
+def check_paths(out: Path, *data: str | None) -> None:
+    """Refuse, without PyTorch, a place in which no folder can be made, and images that are not."""
+    from dcgan import sources
+
     if not existing(out).is_dir():
         raise BadInput(f"--out {out}: {existing(out)} is not a folder")
+    for source in data:
+        if source not in (None, "cifar10"):  # which may have to be downloaded
+            sources.find(source, out / "cache")
 
 
 def report(study: Path) -> int:
@@ -113,15 +118,11 @@ def report(study: Path) -> int:
 
 def _check(config: Config, data: str | None, test: str | None, out: Path) -> None:
     """Refuse what can be refused without PyTorch."""
-    from dcgan import sources
     from eval.fetch import find_inception
 
-    check_out(out)
+    check_paths(out, data, test)
     if config.inception != "never" and os.environ.get("INCEPTION_WEIGHTS"):
         find_inception(None, out / "cache")
-    for source in (data, test):
-        if source not in (None, "cifar10"):  # which may have to be downloaded
-            sources.find(source, out / "cache")
 
 
 def _load(

@@ -223,13 +223,16 @@ def refused(files, tmp_path, match):
 
 
 def test_damage_is_refused_by_the_name_of_the_file(packed, tmp_path):
-    """Bytes that rotted under way, and records that were changed or lost."""
+    """Bytes that rotted under way, an encrypted file, and records that were changed or lost."""
     with zipfile.ZipFile(packed) as file:
         entry = file.getinfo(f"{NONE}/seed=2/epochs/0002/samples.png")
     data = bytearray(packed.read_bytes())
     data[entry.header_offset + 200] ^= 1
     refused(bytes(data), tmp_path, "not a whole zip: Bad CRC-32 for file '.*0002/samples.png'")
     refused(packed.read_bytes()[:-100], tmp_path, "damaged.zip: not a whole zip")
+    data = bytearray(packed.read_bytes())
+    data[data.rfind(b"PK\x01\x02") + 8] |= 1
+    refused(bytes(data), tmp_path, "damaged.zip: not a whole zip: File .* is encrypted")
     files = entries(packed)
     for name in files:
         if name.endswith(("study.json", "run.json", "record.json", "png")):

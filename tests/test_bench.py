@@ -146,6 +146,10 @@ def test_only_the_parts_asked_for_are_measured_in_their_order(tmp_path, monkeypa
     assert list(rundir.unseal(path)["parts"]) == ["training", "epoch"]
     assert capsys.readouterr().out.endswith(f"wrote {path}\n")
 
+    # Images that are not there are refused before anything is measured.
+    assert command.main(["bench", *words, "--data", "nowhere"]) == 2
+    assert capsys.readouterr() == ("", "experiments: nowhere: no such file or folder\n")
+
 
 def test_the_page_of_speeds_says_what_the_published_record_does():
     (path,) = (ROOT / "reports" / "published" / "bench").iterdir()
