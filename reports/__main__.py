@@ -9,7 +9,8 @@ Reads what the study has committed so far, trains and measures nothing, and writ
 each time:
 
     index.html    the page: one self-contained file
-    tables/       every table as Markdown, LaTeX (booktabs) and CSV
+    README.md     most of it in Markdown, which GitHub shows
+    tables/       every table as LaTeX (booktabs) and CSV
     figures/      every figure as SVG, with --pdf also as PDF; pictures as PNG
     records.csv   every epoch of every run in full precision; records.parquet
     eval_sets.csv, calibration.csv    if there are any
@@ -69,8 +70,9 @@ def report(
             offered = {x.name: x.read_bytes() for x in files if x.suffix in (".csv", ".tex")}
             offered["study.bib"] = page.bibtex(loaded).encode()
             inline = figures.save(drawn, out / "figures", pdf=pdf)
-            html = page.render(loaded, verdicts, said, shown, inline, offered)
-            (out / "index.html").write_text(html, encoding="utf-8")
+            texts = page.render(loaded, verdicts, said, shown, inline, offered)
+            for name, text in zip(("index.html", "README.md"), texts, strict=True):
+                (out / name).write_text(text, encoding="utf-8")
         except OSError as error:
             raise BadInput(error) from error
 

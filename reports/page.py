@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image, WebPImagePlugin  # without the latter Pillow imports all of its formats
 
 from dcgan import rundir
@@ -22,6 +22,7 @@ from reports.records import PRIMARY, Study
 from reports.statistics import logarithm
 from reports.tables import Table
 
+PNG = b"\x89PNG"  # its first bytes
 MOST_PICTURES = 12  # of an arm in the film
 READOUT = {PRIMARY: PRIMARY, "fid": "FID"} | tables.LOSSES  # beside the film, where measured
 SECTIONS = {  # of the page: its figures and tables in the order in which they are read
@@ -61,43 +62,57 @@ def render(
     shown: list[Table],
     drawn: dict[str, tuple[bytes, str]],
     files: dict[str, bytes],
-) -> str:
-    """The page as text; `drawn`: name -> (SVG or PNG, caption), `files`: what it offers."""
-    pictures = {name: (inline(data, name), text) for name, (data, text) in drawn.items()}
-    downloads = {name: _data_uri(data, "text/plain") for name, data in files.items()}
+) -> tuple[str, str]:
+    """The page, and the same for a reader of Markdown, whose figures lie in figures/.
+
+    `drawn`: name -> (SVG or PNG, caption), `files`: what the page offers.
+    """
     named = {table.name: table for table in shown}
     analyses = list(study.analyses)
     sections = {
-        name: {"figures": _chosen(pictures, some), "tables": [named[x] for x in _chosen(named, x)]}
+        name: {"figures": _chosen(drawn, some), "tables": [named[x] for x in _chosen(named, x)]}
         for name, (some, x) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
     }
     order = [name for section in sections.values() for name in section["figures"]]
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
-    environment.policies["json.dumps_kwargs"] = {}  # keys in their own order
-    return environment.get_template("page.html").render(
-        title=title(study),
-        scale=scale(study),
+    both = {
+        "title": title(study),
+        "scale": scale(study),
+        "findings": said,
+        "how_sure": findings.how_sure(study),
+        "tally": findings.tally(study, verdicts),
+        "sections": sections,
+        "opened": OPENED,
+        "numbers": {name: i for i, name in enumerate(order, start=1)},
+        "command": command(study),
+    }
+    html = _template("page.html", escape=True).render(
         blog=grid.define("ablation", "blog64").settings,
+        **both,
         **LITERATURE,
         cite=cite,
         study=study,
-        findings=said,
-        how_sure=findings.how_sure(study),
-        tally=findings.tally(study, verdicts),
         primary=PRIMARY,
         machines=tables.machine_lines(study),
         missing=tables.missing_lines(study),
-        sections=sections,
-        opened=OPENED,
         film=filmstrip(study),
-        figures=pictures,
-        numbers={name: i for i, name in enumerate(order, start=1)},
+        figures={name: (inline(data, name), text) for name, (data, text) in drawn.items()},
         identities=identities(study),
-        command=command(study),
-        downloads=downloads,
+        downloads={name: _data_uri(data, "text/plain") for name, data in files.items()},
     )
+    saved = {x: (_file_name(x, data), caption) for x, (data, caption) in drawn.items()}
+    about = tables.caption(study)
+    markdown = _template("report.md", escape=False).render(**both, figures=saved, about=about)
+    return html, re.sub(r"\n{3,}", "\n\n", markdown)
+
+
+def _template(name: str, *, escape: bool) -> Template:
+    """A template of this folder; `escape`: for HTML."""
+    options = {"autoescape": escape, "trim_blocks": True, "lstrip_blocks": True}
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
+    environment.policies["json.dumps_kwargs"] = {}  # keys in their own order
+    environment.filters |= {"markdown": tables.escape_markdown, "rows": tables.to_markdown}
+    return environment.get_template(name)
 
 
 def remove_files(out: Path) -> None:
@@ -105,6 +120,7 @@ def remove_files(out: Path) -> None:
     page = out / "index.html"
     html = page.read_text(encoding="utf-8") if page.exists() else ""
     paths = [f"tables/{name}" for name in re.findall(r'<a download="([\w-]+\.csv)"', html)]
+    paths.append("tables/tables.md")  # of earlier versions
     figures = re.findall(r'<figure id="figure-([\w-]+)"', html)
     paths += [f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf", "png")]
     for path in paths:
@@ -252,7 +268,7 @@ def inline(data: bytes, name: str) -> str:
 
     A picture is recompressed; the file beside the page keeps its pixels.
     """
-    if data.startswith(b"\x89PNG"):
+    if data.startswith(PNG):
         return f'<img src="{_webp_uri(data)}" alt="">'
     svg = data.decode()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
@@ -260,6 +276,10 @@ def inline(data: bytes, name: str) -> str:
     for start in (' id="', 'href="#', "url(#"):
         svg = svg.replace(start, f"{start}{name}-")
     return svg
+
+
+def _file_name(name: str, data: bytes) -> str:
+    return f"figures/{name}.{'png' if data.startswith(PNG) else 'svg'}"
 
 
 def _data_uri(data: bytes, kind: str) -> str:

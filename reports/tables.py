@@ -1,7 +1,7 @@
 """Every table of a report, and how each number is rounded and written: here and nowhere else.
 
 A table is a frame in full precision, columns that say how a row of it is shown, and notes. Each is
-written as CSV, Markdown and LaTeX, and shown on the page.
+written as CSV and LaTeX, and shown on the page and in README.md.
 """
 
 import hashlib
@@ -130,12 +130,11 @@ def _table(
 
 
 def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
-    """Write tables.md, tables.tex and one CSV file per table; returns the paths."""
+    """Write tables.tex and one CSV file per table; returns the paths."""
     out.mkdir(parents=True, exist_ok=True)
     as_csv = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
     latex = [to_latex(table, caption(study, table.metrics)) for table in tables]
     files = {
-        "tables.md": "\n".join([*map(to_markdown, tables), *_paragraphs(caption(study))]),
         "tables.tex": "\n".join([f"% Needs \\usepackage{{{','.join(PACKAGES)}}}.\n", *latex]),
         **{f"{table.name}.csv": table.frame.to_csv(**as_csv) for table in tables},
     }
@@ -148,20 +147,16 @@ def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
 
 
 def to_markdown(table: Table) -> str:
-    """One table in GitHub's Markdown; numbers are set right."""
+    """The rows of a table in GitHub's Markdown; numbers are set right."""
     width = len(table.columns)
     below = [[name, *[""] * (width - 1 - len(cells)), *cells] for name, *cells in table.below]
     rule = ["---:" if column.kind == "number" else "---" for column in table.columns]
-    head, *rows = [[*map(_markdown, row)] for row in [table.headings, *table.rows, *below]]
+    head, *rows = [[*map(escape_markdown, row)] for row in [table.headings, *table.rows, *below]]
     lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
-    return "\n".join([f"**{_markdown(table.title)}**", "", *lines, "", *_paragraphs(table.notes)])
+    return "\n".join(lines)
 
 
-def _paragraphs(lines: Iterable[str]) -> list[str]:
-    return [part for line in lines for part in (_markdown(line), "")]
-
-
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """What Markdown would read as a command; an underscore within a word is none."""
     return "".join("\\" + character if character in "\\`*|<>" else character for character in text)
 
@@ -397,7 +392,8 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
         f"{runs - len(study.missing)} of {count(runs, 'run')} finished.",
         *missing_lines(study),
         *_identity_lines(study, metrics),
-        f"Code: commit {info['commit']}. Hardware: {hardware['processor']}, {hardware['device']}, "
+        f"Code: commit {info['commit']}. "
+        f"Last started on: {hardware['processor']}, {hardware['device']}, "
         f"{count(hardware['cores'], 'core')}, {count(hardware['jobs'], 'run')} at a time, "
         f"{count(hardware['threads'], 'thread')} each. Versions: {versions}.",
         *machine_lines(study),

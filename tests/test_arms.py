@@ -89,7 +89,7 @@ def test_the_images_of_a_study_are_those_of_its_baseline(make_study, tmp_path):
     study = analyse(records.load(make_study(tmp_path, **TINY | {"arms": arms})))
     assert study.config.images == 300
     assert "; 300 of " in tables.caption(study)[0]
-    shown = page.render(study, claims.judge(study), findings.findings(study), [], {}, {})
+    shown, _ = page.render(study, claims.judge(study), findings.findings(study), [], {}, {})
     assert "300 images at 16×16" in shown
 
 
@@ -134,7 +134,7 @@ def test_other_factors_are_reported_like_the_ablations(make_study, tmp_path, see
     assert last.headings[: len(factors)] == list(factors)
     assert len(last.rows) == len(study.arms)
     svg = figures.save(drawn, tmp_path / "figures")
-    text = page.render(study, judged, result, shown, svg, {})
+    text, _ = page.render(study, judged, result, shown, svg, {})
     names = " ".join(result.headline + result.factors)
     for name, levels in factors.items():
         assert f"{name}={levels[0]}" in text

@@ -85,7 +85,7 @@ def rendered(study):
     """The page without figures and downloads."""
     verdicts = claims.judge(study)
     shown = tables.report(study, verdicts)
-    return page.render(study, verdicts, findings.findings(study), shown, {}, {})
+    return page.render(study, verdicts, findings.findings(study), shown, {}, {})[0]
 
 
 def film_of(html):
@@ -98,6 +98,20 @@ def cells_of(film):
     """Every cell of the film's factors, by the name that its arm has."""
     cells = itertools.product(*([(k, v) for v in vs] for k, vs in film["factors"].items()))
     return {",".join(map("=".join, cell)) for cell in cells}
+
+
+def test_the_readme_has_the_findings_figures_and_tables(built, study_folder):
+    text = (built / "README.md").read_text()
+    study = analyse(records.load(study_folder))
+    verdicts = claims.judge(study)
+    parts = [*findings.findings(study).all, *(x.claim.claim for x in verdicts)]
+    parts += [tables.to_markdown(table) for table in tables.report(study, verdicts)]
+    assert [x for x in parts if x not in text and tables.escape_markdown(x) not in text] == []
+    images = re.findall(r"^!\[.*\]\((.*)\)$", text, re.MULTILINE)
+    drawn = [f"figures/{path.name}" for path in (built / "figures").iterdir()]
+    assert sorted(images) == sorted(drawn) != []
+    assert text.count("<details>") == text.count("\n\n</details>\n") > 0
+    assert "\n\n\n" not in text
 
 
 def test_what_an_earlier_report_had_is_gone_and_nothing_else(tmp_path):
