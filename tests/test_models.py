@@ -17,6 +17,17 @@ def test_the_blogs_networks_have_the_blogs_size():
     assert sizes == [12_689_152, 11_036_160]
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_blogs_formula_for_the_size_of_a_convolution_is_right(kernel, stride, padding):
+    """B9 of the blog's claims: reports/claims.yaml says that it is tested here."""
+    for side in range(5, 20):
+        image = torch.zeros(1, 1, side, side)
+        made = nn.Conv2d(1, 1, kernel, stride, padding)(image).shape[-1]
+        assert made == (side - kernel + 2 * padding) // stride + 1
+
+
 @pytest.mark.parametrize("resolution", [16, 32, 64])
 @pytest.mark.parametrize("stem", ["conv", "linear"])
 @pytest.mark.parametrize("head", ["conv", "avgpool"])
