@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from dcgan import pictures, rundir
-from dcgan.cli import BadInput, first_line, processor
+from dcgan.cli import first_line, processor
 from dcgan.config import Config
 from dcgan.data import Images, keep, load_cached, of_classes
 from eval.calibration import HeldOut, calibrate, is_current
@@ -194,28 +193,6 @@ def execute(plan: Plan, console: Console) -> dict[str, str]:
         return run_all(plan, console, start, partial(wait, timeout=POLL_SECONDS), outcome)
     finally:
         signals.end_all(processes.values())
-
-
-def choose_engine(
-    device: str, threads: int, jobs: int | None, engine: str, **where: Any
-) -> tuple[int, Callable[[Plan, Console], dict[str, str]], str]:
-    """Runs at a time, the function that runs what is missing, and where, for the plan."""
-    if engine == "local":
-        if any(where.values()):
-            raise BadInput("--ray-address and --gpus-per-run need --engine ray")
-        return jobs or max_parallel(device, threads), execute, ""
-
-    if find_spec("ray") is None:  # it is an extra
-        raise BadInput("--engine ray needs the package ray, which make setup installs")
-    from experiments import ray_engine
-
-    if device not in ("cpu", "cuda"):
-        raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
-    where["ray_address"] = where["ray_address"] or os.environ.get("RAY_ADDRESS")
-    where["gpus_per_run"] = where["gpus_per_run"] or 1.0
-    at_a_time = jobs or ray_engine.max_parallel(device, threads, **where)
-    text = f" on Ray, {where['ray_address'] or 'started here'}"
-    return at_a_time, partial(ray_engine.execute, **where), text
 
 
 def max_parallel(device: str, threads: int) -> int:

@@ -4,8 +4,11 @@ import os
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from experiments import grid, progress, signals, status, tracking
 
 if TYPE_CHECKING:
     from dcgan.data import Images
+    from experiments.plan import Plan
 
 TRIALS = ("smoke", "small")  # scales that take shapes where CIFAR-10 cannot be had
 
@@ -58,7 +62,7 @@ def train(
     study = grid.fit(study, images.name, images.sha256, len(images.pixels))
     _check_same(out / study.folder, images, study)
     with waiting("Measuring how long an epoch takes"):
-        max_parallel, execute, where = launch.choose_engine(device, threads, **engine)
+        max_parallel, execute, where = choose_engine(device, threads, **engine)
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
         job = made.jobs[0]
         held = held_out(images, test_images, job.config, job.side)
@@ -93,6 +97,30 @@ def available(device: str | None) -> str:
     import torch
 
     return choose_device(device, torch.cuda.device_count())
+
+
+def choose_engine(
+    device: str, threads: int, jobs: int | None, engine: str, **where: Any
+) -> tuple[int, Callable[["Plan", Console], dict[str, str]], str]:
+    """Runs at a time, the function that runs what is missing, and where, for the plan."""
+    from experiments import launch
+
+    if engine == "local":
+        if any(where.values()):
+            raise BadInput("--ray-address and --gpus-per-run need --engine ray")
+        return jobs or launch.max_parallel(device, threads), launch.execute, ""
+
+    if find_spec("ray") is None:  # it is an extra
+        raise BadInput("--engine ray needs the package ray, which make setup installs")
+    from experiments import ray_engine
+
+    if device not in ("cpu", "cuda"):
+        raise BadInput(f"--device {device}: Ray chooses the GPU of a run; say cuda")
+    where["ray_address"] = where["ray_address"] or os.environ.get("RAY_ADDRESS")
+    where["gpus_per_run"] = where["gpus_per_run"] or 1.0
+    at_a_time = jobs or ray_engine.max_parallel(device, threads, **where)
+    text = f" on Ray, {where['ray_address'] or 'started here'}"
+    return at_a_time, partial(ray_engine.execute, **where), text
 
 
 def existing(folder: Path) -> Path:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -89,6 +90,11 @@ def test_imports_point_one_way(module):
     # `from experiments import grid` is an import of experiments.grid, not of all experiments.
     for name in ours - {name.partition(".")[0] for name in ours if "." in name}:
         assert within(name, MAY_IMPORT[rule].split()), f"{module} imports {name}"
+
+
+def test_no_module_imports_one_that_imports_it():
+    ours = {name: imports(path) & MODULES.keys() - {name} for name, path in MODULES.items()}
+    assert len([*TopologicalSorter(ours).static_order()]) == len(MODULES)  # or CycleError
 
 
 def test_what_reads_records_never_loads_torch():
