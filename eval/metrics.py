@@ -183,7 +183,7 @@ METRICS = (
 
 # What each network of the study measures: *FID*, *IS* and *KID* mean Inception's published weights.
 OF_INCEPTION = {metric.inception: metric for metric in METRICS if metric.inception}
-OF_CLASSIFIER = {f"{metric.stem}_cifar": metric for metric in METRICS}
+OF_CLASSIFIER = {f"{metric.stem}_cifar": metric for metric in METRICS}  # fd_cifar, cs_cifar, ...
 OF_LITE0 = {f"{metric.stem}_imagenet": metric for metric in METRICS if metric.stem == "kd"}
 STUDIED = OF_INCEPTION | OF_CLASSIFIER | OF_LITE0  # in the order of columns
 LOWER_IS_BETTER = {name: metric.lower_is_better for name, metric in STUDIED.items()}

@@ -218,10 +218,10 @@ def made_with(device: str, threads: int, jobs: int) -> dict[str, Any]:
     hardware = {"device": run.device_name(device), "processor": processor(), "cores": cores()}
     hardware |= {"jobs": jobs, "threads": threads}
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    return {"commit": commit(), "hardware": hardware, "versions": versions}
+    return {"commit": git_commit(), "hardware": hardware, "versions": versions}
 
 
-def commit() -> str:
+def git_commit() -> str:
     """The checkout's commit, with a mark where files differ from it."""
     options = ("--always", "--abbrev=12", "--exclude=*", "--dirty=+changes")
     return _git(ROOT, "describe", *options) or "unknown"

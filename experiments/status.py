@@ -12,7 +12,7 @@ from dcgan.cli import aligned, left
 from experiments import grid
 
 STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
-METRICS = 5  # at most, in the order of the records: what 80 columns take
+MOST_METRICS = 5  # at most, in the order of the records: what 80 columns take
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def scores_to_text(folder: Path) -> str:
     with suppress(rundir.Damaged, LookupError):
         calibration = rundir.unseal(folder / rundir.CALIBRATION)["rows"]
         rows |= {CALIBRATION.get(name, name): scores for name, scores in calibration.items()}
-    metrics = [*dict.fromkeys(name for scores in rows.values() for name in scores)][:METRICS]
+    metrics = [*dict.fromkeys(name for scores in rows.values() for name in scores)][:MOST_METRICS]
     if not metrics:
         return ""
     table = aligned(["", *metrics], [[x, *map(y.get, metrics)] for x, y in rows.items()])

@@ -76,7 +76,7 @@ class Mirror:
     process: subprocess.Popen | None  # None where there is nothing to mirror
 
     def log(self, line: int | str) -> None:
-        """Mirror up to a committed epoch. Returns at once: W&B's process reads the files itself."""
+        """Have an epoch mirrored, by `_follow` in a process of its own; returns at once."""
         if self.process:
             with suppress(OSError):  # it has ended, and said why
                 self.process.stdin.write(f"{line}\n".encode())

@@ -544,7 +544,7 @@ def _by_metric(
 ) -> Table:
     """A row for each arm, a column for each metric that any of them has."""
     metrics = [x for x in metrics if rows[x].notna().any()] or [PRIMARY]
-    columns = [*_arm(study), *more, *(_score(metric, rows) for metric in metrics)]
+    columns = [*_arm(study), *more, *(_score_column(metric, rows) for metric in metrics)]
     kept = [*study.factors, "seeds", "diverged", "epochs"]
     kept += [x + end for x in metrics if x in rows for end in ("", "_sd", "_n")]
     return _score_table(study, name, rows[kept], columns, metrics)
@@ -557,12 +557,12 @@ def _fixed_epochs(study: Analysis, metric: str, fixed: dict[int, pd.DataFrame]) 
     frame = pd.concat([pd.DataFrame(study.arms, columns=study.factors), *parts], axis="columns")
     columns, every = _arm(study, seeds=False), pd.concat(fixed)
     for epoch in fixed:
-        score = _score(metric, every, f"_{epoch}")
+        score = _score_column(metric, every, f"_{epoch}")
         columns.append(score._replace(heading=f"epoch {epoch}"))
     return _score_table(study, f"epochs-{metric}", frame, columns, [metric] * len(fixed))
 
 
-def _score(metric: str, rows: pd.DataFrame, end: str = "") -> Column:
+def _score_column(metric: str, rows: pd.DataFrame, end: str = "") -> Column:
     """A number with its spread, or why there is none; rounded as all `rows` of the metric are."""
     decimals = decimals_of(rows[metric]) if metric in rows else 0
 

@@ -117,9 +117,9 @@ def test_two_epochs_and_three_more_are_the_bytes_of_five(tmp_path):
 
 
 def test_a_repository_around_the_project_is_not_the_projects(tmp_path, monkeypatch):
-    known = re.fullmatch(r"[0-9a-f]{12}(\+changes)?", launch.commit())
+    known = re.fullmatch(r"[0-9a-f]{12}(\+changes)?", launch.git_commit())
     assert bool(known) == (ROOT / ".git").exists()
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     (tmp_path / "copy").mkdir()
     monkeypatch.setattr(launch, "ROOT", tmp_path / "copy")
-    assert launch.commit() == "unknown"
+    assert launch.git_commit() == "unknown"
