@@ -317,6 +317,8 @@ class Analysis(Study):
         if not cube.size:
             return pd.DataFrame()
         parts = {"all arms": cube} if len(self.arms) > 1 else {}
+        if 1 < len(self.learnt) < len(self.arms):
+            parts["arms that have learnt"] = cube[[self.arms.index(arm) for arm in self.learnt]]
         parts |= {arm_name(self, arm): cube[[i]] for i, arm in enumerate(self.arms)}
         axes = ["arms", "seeds", "epochs", "eval_sets"]
         sizes = pd.DataFrame([x.shape for x in parts.values()], columns=axes)

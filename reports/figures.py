@@ -44,10 +44,10 @@ LETTER = 0.085  # inches, of a name beside an axis: at most on average
 PIXELS, GAP, TITLE = 1120, 64, 78  # of pictures: width, between two columns, height of a title
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 DASHED = (
-    "Dashed: images that no training made, as under the tables; an arrow stands for a line that "
-    "lies beyond the axis."
+    "Grey, dashed: images that no training made, as under the tables of scores; an arrow points to "
+    "what lies beyond the axis."
 )
-NO_REAL = " The row of real images is left out: they are not ours to publish."
+NO_REAL = " Real images are left out, for they are not ours to publish."
 STYLE = ["default", Path(__file__).with_name("figures.mplstyle")]  # whatever the user's own is
 
 Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture, and its caption
@@ -268,9 +268,9 @@ def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     seeds = len(effects[0].seeds)
     bars = "Bars: 95 % t intervals over seeds. " if seeds > 1 else "One seed has no interval. "
     return figure, (
-        f"The effect of each factor on {PRIMARY} at the last epoch, as the ratio of the "
-        "second level to the first; of an interaction (hollow, exploratory) as a ratio of ratios. "
-        f"n = {tables.count(seeds, 'seed')}, a dot each: the mean over the other factors. {bars}"
+        f"The effect of each factor on {PRIMARY} at the last epoch, as the ratio of its second "
+        "level to its first; of an interaction (hollow, exploratory) as a ratio of ratios. Dots: "
+        f"n = {tables.count(seeds, 'seed')}, averaged over the other factors. {bars}"
         f"{tables.short_identity(study, PRIMARY)}"
     )
 
@@ -296,14 +296,14 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     axis.set_xlabel(f"SD of log {PRIMARY} between epochs, %")
     seeds = study.fluctuation["seed"].nunique()
     noise = (
-        "with the measurement noise taken out; the stroke is the noise of one evaluation"
+        "with the measurement noise taken out; the short line is the SD of one evaluation"
         if known
         else "measurement noise and all, for no generator was scored on further evaluation sets"
     )
     mean = "small; large: the mean over them, bar: its 95 % t interval."
     return figure, (
         f"How far {PRIMARY} goes up and down from epoch to epoch after burn-in, {noise}. "
-        + (f"n = {seeds} seeds, {mean} " if seeds > 1 else "n = 1 seed; no band is drawn. ")
+        + (f"n = {seeds} seeds, {mean} " if seeds > 1 else "n = 1 seed. ")
         + f"{tables.short_identity(study, PRIMARY)} {_channels(study)}"
     )
 
@@ -364,8 +364,8 @@ def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> tuple[Image
             panels.append((f"{''.join(other) or 'best arm'}\n{text}", half))
     name = ", ".join(map(tables.prose, study.factors, best))
     return _contact_sheet(panels, 4), (
-        f"Samples of the best arm by {PRIMARY} ({name}) after its last epoch, and of those that "
-        f"differ from it in the level that is named, not selected: {which}."
+        f"Samples of the best arm and its neighbours. Best by mean {PRIMARY}: {name}; the others "
+        f"differ in the level that is named. After the last epoch, not selected: {which}."
     )
 
 
@@ -464,8 +464,8 @@ def _legend(study: Analysis) -> list[Line2D]:
 
 def _seeds(study: Analysis) -> str:
     if study.seeds == 1:
-        return "n = 1 seed; no band is drawn."
-    return f"n = {study.seeds} seeds, thin; thick: their mean; no band is drawn."
+        return "n = 1 seed."
+    return f"Thin: each of n = {study.seeds} seeds; thick: their mean."
 
 
 def _channels(study: Analysis) -> str:
@@ -473,7 +473,7 @@ def _channels(study: Analysis) -> str:
     if _against_first(study):
         base = tables.prose(study.factors[0], study.levels[study.factors[0]][0])
         return f"Blue: {base}; orange: the arm that is named."
-    channels = ["Hue: {}", "line and marker: {}", "lightness: {}, its first level darkest"]
+    channels = ["Colour: {}", "line and marker: {}", "lightness: {}, its first level darkest"]
     parts = [text.format(name) for text, name in zip(channels, study.factors, strict=False)]
     others = study.factors[3:]
     shared = f" Arms that differ only in {', '.join(others)} look alike." if others else ""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports import claims, statistics, tables
-from reports.analysis import LN2, Analysis, no_verdict
+from reports.analysis import LEARNT, LN2, Analysis, no_verdict
 from reports.claims import Verdict, Word
 from reports.records import PRIMARY
 from reports.statistics import VERDICT_SEEDS, Effect
@@ -57,7 +57,7 @@ def how_sure(study: Analysis) -> str:
         return f"{count(study.whole_seeds or study.seeds, 'seed')} of each of {arms}. {_few(study)}"
     return (
         f"{count(study.whole_seeds, 'seed')} of each of {arms}, paired by seed. In brackets: 95 % "
-        "t intervals over seeds; p: paired t, after Holm over the main effects."
+        "t intervals over seeds, unadjusted; p: paired t test, Holm-adjusted over the main effects."
     )
 
 
@@ -68,7 +68,7 @@ def tally(study: Analysis, verdicts: list[Verdict]) -> str:
         return f"{number}, and none is judged below {VERDICT_SEEDS} seeds."
     words = [x.verdict for x in verdicts if x.claim.status == "confirmatory"]
     told = join([f"{words.count(x)} {x}" for x in get_args(Word) if x in words])
-    return f"{number}; of the {len(words)} confirmatory ones {told}."
+    return f"{number}: of the {len(words)} confirmatory ones, {told}."
 
 
 # Sentences about factors.
@@ -107,8 +107,15 @@ def _of_first(study: Analysis) -> list[str]:
         text += f": {join(parts)}" if parts else ""
     (factor, (base, level)), alive = *effects[0].levels.items(), study.learning_levels
     if base in alive and level not in alive:
-        text += f"; nothing is learnt {_with(factor, level)}"
+        text += f"; {_with(factor, level)} nothing is learnt: {_ends(study, factor, level)}"
     return [text + _unclear(effects)]
+
+
+def _ends(study: Analysis, factor: str, level: object) -> str:
+    """`the arms end at 95.4 to 100, an untrained generator has 94.7`."""
+    ends = study.last[study.last[factor] == level].groupby(study.factors)[PRIMARY].mean()
+    means = f"{significant(ends.min())} to {significant(ends.max())}"
+    return f"the arms end at {means}, an untrained generator has {significant(study.untrained)}"
 
 
 def _of_others(study: Analysis) -> list[str]:
@@ -136,7 +143,7 @@ def _unclear(effects: list[Effect]) -> str:
     """The end of a sentence on effects, none of which may be established."""
     judged = min(len(effect.seeds) for effect in effects) >= VERDICT_SEEDS
     unclear = all(effect.p_holm >= claims.ALPHA for effect in effects)
-    return ": not established." if judged and unclear else "."
+    return ": no effect is shown." if judged and unclear else "."
 
 
 def _subject(effect: Effect) -> str:
@@ -192,8 +199,8 @@ def _fluctuation(study: Analysis) -> str:
         f"by {_mean(some, 'variance', tables.percent_sd, 1)} % {_with(factor, level)}"
         for level, some in runs.groupby(factor, sort=False)
     ]
-    text = f"From epoch to epoch {PRIMARY} fluctuates about its trend, noise taken out,"
-    return f"{text} {join(parts)} (standard deviation)."
+    text = f"From epoch to epoch {PRIMARY} fluctuates about its trend"
+    return f"{text} {join(parts)} (standard deviation, measurement noise taken out)."
 
 
 def _selection(study: Analysis) -> str:
@@ -207,8 +214,8 @@ def _selection(study: Analysis) -> str:
         return _best(study)
     gain = _mean(runs, "gain", tables.percent_more, 1)
     return (
-        f"The last epoch is {gain} % above the milestone with the best {PRIMARY}, on an evaluation "
-        "set that did not choose it."
+        f"The last epoch is {gain} % worse than the best milestone (epochs 1, 2, 5, 10, 15, ...), "
+        "on an evaluation set that did not choose it."
     )
 
 
@@ -235,7 +242,11 @@ def _learners(study: Analysis) -> str:
     floor = f"{PRIMARY} below {significant(study.floor)} at the last epoch"
     if not learnt:
         return f"No arm has learnt: none has {floor}."
-    return f"What is said of epochs covers the {learnt} of {arms} arms that learnt, with {floor}."
+    share = f"{LEARNT:g} times that of the untrained generator"
+    return (
+        f"What is said of epochs covers the {learnt} of {arms} arms that learnt, with {floor}: "
+        f"{share}. The tables have all arms."
+    )
 
 
 def _shares(study: Analysis) -> str:

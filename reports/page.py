@@ -80,6 +80,7 @@ def render(
         "findings": said,
         "how_sure": findings.how_sure(study),
         "tally": findings.tally(study, verdicts),
+        "on_what": on_what(study),
         "sections": sections,
         "opened": OPENED,
         "numbers": {name: i for i, name in enumerate(order, start=1)},
@@ -100,8 +101,8 @@ def render(
         downloads={name: _data_uri(data, "text/plain") for name, data in files.items()},
     )
     saved = {x: (_file_name(x, data), caption) for x, (data, caption) in drawn.items()}
-    about = tables.caption(study)
-    markdown = _template("report.md", escape=False).render(**both, figures=saved, about=about)
+    more = {"about": tables.caption(study), "bibtex": bibtex(study)}
+    markdown = _template("report.md", escape=False).render(**both, **more, figures=saved)
     return html, re.sub(r"\n{3,}", "\n\n", markdown)
 
 
@@ -143,6 +144,21 @@ def scale(study: Analysis) -> str:
     if scale in DEMONSTRATIONS:
         text += " A demonstration; the study itself is at cpu32, 30 times 50,000."
     return text
+
+
+def on_what(study: Analysis) -> str:
+    """The images, and what the primary metric is."""
+    config, identity = study.config, study.identities.get(PRIMARY)
+    size = f"{config.resolution}×{config.resolution}"
+    text = f"{study.info['data']['name']}, {config.images:,} images at {size}; "
+    text += f"{tables.count(study.planned.max(), 'epoch')}, each scored."
+    if not identity:
+        return text
+    return (
+        f"{text} {PRIMARY}: Fréchet distance in {identity['network']}, "
+        f"{identity['generated']:,} generated against {identity['reference']:,} real images; "
+        f"lower is better{'' if 'fid' in study.frame else '; it is not FID'}."
+    )
 
 
 def command(study: Study) -> str:

@@ -38,9 +38,8 @@ PROSE = {  # levels as a reader knows them; `key` alone stands for every level o
 SPREAD = "Mean ± standard deviation over seeds."
 OF_SCORES = f"{SPREAD} (k of n): k of n seeds have a number; others diverged or have no score."
 OF_DEAD_ARMS = (
-    "Arms that have learnt nothing score alike, whatever else they differ in: they draw the "
-    "effects of other factors towards none, and make the interactions with what kept them from "
-    "learning."
+    "Arms that have learnt nothing all score about the same. They pull the effects of the other "
+    "factors towards none, and create the interactions with what kept them from learning."
 )
 INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
@@ -338,6 +337,7 @@ SCALES: dict[str, Callable[[float], float]] = {  # of a column in tables.yaml
     "plain": float,
     "percent": lambda x: 100 * x,
     "exponential": np.exp,
+    "root": math.sqrt,
     "percent_sd": percent_sd,
     "percent_more": percent_more,
     "percent_above": lambda x: percent_more(max(x, 0.0)),  # a mean may be near 0, its interval not
@@ -601,6 +601,8 @@ def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
     estimates = {verdict.claim.id: _claim_estimate(verdict) for verdict in verdicts}
     columns = [column("id"), column("claim", kind="prose"), column("status"), column("verdict")]
     columns.append(Column("estimate (95 % interval)", lambda row: estimates[row["id"]]))
+    shown_p = {verdict.claim.id: _claim_p(verdict) for verdict in verdicts}
+    columns.append(Column("p", lambda row: shown_p[row["id"]], "number"))
     details = [_claim_details(verdict) for verdict in verdicts]
     notes = _claims_history(study, verdicts)
     metrics = list(dict.fromkeys(x.claim.metric for x in verdicts if x.identity))
@@ -630,17 +632,14 @@ def _ledger_row(verdict: Verdict) -> dict[str, object]:
 
 
 def _claim_details(verdict: Verdict) -> dict[str, str]:
-    """What stands behind a verdict, as far as there is any; no p where no width is shown."""
-    x, decimals = verdict.estimate, verdict.scale.decimals
-    is_flat = x is None or rounded(x.low, decimals) == rounded(x.high, decimals)
+    """What stands behind a verdict, as far as there is any."""
     details = {
         "hypothesis": verdict.claim.hypothesis,
         "smallest effect of interest": f"{verdict.claim.smallest:g}. {verdict.claim.reason}",
         "verdict": verdict.why,
-        "p": DASH if is_flat else p_value(verdict.decisive_p),
-        "seeds": str(verdict.n or DASH),
+        "seeds": str(verdict.n or ""),
     }
-    return {heading: text for heading, text in details.items() if text not in ("", DASH)}
+    return {heading: text for heading, text in details.items() if text}
 
 
 def _claim_estimate(verdict: Verdict) -> str:
@@ -653,19 +652,27 @@ def _claim_estimate(verdict: Verdict) -> str:
     return f"{interval(x.value, x.low, x.high, decimals)} {unit}"
 
 
+def _claim_p(verdict: Verdict) -> str:
+    """The p that a verdict stands on; a dash where its interval is shown without any width."""
+    x, decimals = verdict.estimate, verdict.scale.decimals
+    if x is None or rounded(x.low, decimals) == rounded(x.high, decimals):
+        return DASH
+    return p_value(verdict.decisive_p)
+
+
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     """Whether the verdicts need the pilot's seed, and whether the claims are still those."""
     same, rows = claims.same_without(study, verdicts)
     decided = any(x.verdict in claims.DECIDED for x in verdicts)
-    again = f"Without seed {claims.PILOT} the verdict is the same in {same} of {rows} rows."
+    again = f"Without seed {claims.PILOT} the verdict is the same for {same} of {rows} claims."
     if not (frozen := study.info.get("claims")):
         written = "study.json names no commit of the claims."
     else:
         now = hashlib.sha256(claims.LEDGER.read_bytes()).hexdigest()
         written = (
-            f"The claims that the study started with are those of commit {frozen['commit']} of "
-            f"{frozen['date']} (claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts are by "
-            f"{'that file' if now == frozen['sha256'] else 'another file than that'}."
+            f"The study started with the claims of commit {frozen['commit']}, {frozen['date']} "
+            f"(claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts use "
+            f"{'that file' if now == frozen['sha256'] else 'another one'}."
         )
     return [again * bool(rows and decided), written]
 
