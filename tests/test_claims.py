@@ -485,7 +485,7 @@ def test_in_how_many_rows_the_verdict_is_the_same_without_a_seed():
         study = simulate(PAIR, log_fd=effect([first, *logs[1:]]))
         verdicts = claims.judge(study, chosen)
         assert claims.same_without(study, verdicts) == (same, 2)
-        assert f"in {same} of 2 rows" in " ".join(tables.ledger(study, verdicts).notes)
+        assert f"for {same} of 2 claims" in " ".join(tables.ledger(study, verdicts).notes)
         assert claims.same_without(study, verdicts, seed=9) == (0, 0)
     assert claims.same_without(study, verdicts, seed=1) == (2, 2)
 
@@ -535,16 +535,15 @@ def test_the_ledger_says_what_is_decided():
     assert list(rows) == list(LEDGER)
     ends = [math.exp(math.log(1.5) + x * HALF * 0.1) for x in (-1, 1)]
     interval = f"1.500 ({ends[0]:.3f} to {ends[1]:.3f}) times"
-    assert rows["B1-128"][2:] == ["confirmatory", "supported", interval]
+    assert rows["B1-128"][2:] == ["confirmatory", "supported", interval, "< 0.0001"]
     assert details["B1-128"]["verdict"].startswith("higher, as claimed; ")
 
     # Seeds that agree to every digit that is shown have no p there.
-    assert rows["B1-interaction"][4] == "1.000 (1.000 to 1.000) times"
-    assert [name for name in ("B1-128", "B1-interaction") if "p" in details[name]] == ["B1-128"]
+    assert rows["B1-interaction"][4:] == ["1.000 (1.000 to 1.000) times", tables.DASH]
 
     # When the claims were written, and whether they are still those.
     assert "study.json names no commit of the claims." in ledger.notes
     frozen = {"commit": "1e72eec", "date": "2026-11-25", "sha256": "0" * 64}
     other = dataclasses.replace(study, info=study.info | {"claims": frozen})
-    note = next(x for x in tables.ledger(other, []).notes if "1e72eec of 2026-11-25" in x)
-    assert note.endswith("by another file than that.")
+    note = next(x for x in tables.ledger(other, []).notes if "1e72eec, 2026-11-25" in x)
+    assert note.endswith("the verdicts use another one.")

@@ -38,14 +38,14 @@ def drawn(study):
     return figures.draw(study)
 
 
-def test_every_caption_says_n_and_band_and_what_the_metric_is(study, drawn):
+def test_every_caption_says_n_and_what_is_drawn_of_it_and_what_the_metric_is(study, drawn):
     metrics = [x for x in drawn if x.endswith("_cifar")]
     assert list(drawn) == [*metrics, "samples", "strip", "effects", "fluctuation", "losses"]
     assert metrics[:2] == ["fd_cifar", "cs_cifar"]
     for name, (_, caption) in drawn.items():
         assert re.search(r"n = (3 seeds|1 run of each arm)", caption), name
         pictured = name in ("samples", "strip")
-        assert pictured or "band" in caption or "95 % t interval" in caption, name
+        assert pictured or "thick: their mean" in caption or "95 % t interval" in caption, name
         if not pictured and name != "losses":
             metric = name if name in metrics else "fd_cifar"
             digest = study.identities[metric]["network_sha256"][:12]

@@ -10,7 +10,7 @@ import pytest
 from conftest import with_values
 from scipy import stats
 
-from reports import claims, findings, records
+from reports import claims, findings, records, tables
 from reports.analysis import analyse
 
 TINY = {"resolution": 16, "points": 2}
@@ -78,7 +78,7 @@ def test_six_seeds_give_intervals(grid):
     first = "BatchNorm on D's output multiplies fd_cifar by {} ({} to {}, p "
     assert norm.startswith(first.format(*expected))
     assert head.startswith("The average-pool head multiplies fd_cifar by ")
-    assert head.endswith(": not established.")
+    assert head.endswith(": no effect is shown.")
     assert batch.startswith("Batch 512 instead of batch 128 multiplies fd_cifar by ")
     assert "; at equal updates (80) by" in batch
 
@@ -93,7 +93,7 @@ def test_six_seeds_give_intervals(grid):
         assert f"by {math.exp(change):#.3g}" in norm.partition(": ")[2]
     for sentence in (head, batch):
         assert ") without output BatchNorm and by " in sentence
-    assert ") % with output BatchNorm (standard deviation). The last epoch is " in moves
+    assert ") % with output BatchNorm (standard deviation, measurement noise taken out). " in moves
     gain = grid.selection.groupby("seed")["gain"].mean()
     assert f" {100 * math.expm1(gain.mean()):.1f} (" in moves.partition("The last epoch is")[2]
 
@@ -117,7 +117,10 @@ def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
     assert "with output BatchNorm" not in told.headline[3]
 
     # The first sentence says which level is dead, and the others leave it out.
-    dead = "; nothing is learnt with output BatchNorm."
+    means = grid.last[grid.last["norm"] == "batch"].groupby(["head", "batch"])["fd_cifar"].mean()
+    low, high = map(tables.significant, (means.min(), means.max()))
+    dead = "; with output BatchNorm nothing is learnt: the arms end at "
+    dead += f"{low} to {high}, an untrained generator has 188."
     assert told.headline[0] == usual.headline[0].removesuffix(".") + dead
     for here, everywhere in zip(told.headline[1:3], usual.headline[1:3], strict=True):
         alive = everywhere.partition(" without output BatchNorm")[0] + " without output BatchNorm"
@@ -173,7 +176,7 @@ def test_the_tally_counts_every_verdict(grid, pair):
     verdicts = claims.judge(grid)
     words = [one.verdict for one in verdicts if one.claim.status == "confirmatory"]
     said = findings.tally(grid, verdicts)
-    assert said.startswith(f"{len(verdicts)} claims; of the {len(words)} confirmatory ones ")
+    assert said.startswith(f"{len(verdicts)} claims: of the {len(words)} confirmatory ones, ")
     for word in set(words):
         assert f"{words.count(word)} {word}" in said
     few = findings.tally(pair, claims.judge(pair))

@@ -27,7 +27,7 @@ def test_what_a_reader_sees(pair):
     assert shown["last"].headings == headings.split()
     assert shown["last"].rows[0][:5] == ["none", "conv", "128", "2", "25.0 ± 7.1"]
     assert shown["best"].rows[0][4] == "3, 2"
-    assert [x for x in shown if "optimistic" in " ".join(shown[x].notes)] == ["best"]
+    assert [x for x in shown if "score is too good" in " ".join(shown[x].notes)] == ["best"]
     assert shown["epochs-fd_cifar"].rows[1][3:] == ["85.0 ± 7.1", "85.0 ± 7.1", "75.0 ± 21.2"]
     first = shown["effects"].frame.iloc[0]
     ends = (first["ratio"], first["ratio_low"], first["ratio_high"])
@@ -49,7 +49,7 @@ def test_under_every_score_table_stand_images_that_no_training_made(
         table = shown[name]
         assert table.rows == plain[name].rows
         assert [line[0] for line in table.below] == [*tables.CALIBRATION.values()]
-        source = "real ones (2,000 of the test split, 0 of them known to the runs)"
+        source = "real ones (2,000 of the test split, 0 of them used in training)"
         assert f"2,000 images each from other sources: {source}" in table.notes[-1]
     assert shown["last"].below[0] == ["real, held out", "0.400", "–", "0.000200"]
     assert shown["last"].below[-1][1:] == ["94.4", "0.944", "0.944"]
