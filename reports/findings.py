@@ -57,7 +57,7 @@ def how_sure(study: Analysis) -> str:
         return f"{count(study.whole_seeds or study.seeds, 'seed')} of each of {arms}. {_few(study)}"
     return (
         f"{count(study.whole_seeds, 'seed')} of each of {arms}, paired by seed. In brackets: 95 % "
-        "t intervals over seeds, unadjusted; p: paired t test, Holm-adjusted over the main effects."
+        "t intervals over seeds; p: t test, after Holm."
     )
 
 
@@ -200,7 +200,7 @@ def _fluctuation(study: Analysis) -> str:
         for level, some in runs.groupby(factor, sort=False)
     ]
     text = f"From epoch to epoch {PRIMARY} fluctuates about its trend"
-    return f"{text} {join(parts)} (standard deviation, measurement noise taken out)."
+    return f"{text} {join(parts)} (SD, without measurement noise)."
 
 
 def _selection(study: Analysis) -> str:
@@ -214,8 +214,8 @@ def _selection(study: Analysis) -> str:
         return _best(study)
     gain = _mean(runs, "gain", tables.percent_more, 1)
     return (
-        f"The last epoch is {gain} % worse than the best milestone (epochs 1, 2, 5, 10, 15, ...), "
-        "on an evaluation set that did not choose it."
+        f"The last epoch is {gain} % worse than the best milestone, on an evaluation set that did "
+        "not choose it."
     )
 
 

@@ -139,10 +139,10 @@ def title(study: Study) -> str:
 
 def scale(study: Analysis) -> str:
     """The second line of the page: how much D has seen, and whether that can say anything."""
-    epochs, images, scale = int(study.planned.max()), study.config.images, study.info["scale"]
-    text = f"Scale {scale}: D sees {images * epochs:,} images, {epochs} times {images:,}."
+    images, scale = study.config.images * int(study.planned.max()), study.info["scale"]
+    text = f"Scale {scale}: D sees {images:,} images."
     if scale in DEMONSTRATIONS:
-        text += " A demonstration; the study itself is at cpu32, 30 times 50,000."
+        text += " A demonstration; the study itself is at cpu32, where it sees 1,500,000."
     return text
 
 

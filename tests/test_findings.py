@@ -93,7 +93,7 @@ def test_six_seeds_give_intervals(grid):
         assert f"by {math.exp(change):#.3g}" in norm.partition(": ")[2]
     for sentence in (head, batch):
         assert ") without output BatchNorm and by " in sentence
-    assert ") % with output BatchNorm (standard deviation, measurement noise taken out). " in moves
+    assert ") % with output BatchNorm (SD, without measurement noise). " in moves
     gain = grid.selection.groupby("seed")["gain"].mean()
     assert f" {100 * math.expm1(gain.mean()):.1f} (" in moves.partition("The last epoch is")[2]
 
