@@ -410,7 +410,7 @@ def machine_lines(study: Study) -> list[str]:
     for values, rows in differing.groupby(list(differing)):
         names = (f"{key} {value}" for key, value in zip(differing, values, strict=True))
         parts.append(f"{', '.join(names)}: {_which(study, rows.index)}")
-    return [f"The runs were not all made alike. {'; '.join(parts)}."]
+    return [f"Not all runs were made where the same bits are computed: {'; '.join(parts)}."]
 
 
 def _which(study: Study, runs: pd.Index) -> str:

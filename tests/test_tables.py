@@ -115,8 +115,8 @@ def test_machines_that_differ_are_named(pair):
     machines = pair.machines.assign(threads=[1, 1, 1, 2])  # the last run: norm=batch, seed 1
     lines = tables.caption(dataclasses.replace(pair, machines=machines))
     assert lines[-1] == (
-        "The runs were not all made alike. threads 1: seed 0, seed 1 with norm=none; "
-        "threads 2: seed 1 with norm=batch."
+        "Not all runs were made where the same bits are computed: threads 1: seed 0, seed 1 with "
+        "norm=none; threads 2: seed 1 with norm=batch."
     )
     assert not tables.machine_lines(pair)
 
