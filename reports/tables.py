@@ -602,7 +602,8 @@ def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
     columns = [column("id"), column("claim", kind="prose"), column("status"), column("verdict")]
     columns.append(Column("estimate (95 % interval)", lambda row: estimates[row["id"]]))
     shown_p = {verdict.claim.id: _claim_p(verdict) for verdict in verdicts}
-    columns.append(Column("p", lambda row: shown_p[row["id"]], "number"))
+    if {*shown_p.values()} != {DASH}:
+        columns.append(Column("p", lambda row: shown_p[row["id"]]))
     details = [_claim_details(verdict) for verdict in verdicts]
     notes = _claims_history(study, verdicts)
     metrics = list(dict.fromkeys(x.claim.metric for x in verdicts if x.identity))
