@@ -138,6 +138,9 @@ def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
         try:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)  # which compares each file with its CRC
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+            raise BadInput(f"{path}: not a whole zip: {error}") from error  # or an encrypted one
+        try:
             study = grid.stored(rundir.unseal(folder / "study.json"))
             if grid.has_changed(study):
                 raise Damaged(f"{folder}: its factors or levels are not those of {study.name} here")
@@ -146,8 +149,6 @@ def unpacked(path: Path) -> Iterator[tuple[Path, grid.Study]]:
                 rundir.all_committed(folder / run.folder)
         except (Damaged, grid.BadStudy) as error:
             raise BadInput(str(error).replace(scratch_dir, str(path))) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-            raise BadInput(f"{path}: not a whole zip: {error}") from error  # or an encrypted one
         yield folder, study
 
 

@@ -129,7 +129,7 @@ def existing(folder: Path) -> Path:
 
 
 def check_paths(out: Path, *data: str | None) -> None:
-    """Refuse, without PyTorch, a place in which no folder can be made, and images that are not."""
+    """Refuse, without PyTorch, a place where no folder can be made, and images that are missing."""
     from dcgan import sources
 
     if not existing(out).is_dir():

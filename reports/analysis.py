@@ -307,7 +307,8 @@ class Analysis(Study):
 
     @cached_property
     def shares(self) -> pd.DataFrame:
-        """The components of the variance of the logarithm, over all arms and in each.
+        """The components of the variance of the logarithm: over all arms, and over those that have
+        learnt if not all have; and in each arm.
 
         Columns: `where`; `arms`, `seeds`, `epochs`, `eval_sets` (the sizes of the crossed design);
         of each axis its component, which may be negative; `total`, the sum of those that are not;
@@ -318,7 +319,7 @@ class Analysis(Study):
             return pd.DataFrame()
         parts = {"all arms": cube} if len(self.arms) > 1 else {}
         if 1 < len(self.learnt) < len(self.arms):
-            parts["arms that have learnt"] = cube[[self.arms.index(arm) for arm in self.learnt]]
+            parts["arms that have learnt"] = self.learners._crossed()
         parts |= {arm_name(self, arm): cube[[i]] for i, arm in enumerate(self.arms)}
         axes = ["arms", "seeds", "epochs", "eval_sets"]
         sizes = pd.DataFrame([x.shape for x in parts.values()], columns=axes)

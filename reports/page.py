@@ -117,7 +117,7 @@ def _template(name: str, *, escape: bool) -> Template:
 
 
 def remove_files(out: Path) -> None:
-    """Remove the tables and figures of the report in a folder: those that its page names."""
+    """Remove the tables and figures of an earlier report: those that its page names."""
     page = out / "index.html"
     html = page.read_text(encoding="utf-8") if page.exists() else ""
     paths = [f"tables/{name}" for name in re.findall(r'<a download="([\w-]+\.csv)"', html)]

@@ -128,6 +128,8 @@ def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
         assert "with output BatchNorm" not in here
     assert "covers the 4 of 8 arms that learnt, with fd_cifar below 150 at" in told.epochs[0]
     assert not any("learnt" in sentence for sentence in usual.all)
+    (row,) = told_study.shares[told_study.shares["where"] == "arms that have learnt"]["arm_share"]
+    assert row == told_study.learners.shares["arm_share"][0]
     for said, study in ((told, told_study), (usual, grid)):
         share = study.learners.shares["arm_share"][0]
         assert f"{100 * share:.0f} % of the variance" in " ".join(said.epochs)

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from conftest import ROOT, capture, clean_environ, encode, write_files, write_zip
+from conftest import ROOT, capture, clean_environ, contents, encode, write_files, write_zip
 from PIL import Image
 
 from dcgan import rundir, sources
@@ -47,11 +47,6 @@ def check_line(error: Exception, names: str) -> None:
     assert line, "refused without a word"
     assert "\n" not in line, line
     assert names in line, f"{names!r} is not named: {line}"
-
-
-def tree(folder: Path) -> dict[Path, bytes | None]:
-    """Everything under a folder, with the bytes of its files."""
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def some_pixels(rng: Random, side: int = 16) -> np.ndarray:
@@ -127,7 +122,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
     cards = {f"{NAME}.json": {"sha256": sha256}, f"{sha256}-16.json": about}
     cards = {name: json.dumps(card).encode() for name, card in cards.items()}
     write_files(places, dict.fromkeys(names, bait) | cards)
-    before = tree(folder)
+    before = contents(folder)
 
     doors: list[tuple[Callable[[], object], tuple[type[Exception], ...], str]] = [
         (lambda: load_generator(str(epoch / rundir.GENERATOR)), (BadInput,), rundir.GENERATOR),
@@ -144,7 +139,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
     for enter, kinds, name in doors:
         with refused(*kinds, names=name):
             enter()
-    assert tree(folder) == before, "a file was left"
+    assert contents(folder) == before, "a file was left"
     return len(doors)
 
 
@@ -162,9 +157,9 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     outside += [f"{folder}/{CANARY}.png"]
     for name in outside:
         write_zip(path, {"a.png": good, name: good})
-        before = tree(folder)
+        before = contents(folder)
         assert load(str(path), folder / "cache").left_out == (name.replace("\\", "/"),)
-        assert tree(folder) == before, name
+        assert contents(folder) == before, name
 
     # A flag of the table of contents says that a file is encrypted.
     nested = write_zip(path, {"a.png": good}).read_bytes()
@@ -178,10 +173,10 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     }
     for reason, content in cases.items():
         path.write_bytes(content)
-        before = tree(folder)
+        before = contents(folder)
         with refused(BadData, names=reason):
             load(str(path), folder / "cache")
-        assert tree(folder) == before, reason
+        assert contents(folder) == before, reason
     return len(outside) + len(cases)
 
 
@@ -318,7 +313,7 @@ def poor_inputs(rng: Random, folder: Path) -> int:
     without PyTorch where it is not needed.
     """
     cases = sorted(refusals(folder), key=lambda case: case.torch)
-    before = tree(folder)
+    before = contents(folder)
     given = json.dumps([[case.words, case.environ] for case in cases])
     command = [sys.executable, "-c", DRIVER]
     done = capture(command, cwd=ROOT, env=clean_environ(), input=given)
@@ -328,7 +323,7 @@ def poor_inputs(rng: Random, folder: Path) -> int:
         assert (code, out, len(err.splitlines())) == (2, "", 1), (case, code, out, err)
         assert case.said in err, (case, err)
         assert torch == case.torch, f"{case}: PyTorch was needed, or was not"
-    assert tree(folder) == before
+    assert contents(folder) == before
     return len(cases)
 
 
