@@ -86,6 +86,7 @@ def render(
         "numbers": {name: i for i, name in enumerate(order, start=1)},
         "command": command(study),
     }
+    machines = tables.machine_lines(study)
     html = _template("page.html", escape=True).render(
         blog=grid.define("ablation", "blog64").settings,
         **both,
@@ -93,7 +94,7 @@ def render(
         cite=cite,
         study=study,
         primary=PRIMARY,
-        machines=tables.machine_lines(study),
+        machines=machines,
         missing=tables.missing_lines(study),
         film=filmstrip(study),
         figures={name: (inline(data, name), text) for name, (data, text) in drawn.items()},
@@ -101,7 +102,7 @@ def render(
         downloads={name: _data_uri(data, "text/plain") for name, data in files.items()},
     )
     saved = {x: (_file_name(x, data), caption) for x, (data, caption) in drawn.items()}
-    more = {"about": tables.caption(study), "bibtex": bibtex(study)}
+    more = {"about": tables.caption(study) + machines, "bibtex": bibtex(study)}
     markdown = _template("report.md", escape=False).render(**both, **more, figures=saved)
     return html, re.sub(r"\n{3,}", "\n\n", markdown)
 

@@ -132,7 +132,8 @@ def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
     """Write tables.tex and one CSV file per table; returns the paths."""
     out.mkdir(parents=True, exist_ok=True)
     as_csv = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
-    latex = [to_latex(table, caption(study, table.metrics)) for table in tables]
+    machines = machine_lines(study)
+    latex = [to_latex(table, caption(study, table.metrics) + machines) for table in tables]
     files = {
         "tables.tex": "\n".join([f"% Needs \\usepackage{{{','.join(PACKAGES)}}}.\n", *latex]),
         **{f"{table.name}.csv": table.frame.to_csv(**as_csv) for table in tables},
@@ -379,7 +380,7 @@ def _arm(study: Analysis, *, seeds: bool = True) -> list[Column]:
 
 
 def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
-    """Lines on data, runs, identities (of `metrics`; None: of all), code and hardware."""
+    """Lines on data, runs, identities (of `metrics`; None: of all), code and last machine."""
     info, data, hardware = study.info, study.info["data"], study.info["hardware"]
     drawn = ", images drawn by the code itself, not photographs" if data["kind"] == "shapes" else ""
     seeds, runs = set(study.plan["seed"]), len(study.plan)
@@ -396,7 +397,6 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
         f"Last started on: {hardware['processor']}, {hardware['device']}, "
         f"{count(hardware['cores'], 'core')}, {count(hardware['jobs'], 'run')} at a time, "
         f"{count(hardware['threads'], 'thread')} each. Versions: {versions}.",
-        *machine_lines(study),
     ]
 
 

@@ -113,8 +113,8 @@ def test_the_caption_says_that_images_are_made_up_and_what_was_not_measured(stud
 
 def test_machines_that_differ_are_named(pair):
     machines = pair.machines.assign(threads=[1, 1, 1, 2])  # the last run: norm=batch, seed 1
-    lines = tables.caption(dataclasses.replace(pair, machines=machines))
-    assert lines[-1] == (
+    (line,) = tables.machine_lines(dataclasses.replace(pair, machines=machines))
+    assert line == (
         "Not all runs were made where the same bits are computed: threads 1: seed 0, seed 1 with "
         "norm=none; threads 2: seed 1 with norm=batch."
     )
