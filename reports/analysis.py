@@ -219,7 +219,8 @@ class Analysis(Study):
                     for end, level in zip(("low", "high"), effect.levels["batch"], strict=True):
                         row |= {end: level, f"updates_{end}": steps[level]}
                     table.append(row | effect_numbers(effect))
-        return pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
+        effects = pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
+        return effects.sort_values(["at", "updates_high"], kind="stable") if table else effects
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -431,7 +432,7 @@ class Analysis(Study):
 
     @cached_property
     def reach(self) -> pd.DataFrame:
-        """One row per arm and threshold that any run reaches: how many do, and after how much.
+        """One row per arm and threshold that a run of it reaches: how many do, and after how much.
 
         `runs` (that have ended), `reached` (of these), and the geometric means of `images` and
         `steps`, NaN unless all of them reach it after the start.
@@ -445,7 +446,7 @@ class Analysis(Study):
                 row["reached"] = int(part["images"].notna().sum())
                 rows.append(row | dict(np.exp(part.apply(logarithm).mean(skipna=False))))
         table = pd.DataFrame(rows)
-        return table[table.groupby("threshold")["reached"].transform("max") > 0]
+        return table[table["reached"] > 0]
 
     @cached_property
     def results(self) -> pd.DataFrame:

@@ -4,7 +4,7 @@
 compares `arms` `against` others, each pair of runs that differ in this alone gives the difference,
 and `across` two levels of a factor the difference of two such differences. The mean of these is the
 number of a seed, and a seed with a run that has no number is left out. The mean over seeds has
-Student's 95 % interval; the exact sign-flip p stands beside it.
+Student's 95 % interval; the exact sign-flip p of no effect stands beside it, in ledger.csv.
 
 **The tests.** With d the mean, its sign as claimed, and m the smallest effect of interest, three
 null hypotheses are tested by t tests over seeds:
@@ -13,11 +13,13 @@ null hypotheses are tested by t tests over seeds:
     above    d is at least m (one-sided)
     below    d is at most -m (one-sided)
 
-Rejecting both of the last two is an equivalence test (TOST). Holm's procedure goes over all three p
-values of all confirmatory claims that the study has tested. The three hypotheses of a claim exclude
-each other, so that no more of them can be true than there are claims, and no p is multiplied by
-more than that (Shaffer 1986). An exploratory claim keeps its own p values. A verdict asks of its
-tests p < 0.05, thus adjusted, and of the 95 % interval that it says the same; the first that fits:
+Rejecting both of the last two is an equivalence test (TOST). Where all seeds agree, Student's t
+knows nothing of noise, and the exact sign-flip test takes its place. Holm's procedure goes over all
+three p values of all confirmatory claims that the study has tested. The three hypotheses of a claim
+exclude each other, so that no more of them can be true than there are claims, and no p is
+multiplied by more than that (Shaffer 1986). An exploratory claim keeps its own p values. A verdict
+asks of its tests p < 0.05, thus adjusted, and of the 95 % interval that it says the same; the first
+that fits:
 
     not yet run    the study has no such arms or no epoch of them, or the records lack the quantity
     not testable   a claim about quality, of networks that have not learnt (`_untestable`)
@@ -48,14 +50,13 @@ from experiments import grid
 from reports import statistics
 from reports.analysis import LEARNT, LN2, Analysis
 from reports.records import PRIMARY
-from reports.statistics import Estimate, logarithm
+from reports.statistics import Estimate, logarithm, percent_sd
 
 LEDGER = Path(__file__).with_name("claims.yaml")
 ALPHA = 0.05
 NONE_YET = partial(pd.Series, dtype=float)
 NONE, ABOVE, BELOW = range(3)  # the tests, in the order of their p values
 PILOT = 0  # the seed whose runs were looked at before the claims were written
-UNCLEAR = "neither shown nor ruled out"
 OPTIONS = ("loss", "versus", "epoch", "threshold", "clock")  # that only some measures have
 
 Word = Literal[
@@ -75,6 +76,11 @@ class Scale(NamedTuple):
     margin: Callable[[float], float] = float  # the smallest effect -> its distance from no effect
     shown: Callable[[float], float] = float
 
+    def text(self, number: float) -> str:
+        """`1.05 times`, `1 point`: a number as a sentence says it."""
+        text = f"{self.shown(number):.3g}"
+        return f"{text} {'point' if text == '1' and self.unit == 'points' else self.unit}"
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -86,15 +92,11 @@ class Measure:
     primary: bool = False  # of the primary metric alone
     quality: bool = True  # whether it says something only of networks that have learnt
     pairs: bool = True  # whether arms can be compared with others
-
-
-def _signed_root(variance: float) -> float:
-    """A variance of logarithms as a standard deviation in per cent, with the variance's sign."""
-    return 100 * math.copysign(math.sqrt(abs(variance)), variance)
+    both: bool = False  # whether both sides have to have learnt, or the better one
 
 
 RATIO = Scale("times", 3, math.log, math.exp)
-SPREAD = Scale("% between epochs", 2, lambda percent: (percent / 100) ** 2, _signed_root)
+SPREAD = Scale("% between epochs", 2, lambda percent: (percent / 100) ** 2, percent_sd)
 SHARE = Scale("of runs", 3, shown=lambda excess: excess + 0.5)
 MORE = Scale("of runs beyond noise", 3)
 RANK = Scale("rank correlation", 2)
@@ -109,7 +111,7 @@ MEASURES = {
     "reach": Measure(RATIO, ("threshold", "clock"), primary=True),  # time to the threshold
     "swing": Measure(RATIO, quality=False),  # standard deviation of a loss along its curve
     "fluctuation": Measure(SPREAD, eval_sets=3, primary=True, pairs=False),
-    "fluctuation_ratio": Measure(RATIO, eval_sets=3, primary=True),  # of the variances
+    "fluctuation_ratio": Measure(RATIO, eval_sets=3, primary=True, both=True),  # of the variances
     "share": Measure(SHARE, eval_sets=2, primary=True, pairs=False),  # of runs with a better epoch
     "relapse": Measure(MORE, eval_sets=3, primary=True, pairs=False),
     "correlation": Measure(RANK, ("loss",), primary=True),
@@ -206,6 +208,13 @@ class Verdict:
         return statistics.over_seeds(self.values).rescaled(self.scale.shown) if self.n else None
 
     @property
+    def seeds_agree(self) -> bool:
+        """Whether its interval, as it is shown, has no width: t knows nothing of noise then."""
+        if not (x := self.estimate):
+            return False
+        return round(x.low, self.scale.decimals) == round(x.high, self.scale.decimals)
+
+    @property
     def tested(self) -> bool:
         """Whether it is the outcome of a test: with as many seeds as the claim asks for."""
         return self.n >= self.claim.seeds and self.verdict != "not testable"
@@ -232,18 +241,16 @@ def judge(study: Analysis, ledger: list[Claim] | None = None) -> list[Verdict]:
     return _decide_all([_evidence(study, x) for x in (load() if ledger is None else ledger)])
 
 
-def same_without(study: Analysis, verdicts: list[Verdict], seed: int = PILOT) -> tuple[int, int]:
-    """In how many rows the verdict is the same without a seed, and how many rows there are.
+def without(study: Analysis, verdicts: list[Verdict], seed: int = PILOT) -> list[Verdict]:
+    """The verdicts without a seed, of the claims that have been run.
 
-    The seeds that a claim asks for are one fewer then. Rows that are not yet run do not count, nor
-    does any where the study has not both this seed and others.
+    The seeds that a claim asks for are one fewer then. None of them where the study has not both
+    this seed and others.
     """
     seeds = study.plan["seed"]
     if seed not in set(seeds) or seeds.nunique() < 2:
-        return 0, 0
-    run = [x for x in verdicts if x.verdict != "not yet run"]
-    again = _decide_all([_without(x, seed) for x in run])
-    return sum(x.verdict == y.verdict for x, y in zip(run, again, strict=True)), len(run)
+        return []
+    return _decide_all([_without(x, seed) for x in verdicts if x.verdict != "not yet run"])
 
 
 def _without(verdict: Verdict, seed: int) -> Verdict:
@@ -286,8 +293,8 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
         own = study.eval_sets["run"].isin(cells["run"])
         number = study.eval_sets.loc[own, "eval_set"].nunique()
         if number < measure.eval_sets:
-            few = f"{number} of {measure.eval_sets}" if number else "no"
-            return replace(verdict, why=untestable or f"{few} evaluation sets")
+            few = f"needs scores on {measure.eval_sets} evaluation sets, and there are {number}"
+            return replace(verdict, why=untestable or few)
 
     # One number for each run; of the seeds in which none is missing the mean over cells.
     cells["value"] = cells["sign"] * cells["run"].map(_numbers(study, claim)).astype(float)
@@ -377,7 +384,9 @@ def _absent(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFr
     for levels in filter(None, (claim.arms, claim.against)):
         if not _where(study, levels).any():
             names = [x for x in levels if not _where(study, {x: levels[x]}).any()] or levels
-            return f"no run with {', '.join(f'{x}={levels[x]}' for x in names)}{needs}"
+            text = f"no run with {', '.join(f'{x}={levels[x]}' for x in names)}"
+            text = f"no arm {levels['arm']} in this study" if "arm" in names else text
+            return text + needs
     if cells.empty:
         return f"no two runs that differ in this alone{needs}"
     if frame.empty:
@@ -392,9 +401,9 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
     """Why a claim about quality is not judged; an empty text where it is.
 
     D has to be shown `images` images by the last planned epoch, and in every cell the better one of
-    its sides has to have learnt: the geometric mean of its fd_cifar over seeds, at the epoch of the
-    claim or the last one, is below 0.8 times that of the untrained generator. Where the claim is
-    that its own arm does not learn, another, `learner`, has to.
+    its sides has to have learnt, or both: the geometric mean of its fd_cifar over seeds, at the
+    epoch of the claim or the last one, is below 0.8 times that of the untrained generator. Where
+    the claim is that its own arm does not learn, another, `learner`, has to.
     """
     planned = frame["run"].map(study.planned)
     shown = int((planned * (frame["images"] / frame["epoch"])).min())
@@ -402,10 +411,10 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
         return f"D is shown {shown:,} images, and the claim asks for {claim.images:,}"
     if math.isnan(study.floor):
         return "no calibration of the untrained generator"
-    if "classes" in study.factors:
-        return "no calibration of each kind"
+    if _classes(study, cells) != {study.config.classes}:  # of the first arm, which is calibrated
+        return "no score of an untrained generator for each kind of images"
 
-    # The better side of each cell, and the worst cell of all.
+    # The better side of each cell, or both, and the worst of all.
     if claim.learner:
         alone = {"arms": claim.learner, "against": {}, "across": {}}
         cells = _cells(study, claim.model_copy(update=alone))
@@ -414,13 +423,25 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
     sides = cells.groupby(["cell", "level", "side"])["log"].mean()
     if sides.isna().any():  # nothing can be said of it: the claim lacks seeds
         return "the arm that has to have learnt has no score" if claim.learner else ""
-    worst = sides.groupby(["cell", "level"]).min().max()
+    if not MEASURES[claim.measure].both:
+        sides = sides.groupby(["cell", "level"]).min()
+    worst = sides.max()
     if worst < math.log(study.floor):
         return ""
+    side = "one side" if MEASURES[claim.measure].both else "even the better side"
     return (
-        f"{PRIMARY} is {math.exp(worst):.1f} at best in some arm, and {study.floor:.1f} is "
-        f"{LEARNT} times that of the untrained generator"
+        f"{'the arm that has to learn' if claim.learner else side} has {PRIMARY} "
+        f"{math.exp(worst):.1f}; learnt is below {study.floor:.1f}, {LEARNT} times that of the "
+        "untrained generator"
     )
+
+
+def _classes(study: Analysis, cells: pd.DataFrame) -> set[str]:
+    """The classes of images that the runs of a claim are trained on."""
+    planned = study.plan.loc[study.plan["run"].isin(cells["run"]), study.factors]
+    arms = study.info.get("arms", {})
+    own = (grid.fields(levels, arms) for levels in planned.drop_duplicates().to_dict("records"))
+    return {fields.get("classes", study.config.classes) for fields in own}
 
 
 def _where(study: Analysis, levels: Levels) -> np.ndarray:
@@ -451,7 +472,7 @@ def _p_values(verdict: Verdict) -> tuple[float, float, float]:
 
 def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
     """The word, the reason, and the test that decides; the rule at the top of this file."""
-    claim, same = verdict.claim, verdict.claim.expect == "same"
+    claim, scale, same = verdict.claim, verdict.scale, verdict.claim.expect == "same"
     tost = ABOVE if p[ABOVE] >= p[BELOW] else BELOW  # the larger p of the two
     usual = tost if same else NONE
     if (verdict.steps < LN2 * (1 - claim.smallest)).any():
@@ -459,33 +480,73 @@ def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
     if not verdict.tested:
         return verdict.verdict, verdict.why, usual
     if claim.measure == "bound":
-        return "supported", f"no step of any run lies below ln 2 = {LN2:.4f}", usual
+        return (
+            "supported",
+            f"no step of any run lies below ln 2 = {LN2:.4f}, but for rounding",
+            usual,
+        )
 
-    # The interval and the margin, with the sign as claimed.
-    scale = verdict.scale
-    estimate = statistics.over_seeds(claim.sign * verdict.values)
-    value, low, high = estimate.value, estimate.low, estimate.high
-    margin = scale.margin(claim.smallest)
-    edge = f"the smallest effect of interest, {scale.shown(claim.sign * margin):.3g} {scale.unit}"
-    inside, outside = -margin < low and high < margin, low > margin or high < -margin
-    there = low > 0 or high < 0
-    shown = outside if same else there
-    unclear = "p after Holm leaves open what the interval shows" if shown or inside else UNCLEAR
+    # The interval with the sign as claimed, and whether it lies within the margin.
+    x, margin = statistics.over_seeds(claim.sign * verdict.values), scale.margin(claim.smallest)
+    inside = -margin < x.low and x.high < margin
     if inside and p[tost] < ALPHA:
-        smaller = "an effect, but smaller than" if there else "the interval lies within"
-        return "supported" if same else "equivalent", f"{smaller} {edge} either way", tost
-    if same and outside and p[NONE] < ALPHA:
-        side = "higher" if claim.sign * value > 0 else "lower"
-        return "refuted", f"{side} by more than {edge} either way", NONE
-    if same:
-        return "inconclusive", f"{unclear}: {edge}", usual
-    if p[NONE] < ALPHA and value >= margin * (1 - 1e-9):  # but for rounding
-        lies = "lies beyond" if low >= margin else "does not exclude less than"
-        return "supported", f"{claim.expect}, as claimed; the interval {lies} {edge}", NONE
-    if p[NONE] < ALPHA and value < 0:
-        return "refuted", f"not {claim.expect}, the reverse holds", NONE
-    if p[ABOVE] < ALPHA and high < margin:
+        why = "the whole interval lies within the smallest effect of interest, "
+        why += f"{scale.shown(-margin):.3g} to {scale.text(margin)}"
+        if (x.low > 0 or x.high < 0) and not (same or verdict.seeds_agree):
+            side = "that was claimed" if x.value > 0 else "opposite to the claim"
+            why += f"; it excludes no effect, on the side {side}"
+        return "supported" if same else "equivalent", why, tost
+    return (_decide_same if same else _decide_effect)(verdict, p, tost, x, margin, inside)
+
+
+def _decide_same(
+    verdict: Verdict, p: np.ndarray, tost: int, x: Estimate, margin: float, inside: bool
+) -> tuple[Word, str, int]:
+    """The same of a claim of no effect whose interval does not lie within the margin for sure."""
+    scale = verdict.scale
+    either = f"{scale.shown(-margin):.3g} to {scale.text(margin)}"
+    if inside:
+        return (
+            "inconclusive",
+            f"the interval lies within {either}, {_unsure(verdict, p[tost])}",
+            tost,
+        )
+    if x.low <= margin and x.high >= -margin:
+        return "inconclusive", f"the interval lies neither within nor outside of {either}", tost
+    if p[NONE] >= ALPHA:
+        why = f"the interval lies outside of {either}, {_unsure(verdict, p[NONE])}"
+        return "inconclusive", why, tost
+    side = "higher" if x.value > 0 else "lower"
+    return "refuted", f"{side}: the whole interval lies outside of {either}", NONE
+
+
+def _decide_effect(
+    verdict: Verdict, p: np.ndarray, tost: int, x: Estimate, margin: float, inside: bool
+) -> tuple[Word, str, int]:
+    """The same of a claim of an effect whose interval does not lie within the margin for sure."""
+    claim, scale = verdict.claim, verdict.scale
+    edge = f"the smallest effect of interest, {scale.text(claim.sign * margin)}"
+    if p[NONE] < ALPHA and x.value >= margin * (1 - 1e-9):  # but for rounding
+        why = f"the estimate reaches {edge}, part of the interval does not"
+        if x.low >= margin:
+            why = f"the whole interval lies beyond {edge}"
+        return "supported", f"{claim.expect}, as claimed; {why}", NONE
+    if p[NONE] < ALPHA and x.value < 0:
+        other = "lower" if claim.expect == "higher" else "higher"
+        zero = "" if scale.shown(0) in (0, 1) else f", {scale.text(0)}"
+        where = f"the interval lies on the other side of no effect{zero}"
+        return "refuted", f"{other}, not {claim.expect}: {where}", NONE
+    if p[ABOVE] < ALPHA and x.high < margin:
         return "refuted", f"the interval excludes {edge}", ABOVE
     if p[NONE] < ALPHA:
         return "inconclusive", f"{claim.expect}, but the estimate falls short of {edge}", NONE
-    return "inconclusive", f"{unclear}: {edge}", NONE
+    if x.low <= 0 and x.high >= margin:
+        return "inconclusive", f"the interval includes both no effect and {edge}", NONE
+    test = NONE if x.low > 0 or x.high < 0 else tost if inside else ABOVE
+    return "inconclusive", f"the interval would decide, {_unsure(verdict, p[test])}", NONE
+
+
+def _unsure(verdict: Verdict, p: float) -> str:
+    return f"but p = {p:.2g}" + " after Holm's correction" * (
+        verdict.claim.status == "confirmatory"
+    )

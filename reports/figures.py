@@ -21,7 +21,7 @@ from eval.metrics import CALIBRATION
 from reports import tables
 from reports.analysis import LN2, Analysis, arm_name
 from reports.records import LOWER_IS_BETTER, PRIMARY, calibrated
-from reports.statistics import Effect, over_seeds
+from reports.statistics import Effect, over_seeds, percent_sd
 
 # First factor = hue, second = line style and marker, third = lightness (the first level darkest),
 # third and later ones = panel. The lightnesses of the first two hues interleave, so that four arms
@@ -41,13 +41,13 @@ LEFT, RIGHT, BELOW, NAMES = 0.8, 0.2, 0.5, 1.5  # margins: numbers, nothing, an 
 ACROSS, DOWN = 0.3, 0.45  # between panels, without and with a title
 ENTRIES, ENTRY = 4, 0.2  # of the legend: in a row, and the height of one
 LETTER = 0.085  # inches, of a name beside an axis: at most on average
-PIXELS, GAP, TITLE = 1120, 64, 78  # of pictures: width, between two columns, height of a title
+PIXELS, GAP, LINE = 1120, 64, 27  # of pictures: width, between two columns, height of a line
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 DASHED = (
-    "Grey, dashed: images that no training made, as under the tables of scores; an arrow points to "
-    "what lies beyond the axis."
+    "Grey, dashed: sets of images for comparison, described under the first table; an arrow points "
+    "to one beyond the axis."
 )
-NO_REAL = " Real images are left out, for they are not ours to publish."
+NO_REAL = " Real images are left out, because they are not ours to publish."
 STYLE = ["default", Path(__file__).with_name("figures.mplstyle")]  # whatever the user's own is
 
 Drawn = dict[str, tuple[Figure | Image.Image, str]]  # name -> figure or picture, and its caption
@@ -246,7 +246,8 @@ def _figure(sides: tuple[float, float], height: float, legend: Sequence[Line2D])
 
 def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     """Every effect of the grid as a ratio with its interval, and batch at equal updates."""
-    rows = {tables.effect_text(effect): effect for effect in effects} | {
+    named = tables.effects_by_name(study)
+    rows = {name.replace(", ", ",\n"): effect for name, effect in named.items()} | {
         f"{tables.effect_text(effect)},\nat equal updates": effect
         for effect in study.partial_effects["updates", "all"]
         if effect.factors == ["batch"]
@@ -267,6 +268,8 @@ def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     _plain(axis.xaxis, np.concatenate([line.get_xdata() for line in axis.lines]))
     seeds = len(effects[0].seeds)
     bars = "Bars: 95 % t intervals over seeds. " if seeds > 1 else "One seed has no interval. "
+    if len(study.learnt) < len(study.arms):
+        bars += "Means over all arms include those that have learnt nothing. "
     return figure, (
         f"The effect of each factor on {PRIMARY} at the last epoch, as the ratio of its second "
         "level to its first; of an interaction (hollow, exploratory) as a ratio of ratios. Dots: "
@@ -283,13 +286,13 @@ def fluctuation(study: Analysis) -> tuple[Figure, str]:
     for y, (levels, runs) in enumerate(study.rows_of_arms(study.fluctuation)):
         colour, _, marker = look_of(study, tuple(levels.values()))
         dots = {"color": colour, "marker": marker, "linestyle": ""}
-        values = runs[column].dropna().map(tables.percent_sd)
+        values = runs[column].dropna().map(percent_sd)
         axis.plot(values, [y] * len(values), markersize=4.5, alpha=0.5, mew=0, **dots)
         if len(runs):
-            mean = over_seeds(runs[column]).rescaled(tables.percent_sd)
+            mean = over_seeds(runs[column]).rescaled(percent_sd)
             axis.plot(mean.value, y, markersize=8.5, **dots)
             axis.plot((mean.low, mean.high), (y, y), linewidth=2, color=colour)
-        noise = runs["noise"].dropna().head(1).map(tables.percent_sd)
+        noise = runs["noise"].dropna().head(1).map(percent_sd)
         axis.plot(noise, [y] * len(noise), "|", color=GREY, markersize=13, markeredgewidth=1.6)
 
     axis.set_xlim(left=0)
@@ -333,10 +336,10 @@ def samples(study: Analysis) -> dict[str, tuple[Image.Image, str]]:
         return {}
     chosen = ", ".join(map(str, seeds))
     runs = f"n = 1 run of each arm, seed {chosen}, the same noise for every arm"
-    panels = [
-        (f"{', '.join(map(tables.prose, study.factors, arm))}\n{text}", image)
-        for arm, (_, text, image) in last.items()
-    ]
+    panels = []
+    for arm, (_, text, image) in last.items():
+        first, *others = map(tables.prose, study.factors, arm)
+        panels.append(("\n".join(filter(None, [first, ", ".join(others), text])), image))
     what, path = "Samples", study.folder / "real.png"
     if has_real := path.is_file():
         what = "Real images, then samples"
@@ -365,7 +368,8 @@ def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> tuple[Image
     name = ", ".join(map(tables.prose, study.factors, best))
     return _contact_sheet(panels, 4), (
         f"Samples of the best arm and its neighbours. Best by mean {PRIMARY}: {name}; the others "
-        f"differ in the level that is named. After the last epoch, not selected: {which}."
+        "differ in the level that is named; the score above each is that of the seed shown. After "
+        f"the last epoch, not selected: {which}."
     )
 
 
@@ -388,16 +392,17 @@ def _contact_sheet(panels: list[tuple[str, Image.Image | None]], columns: int) -
     column = (PIXELS - (columns - 1) * gap) // columns
     some = next(image for _, image in panels if image)
     scale = max(1, column // some.width)
-    height = TITLE + scale * some.height
+    above = LINE * (1 + max(title.count("\n") + 1 for title, _ in panels))
+    height = above + scale * some.height
     sheet = Image.new("RGBA", (PIXELS, math.ceil(len(panels) / columns) * height))
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 18)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 22)
     for i, (title, image) in enumerate(panels):
         x, y = i % columns * (column + gap), i // columns * height
-        pen.text((x, y + TITLE - 6), title, GREY, font, anchor="ld")
+        pen.text((x, y + above - 6), title, GREY, font, anchor="ld")
         if image:
             large = ImageOps.scale(image, scale, Image.Resampling.NEAREST)
-            sheet.paste(large, (x, y + TITLE))
+            sheet.paste(large, (x, y + above))
     return sheet
 
 
@@ -474,7 +479,8 @@ def _channels(study: Analysis) -> str:
         base = tables.prose(study.factors[0], study.levels[study.factors[0]][0])
         return f"Blue: {base}; orange: the arm that is named."
     channels = ["Colour: {}", "line and marker: {}", "lightness: {}, its first level darkest"]
-    parts = [text.format(name) for text, name in zip(channels, study.factors, strict=False)]
+    names = [tables.FACTORS.get(factor, factor) for factor in study.factors]
+    parts = [text.format(name) for text, name in zip(channels, names, strict=False)]
     others = study.factors[3:]
     shared = f" Arms that differ only in {', '.join(others)} look alike." if others else ""
     return "; ".join(parts) + "." + shared

@@ -12,7 +12,7 @@ from reports.analysis import LEARNT, LN2, Analysis, no_verdict
 from reports.claims import Verdict, Word
 from reports.records import PRIMARY
 from reports.statistics import VERDICT_SEEDS, Effect
-from reports.tables import count, interval, join, p_value, prose, significant, span
+from reports.tables import count, decimals_for, interval, join, prose, significant, span
 
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SUBJECTS = {  # levels as the subject of a sentence
@@ -27,12 +27,12 @@ class Findings(NamedTuple):
     """What the numbers say, a sentence or two each."""
 
     headline: list[str]  # what each factor does, and what the epochs do
-    factors: list[str]  # more on the factors
     epochs: list[str]  # more on the epochs, and why there is no verdict where there is none
+    losses: list[str]
 
     @property
     def all(self) -> list[str]:
-        return [*self.headline, *self.factors, *self.epochs]
+        return [*self.headline, *self.epochs, *self.losses]
 
 
 def findings(study: Analysis) -> Findings:
@@ -42,7 +42,7 @@ def findings(study: Analysis) -> Findings:
     headline = [*_effects(study), f"{_fluctuation(study)} {_selection(study)}".strip()]
     epochs = [tell(study) for tell in (_shares, _ranks, _lost, _few)]
     (epochs if study.learnt else headline).insert(0, _learners(study))
-    return Findings(*([*filter(None, x)] for x in (headline, [_bound(study)], epochs)))
+    return Findings(*([*filter(None, x)] for x in (headline, epochs, [_bound(study)])))
 
 
 def enough(study: Analysis) -> bool:
@@ -56,19 +56,21 @@ def how_sure(study: Analysis) -> str:
     if not enough(study):
         return f"{count(study.whole_seeds or study.seeds, 'seed')} of each of {arms}. {_few(study)}"
     return (
-        f"{count(study.whole_seeds, 'seed')} of each of {arms}, paired by seed. In brackets: 95 % "
-        "t intervals over seeds; p: t test, after Holm."
+        f"{count(study.whole_seeds, 'seed')} of each of {arms}, paired by seed; in brackets 95 % t "
+        "intervals over seeds."
     )
 
 
 def tally(study: Analysis, verdicts: list[Verdict]) -> str:
-    """`53 claims; of the 24 confirmatory ones 11 supported, 1 refuted, ... and 7 not yet run.`"""
+    """`Of 24 confirmatory claims 11 are supported, 2 refuted and 7 not yet run; ...`"""
     number, decided = count(len(verdicts), "claim"), {*claims.DECIDED}
     if study.seeds < VERDICT_SEEDS and not decided & {verdict.verdict for verdict in verdicts}:
         return f"{number}, and none is judged below {VERDICT_SEEDS} seeds."
     words = [x.verdict for x in verdicts if x.claim.status == "confirmatory"]
     told = join([f"{words.count(x)} {x}" for x in get_args(Word) if x in words])
-    return f"{number}: of the {len(words)} confirmatory ones, {told}."
+    told = told.replace(" ", " is " if told.startswith("1 ") else " are ", 1)
+    more = f"{len(verdicts) - len(words)} more are exploratory"
+    return f"Of {len(words)} confirmatory claims {told}; {more}."
 
 
 # Sentences about factors.
@@ -83,7 +85,7 @@ def _effects(study: Analysis) -> list[str]:
 
 
 def _of_first(study: Analysis) -> list[str]:
-    """The mean effect of the first factor, and that at each level of what changes it most."""
+    """The effect of the first factor, at each level of what changes it most."""
     first, partial = study.factors[:1], study.partial_effects
     effects = [x for x in partial["epochs", "all"] if x.factors == first]
     if not effects:
@@ -94,47 +96,52 @@ def _of_first(study: Analysis) -> list[str]:
         parts = [f"{_times(x)} by {prose(factor, x.levels[factor][1])}" for x in effects]
         text = f"Against {prose(factor, base)}, {PRIMARY} is multiplied by {join(parts)}"
         return [text + _unclear(effects)]
-    text = f"{_subject(effects[0])} multiplies {PRIMARY} by {_times(effects[0])}"
+    parts = [f"by {_times(effects[0])}"]
     pairs = [x for x in partial["epochs", "all"] if len(x.factors) == 2 and x.factors[:1] == first]
     if pairs:
         other = max(pairs, key=lambda x: abs(math.log(x.ratio.value))).factors[1]
-        parts = [
-            f"by {_times(effect, p=False)} {_with(other, level)}"
-            for level in study.levels[other]
-            for effect in partial["epochs", f"{other}={level}"]
-            if effect.factors == first
-        ]
-        text += f": {join(parts)}" if parts else ""
+        at = [(partial["epochs", f"{other}={x}"], _with(other, x)) for x in study.levels[other]]
+        of_first = [(x, where) for some, where in at for x in some if x.factors == first]
+        effects, parts = [x for x, _ in of_first], [f"by {_times(x)} {y}" for x, y in of_first]
+    text = f"{_subject(effects[0])} multiplies {PRIMARY} {join(parts)}"
     (factor, (base, level)), alive = *effects[0].levels.items(), study.learning_levels
     if base in alive and level not in alive:
-        text += f"; {_with(factor, level)} nothing is learnt: {_ends(study, factor, level)}"
+        text += f": {_with(factor, level)} {_ends(study, factor, level)}"
     return [text + _unclear(effects)]
 
 
 def _ends(study: Analysis, factor: str, level: object) -> str:
-    """`the arms end at 95.4 to 100, an untrained generator has 94.7`."""
+    """`the arms end at 95.4 to 100, where an untrained generator has 94.7`."""
     ends = study.last[study.last[factor] == level].groupby(study.factors)[PRIMARY].mean()
     means = f"{significant(ends.min())} to {significant(ends.max())}"
-    return f"the arms end at {means}, an untrained generator has {significant(study.untrained)}"
+    return (
+        f"the arms end at {means}, where an untrained generator has {significant(study.untrained)}"
+    )
 
 
 def _of_others(study: Analysis) -> list[str]:
     """What the other factors do where something is learnt; batch also at equal updates."""
-    first, subjects = study.factors[0], {}
+    first, subjects, partial = study.factors[0], {}, study.partial_effects
+    goals = study.update_goals
+    points = [*(f"{goal:.0f} updates" for goal in goals[:-1]), "updates"]
     where = {f"{first}={x}": f" {_with(first, x)}" for x in study.learning_levels}
     for key, condition in where.items() if len(study.levels[first]) > 1 else [("all", "")]:
-        updates = {x.name: x for x in study.partial_effects["updates", key]}
-        for effect in study.partial_effects["epochs", key]:
+        updates = [x for at in points for x in partial.get((at, key), []) if x.factors == ["batch"]]
+        for effect in partial["epochs", key]:
             if len(effect.factors) == 1 and effect.factors != [first]:
-                same = updates.get(effect.name) if effect.factors == ["batch"] else None
+                same = [x for x in updates if x.name == effect.name]
                 subjects.setdefault(_subject(effect), []).append((effect, condition, same))
     sentences = []
     for subject, rows in subjects.items():
-        parts = [f"by {_times(x, p=False)}{condition}" for x, condition, _ in rows]
+        parts = [f"by {_times(x)}{condition}" for x, condition, _ in rows]
         text = f"{subject} multiplies {PRIMARY} {join(parts)}"
-        same = [f"by {_times(x, p=False)}" for *_, x in rows if x]
-        if len(same) == len(rows):
-            text += f"; at equal updates ({study.update_goals[-1]:,.0f}) {join(same)}"
+        equal = [x for *_, x in rows if x]
+        if len(equal) == len(rows):
+            ((low, high),) = equal[0][0].levels.values()
+            text += (
+                f"; at equal updates ({span(goals[0], goals[-1], 0)}), with {high / low:g} times "
+            )
+            text += f"the images, {join([f'by {_range(x)}' for x in equal])}"
         sentences.append(text + _unclear([x for x, *_ in rows]))
     return sentences
 
@@ -161,15 +168,18 @@ def _with(factor: str, level: object) -> str:
     return f"with {article}{text}".replace("with no ", "without ")
 
 
-def _times(effect: Effect, *, p: bool = True) -> str:
-    """`1.45 (1.36 to 1.54, p < 0.0001)`; without a verdict the number of seeds above 1."""
-    ratio, value = effect.ratio, significant(effect.ratio.value)
-    if ratio.n < VERDICT_SEEDS:
-        above = f" (above 1 in {(effect.ratios > 1).sum()} of {ratio.n} seeds)"
-        return value + (above if p and ratio.n > 1 else "")
-    p_holm = p_value(effect.p_holm)
-    said = f", p {'' if p_holm[0] == '<' else '= '}{p_holm}" if p else ""
-    return f"{value} ({significant(ratio.low)} to {significant(ratio.high)}{said})"
+def _range(effects: list[Effect]) -> str:
+    """The lowest and the highest of several ratios; a single one as `_times` says it."""
+    if len(effects) == 1:
+        return _times(effects[0])
+    ratios = [effect.ratio.value for effect in effects]
+    return span(min(ratios), max(ratios), decimals_for(min(ratios)))
+
+
+def _times(effect: Effect) -> str:
+    """`1.45 (1.36 to 1.54)`; without an interval where the seeds are too few for a verdict."""
+    x, decimals = effect.ratio, decimals_for(effect.ratio.value)
+    return interval(x.value, x.low if x.n >= VERDICT_SEEDS else math.nan, x.high, decimals)
 
 
 def _bound(study: Analysis) -> str:
@@ -182,7 +192,7 @@ def _bound(study: Analysis) -> str:
     return (
         f"The lowest step of D's loss is {span(steps.min(), steps.max(), 4)} in the "
         f"{count(len(steps), 'run')} with output BatchNorm, "
-        + (f"{side} in {below} of them." if below else f"never {side}.")
+        + (f"{side} in {below} of them." if below else f"never {side}, but for rounding.")
     )
 
 
@@ -196,11 +206,11 @@ def _fluctuation(study: Analysis) -> str:
         return ""
     factor = study.factors[0]
     parts = [
-        f"by {_mean(some, 'variance', tables.percent_sd, 1)} % {_with(factor, level)}"
+        f"by {_mean(some, 'variance', statistics.percent_sd, 1, ' %')} {_with(factor, level)}"
         for level, some in runs.groupby(factor, sort=False)
     ]
     text = f"From epoch to epoch {PRIMARY} fluctuates about its trend"
-    return f"{text} {join(parts)} (SD, without measurement noise)."
+    return f"{text} {join(parts)} (SD, measurement noise subtracted)."
 
 
 def _selection(study: Analysis) -> str:
@@ -212,10 +222,10 @@ def _selection(study: Analysis) -> str:
     runs = study.learners.selection
     if not len(runs) or not enough(study.learners):
         return _best(study)
-    gain = _mean(runs, "gain", tables.percent_more, 1)
+    gain = _mean(runs, "gain", tables.percent_more, 1, " %")
     return (
-        f"The last epoch is {gain} % worse than the best milestone, on an evaluation set that did "
-        "not choose it."
+        f"Scored on fresh noise, the last epoch is {gain} worse than the best of the milestones "
+        "(epochs 1, 2, 5, 10, 15, ...)."
     )
 
 
@@ -256,8 +266,9 @@ def _shares(study: Analysis) -> str:
     row = study.learners.shares.iloc[0]
     shares = {name: 100 * row[f"{axis}_share"] for axis, name in AXES.items()}
     parts = [f"{x:.0f} % between {name}" for name, x in shares.items() if np.isfinite(x)]
-    said = join(parts).replace("%", f"% of the variance of log {PRIMARY} after burn-in is", 1)
-    return said.replace("between epochs", "between epochs (trend included)") + "."
+    said = join(parts).replace("%", f"% of the variance of log {PRIMARY} is", 1)
+    said = said.replace("between epochs", "between epochs (trend included)")
+    return f"Over the milestones after burn-in, {said}."
 
 
 def _ranks(study: Analysis) -> str:
@@ -268,7 +279,7 @@ def _ranks(study: Analysis) -> str:
     scale = tables.SCALES["correlation"]
     means = {name: _mean(runs, loss, scale, 2) for loss, name in tables.LOSSES.items()}
     parts = [f"{mean} with those of {name}" for name, mean in means.items()]
-    text = f"From epoch to epoch, the changes of {PRIMARY} have a rank correlation of"
+    text = f"After burn-in, the changes of {PRIMARY} between epochs have a rank correlation of"
     return f"{text} {join(parts)}."
 
 
@@ -291,8 +302,10 @@ def _few(study: Analysis) -> str:
     return f"Only {whole} of {seeds} seeds have {have} {no_verdict(whole)}"
 
 
-def _mean(runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int) -> str:
-    """`1.4 (0.8 to 2.0)`: the mean over seeds, each the mean over its runs."""
+def _mean(
+    runs: pd.DataFrame, column: str, scale: Callable[[float], float], decimals: int, unit: str = ""
+) -> str:
+    """`1.4 % (0.8 to 2.0 %)`: the mean over seeds, each the mean over its runs."""
     seeds = runs.groupby("seed")[column].agg(lambda x: x.mean(skipna=False))
     mean = statistics.over_seeds(seeds).rescaled(scale)
-    return interval(mean.value, mean.low, mean.high, decimals)
+    return interval(mean.value, mean.low, mean.high, decimals, unit)

@@ -18,7 +18,7 @@ from reports import figures, findings, tables
 from reports.analysis import Analysis
 from reports.claims import Verdict
 from reports.findings import Findings
-from reports.records import PRIMARY, Study
+from reports.records import PRIMARY, Study, calibrated
 from reports.statistics import logarithm
 from reports.tables import Table
 
@@ -51,6 +51,11 @@ TITLES = {
     "kinds": "Images of one kind and of ten, and DCGAN",
     "precision": "The arithmetic that DCGAN is trained in",
 }
+ABOUT_CLAIMS = (
+    "What the blog post (B), the paper (P) and this study (G) claim. A verdict is on the "
+    "hypothesis that was made of a claim before the first run, not on its words: B5, for one, asks "
+    "whether quality fluctuates, not whether longer training helps. "
+)
 LITERATURE = yaml.safe_load(Path(__file__).with_name("literature.yaml").read_text(encoding="utf-8"))
 TARGETS = ("ablation", "followups", "precision")  # studies that make knows by their name
 
@@ -85,10 +90,11 @@ def render(
         "opened": OPENED,
         "numbers": {name: i for i, name in enumerate(order, start=1)},
         "command": command(study),
+        "limits": limits(study),
+        "about_claims": ABOUT_CLAIMS + findings.tally(study, verdicts),
     }
     machines = tables.machine_lines(study)
     html = _template("page.html", escape=True).render(
-        blog=grid.define("ablation", "blog64").settings,
         **both,
         **LITERATURE,
         cite=cite,
@@ -97,8 +103,9 @@ def render(
         machines=machines,
         missing=tables.missing_lines(study),
         film=filmstrip(study),
+        headings=tables.FACTORS,
         figures={name: (inline(data, name), text) for name, (data, text) in drawn.items()},
-        identities=identities(study),
+        identities=tables.identity_lines(study),
         downloads={name: _data_uri(data, "text/plain") for name, data in files.items()},
     )
     saved = {x: (_file_name(x, data), caption) for x, (data, caption) in drawn.items()}
@@ -141,7 +148,7 @@ def title(study: Study) -> str:
 def scale(study: Analysis) -> str:
     """The second line of the page: how much D has seen, and whether that can say anything."""
     images, scale = study.config.images * int(study.planned.max()), study.info["scale"]
-    text = f"Scale {scale}: D sees {images:,} images."
+    text = f"Scale {scale}: in each run D sees {images:,} images."
     if scale in DEMONSTRATIONS:
         text += " A demonstration; the study itself is at cpu32, where it sees 1,500,000."
     return text
@@ -200,19 +207,34 @@ def bibtex(study: Study) -> str:
 
 
 def cite(key: str) -> str:
-    """`Sato and Iiduka, 2023`, `Heusel et al., 2017`, `w86763777`."""
+    """`Sato and Iiduka, 2023`, `Heusel et al., 2017`, `pytorch-gan-collections`."""
     reference = LITERATURE["references"][key]
+    if "year" not in reference:  # software
+        return reference["title"]
     names = [author.partition(",")[0] for author in reference["author"].split(" and ")]
     who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-    return ", ".join(map(str, filter(None, [who, reference.get("year")])))
+    return f"{who}, {reference['year']}"
 
 
-def identities(study: Study) -> dict[str, list]:
-    """How the metrics were measured: one column for all that agree in every field."""
-    columns = tables.identities(study, study.identities)
-    table = pd.DataFrame([fields for fields, _ in columns]).astype(object).fillna("")
-    heads = [", ".join(metrics) for _, metrics in columns]
-    return {"heads": heads, "rows": [[key, *table[key]] for key in table]}
+def limits(study: Analysis) -> str:
+    """What this study cannot say."""
+    config, blog = study.config, grid.define("ablation", "blog64").settings
+    known = calibrated(study, PRIMARY).reindex(["gaussian", "8x8"])
+    coarse = " It ranks a Gaussian fitted to the pixels ({:.1f}) above real images reduced to 8×8 "
+    coarse = f"{coarse}({{:.1f}})." if known.notna().all() and known.is_monotonic_increasing else ""
+    no_fid = (
+        " Without Inception's weights there is no FID, and no number here can be compared with "
+    )
+    return (
+        f"The networks have {config.width} channels in the layer next to the image, the blog's "
+        f"{blog['width']}; images are {config.resolution}×{config.resolution}, the blog's "
+        f"{blog['resolution']}×{blog['resolution']}; a run has {study.planned.max()} epochs, the "
+        f"blog's {blog['epochs']}. There is one data set, and the learning rate was not tuned "
+        f"again for any arm or batch size. {PRIMARY} is computed on the features of a classifier "
+        "that was trained on CIFAR-10, and responds only to what tells its ten classes apart."
+        + coarse.format(*known)
+        + f"{no_fid}a published one." * ("fid" not in study.frame)
+    )
 
 
 def filmstrip(study: Analysis) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from scipy.special import ndtr, stdtr, stdtrit
 CONFIDENCE = 0.95
 VERDICT_SEEDS = 6  # the least at which a two-sided sign-flip p can be below 0.05
 MAX_FLIPPED = 20  # seeds; with more of them the sign patterns are too many to go through
+ROUNDING = 1e-9  # of a mean over seeds, in any unit here: what differs by less agrees
 POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(64)  # of an integral over normal noise
 
 
@@ -71,6 +72,11 @@ def logarithm(numbers: pd.Series) -> pd.Series:
     return np.log(numbers.where(numbers > 0))
 
 
+def percent_sd(variance: float) -> float:
+    """A variance of logarithms as a standard deviation in percent: 0 below 0, NaN for NaN."""
+    return 100 * math.sqrt(max(variance, 0.0))
+
+
 def over_seeds(values: ArrayLike) -> Estimate:
     """The mean of one number a seed (n,), its interval, and how likely no effect gives as much."""
     x = _finite(values)
@@ -78,11 +84,8 @@ def over_seeds(values: ArrayLike) -> Estimate:
         return Estimate(float(x[0]) if len(x) else math.nan, *[math.nan] * 4, len(x))
     mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x))
     half = float(stdtrit(len(x) - 1, (1 + CONFIDENCE) / 2)) * error
-
-    # Values that differ by no more than rounding tell t nothing of their noise.
-    flip, spread = sign_flip(x), error > 1e-12 * abs(mean)
-    p = 2 * _tail(abs(mean), error, len(x) - 1) if spread else flip
-    return Estimate(mean, mean - half, mean + half, p, flip, len(x))
+    p = 2 * _tail(abs(mean), error, len(x))
+    return Estimate(mean, mean - half, mean + half, p, sign_flip(x), len(x))
 
 
 def sign_flip(differences: ArrayLike) -> float:
@@ -102,12 +105,12 @@ def below(differences: ArrayLike, bound: float) -> float:
     """The p of a one-sided t test that the mean of (n,) is not below `bound`; NaN for n < 2.
 
     The larger one of below(x, margin) and below(-x, margin) is the p of two one-sided tests (TOST)
-    that the mean lies outside of +-margin (Schuirmann 1987). Without any spread it is 0, 1/2 or 1.
+    that the mean lies outside of +-margin (Schuirmann 1987).
     """
     x = _finite(differences)
     if len(x) < 2:
         return math.nan
-    return _tail(bound - x.mean(), x.std(ddof=1) / math.sqrt(len(x)), len(x) - 1)
+    return _tail(bound - x.mean(), x.std(ddof=1) / math.sqrt(len(x)), len(x))
 
 
 def holm(p_values: ArrayLike, most_true: int | None = None) -> np.ndarray:
@@ -313,7 +316,13 @@ def _finite(values: ArrayLike) -> np.ndarray:
     return x[np.isfinite(x)]
 
 
-def _tail(distance: float, error: float, freedom: int) -> float:
-    """P(T > distance / error) of Student's t; without any spread 0, 1/2 or 1."""
-    t = distance / error if error > 0 else math.copysign(math.inf, distance) if distance else 0.0
-    return float(stdtr(freedom, -t))
+def _tail(distance: float, error: float, n: int) -> float:
+    """P(T > distance / error) of Student's t for a mean of n.
+
+    Values that agree tell t nothing of their noise. Theirs is the share of the 2^n sign patterns.
+    """
+    if error > ROUNDING:
+        return float(stdtr(n - 1, -distance / error))
+    if abs(distance) <= ROUNDING:
+        return 0.5
+    return 2.0**-n if distance > 0 else 1 - 2.0**-n

@@ -22,7 +22,7 @@ from reports import claims, networks
 from reports.analysis import LEARNT, RELAPSE, Analysis, arm_name, effect_numbers, no_verdict
 from reports.claims import Verdict
 from reports.records import PRIMARY, Study, calibrated
-from reports.statistics import Effect, Estimate, burn_in
+from reports.statistics import Effect, Estimate, burn_in, percent_sd
 
 INCEPTION = {"fid": "FID", "is": "IS", "kid": "KID"}  # these names mean Inception, nothing else
 SCORES = ("last", "fidelity", "reestimated")  # tables at the last epoch
@@ -35,11 +35,13 @@ PROSE = {  # levels as a reader knows them; `key` alone stands for every level o
     "batch": "batch {}",
     "arm": "{}",
 }
+FACTORS = {"norm": "output norm", "batch": "batch size"}  # as a heading has them
 SPREAD = "Mean ± standard deviation over seeds."
-OF_SCORES = f"{SPREAD} (k of n): k of n seeds have a number; others diverged or have no score."
+OF_SOME_SEEDS = "(k of n): k of n seeds have a number; others diverged or have no score."
 OF_DEAD_ARMS = (
-    "Arms that have learnt nothing all score about the same. They pull the effects of the other "
-    "factors towards none, and create the interactions with what kept them from learning."
+    "Arms that have learnt nothing all score about the same. Means over them understate what the "
+    "other factors do; a ratio to them, and an interaction with what kept them from learning, say "
+    "how far the other arms have come."
 )
 INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
@@ -68,6 +70,7 @@ class Table:
     metrics: Sequence[str] = ()  # whose identities belong under it
     below: Sequence[list[str]] = ()  # rows of no arm: a name, then the last cells of the row
     details: Sequence[dict[str, str]] = ()  # of each row, on the page alone, for those who open it
+    words: str = ""  # what the cells mean, to be read before the rows
 
     @property
     def headings(self) -> list[str]:
@@ -125,7 +128,8 @@ def _table(
             how = [usual if x is None else x for x in how]
             columns = [*columns, column(key, heading.format(**facts), kind, *how)]
     said = [*first, *filter(None, notes)]
-    return Table(name, title, frame, columns, said, **{"metrics": [metric]} | more)
+    more = {"metrics": [metric], "words": texts.get("words", "").format(**facts)} | more
+    return Table(name, title, frame, columns, said, **more)
 
 
 def write(study: Analysis, tables: list[Table], out: Path) -> list[Path]:
@@ -181,7 +185,7 @@ def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
         r"\bottomrule",
         r"\end{longtable}",
         r"\par\smallskip\raggedright",
-        _latex(" ".join([*table.notes, *caption])),
+        _latex(" ".join(filter(None, [table.words, *table.notes, *caption]))),
         r"\par}",
     ]
     return "\n".join(parts) + "\n"
@@ -254,10 +258,10 @@ def spread(mean: float, sd: float, decimals: int) -> str:
     return rounded(mean, decimals) + (f" ± {rounded(sd, decimals)}" if math.isfinite(sd) else "")
 
 
-def interval(value: float, low: float, high: float, decimals: int) -> str:
-    """`1.28 (1.22 to 1.35)`, or `1.28` where there is no interval."""
-    ends = f" ({rounded(low, decimals)} to {rounded(high, decimals)})"
-    return rounded(value, decimals) + (ends if math.isfinite(low) else "")
+def interval(value: float, low: float, high: float, decimals: int, unit: str = "") -> str:
+    """`1.28 (1.22 to 1.35)`, `4.8 % (4.4 to 5.2 %)`, or `1.28` where there is no interval."""
+    ends = f" ({rounded(low, decimals)} to {rounded(high, decimals)}{unit})"
+    return rounded(value, decimals) + unit + (ends if math.isfinite(low) else "")
 
 
 def span(low: float, high: float, decimals: int) -> str:
@@ -297,9 +301,9 @@ def prose(factor: str, level: object) -> str:
 
 
 def effect_text(effect: Effect) -> str:
-    """`output BatchNorm`, `batch 512 against 128`, `norm × batch`."""
+    """`output BatchNorm`, `batch 512 against 128`, `output norm × batch size`."""
     if len(effect.factors) > 1:
-        return effect.name
+        return " × ".join(FACTORS.get(x, x) for x in effect.name.split(" × "))
     ((factor, (low, high)),) = effect.levels.items()
     text = prose(factor, high)
     return text if f"{factor}={high}" in PROSE else f"{text} against {low}"
@@ -322,11 +326,6 @@ def decimals_of(values: pd.Series) -> int:
     """Decimals for a whole column: three digits of its smallest number, from 1 to 4."""
     sizes = values[values != 0].abs()
     return min(4, max(1, decimals_for(sizes.min())))
-
-
-def percent_sd(variance: float) -> float:
-    """A variance of logarithms as a standard deviation in percent: 0 below 0, NaN for NaN."""
-    return 100 * math.sqrt(max(variance, 0.0))
 
 
 def percent_more(logarithm: float) -> float:
@@ -372,7 +371,8 @@ def column(
 def _arm(study: Analysis, *, seeds: bool = True) -> list[Column]:
     """A column for each factor, and for the number of seeds."""
     numeric = [x for x in study.factors if pd.api.types.is_numeric_dtype(study.plan[x])]
-    columns = [column(x, kind="number" if x in numeric else "word") for x in study.factors]
+    kinds = {x: "number" if x in numeric else "word" for x in study.factors}
+    columns = [column(x, FACTORS.get(x, x), kind) for x, kind in kinds.items()]
     return [*columns, column("seeds", kind="number")] if seeds else columns
 
 
@@ -392,7 +392,7 @@ def caption(study: Analysis, metrics: Iterable[str] | None = None) -> list[str]:
         f"{count(len(seeds), 'seed')} ({ranges(seeds)}), {count(study.planned.max(), 'epoch')}; "
         f"{runs - len(study.missing)} of {count(runs, 'run')} finished.",
         *missing_lines(study),
-        *_identity_lines(study, metrics),
+        *identity_lines(study, metrics),
         f"Code: commit {info['commit']}. "
         f"Last started on: {hardware['processor']}, {hardware['device']}, "
         f"{count(hardware['cores'], 'core')}, {count(hardware['jobs'], 'run')} at a time, "
@@ -410,7 +410,10 @@ def machine_lines(study: Study) -> list[str]:
     for values, rows in differing.groupby(list(differing)):
         names = (f"{key} {value}" for key, value in zip(differing, values, strict=True))
         parts.append(f"{', '.join(names)}: {_which(study, rows.index)}")
-    return [f"Not all runs were made where the same bits are computed: {'; '.join(parts)}."]
+    return [
+        "Runs of this study differ in what the last bits of their numbers depend on: "
+        f"{'; '.join(parts)}. Where a seed is divided, some of its pairs are of two machines."
+    ]
 
 
 def _which(study: Study, runs: pd.Index) -> str:
@@ -441,7 +444,7 @@ def missing_lines(study: Study) -> list[str]:
     ]
 
 
-def _identity_lines(study: Study, metrics: Iterable[str] | None) -> list[str]:
+def identity_lines(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
     """One line for all metrics that share an identity, and one for what was not measured."""
     wanted = dict.fromkeys([*INCEPTION, *study.identities] if metrics is None else metrics)
     lines = []
@@ -496,12 +499,27 @@ def _named_arms(study: Analysis) -> Table:
 
 
 def _effects(study: Analysis, metric: str) -> Table:
-    effects = study.last_effects[metric]
-    frame, names = pd.DataFrame(map(effect_numbers, effects)), map(effect_text, effects)
-    frame.insert(1, "name", list(names))
+    named = effects_by_name(study, metric)
+    frame = pd.DataFrame(map(effect_numbers, named.values()))
+    frame.insert(1, "name", list(named))
     name = "effects" if metric == PRIMARY else f"effects-{metric}"
     notes = [*[OF_DEAD_ARMS] * (len(study.learnt) < len(study.arms)), *_seed_notes(frame)]
     return _table(study, name, frame, [], notes, metric)
+
+
+def effects_by_name(study: Analysis, metric: str = PRIMARY) -> dict[str, Effect]:
+    """The effects at the last epoch: main ones, those where something is learnt, interactions."""
+    effects, first = study.last_effects[metric], study.factors[0]
+    alive = study.learning_levels if metric == PRIMARY else study.levels[first]
+    where = alive if len(alive) < len(study.levels[first]) else []
+    partial = {
+        f"{effect_text(effect)}, {prose(first, level)}": effect
+        for level in where
+        for effect in study.partial_effects["epochs", f"{first}={level}"]
+        if len(effect.factors) == 1
+    }
+    main = {effect_text(effect): effect for effect in effects if len(effect.factors) == 1}
+    return main | partial | {effect_text(effect): effect for effect in effects}
 
 
 def _seed_notes(frame: pd.DataFrame) -> list[str]:
@@ -587,8 +605,15 @@ def _score_table(
         [CALIBRATION[name], *(significant(row[metric]) for metric in metrics)]
         for name, row in known.reindex(CALIBRATION).dropna(how="all").iterrows()
     ]
-    notes, metrics = [OF_SCORES], [*dict.fromkeys(metrics)]
-    if below:
+    cells = [cell for row in Table(name, "", frame, columns, []).rows for cell in row]
+    notes, metrics = [SPREAD], [*dict.fromkeys(metrics)]
+    if any(cell.endswith(")") or cell == "diverged" for cell in cells):
+        notes.append(OF_SOME_SEEDS)
+    if below and name != SCORES[0]:
+        notes.append(
+            f"The last {len(below)} rows are those of the table of scores at the last epoch."
+        )
+    elif below:
         notes.append(TEXTS["calibration"].format(rows=len(below), **study.calibration.attrs))
     return _table(study, name, frame, columns, notes, metrics[-1], below=below, metrics=metrics)
 
@@ -634,38 +659,46 @@ def _ledger_row(verdict: Verdict) -> dict[str, object]:
 
 def _claim_details(verdict: Verdict) -> dict[str, str]:
     """What stands behind a verdict, as far as there is any."""
+    claim = verdict.claim
+    unit = "" if claim.measure == "bound" else f" {verdict.scale.unit}"
     details = {
-        "hypothesis": verdict.claim.hypothesis,
-        "smallest effect of interest": f"{verdict.claim.smallest:g}. {verdict.claim.reason}",
-        "verdict": verdict.why,
+        "claimed in": claim.place,
+        "hypothesis": claim.hypothesis,
+        "smallest effect of interest": f"{claim.smallest:g}{unit}. {claim.reason}",
+        "why this verdict": verdict.why,
         "seeds": str(verdict.n or ""),
     }
     return {heading: text for heading, text in details.items() if text}
 
 
 def _claim_estimate(verdict: Verdict) -> str:
-    """`1.280 (1.100 to 1.490) times`; a dash where there is no estimate."""
+    """`1.28 (1.10 to 1.49) times`; `0.250 of runs` where all seeds agree; a dash for none."""
     x, unit, decimals = verdict.estimate, verdict.scale.unit, verdict.scale.decimals
     if x is None:
         return DASH
+    if verdict.scale is claims.RATIO:
+        decimals = decimals_for(x.value)
     if verdict.claim.measure == "bound":
         return f"{span(x.low, x.high, decimals)}, {unit}"
-    return f"{interval(x.value, x.low, x.high, decimals)} {unit}"
+    low = math.nan if verdict.seeds_agree else x.low
+    return f"{interval(x.value, low, x.high, decimals)} {unit}"
 
 
 def _claim_p(verdict: Verdict) -> str:
-    """The p that a verdict stands on; a dash where its interval is shown without any width."""
-    x, decimals = verdict.estimate, verdict.scale.decimals
-    if x is None or rounded(x.low, decimals) == rounded(x.high, decimals):
-        return DASH
-    return p_value(verdict.decisive_p)
+    """The p that a verdict stands on; a dash where there is none or all seeds agree."""
+    return DASH if verdict.seeds_agree else p_value(verdict.decisive_p)
 
 
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     """Whether the verdicts need the pilot's seed, and whether the claims are still those."""
-    same, rows = claims.same_without(study, verdicts)
-    decided = any(x.verdict in claims.DECIDED for x in verdicts)
-    again = f"Without seed {claims.PILOT} the verdict is the same for {same} of {rows} claims."
+    before, again = {x.claim.id: x.verdict for x in verdicts}, claims.without(study, verdicts)
+    changed = [x for x in again if x.verdict != before[x.claim.id]]
+    text = f"Without seed {claims.PILOT}, which had been looked at, the verdict is the same for "
+    text += f"{len(again) - len(changed)} of the {len(again)} claims that were run."
+    text += "".join(
+        f" {x.claim.id} is then {x.verdict}, not {before[x.claim.id]}." for x in changed
+    )
+    decided = {*before.values()} & {*claims.DECIDED}
     if not (frozen := study.info.get("claims")):
         written = "study.json names no commit of the claims."
     else:
@@ -675,7 +708,8 @@ def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
             f"(claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts use "
             f"{'that file' if now == frozen['sha256'] else 'another one'}."
         )
-    return [again * bool(rows and decided), written]
+    dead = OF_DEAD_ARMS * (len(study.learnt) < len(study.arms))
+    return [dead, text * bool(again and decided), written]
 
 
 # The tables: from epoch to epoch.
@@ -686,7 +720,8 @@ def _per_arm(study: Analysis, name: str) -> Table:
     runs, means = getattr(study, name), [*TEXTS[name]["columns"]]
     frame = study.by_arm(runs.dropna(subset=means, how="all"), means)
     seeds = study.plan["seed"].nunique()
-    notes = [INTERVALS * (seeds > 1), no_verdict(seeds)]
+    shown = any(kind == "interval" for _, kind, *_ in TEXTS[name]["columns"].values())
+    notes = [INTERVALS * (shown and seeds > 1), no_verdict(seeds)]
     return _table(study, name, frame, _arm(study), notes)
 
 
@@ -727,11 +762,12 @@ def _analysis(study: Analysis, name: str) -> Table:
 
 
 def _result(arm: str, runs: int) -> Column:
-    """The mean over seeds and its standard deviation, to four digits of the mean."""
+    """The mean over seeds and its standard deviation, to two digits of that or four of the mean."""
 
     def cell(row: dict) -> str:
         mean, number = row[arm], row[f"{arm} n"]
         few = f" (n = {number})" if 0 < number < runs else ""
-        return spread(mean, row[f"{arm} sd"], decimals_for(mean, 4)) + few
+        sd = row[f"{arm} sd"]
+        return spread(mean, sd, decimals_for(sd, 2) if sd > 0 else decimals_for(mean, 4)) + few
 
     return Column(f"{arm} ({count(runs, 'seed')})", cell)

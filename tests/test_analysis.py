@@ -183,8 +183,9 @@ def test_how_many_runs_reach_a_threshold(waves):
     frame = waves.frame.assign(fd_cifar=level.where(waves.frame["epoch"] > 2, 90))
     study = dataclasses.replace(waves, frame=frame)
     counts = study.reach.set_index(["norm", "threshold"])
-    reached = counts["reached"].unstack().loc[["none", "batch"], [50, 40, 30]].to_numpy()
-    assert reached.tolist() == [[7, 7, 1], [7, 1, 0]]
+    reached = counts["reached"].unstack(fill_value=0).loc[["none", "batch"], [50, 40, 30]]
+    assert reached.to_numpy().tolist() == [[7, 7, 1], [7, 1, 0]]
+    assert ("batch", 30) not in counts.index
     assert set(counts["runs"]) == {7}
     assert (counts["images"].isna() == (counts["reached"] < 7)).all()
     rows = tables_of(study)["reach"].rows
@@ -281,11 +282,11 @@ def test_runs_are_compared_at_equal_updates(make_study, tmp_path):
     # After half as many updates they meet as well, and the table has both.
     table = two.batch_effects
     assert table["at"].tolist() == ["epochs", "updates", "updates"]
-    updates = table.loc[1:, ["updates_low", "updates_high"]]
-    assert updates.to_numpy().tolist() == [[158, 160], [79, 80]]
+    updates = table[["updates_low", "updates_high"]].iloc[1:]
+    assert updates.to_numpy().tolist() == [[79, 80], [158, 160]]
     assert two.update_goals.tolist() == [80, 160]
     ratio = expected[512, 4] / expected[128, 1]
-    assert table["ratio"].tolist()[2] == pytest.approx(ratio, rel=1e-9)
+    assert table["ratio"].tolist()[1] == pytest.approx(ratio, rel=1e-9)
 
 
 def test_agreement_is_spearman_s_with_the_sign_of_the_metric(pair):

@@ -134,7 +134,7 @@ def test_the_forest_is_the_table_of_effects(study, drawn):
     table = pd.DataFrame([effect_numbers(x) for x in study.last_effects["fd_cifar"]])
     names = [label.get_text() for label in axis.get_yticklabels()]
     main = ["output BatchNorm", "average-pool head", "batch 512 against 128"]
-    assert names[:4] == [*main, "norm × head"]
+    assert names[:4] == [*main, "output norm × head"]
     diamonds = [line for line in axis.lines if line.get_marker() == "D"]
     middles = [float(line.get_xdata()[0]) for line in diamonds]
     assert middles[:7] == pytest.approx(table["ratio"].tolist(), rel=1e-12)

@@ -79,7 +79,7 @@ def test_seeds_without_any_spread(value, p):
     estimate = over_seeds([value] * 7)
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((value, value, value))
     assert estimate.p == estimate.p_flip == p
-    assert below([value] * 7, 1.0) == pytest.approx(float(value > 1.0), abs=1e-9)
+    assert below([value] * 7, 1.0) == (1 - 1 / 2**7 if value > 1.0 else 1 / 2**7)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8])

@@ -23,8 +23,8 @@ def test_what_a_reader_sees(pair):
     shown = tables_of(pair)
     names = "effects last best epochs-fd_cifar fidelity agreement losses"
     assert [*shown] == f"{names} fluctuation ranks regret reach layers".split()
-    headings = "norm head batch seeds fd_cifar cs_cifar kd_cifar"
-    assert shown["last"].headings == headings.split()
+    headings = ["output norm", "head", "batch size", "seeds", "fd_cifar", "cs_cifar", "kd_cifar"]
+    assert shown["last"].headings == headings
     assert shown["last"].rows[0][:5] == ["none", "conv", "128", "2", "25.0 ± 7.1"]
     assert shown["best"].rows[0][4] == "3, 2"
     assert [x for x in shown if "score is too good" in " ".join(shown[x].notes)] == ["best"]
@@ -49,8 +49,9 @@ def test_under_every_score_table_stand_images_that_no_training_made(
         table = shown[name]
         assert table.rows == plain[name].rows
         assert [line[0] for line in table.below] == [*tables.CALIBRATION.values()]
-        source = "real ones (2,000 of the test split, 0 of them used in training)"
-        assert f"2,000 images each from other sources: {source}" in table.notes[-1]
+        assert table.notes[-1].startswith("The last 5 rows are ")
+    source = "real ones (2,000 of the test split, of which runs were trained on 0)"
+    assert f"2,000 images each from other sources: {source}" in shown["last"].notes[-1]
     assert shown["last"].below[0] == ["real, held out", "0.400", "–", "0.000200"]
     assert shown["last"].below[-1][1:] == ["94.4", "0.944", "0.944"]
     assert shown["epochs-fd_cifar"].below[1][1:] == ["40.6"] * 3
@@ -115,8 +116,9 @@ def test_machines_that_differ_are_named(pair):
     machines = pair.machines.assign(threads=[1, 1, 1, 2])  # the last run: norm=batch, seed 1
     (line,) = tables.machine_lines(dataclasses.replace(pair, machines=machines))
     assert line == (
-        "Not all runs were made where the same bits are computed: threads 1: seed 0, seed 1 with "
-        "norm=none; threads 2: seed 1 with norm=batch."
+        "Runs of this study differ in what the last bits of their numbers depend on: threads 1: "
+        "seed 0, seed 1 with norm=none; threads 2: seed 1 with norm=batch. Where a seed is "
+        "divided, some of its pairs are of two machines."
     )
     assert not tables.machine_lines(pair)
 
@@ -132,7 +134,7 @@ def test_an_analysis_has_a_row_for_each_number(make_study, tmp_path):
     measured = analyse(records.load(folder))
     walks = tables_of(measured)["walks"]
     assert walks.headings == ["quantity", "norm=none, head=conv, batch=128 (2 seeds)"]
-    assert walks.rows == [["hits, three", "0.6000 ± 0.1414"], ["one", "–"]]
+    assert walks.rows == [["hits, three", "0.60 ± 0.14"], ["one", "–"]]
     assert walks.notes == ["Mean ± standard deviation over seeds.", "A note."]
     assert measured.results["walks/three"].to_list() == [0.5, 0.7]
 
