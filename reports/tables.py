@@ -5,6 +5,7 @@ written as CSV and LaTeX, and shown on the page and in README.md.
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -283,10 +284,11 @@ def join(parts: Sequence[str]) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """[0, 1, 2, 5] -> "0 to 2, 5"."""
+    """[0, 1, 2, 5, 6] -> "0 to 2, 5, 6"."""
     numbers = pd.Series(sorted(numbers))
     runs = numbers.groupby(numbers - numbers.index)  # equal along a run of successive numbers
-    return ", ".join(span(x.iloc[0], x.iloc[-1], 0) for _, x in runs)
+    parts = [[f"{x.min()} to {x.max()}"] if len(x) > 2 else x.astype(str) for _, x in runs]
+    return ", ".join(itertools.chain(*parts))
 
 
 def seeds_in_words(seeds: Sequence[int]) -> str:
