@@ -63,6 +63,7 @@ Word = Literal[
     "supported", "refuted", "equivalent", "inconclusive", "not testable", "not yet run"
 ]  # fmt: skip
 DECIDED = ("supported", "refuted", "equivalent")
+Decision = tuple[Word, str, int]  # the verdict, why, and the test that it stands on
 Text = Annotated[str, Field(min_length=1)]
 Level = StrictInt | StrictFloat | StrictStr
 Levels = dict[StrictStr, Level]  # factor or field of Config -> level
@@ -470,83 +471,73 @@ def _p_values(verdict: Verdict) -> tuple[float, float, float]:
     return none, statistics.below(x, margin), statistics.below(-x, margin)
 
 
-def _decide(verdict: Verdict, p: np.ndarray) -> tuple[Word, str, int]:
+def _decide(verdict: Verdict, p: np.ndarray) -> Decision:
     """The word, the reason, and the test that decides; the rule at the top of this file."""
-    claim, scale, same = verdict.claim, verdict.scale, verdict.claim.expect == "same"
+    claim, same, bound = verdict.claim, verdict.claim.expect == "same", f"ln 2 = {LN2:.4f}"
     tost = ABOVE if p[ABOVE] >= p[BELOW] else BELOW  # the larger p of the two
     usual = tost if same else NONE
     if (verdict.steps < LN2 * (1 - claim.smallest)).any():
-        return "refuted", f"a step lies below ln 2 = {LN2:.4f}", usual
+        return "refuted", f"a step lies below {bound}", usual
     if not verdict.tested:
         return verdict.verdict, verdict.why, usual
     if claim.measure == "bound":
-        return (
-            "supported",
-            f"no step of any run lies below ln 2 = {LN2:.4f}, but for rounding",
-            usual,
-        )
+        return "supported", f"no step of any run lies below {bound}, but for rounding", usual
+    x = statistics.over_seeds(claim.sign * verdict.values)  # with the sign as claimed
+    return (_decide_same if same else _decide_effect)(verdict, p, x, tost)
 
-    # The interval with the sign as claimed, and whether it lies within the margin.
-    x, margin = statistics.over_seeds(claim.sign * verdict.values), scale.margin(claim.smallest)
+
+def _decide_same(verdict: Verdict, p: np.ndarray, x: Estimate, tost: int) -> Decision:
+    """Of a claim of no effect."""
+    margin = verdict.scale.margin(verdict.claim.smallest)
+    either = f"{verdict.scale.shown(-margin):.3g} to {verdict.scale.text(margin)}"
+    if -margin < x.low and x.high < margin:
+        if p[tost] < ALPHA:
+            return "supported", f"the whole interval lies within {either}", tost
+        why = f"the interval lies within {either}, {_unsure(verdict, p[tost])}"
+    elif x.low <= margin and x.high >= -margin:
+        why = f"the interval lies neither within nor outside of {either}"
+    elif p[NONE] < ALPHA:
+        side = "higher" if x.value > 0 else "lower"
+        return "refuted", f"{side}: the whole interval lies outside of {either}", NONE
+    else:
+        why = f"the interval lies outside of {either}, {_unsure(verdict, p[NONE])}"
+    return "inconclusive", why, tost
+
+
+def _decide_effect(verdict: Verdict, p: np.ndarray, x: Estimate, tost: int) -> Decision:
+    """Of a claim of an effect in one direction."""
+    claim, scale, there = verdict.claim, verdict.scale, x.low > 0 or x.high < 0
+    margin = scale.margin(claim.smallest)
     inside = -margin < x.low and x.high < margin
+    edge = f"the smallest effect of interest, {scale.text(claim.sign * margin)}"
     if inside and p[tost] < ALPHA:
-        why = "the whole interval lies within the smallest effect of interest, "
-        why += f"{scale.shown(-margin):.3g} to {scale.text(margin)}"
-        if (x.low > 0 or x.high < 0) and not (same or verdict.seeds_agree):
+        either = f"{scale.shown(-margin):.3g} to {scale.text(margin)}"
+        why = f"the whole interval lies within the smallest effect of interest, {either}"
+        if there and not verdict.seeds_agree:
             side = "that was claimed" if x.value > 0 else "opposite to the claim"
             why += f"; it excludes no effect, on the side {side}"
-        return "supported" if same else "equivalent", why, tost
-    return (_decide_same if same else _decide_effect)(verdict, p, tost, x, margin, inside)
-
-
-def _decide_same(
-    verdict: Verdict, p: np.ndarray, tost: int, x: Estimate, margin: float, inside: bool
-) -> tuple[Word, str, int]:
-    """The same of a claim of no effect whose interval does not lie within the margin for sure."""
-    scale = verdict.scale
-    either = f"{scale.shown(-margin):.3g} to {scale.text(margin)}"
-    if inside:
-        return (
-            "inconclusive",
-            f"the interval lies within {either}, {_unsure(verdict, p[tost])}",
-            tost,
-        )
-    if x.low <= margin and x.high >= -margin:
-        return "inconclusive", f"the interval lies neither within nor outside of {either}", tost
-    if p[NONE] >= ALPHA:
-        why = f"the interval lies outside of {either}, {_unsure(verdict, p[NONE])}"
-        return "inconclusive", why, tost
-    side = "higher" if x.value > 0 else "lower"
-    return "refuted", f"{side}: the whole interval lies outside of {either}", NONE
-
-
-def _decide_effect(
-    verdict: Verdict, p: np.ndarray, tost: int, x: Estimate, margin: float, inside: bool
-) -> tuple[Word, str, int]:
-    """The same of a claim of an effect whose interval does not lie within the margin for sure."""
-    claim, scale = verdict.claim, verdict.scale
-    edge = f"the smallest effect of interest, {scale.text(claim.sign * margin)}"
+        return "equivalent", why, tost
     if p[NONE] < ALPHA and x.value >= margin * (1 - 1e-9):  # but for rounding
         why = f"the estimate reaches {edge}, part of the interval does not"
         if x.low >= margin:
             why = f"the whole interval lies beyond {edge}"
         return "supported", f"{claim.expect}, as claimed; {why}", NONE
     if p[NONE] < ALPHA and x.value < 0:
-        other = "lower" if claim.expect == "higher" else "higher"
+        word = "lower, not higher" if claim.expect == "higher" else "higher, not lower"
         zero = "" if scale.shown(0) in (0, 1) else f", {scale.text(0)}"
-        where = f"the interval lies on the other side of no effect{zero}"
-        return "refuted", f"{other}, not {claim.expect}: {where}", NONE
+        return "refuted", f"{word}: the interval lies on the other side of no effect{zero}", NONE
     if p[ABOVE] < ALPHA and x.high < margin:
         return "refuted", f"the interval excludes {edge}", ABOVE
     if p[NONE] < ALPHA:
-        return "inconclusive", f"{claim.expect}, but the estimate falls short of {edge}", NONE
-    if x.low <= 0 and x.high >= margin:
-        return "inconclusive", f"the interval includes both no effect and {edge}", NONE
-    test = NONE if x.low > 0 or x.high < 0 else tost if inside else ABOVE
-    return "inconclusive", f"the interval would decide, {_unsure(verdict, p[test])}", NONE
+        why = f"{claim.expect}, but the estimate falls short of {edge}"
+    elif x.low <= 0 and x.high >= margin:
+        why = f"the interval includes both no effect and {edge}"
+    else:
+        test = NONE if there else tost if inside else ABOVE
+        why = f"the interval would decide, {_unsure(verdict, p[test])}"
+    return "inconclusive", why, NONE
 
 
 def _unsure(verdict: Verdict, p: float) -> str:
-    return f"but p = {p:.2g}" + " after Holm's correction" * (
-        verdict.claim.status == "confirmatory"
-    )
+    holm = " after Holm's correction" if verdict.claim.status == "confirmatory" else ""
+    return f"but p = {p:.2g}{holm}"

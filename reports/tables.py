@@ -607,16 +607,12 @@ def _score_table(
         [CALIBRATION[name], *(significant(row[metric]) for metric in metrics)]
         for name, row in known.reindex(CALIBRATION).dropna(how="all").iterrows()
     ]
-    cells = [cell for row in Table(name, "", frame, columns, []).rows for cell in row]
-    notes, metrics = [SPREAD], [*dict.fromkeys(metrics)]
-    if any(cell.endswith(")") or cell == "diverged" for cell in cells):
-        notes.append(OF_SOME_SEEDS)
-    if below and name != SCORES[0]:
-        notes.append(
-            f"The last {len(below)} rows are those of the table of scores at the last epoch."
-        )
-    elif below:
-        notes.append(TEXTS["calibration"].format(rows=len(below), **study.calibration.attrs))
+    cells = [x.cell(row) for row in frame.to_dict("records") for x in columns]
+    some = any(" of " in cell or cell == "diverged" for cell in cells)
+    notes, metrics = [SPREAD, OF_SOME_SEEDS * some], [*dict.fromkeys(metrics)]
+    if below:
+        text = TEXTS["calibration" if name == SCORES[0] else "calibration again"]
+        notes.append(text.format(rows=len(below), **study.calibration.attrs))
     return _table(study, name, frame, columns, notes, metrics[-1], below=below, metrics=metrics)
 
 
