@@ -187,17 +187,17 @@ class Analysis(Study):
 
         Also, where something is learnt: ("392 updates", "factor=level" of the first factor).
         """
-        parts, (*earlier, goal) = {}, self.update_goals
-        for at, rows in {"epochs": self.last, "updates": self.at_updates(goal)}.items():
-            parts[at, "all"] = rows
-            for factor, levels in self.levels.items():
-                for level in levels if len(levels) > 1 else []:
-                    parts[at, f"{factor}={level}"] = rows[rows[factor] == level]
-        first = self.factors[0]
-        for goal in earlier:
-            rows = self.at_updates(goal)
-            for level in self.learning_levels:
-                parts[f"{goal:.0f} updates", f"{first}={level}"] = rows[rows[first] == level]
+        *earlier, last = self.update_goals
+        equal = {"epochs": self.last}
+        equal |= {f"{goal:.0f} updates": self.at_updates(goal) for goal in earlier}
+        equal["updates"] = self.at_updates(last)
+        every = {factor: levels for factor, levels in self.levels.items() if len(levels) > 1}
+        learning, parts = {self.factors[0]: self.learning_levels}, {}
+        for at, rows in equal.items():
+            whole = at in ("epochs", "updates")
+            parts |= {(at, "all"): rows} if whole else {}
+            for factor, levels in (every if whole else learning).items():
+                parts |= {(at, f"{factor}={x}"): rows[rows[factor] == x] for x in levels}
         return parts
 
     @cached_property
@@ -219,8 +219,7 @@ class Analysis(Study):
                     for end, level in zip(("low", "high"), effect.levels["batch"], strict=True):
                         row |= {end: level, f"updates_{end}": steps[level]}
                     table.append(row | effect_numbers(effect))
-        effects = pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
-        return effects.sort_values(["at", "updates_high"], kind="stable") if table else effects
+        return pd.DataFrame(table).drop(columns="p_holm", errors="ignore")
 
     @cached_property
     def agreement(self) -> pd.DataFrame:
@@ -446,7 +445,7 @@ class Analysis(Study):
                 row["reached"] = int(part["images"].notna().sum())
                 rows.append(row | dict(np.exp(part.apply(logarithm).mean(skipna=False))))
         table = pd.DataFrame(rows)
-        return table[table["reached"] > 0]
+        return table[table["reached"] > 0].reset_index(drop=True)
 
     @cached_property
     def results(self) -> pd.DataFrame:

@@ -210,10 +210,8 @@ class Verdict:
 
     @property
     def seeds_agree(self) -> bool:
-        """Whether its interval, as it is shown, has no width: t knows nothing of noise then."""
-        if not (x := self.estimate):
-            return False
-        return round(x.low, self.scale.decimals) == round(x.high, self.scale.decimals)
+        """Whether they differ by no more than rounding: t knows nothing of noise then."""
+        return self.n > 1 and self.values.sem() <= statistics.ROUNDING
 
     @property
     def tested(self) -> bool:
@@ -236,13 +234,13 @@ def load(path: Path = LEDGER) -> list[Claim]:
 def judge(study: Analysis, ledger: list[Claim] | None = None) -> list[Verdict]:
     """A verdict for every claim of the ledger (None: claims.yaml), in its order.
 
-    Its p is that of the test that it stands on; of an inconclusive one that of no effect, or of
-    equivalence where that is claimed.
+    Its p is that of the test that it stands on; of an inconclusive one that of the test which keeps
+    it from being decided, or else of no effect, or of equivalence where that is claimed.
     """
     return _decide_all([_evidence(study, x) for x in (load() if ledger is None else ledger)])
 
 
-def without(study: Analysis, verdicts: list[Verdict], seed: int = PILOT) -> list[Verdict]:
+def without_seed(study: Analysis, verdicts: list[Verdict], seed: int = PILOT) -> list[Verdict]:
     """The verdicts without a seed, of the claims that have been run.
 
     The seeds that a claim asks for are one fewer then. None of them where the study has not both
@@ -294,7 +292,7 @@ def _evidence(study: Analysis, claim: Claim) -> Verdict:
         own = study.eval_sets["run"].isin(cells["run"])
         number = study.eval_sets.loc[own, "eval_set"].nunique()
         if number < measure.eval_sets:
-            few = f"needs scores on {measure.eval_sets} evaluation sets, and there are {number}"
+            few = f"{max(number, 1)} of the {measure.eval_sets} evaluation sets that it needs"
             return replace(verdict, why=untestable or few)
 
     # One number for each run; of the seeds in which none is missing the mean over cells.
@@ -386,7 +384,7 @@ def _absent(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.DataFr
         if not _where(study, levels).any():
             names = [x for x in levels if not _where(study, {x: levels[x]}).any()] or levels
             text = f"no run with {', '.join(f'{x}={levels[x]}' for x in names)}"
-            text = f"no arm {levels['arm']} in this study" if "arm" in names else text
+            text = f"no arm {levels['arm']} in this study" if names == ["arm"] else text
             return text + needs
     if cells.empty:
         return f"no two runs that differ in this alone{needs}"
@@ -412,8 +410,8 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
         return f"D is shown {shown:,} images, and the claim asks for {claim.images:,}"
     if math.isnan(study.floor):
         return "no calibration of the untrained generator"
-    if _classes(study, cells) != {study.config.classes}:  # of the first arm, which is calibrated
-        return "no score of an untrained generator for each kind of images"
+    if _classes(study, cells) - {study.config.classes}:
+        return "the calibration has the first arm's kind of images alone"
 
     # The better side of each cell, or both, and the worst of all.
     if claim.learner:
@@ -424,25 +422,22 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
     sides = cells.groupby(["cell", "level", "side"])["log"].mean()
     if sides.isna().any():  # nothing can be said of it: the claim lacks seeds
         return "the arm that has to have learnt has no score" if claim.learner else ""
-    if not MEASURES[claim.measure].both:
-        sides = sides.groupby(["cell", "level"]).min()
-    worst = sides.max()
+    both = MEASURES[claim.measure].both
+    worst = (sides if both else sides.groupby(["cell", "level"]).min()).max()
     if worst < math.log(study.floor):
         return ""
-    side = "one side" if MEASURES[claim.measure].both else "even the better side"
+    side = "one side" if both or not claim.against else "even the better side"
     return (
         f"{'the arm that has to learn' if claim.learner else side} has {PRIMARY} "
-        f"{math.exp(worst):.1f}; learnt is below {study.floor:.1f}, {LEARNT} times that of the "
+        f"{math.exp(worst):.1f}, which is not below {study.floor:.1f}, {LEARNT} times that of the "
         "untrained generator"
     )
 
 
 def _classes(study: Analysis, cells: pd.DataFrame) -> set[str]:
     """The classes of images that the runs of a claim are trained on."""
-    planned = study.plan.loc[study.plan["run"].isin(cells["run"]), study.factors]
-    arms = study.info.get("arms", {})
-    own = (grid.fields(levels, arms) for levels in planned.drop_duplicates().to_dict("records"))
-    return {fields.get("classes", study.config.classes) for fields in own}
+    own = {*cells["run"]}
+    return {x.config.classes for x in grid.runs(grid.stored(study.info)) if x.folder in own}
 
 
 def _where(study: Analysis, levels: Levels) -> np.ndarray:
@@ -501,21 +496,22 @@ def _decide_same(verdict: Verdict, p: np.ndarray, x: Estimate, tost: int) -> Dec
         return "refuted", f"{side}: the whole interval lies outside of {either}", NONE
     else:
         why = f"the interval lies outside of {either}, {_unsure(verdict, p[NONE])}"
+        return "inconclusive", why, NONE
     return "inconclusive", why, tost
 
 
 def _decide_effect(verdict: Verdict, p: np.ndarray, x: Estimate, tost: int) -> Decision:
     """Of a claim of an effect in one direction."""
-    claim, scale, there = verdict.claim, verdict.scale, x.low > 0 or x.high < 0
+    claim, scale, excludes_zero = verdict.claim, verdict.scale, x.low > 0 or x.high < 0
     margin = scale.margin(claim.smallest)
     inside = -margin < x.low and x.high < margin
     edge = f"the smallest effect of interest, {scale.text(claim.sign * margin)}"
     if inside and p[tost] < ALPHA:
         either = f"{scale.shown(-margin):.3g} to {scale.text(margin)}"
         why = f"the whole interval lies within the smallest effect of interest, {either}"
-        if there and not verdict.seeds_agree:
+        if excludes_zero and not verdict.seeds_agree:
             side = "that was claimed" if x.value > 0 else "opposite to the claim"
-            why += f"; it excludes no effect, on the side {side}"
+            why += f"; it excludes zero effect, on the side {side}"
         return "equivalent", why, tost
     if p[NONE] < ALPHA and x.value >= margin * (1 - 1e-9):  # but for rounding
         why = f"the estimate reaches {edge}, part of the interval does not"
@@ -525,17 +521,15 @@ def _decide_effect(verdict: Verdict, p: np.ndarray, x: Estimate, tost: int) -> D
     if p[NONE] < ALPHA and x.value < 0:
         word = "lower, not higher" if claim.expect == "higher" else "higher, not lower"
         zero = "" if scale.shown(0) in (0, 1) else f", {scale.text(0)}"
-        return "refuted", f"{word}: the interval lies on the other side of no effect{zero}", NONE
+        return "refuted", f"{word}: the interval lies on the other side of zero effect{zero}", NONE
     if p[ABOVE] < ALPHA and x.high < margin:
         return "refuted", f"the interval excludes {edge}", ABOVE
-    if p[NONE] < ALPHA:
-        why = f"{claim.expect}, but the estimate falls short of {edge}"
-    elif x.low <= 0 and x.high >= margin:
-        why = f"the interval includes both no effect and {edge}"
-    else:
-        test = NONE if there else tost if inside else ABOVE
-        why = f"the interval would decide, {_unsure(verdict, p[test])}"
-    return "inconclusive", why, NONE
+    if p[NONE] < ALPHA or (x.low > 0 and x.value < margin <= x.high):
+        return "inconclusive", f"{claim.expect}, but the estimate falls short of {edge}", NONE
+    if x.low <= 0 and x.high >= margin:
+        return "inconclusive", f"the interval includes both zero effect and {edge}", NONE
+    test = tost if inside else NONE if excludes_zero else ABOVE
+    return "inconclusive", f"the interval would decide, {_unsure(verdict, p[test])}", test
 
 
 def _unsure(verdict: Verdict, p: float) -> str:

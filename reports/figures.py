@@ -44,8 +44,8 @@ LETTER = 0.085  # inches, of a name beside an axis: at most on average
 PIXELS, GAP, LINE = 1120, 64, 27  # of pictures: width, between two columns, height of a line
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 DASHED = (
-    "Grey, dashed: sets of images for comparison, described under the first table; an arrow points "
-    "to one beyond the axis."
+    "Grey, dashed: sets of images for comparison, see the table of scores at the last epoch; an "
+    "arrow points to one beyond the axis."
 )
 NO_REAL = " Real images are left out, because they are not ours to publish."
 STYLE = ["default", Path(__file__).with_name("figures.mplstyle")]  # whatever the user's own is
@@ -247,7 +247,7 @@ def _figure(sides: tuple[float, float], height: float, legend: Sequence[Line2D])
 def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     """Every effect of the grid as a ratio with its interval, and batch at equal updates."""
     named = tables.effects_by_name(study)
-    rows = {name.replace(", ", ",\n"): effect for name, effect in named.items()} | {
+    rows = {name.replace(", ", ",\n"): effect for name, (_, effect) in named.items()} | {
         f"{tables.effect_text(effect)},\nat equal updates": effect
         for effect in study.partial_effects["updates", "all"]
         if effect.factors == ["batch"]
@@ -269,7 +269,7 @@ def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     seeds = len(effects[0].seeds)
     bars = "Bars: 95 % t intervals over seeds. " if seeds > 1 else "One seed has no interval. "
     if len(study.learnt) < len(study.arms):
-        bars += "Means over all arms include those that have learnt nothing. "
+        bars += "Where a level is named: of its arms alone; else also of arms that learnt nothing. "
     return figure, (
         f"The effect of each factor on {PRIMARY} at the last epoch, as the ratio of its second "
         "level to its first; of an interaction (hollow, exploratory) as a ratio of ratios. Dots: "

@@ -12,7 +12,7 @@ from reports.analysis import LEARNT, LN2, Analysis, no_verdict
 from reports.claims import Verdict, Word
 from reports.records import PRIMARY
 from reports.statistics import VERDICT_SEEDS, Effect
-from reports.tables import count, decimals_for, interval, join, prose, significant, span
+from reports.tables import count, decimals_for, interval, join, prose, rounded, significant, span
 
 ROUNDING = 1e-6  # relative; a float32 loss may lie this far from the true one
 SUBJECTS = {  # levels as the subject of a sentence
@@ -69,8 +69,8 @@ def tally(study: Analysis, verdicts: list[Verdict]) -> str:
     words = [x.verdict for x in verdicts if x.claim.status == "confirmatory"]
     told = join([f"{words.count(x)} {x}" for x in get_args(Word) if x in words])
     told = told.replace(" ", " is " if told.startswith("1 ") else " are ", 1)
-    more = f"{len(verdicts) - len(words)} more are exploratory"
-    return f"Of {len(words)} confirmatory claims {told}; {more}."
+    more = len(verdicts) - len(words)
+    return f"Of {len(words)} confirmatory claims {told}; {more} more are exploratory."
 
 
 # Sentences about factors.
@@ -100,9 +100,13 @@ def _of_first(study: Analysis) -> list[str]:
     pairs = [x for x in partial["epochs", "all"] if len(x.factors) == 2 and x.factors[:1] == first]
     if pairs:
         other = max(pairs, key=lambda x: abs(math.log(x.ratio.value))).factors[1]
-        at = [(partial["epochs", f"{other}={x}"], _with(other, x)) for x in study.levels[other]]
-        of_first = [(x, where) for some, where in at for x in some if x.factors == first]
-        effects, parts = [x for x, _ in of_first], [f"by {_times(x)} {y}" for x, y in of_first]
+        at = {
+            _with(other, level): effect
+            for level in study.levels[other]
+            for effect in partial["epochs", f"{other}={level}"]
+            if effect.factors == first
+        }
+        effects, parts = [*at.values()], [f"by {_times(x)} {where}" for where, x in at.items()]
     text = f"{_subject(effects[0])} multiplies {PRIMARY} {join(parts)}"
     (factor, (base, level)), alive = *effects[0].levels.items(), study.learning_levels
     if base in alive and level not in alive:
@@ -122,11 +126,12 @@ def _ends(study: Analysis, factor: str, level: object) -> str:
 def _of_others(study: Analysis) -> list[str]:
     """What the other factors do where something is learnt; batch also at equal updates."""
     first, subjects, partial = study.factors[0], {}, study.partial_effects
-    goals = study.update_goals
-    points = [*(f"{goal:.0f} updates" for goal in goals[:-1]), "updates"]
+    *earlier, last = study.update_goals
+    goals = {f"{goal:.0f} updates": goal for goal in earlier} | {"updates": last}
     where = {f"{first}={x}": f" {_with(first, x)}" for x in study.learning_levels}
     for key, condition in where.items() if len(study.levels[first]) > 1 else [("all", "")]:
-        updates = [x for at in points for x in partial.get((at, key), []) if x.factors == ["batch"]]
+        known = [at for at in goals if (at, key) in partial]
+        updates = [x for at in known for x in partial[at, key] if x.factors == ["batch"]]
         for effect in partial["epochs", key]:
             if len(effect.factors) == 1 and effect.factors != [first]:
                 same = [x for x in updates if x.name == effect.name]
@@ -134,22 +139,21 @@ def _of_others(study: Analysis) -> list[str]:
     sentences = []
     for subject, rows in subjects.items():
         parts = [f"by {_times(x)}{condition}" for x, condition, _ in rows]
-        text = f"{subject} multiplies {PRIMARY} {join(parts)}"
-        equal = [x for *_, x in rows if x]
+        text = f"{subject} multiplies {PRIMARY} {join(parts)}{_unclear([x for x, *_ in rows])}"
+        equal = [f"{_range(x)}{condition}" for _, condition, x in rows if x]
         if len(equal) == len(rows):
-            ((low, high),) = equal[0][0].levels.values()
-            text += (
-                f"; at equal updates ({span(goals[0], goals[-1], 0)}), with {high / low:g} times "
-            )
-            text += f"the images, {join([f'by {_range(x)}' for x in equal])}"
-        sentences.append(text + _unclear([x for x, *_ in rows]))
+            ((low, high),) = rows[0][0].levels.values()
+            text += f" At equal updates ({span(goals[known[0]], last, 0)}), with {high / low:g} "
+            verb = "is" if len(known) == 1 else "lies"
+            text += f"times the images, the ratio {verb} {join(equal)}."
+        sentences.append(text)
     return sentences
 
 
 def _unclear(effects: list[Effect]) -> str:
-    """The end of a sentence on effects, none of which may be established."""
+    """The end of a sentence on effects, all of whose intervals may include a ratio of 1."""
     judged = min(len(effect.seeds) for effect in effects) >= VERDICT_SEEDS
-    unclear = all(effect.p_holm >= claims.ALPHA for effect in effects)
+    unclear = all(effect.ratio.low <= 1 <= effect.ratio.high for effect in effects)
     return ": no effect is shown." if judged and unclear else "."
 
 
@@ -169,11 +173,11 @@ def _with(factor: str, level: object) -> str:
 
 
 def _range(effects: list[Effect]) -> str:
-    """The lowest and the highest of several ratios; a single one as `_times` says it."""
+    """`0.98 (0.93 to 1.03)`, or of several ratios `between 0.85 and 0.99`."""
     if len(effects) == 1:
         return _times(effects[0])
-    ratios = [effect.ratio.value for effect in effects]
-    return span(min(ratios), max(ratios), decimals_for(min(ratios)))
+    low, *_, high = sorted(effect.ratio.value for effect in effects)
+    return f"between {rounded(low, decimals_for(low))} and {rounded(high, decimals_for(low))}"
 
 
 def _times(effect: Effect) -> str:

@@ -54,7 +54,7 @@ TITLES = {
 ABOUT_CLAIMS = (
     "What the blog post (B), the paper (P) and this study (G) claim. A verdict is on the "
     "hypothesis that was made of a claim before the first run, not on its words: B5, for one, asks "
-    "whether quality fluctuates, not whether longer training helps. "
+    "whether quality fluctuates, not whether longer training helps."
 )
 LITERATURE = yaml.safe_load(Path(__file__).with_name("literature.yaml").read_text(encoding="utf-8"))
 TARGETS = ("ablation", "followups", "precision")  # studies that make knows by their name
@@ -91,7 +91,7 @@ def render(
         "numbers": {name: i for i, name in enumerate(order, start=1)},
         "command": command(study),
         "limits": limits(study),
-        "about_claims": ABOUT_CLAIMS + findings.tally(study, verdicts),
+        "about_claims": f"{ABOUT_CLAIMS} {findings.tally(study, verdicts)}",
     }
     machines = tables.machine_lines(study)
     html = _template("page.html", escape=True).render(

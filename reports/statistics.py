@@ -97,7 +97,7 @@ def sign_flip(differences: ArrayLike) -> float:
     if not 0 < len(x) <= MAX_FLIPPED:
         return math.nan
     sums = functools.reduce(np.add.outer, np.stack([x, -x], axis=1))  # 2 x 2 x ...: every pattern
-    rounding = 1e-12 * np.abs(x).sum()
+    rounding = max(1e-12 * np.abs(x).sum(), ROUNDING * len(x))
     return float((np.abs(sums) >= abs(x.sum()) - rounding).mean())
 
 

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +72,7 @@ class Table:
     metrics: Sequence[str] = ()  # whose identities belong under it
     below: Sequence[list[str]] = ()  # rows of no arm: a name, then the last cells of the row
     details: Sequence[dict[str, str]] = ()  # of each row, on the page alone, for those who open it
-    words: str = ""  # what the cells mean, to be read before the rows
+    legend: str = ""  # what the cells mean, to be read before the rows
 
     @property
     def headings(self) -> list[str]:
@@ -129,7 +130,7 @@ def _table(
             how = [usual if x is None else x for x in how]
             columns = [*columns, column(key, heading.format(**facts), kind, *how)]
     said = [*first, *filter(None, notes)]
-    more = {"metrics": [metric], "words": texts.get("words", "").format(**facts)} | more
+    more = {"metrics": [metric], "legend": texts.get("legend", "").format(**facts)} | more
     return Table(name, title, frame, columns, said, **more)
 
 
@@ -186,7 +187,7 @@ def to_latex(table: Table, caption: Iterable[str] = ()) -> str:
         r"\bottomrule",
         r"\end{longtable}",
         r"\par\smallskip\raggedright",
-        _latex(" ".join(filter(None, [table.words, *table.notes, *caption]))),
+        _latex(" ".join(filter(None, [table.legend, *table.notes, *caption]))),
         r"\par}",
     ]
     return "\n".join(parts) + "\n"
@@ -414,7 +415,7 @@ def machine_lines(study: Study) -> list[str]:
         parts.append(f"{', '.join(names)}: {_which(study, rows.index)}")
     return [
         "Runs of this study differ in what the last bits of their numbers depend on: "
-        f"{'; '.join(parts)}. Where a seed is divided, some of its pairs are of two machines."
+        f"{'; '.join(parts)}. Where a seed is divided, its pairs were not all made alike."
     ]
 
 
@@ -502,26 +503,32 @@ def _named_arms(study: Analysis) -> Table:
 
 def _effects(study: Analysis, metric: str) -> Table:
     named = effects_by_name(study, metric)
-    frame = pd.DataFrame(map(effect_numbers, named.values()))
+    rows = [{"where": where} | effect_numbers(effect) for where, effect in named.values()]
+    frame = pd.DataFrame(rows)
     frame.insert(1, "name", list(named))
     name = "effects" if metric == PRIMARY else f"effects-{metric}"
     notes = [*[OF_DEAD_ARMS] * (len(study.learnt) < len(study.arms)), *_seed_notes(frame)]
     return _table(study, name, frame, [], notes, metric)
 
 
-def effects_by_name(study: Analysis, metric: str = PRIMARY) -> dict[str, Effect]:
-    """The effects at the last epoch: main ones, those where something is learnt, interactions."""
-    effects, first = study.last_effects[metric], study.factors[0]
-    alive = study.learning_levels if metric == PRIMARY else study.levels[first]
-    where = alive if len(alive) < len(study.levels[first]) else []
-    partial = {
-        f"{effect_text(effect)}, {prose(first, level)}": effect
-        for level in where
-        for effect in study.partial_effects["epochs", f"{first}={level}"]
-        if len(effect.factors) == 1
-    }
-    main = {effect_text(effect): effect for effect in effects if len(effect.factors) == 1}
-    return main | partial | {effect_text(effect): effect for effect in effects}
+def effects_by_name(study: Analysis, metric: str = PRIMARY) -> dict[str, tuple[str, Effect]]:
+    """The effects at the last epoch, by name, and of which arms: "all" or "norm=none".
+
+    Main effects; of the primary metric also those of the arms with a level of the first factor that
+    lets something be learnt, if another does not; interactions.
+    """
+    every = {effect_text(x): ("all", x) for x in study.last_effects[metric]}
+    main = {name: named for name, named in every.items() if len(named[1].factors) == 1}
+    first, partial = study.factors[0], {}
+    alive = study.learning_levels if metric == PRIMARY else []
+    for level in alive if len(alive) < len(study.levels[first]) else []:
+        where = f"{first}={level}"
+        partial |= {
+            f"{effect_text(effect)}, {prose(first, level)}": (where, effect)
+            for effect in study.partial_effects["epochs", where]
+            if len(effect.factors) == 1
+        }
+    return main | partial | every
 
 
 def _seed_notes(frame: pd.DataFrame) -> list[str]:
@@ -607,8 +614,8 @@ def _score_table(
         [CALIBRATION[name], *(significant(row[metric]) for metric in metrics)]
         for name, row in known.reindex(CALIBRATION).dropna(how="all").iterrows()
     ]
-    cells = [x.cell(row) for row in frame.to_dict("records") for x in columns]
-    some = any(" of " in cell or cell == "diverged" for cell in cells)
+    counts = [name for name in frame if re.search(r"_n(_\d+)?$", name)]  # of seeds with a number
+    some = any((frame[x] < frame[f"seeds{x.rpartition('_n')[2]}"]).any() for x in counts)
     notes, metrics = [SPREAD, OF_SOME_SEEDS * some], [*dict.fromkeys(metrics)]
     if below:
         text = TEXTS["calibration" if name == SCORES[0] else "calibration again"]
@@ -660,7 +667,7 @@ def _claim_details(verdict: Verdict) -> dict[str, str]:
     claim = verdict.claim
     unit = "" if claim.measure == "bound" else f" {verdict.scale.unit}"
     details = {
-        "claimed in": claim.place,
+        "source": claim.place,
         "hypothesis": claim.hypothesis,
         "smallest effect of interest": f"{claim.smallest:g}{unit}. {claim.reason}",
         "why this verdict": verdict.why,
@@ -689,7 +696,7 @@ def _claim_p(verdict: Verdict) -> str:
 
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     """Whether the verdicts need the pilot's seed, and whether the claims are still those."""
-    before, again = {x.claim.id: x.verdict for x in verdicts}, claims.without(study, verdicts)
+    before, again = {x.claim.id: x.verdict for x in verdicts}, claims.without_seed(study, verdicts)
     changed = [x for x in again if x.verdict != before[x.claim.id]]
     text = f"Without seed {claims.PILOT}, which had been looked at, the verdict is the same for "
     text += f"{len(again) - len(changed)} of the {len(again)} claims that were run."
@@ -766,6 +773,7 @@ def _result(arm: str, runs: int) -> Column:
         mean, number = row[arm], row[f"{arm} n"]
         few = f" (n = {number})" if 0 < number < runs else ""
         sd = row[f"{arm} sd"]
-        return spread(mean, sd, decimals_for(sd, 2) if sd > 0 else decimals_for(mean, 4)) + few
+        varies = sd > 1e-9 * abs(mean)
+        return spread(mean, sd, decimals_for(sd, 2) if varies else decimals_for(mean, 4)) + few
 
     return Column(f"{arm} ({count(runs, 'seed')})", cell)

@@ -72,7 +72,7 @@ def test_six_seeds_give_intervals(grid):
     assert head.startswith("The average-pool head multiplies fd_cifar by ")
     assert head.endswith(": no effect is shown.")
     assert batch.startswith("Batch 512 instead of batch 128 multiplies fd_cifar by ")
-    assert "; at equal updates (80), with 4 times the images, by" in batch
+    assert " At equal updates (80), with 4 times the images, the ratio is " in batch
 
     # What interacts is told apart, and not as a mean; worked out once more.
     last, apart = grid.frame[grid.frame["epoch"] == 4], {}
@@ -120,11 +120,26 @@ def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
         assert "with output BatchNorm" not in here
     assert "covers the 4 of 8 arms that learnt, with fd_cifar below 150 at" in told.epochs[0]
     assert not any("learnt" in sentence for sentence in usual.all)
+    named = tables.effects_by_name(told_study)
+    where, effect = named["average-pool head, no output BatchNorm"]
+    assert where == "norm=none"
+    assert effect in told_study.partial_effects["epochs", where]
+    assert effect.ratio != named["average-pool head"][1].ratio
+    assert {where for where, _ in tables.effects_by_name(grid).values()} == {"all"}
     (row,) = told_study.shares[told_study.shares["where"] == "arms that have learnt"]["arm_share"]
     assert row == told_study.learners.shares["arm_share"][0]
     for said, study in ((told, told_study), (usual, grid)):
         share = study.learners.shares["arm_share"][0]
         assert f"{100 * share:.0f} % of the variance" in " ".join(said.epochs)
+
+
+def test_batches_are_compared_wherever_their_updates_meet(make_study, tmp_path):
+    factors = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128, 512]}
+    made = make_study(tmp_path, factors=factors, epochs=8, **TINY)
+    batch = findings.findings(analyse(records.load(made))).headline[1]
+    said = r" At equal updates \(80 to 160\), with 4 times the images, the ratio lies between "
+    said += r"[\d.]+ and [\d.]+ without output BatchNorm and between [\d.]+ and [\d.]+ with "
+    assert re.search(said, batch)
 
 
 def test_of_a_study_in_which_nothing_is_learnt_that_is_said_first(grid):

@@ -49,7 +49,7 @@ def test_under_every_score_table_stand_images_that_no_training_made(
         table = shown[name]
         assert table.rows == plain[name].rows
         assert [line[0] for line in table.below] == [*tables.CALIBRATION.values()]
-        assert table.notes[-1].startswith("The last 5 rows are ")
+        assert table.notes[-1].startswith("The last 5 rows")
     source = "real ones (2,000 of the test split, of which runs were trained on 0)"
     assert f"2,000 images each from other sources: {source}" in shown["last"].notes[-1]
     assert shown["last"].below[0] == ["real, held out", "0.400", "–", "0.000200"]
@@ -118,7 +118,7 @@ def test_machines_that_differ_are_named(pair):
     assert line == (
         "Runs of this study differ in what the last bits of their numbers depend on: threads 1: "
         "seed 0, seed 1 with norm=none; threads 2: seed 1 with norm=batch. Where a seed is "
-        "divided, some of its pairs are of two machines."
+        "divided, its pairs were not all made alike."
     )
     assert not tables.machine_lines(pair)
 
