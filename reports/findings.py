@@ -140,7 +140,8 @@ def _of_others(study: Analysis) -> list[str]:
     for subject, rows in subjects.items():
         parts = [f"by {_times(x)}{condition}" for x, condition, _ in rows]
         text = f"{subject} multiplies {PRIMARY} {join(parts)}{_unclear([x for x, *_ in rows])}"
-        equal = [f"{_range(x)}{condition}" for _, condition, x in rows if x]
+        several = len(rows) > 1  # conditions; a single one has been said
+        equal = [_range(x) + condition * several for _, condition, x in rows if x]
         if len(equal) == len(rows):
             ((low, high),) = rows[0][0].levels.values()
             text += f" At equal updates ({span(goals[known[0]], last, 0)}), with {high / low:g} "

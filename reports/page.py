@@ -148,7 +148,7 @@ def title(study: Study) -> str:
 def scale(study: Analysis) -> str:
     """The second line of the page: how much D has seen, and whether that can say anything."""
     images, scale = study.config.images * int(study.planned.max()), study.info["scale"]
-    text = f"Scale {scale}: in each run D sees {images:,} images."
+    text = f"Scale {scale}: each D sees {images:,} images."
     if scale in DEMONSTRATIONS:
         text += " A demonstration; the study itself is at cpu32, where it sees 1,500,000."
     return text

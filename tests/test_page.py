@@ -236,7 +236,7 @@ def test_made_up_images_are_called_so(html, make_study, tmp_path):
     real = rendered(analyse(records.load(make_study(tmp_path, epochs=2, data="cifar10"))))
     notice = "They are\n  not CIFAR-10"
     assert (notice in html, notice in real) == (True, False)
-    assert "Scale small: in each run D sees 80,000 images. A demonstration" in html
+    assert "Scale small: each D sees 80,000 images. A demonstration" in html
     assert ("DATA=shapes" in html, "DATA=cifar10" in real) == (True, True)
 
 
