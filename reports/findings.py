@@ -140,13 +140,10 @@ def _of_others(study: Analysis) -> list[str]:
     for subject, rows in subjects.items():
         parts = [f"by {_times(x)}{condition}" for x, condition, _ in rows]
         text = f"{subject} multiplies {PRIMARY} {join(parts)}{_unclear([x for x, *_ in rows])}"
-        several = len(rows) > 1  # conditions; a single one has been said
-        equal = [_range(x) + condition * several for _, condition, x in rows if x]
-        if len(equal) == len(rows):
+        if all(equal for *_, equal in rows):
             ((low, high),) = rows[0][0].levels.values()
             text += f" At equal updates ({span(goals[known[0]], last, 0)}), with {high / low:g} "
-            verb = "is" if len(known) == 1 else "lies"
-            text += f"times the images, the ratio {verb} {join(equal)}."
+            text += f"times the images, the ratio {_range([x for *_, some in rows for x in some])}."
         sentences.append(text)
     return sentences
 
@@ -174,11 +171,11 @@ def _with(factor: str, level: object) -> str:
 
 
 def _range(effects: list[Effect]) -> str:
-    """`0.98 (0.93 to 1.03)`, or of several ratios `between 0.85 and 0.99`."""
+    """`is 0.98 (0.93 to 1.03)`, or of several ratios `lies between 0.85 and 0.99`."""
     if len(effects) == 1:
-        return _times(effects[0])
+        return f"is {_times(effects[0])}"
     low, *_, high = sorted(effect.ratio.value for effect in effects)
-    return f"between {rounded(low, decimals_for(low))} and {rounded(high, decimals_for(low))}"
+    return f"lies between {rounded(low, decimals_for(low))} and {rounded(high, decimals_for(low))}"
 
 
 def _times(effect: Effect) -> str:
