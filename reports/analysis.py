@@ -195,7 +195,8 @@ class Analysis(Study):
         learning, parts = {self.factors[0]: self.learning_levels}, {}
         for at, rows in equal.items():
             whole = at in ("epochs", "updates")
-            parts |= {(at, "all"): rows} if whole else {}
+            if whole:
+                parts[at, "all"] = rows
             for factor, levels in (every if whole else learning).items():
                 parts |= {(at, f"{factor}={x}"): rows[rows[factor] == x] for x in levels}
         return parts

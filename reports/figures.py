@@ -21,7 +21,7 @@ from eval.metrics import CALIBRATION
 from reports import tables
 from reports.analysis import LN2, Analysis, arm_name
 from reports.records import LOWER_IS_BETTER, PRIMARY, calibrated
-from reports.statistics import Effect, over_seeds, percent_sd
+from reports.statistics import over_seeds, percent_sd
 
 # First factor = hue, second = line style and marker, third = lightness (the first level darkest),
 # third and later ones = panel. The lightnesses of the first two hues interleave, so that four arms
@@ -59,8 +59,8 @@ def draw(study: Analysis) -> Drawn:
     with matplotlib.style.context(STYLE):
         drawn: Drawn = {metric: metric_by_epoch(study, metric) for metric in moving}
         drawn |= samples(study)
-        if effects := study.last_effects.get(PRIMARY):
-            drawn["effects"] = effect_sizes(study, effects)
+        if PRIMARY in study.last_effects:
+            drawn["effects"] = effect_sizes(study)
         if PRIMARY in moving:
             drawn["fluctuation"] = fluctuation(study)
         drawn["losses"] = losses(study)
@@ -244,7 +244,7 @@ def _figure(sides: tuple[float, float], height: float, legend: Sequence[Line2D])
 # Rows of dots and intervals.
 
 
-def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
+def effect_sizes(study: Analysis) -> tuple[Figure, str]:
     """Every effect of the grid as a ratio with its interval, and batch at equal updates."""
     named = tables.effects_by_name(study)
     rows = {name.replace(", ", ",\n"): effect for name, (_, effect) in named.items()} | {
@@ -266,7 +266,7 @@ def effect_sizes(study: Analysis, effects: list[Effect]) -> tuple[Figure, str]:
     axis.set_xlabel(f"{PRIMARY}, ratio; above 1 is worse")
     axis.set_xscale("log")
     _plain(axis.xaxis, np.concatenate([line.get_xdata() for line in axis.lines]))
-    seeds = len(effects[0].seeds)
+    seeds = len(next(iter(rows.values())).seeds)
     bars = "Bars: 95 % t intervals over seeds. " if seeds > 1 else "One seed has no interval. "
     if len(study.learnt) < len(study.arms):
         bars += "Where a level is named: of its arms alone; else also of arms that learnt nothing. "
