@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from dcgan import cli
+from dcgan import cli, rundir
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
@@ -75,3 +76,38 @@ def test_what_a_document_names_is_there(path):
         (group,) = (x for x in vars(module).values() if isinstance(x, cli.Group))
         written_here = f"experiments/studies/{command}.yaml" in text  # how to add a study
         assert command in group.commands or written_here, f"python -m {package} {command}"
+
+
+REPORT = rundir.PUBLISHED / "ablation-cpu32" / "report"
+FOUND = re.compile(r"^#+ What was found\n(.*?)(?:\Z|^## What it costs)", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_what_is_quoted_is_in_the_report(name):
+    found = FOUND.search((ROOT / name).read_text())[1]
+    quoted = re.findall(r"^(?:> |- (?=.*fd_cifar)|(?=\|))(.*)$", found, re.MULTILINE)
+    assert len(quoted) > 10
+    assert set(quoted) <= set((REPORT / "README.md").read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/results.md"])
+def test_the_number_of_seeds_is_that_of_the_archives(name):
+    text = (ROOT / name).read_text()
+    (done,) = re.findall(r"(\d) of 8\s+seeds|8 个种子中已完成 (\d) 个", text)
+    assert int("".join(done)) == len([*REPORT.parent.glob("seed-*.zip")])
+
+
+def test_the_sentence_of_what_was_found_follows_from_the_tables():
+    last, effects, ledger = (
+        pd.read_csv(REPORT / "tables" / f"{name}.csv", index_col=column)
+        for name, column in [("last", "norm"), ("effects", "name"), ("ledger", "id")]
+    )
+    sets = pd.read_csv(REPORT / "calibration.csv", index_col="images")
+    times_untrained = last["fd_cifar"] / sets["fd_cifar"]["untrained"]
+    assert (times_untrained["none"] < 0.5).all()
+    assert times_untrained["batch"].between(0.9, 1.3).all()
+    head = effects.loc["average-pool head, no output BatchNorm"]
+    assert head["ratio_low"] < 1 < head["ratio_high"]
+    assert ledger["low"]["B4-epochs-30"] > 1
+    assert 1 < ledger["low"]["B5"] < ledger["high"]["B5"] < 10
+    assert ledger["estimate"][["B6", "B6-g", "B6-strength"]].abs().max() < 0.3
