@@ -6,7 +6,7 @@ enlarged again; images of one colour; images of the untrained generator.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -86,15 +86,20 @@ def calibrate(
         "images": config.score_images,  # in a set; of held-out ones no more than there are
         "identities": known,  # metric -> what it is a measure of, as in run.json
         "rows": {name: score(images, references) for name, images in drawn},  # set -> scores
+        "untrained": {},  # classes of other arms -> its scores against their kind of images
     }
 
 
-def is_current(stored: dict[str, Any], references: list[Reference], source: str) -> bool:
-    """Whether a stored calibration has these metrics, and held-out images that are as good."""
+def is_current(
+    stored: dict[str, Any], references: list[Reference], source: str, others: Set[str]
+) -> bool:
+    """Whether a stored calibration has these metrics, held-out images that are as good, and the
+    untrained generator against images of the other classes."""
     wanted = {name for reference in references for name in reference.extractor.metrics}
     rows = stored.get("rows", {})
     same = [*rows] == [*CALIBRATION] and all(row.keys() == wanted for row in rows.values())
-    return same and stored.get("held_out") in (TEST, source)
+    kinds = stored.get("untrained", {}).keys()
+    return same and stored.get("held_out") in (TEST, source) and others <= kinds
 
 
 def sets(
@@ -107,8 +112,13 @@ def sets(
     yield "gaussian", torch.from_numpy(gaussian(real, count)).permute(0, 3, 1, 2)
     yield "8x8", coarse(held_images)
     yield "flat", flat(count, side)
+    yield "untrained", untrained(config, device)
+
+
+def untrained(config: Config, device: str) -> Tensor:
+    """Images of the generator before training, uint8 (config.score_images, 3, side, side)."""
     G = channels_last(build(config)[0], device)
-    yield "untrained", generate(G, draw_latent(config, "calibration", 0, count))
+    return generate(G, draw_latent(config, "calibration", 0, config.score_images))
 
 
 def gaussian(real: np.ndarray, count: int) -> np.ndarray:

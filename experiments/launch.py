@@ -23,7 +23,8 @@ from dcgan import pictures, rundir
 from dcgan.cli import first_line, processor
 from dcgan.config import Config
 from dcgan.data import Images, keep, load_cached, of_classes
-from eval.calibration import HeldOut, calibrate, is_current
+from eval.calibration import HeldOut, calibrate, is_current, untrained
+from eval.score import score
 from experiments import grid, progress, run, signals
 from experiments.plan import Plan
 from experiments.run import Job
@@ -45,14 +46,18 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
     run.prepare(job.device, job.threads)
     always, more = run.references(job)
 
-    # A calibration that is there stays, unless it lacks a metric or the test split.
+    # A calibration that is there stays, unless it lacks a metric, the test split, or other classes.
     path = job.study / rundir.CALIBRATION
+    others = {x.config.classes: x for x in plan.jobs if x.config.classes != job.config.classes}
     with suppress(rundir.Damaged):  # it is missing, or has to be made again
-        if is_current(rundir.unseal(path), always + more, held.source):
+        if is_current(rundir.unseal(path), always + more, held.source, others.keys()):
             return
     cached = load_cached(job.cache, job.config.data_sha256, job.side)
     real = of_classes(cached, job.config.classes, job.config.reference_images)
-    rundir.replace(path, rundir.seal(calibrate(always + more, real.pixels, held, job.config)))
+    made = calibrate(always + more, real.pixels, held, job.config)
+    images = untrained(job.config, job.device)
+    made["untrained"] = {key: score(images, run.references(x)[0]) for key, x in others.items()}
+    rundir.replace(path, rundir.seal(made))
 
 
 def write_study(plan: Plan, images: Images) -> None:

@@ -247,13 +247,26 @@ class Analysis(Study):
 
     @cached_property
     def untrained(self) -> float:
-        """The primary metric of the untrained generator; NaN where it was not measured."""
+        """The primary metric of the untrained generator, against images of the first arm's classes.
+
+        NaN where it was not measured; `untrained_of` has that of each run.
+        """
         return calibrated(self, PRIMARY).get("untrained", math.nan)
 
     @cached_property
     def floor(self) -> float:
-        """The primary metric below which an arm has learnt; NaN without a calibration."""
+        """The primary metric below which the first arm has learnt; NaN without a calibration."""
         return LEARNT * self.untrained
+
+    @cached_property
+    def untrained_of(self) -> pd.Series:
+        """Run -> the primary metric of the untrained generator against images of its classes."""
+        others = self.calibration.attrs.get("untrained", {})
+        known = {classes: scores[PRIMARY] for classes, scores in others.items()}
+        known[self.config.classes] = self.untrained
+        kinds = {x.arm: x.config.classes for x in grid.runs(grid.stored(self.info))}
+        arms = {run: run.rpartition("/")[0] for run in self.planned.index}
+        return pd.Series({run: known.get(kinds[arm], math.nan) for run, arm in arms.items()})
 
     @cached_property
     def learnt(self) -> list[tuple]:
@@ -263,7 +276,8 @@ class Analysis(Study):
         """
         if not self.floor > 0:
             return self.arms
-        logs, level = logarithm(self.last.set_index("run")[PRIMARY]), math.log(self.floor)
+        times = self.last.set_index("run")[PRIMARY] / self.untrained_of
+        logs, level = logarithm(times), math.log(LEARNT)
         return [arm for arm in self.arms if logs.reindex(self.runs_of[arm]).mean() < level]
 
     @cached_property
@@ -421,9 +435,9 @@ class Analysis(Study):
         Its logarithm is linear between epochs, from the untrained generator on. A run that never
         gets there has NaN.
         """
-        rows, start = {}, math.log(self.untrained)  # NaN, which is left out, where unknown
+        rows, starts = {}, np.log(self.untrained_of)  # NaN, which is left out, where unknown
         for run, trace in self.traces.items():
-            logs = [start, *trace["log"]]
+            logs = [starts[run], *trace["log"]]
             rows[run] = [
                 statistics.crossing([0, *trace[clock]], logs, math.log(threshold))
                 for clock in ("images", "steps")

@@ -408,36 +408,27 @@ def _untestable(study: Analysis, claim: Claim, cells: pd.DataFrame, frame: pd.Da
     shown = int((planned * (frame["images"] / frame["epoch"])).min())
     if shown < claim.images:
         return f"D is shown {shown:,} images, and the claim asks for {claim.images:,}"
-    if math.isnan(study.floor):
-        return "no calibration of the untrained generator"
-    if _classes(study, cells) - {study.config.classes}:
-        return "the calibration has the first arm's kind of images alone"
+    if study.untrained_of[cells["run"]].isna().any():
+        return "no calibration of the untrained generator, against images of the same classes"
 
     # The better side of each cell, or both, and the worst of all.
     if claim.learner:
         alone = {"arms": claim.learner, "against": {}, "across": {}}
         cells = _cells(study, claim.model_copy(update=alone))
-    logs = logarithm(_rows_at(study, claim).set_index("run")[PRIMARY])
+    logs = logarithm(_rows_at(study, claim).set_index("run")[PRIMARY] / study.untrained_of)
     cells = cells.assign(log=cells["run"].map(logs).astype(float))
     sides = cells.groupby(["cell", "level", "side"])["log"].mean()
     if sides.isna().any():  # nothing can be said of it: the claim lacks seeds
         return "the arm that has to have learnt has no score" if claim.learner else ""
     both = MEASURES[claim.measure].both
     worst = (sides if both else sides.groupby(["cell", "level"]).min()).max()
-    if worst < math.log(study.floor):
+    if worst < math.log(LEARNT):
         return ""
     side = "one side" if both or not claim.against else "even the better side"
     return (
-        f"{'the arm that has to learn' if claim.learner else side} has {PRIMARY} "
-        f"{math.exp(worst):.1f}, which is not below {study.floor:.1f}, {LEARNT} times that of the "
-        "untrained generator"
+        f"{'the arm that has to learn' if claim.learner else side} has {math.exp(worst):.2f} times "
+        f"the {PRIMARY} of the untrained generator, which is not below {LEARNT}"
     )
-
-
-def _classes(study: Analysis, cells: pd.DataFrame) -> set[str]:
-    """The classes of images that the runs of a claim are trained on."""
-    own = {*cells["run"]}
-    return {x.config.classes for x in grid.runs(grid.stored(study.info)) if x.folder in own}
 
 
 def _where(study: Analysis, levels: Levels) -> np.ndarray:

@@ -201,6 +201,7 @@ def _calibration(
         rows = {name: [row[x] for x in metrics] for name, row in stored["rows"].items()}
         frame = pd.DataFrame.from_dict(rows, "index", "float64", metrics)
         frame.attrs = {key: stored[key] for key in SETS}
+        frame.attrs["untrained"] = stored.get("untrained", {})
     return frame
 
 

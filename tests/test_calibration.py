@@ -1,6 +1,8 @@
 """What every metric says of images that no training made: the sets, their scores, their file."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from eval.extractors import classifier
 from eval.metrics import CALIBRATION
 from eval.score import reference
 from experiments import __main__ as command
+from experiments import grid
 from reports import records
+from reports.analysis import analyse
 
 CONFIG = Config(resolution=16, width=4, images=600, score_images=200, reference_images=400)
 
@@ -146,14 +150,46 @@ def test_the_metrics_put_the_sets_in_order(made, compared):
 def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, compared):
     more = dataclasses.replace(compared[0].extractor, metrics={"fd_other": None})
     both = [*compared, dataclasses.replace(compared[0], extractor=more)]
-    assert calibration.is_current(made, compared, HALF)
-    assert calibration.is_current(made | {"held_out": TEST}, compared, HALF)
-    for stored, references, source in (
-        (made, compared, TEST),
-        (made, both, HALF),
-        ({}, compared, HALF),
+    assert calibration.is_current(made, compared, HALF, set())
+    assert calibration.is_current(made | {"held_out": TEST}, compared, HALF, set())
+    of_cats = made | {"untrained": {"cat": {}, "dog": {}}}
+    assert calibration.is_current(of_cats, compared, HALF, {"cat"})
+    for stored, references, source, others in (
+        (made, compared, TEST, set()),
+        (made, both, HALF, set()),
+        ({}, compared, HALF, set()),
+        (of_cats, compared, HALF, {"ship"}),
     ):
-        assert not calibration.is_current(stored, references, source)
+        assert not calibration.is_current(stored, references, source, others)
+
+
+def test_other_classes_have_scores_of_an_untrained_generator(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("experiments.study.report", lambda study: 0)
+    monkeypatch.setattr(grid, "HERE", tmp_path)
+    shutil.copytree(Path(grid.__file__).parent / "scales", tmp_path / "scales")
+    (tmp_path / "studies").mkdir()
+    study = 'arms:\n  all: {}\n  squares: {classes: "1"}\n'
+    (tmp_path / "studies" / "kinds.yaml").write_text(study)
+    words = ["kinds", "images=128", "reference_images=128", "epochs=1"]
+    words += ["--scale", "smoke", "--seeds", "1", "--data", "shapes", "--out", str(tmp_path)]
+
+    # The first arm alone, then both: what its images score stays.
+    path = tmp_path / "kinds-smoke-shapes" / rundir.CALIBRATION
+    assert command.main([*words, "arm=all"]) == 0
+    alone = rundir.unseal(path)
+    assert alone["untrained"] == {}
+    assert command.main(words) == 0
+    both = rundir.unseal(path)
+    assert both["rows"] == alone["rows"]
+
+    of_one, of_all = both["untrained"]["1"], both["rows"]["untrained"]
+    assert of_one["fd_cifar"] != pytest.approx(of_all["fd_cifar"], rel=0.05)
+    known = analyse(records.load(path.parent)).untrained_of
+    assert known.to_dict() == {
+        "arm=all/seed=0": of_all["fd_cifar"],
+        "arm=squares/seed=0": of_one["fd_cifar"],
+    }
 
 
 def test_a_study_is_calibrated_once(write_images, tmp_path, monkeypatch):

@@ -468,7 +468,7 @@ def test_of_a_study_in_which_nothing_is_learnt_no_quality_is_judged():
     assert {x.verdict for x in quality} == {"not testable", "not yet run"}
     about = [x for x in quality if x.verdict == "not testable"]
     assert len(about) > 25
-    assert all("not below 75.5, 0.8 times" in x.why for x in about)
+    assert all("of the untrained generator, which is not below 0.8" in x.why for x in about)
     assert next(x for x in verdicts if x.claim.id == "B1-bound").verdict == "supported"
     assert all(math.isnan(x.p_holm) for x in verdicts)  # nothing else was tested
 
@@ -493,7 +493,7 @@ def test_the_better_arm_of_every_cell_has_to_have_learnt(better, verdict):
     result = judge(study, "B1")
     assert (result.verdict, result.estimate.value) == (verdict, pytest.approx(math.exp(0.5)))
     assert judge(study, "B1", measure="at", epoch=1).verdict == "supported"  # where it learnt
-    why = "even the better side has fd_cifar 76.0, which is not below 75.5, 0.8 times"
+    why = "even the better side has 0.81 times the fd_cifar of the untrained generator, "
     assert result.why.startswith(why) == (verdict == "not testable")
 
 
@@ -510,7 +510,7 @@ def test_fluctuation_is_compared_only_between_arms_that_have_learnt(dead):
     study = simulate(HEADS, epochs=30, log_fd=log_fd, untrained=94.4)
     result = judge(study, "P2-stability")
     assert (result.verdict == "not testable") == dead
-    assert result.why.startswith("one side has fd_cifar 9") == dead
+    assert result.why.startswith("one side has 1.0") == dead
     assert judge(study, "B1", **HEAD).verdict != "not testable"
 
 
@@ -519,10 +519,19 @@ def test_images_of_different_kinds_need_an_untrained_generator_of_each():
     study = simulate({"arm": [*arms]}, epochs=3, log_fd=lambda *_: math.log(50), untrained=94.4)
     kinds = dataclasses.replace(study, info=study.info | {"arms": arms})
     result = judge(kinds, "B8")
-    why = "the calibration has the first arm's kind of images alone"
+    why = "no calibration of the untrained generator, against images of the same classes"
     assert (result.verdict, result.why) == ("not testable", why)
     assert judge(kinds, "B8", against={}).why == why
     assert judge(kinds, "B8", arms={"arm": "ten-classes"}, against={}).verdict != "not testable"
+
+    for untrained, verdict in (
+        (62.0, "not testable"),
+        (63.0, "equivalent"),
+    ):  # 50 is not learnt, or is
+        calibration = kinds.calibration.copy()
+        calibration.attrs["untrained"] = {"1": {"fd_cifar": untrained}}
+        both = dataclasses.replace(kinds, calibration=calibration)
+        assert judge(both, "B8", against={}).verdict == verdict
 
 
 def test_in_how_many_rows_the_verdict_is_the_same_without_a_seed():
