@@ -77,6 +77,8 @@ def train(
     began, failed = time.monotonic(), {}
     with rundir.owned(made.folder):
         made = plan.look_again(made)
+        for job, epochs in made.committed.items():
+            rundir.prune(job.folder, epochs)  # it may have been killed after its last commit
         if made.missing:
             launch.prepare_study(made, images, test_images, held)
             failed = execute(made, console)
