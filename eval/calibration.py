@@ -70,9 +70,17 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
 
 
 def calibrate(
-    references: list[Reference], real: np.ndarray, held: HeldOut, config: Config
+    references: list[Reference],
+    real: np.ndarray,
+    held: HeldOut,
+    config: Config,
+    others: dict[str, list[Reference]],
 ) -> dict[str, Any]:
-    """The content of <study>/calibration.json; `real`: the reference images, uint8 (N, H, W, 3)."""
+    """The content of <study>/calibration.json.
+
+    `real`: the reference images, uint8 (N, H, W, 3). `others`: the references of other arms, by
+    their classes of images, where these are not those of `config`.
+    """
     config, device = config.model_copy(update={"seed": 0}), references[0].extractor.device
     known: dict[str, Any] = {}
     for reference in references:
@@ -86,7 +94,7 @@ def calibrate(
         "images": config.score_images,  # in a set; of held-out ones no more than there are
         "identities": known,  # metric -> what it is a measure of, as in run.json
         "rows": {name: score(images, references) for name, images in drawn},  # set -> scores
-        "untrained": {},  # classes of other arms -> its scores against their kind of images
+        "untrained": {x: score(untrained(config, device), others[x]) for x in others},
     }
 
 

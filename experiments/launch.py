@@ -23,8 +23,7 @@ from dcgan import pictures, rundir
 from dcgan.cli import first_line, processor
 from dcgan.config import Config
 from dcgan.data import Images, keep, load_cached, of_classes
-from eval.calibration import HeldOut, calibrate, is_current, untrained
-from eval.score import score
+from eval.calibration import HeldOut, calibrate, is_current
 from experiments import grid, progress, run, signals
 from experiments.plan import Plan
 from experiments.run import Job
@@ -54,9 +53,8 @@ def prepare_study(plan: Plan, images: Images, test: Images | None, held: HeldOut
             return
     cached = load_cached(job.cache, job.config.data_sha256, job.side)
     real = of_classes(cached, job.config.classes, job.config.reference_images)
-    made = calibrate(always + more, real.pixels, held, job.config)
-    images = untrained(job.config, job.device)
-    made["untrained"] = {key: score(images, run.references(x)[0]) for key, x in others.items()}
+    compared = {classes: run.references(x)[0] for classes, x in others.items()}
+    made = calibrate(always + more, real.pixels, held, job.config, compared)
     rundir.replace(path, rundir.seal(made))
 
 

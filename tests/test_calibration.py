@@ -50,7 +50,7 @@ def compared(real, tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(compared, real, held):
     """A calibration at the size of `smoke`."""
-    return calibrate(compared, real, held, CONFIG)
+    return calibrate(compared, real, held, CONFIG, {})
 
 
 def rows_of(pixels):

@@ -524,10 +524,8 @@ def test_images_of_different_kinds_need_an_untrained_generator_of_each():
     assert judge(kinds, "B8", against={}).why == why
     assert judge(kinds, "B8", arms={"arm": "ten-classes"}, against={}).verdict != "not testable"
 
-    for untrained, verdict in (
-        (62.0, "not testable"),
-        (63.0, "equivalent"),
-    ):  # 50 is not learnt, or is
+    # 50 is not learnt, or is.
+    for untrained, verdict in ((62.0, "not testable"), (63.0, "equivalent")):
         calibration = kinds.calibration.copy()
         calibration.attrs["untrained"] = {"1": {"fd_cifar": untrained}}
         both = dataclasses.replace(kinds, calibration=calibration)
