@@ -34,6 +34,7 @@ rejected: the interval lies outside of +-m. A bound has no p: one step below it,
 it, however few the seeds.
 """
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable
@@ -44,6 +45,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
+import yaml
 from pydantic import BaseModel, Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from experiments import grid
@@ -229,6 +231,19 @@ def load(path: Path = LEDGER) -> list[Claim]:
     """The claims in the order of the file; raises BadInput, which names the claim and the key."""
     claims = grid.read(path, dict[str, Claim]).items()
     return [claim.model_copy(update={"id": name}) for name, claim in claims]
+
+
+def added_since(sha256: str, path: Path = LEDGER) -> list[str] | None:
+    """The claims that were added at the end of the file since it had this SHA-256.
+
+    None where it never had, or where something above its end has changed.
+    """
+    lines, digest = path.read_bytes().splitlines(keepends=True), hashlib.sha256()
+    for number, line in enumerate(lines, start=1):
+        digest.update(line)
+        if digest.hexdigest() == sha256:
+            return list(yaml.safe_load(b"".join(lines[number:])) or {})
+    return None
 
 
 def judge(study: Analysis, ledger: list[Claim] | None = None) -> list[Verdict]:

@@ -4,7 +4,6 @@ A table is a frame in full precision, columns that say how a row of it is shown,
 written as CSV and LaTeX, and shown on the page and in README.md.
 """
 
-import hashlib
 import itertools
 import json
 import math
@@ -19,8 +18,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from dcgan.layers import layers
 from eval.metrics import CALIBRATION, NEIGHBOUR_METRICS
-from reports import claims, networks
+from reports import claims
 from reports.analysis import LEARNT, RELAPSE, Analysis, arm_name, effect_numbers, no_verdict
 from reports.claims import Verdict
 from reports.records import PRIMARY, Study, calibrated
@@ -707,11 +707,13 @@ def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     if not (frozen := study.info.get("claims")):
         written = "study.json names no commit of the claims."
     else:
-        now = hashlib.sha256(claims.LEDGER.read_bytes()).hexdigest()
+        added = claims.added_since(frozen["sha256"])
+        used = "another one" if added is None else "that file"
+        if added:
+            used += f", at whose end {join(added)} came later"
         written = (
             f"The study started with the claims of commit {frozen['commit']}, {frozen['date']} "
-            f"(claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts use "
-            f"{'that file' if now == frozen['sha256'] else 'another one'}."
+            f"(claims.yaml, SHA-256 {frozen['sha256'][:12]}); the verdicts use {used}."
         )
     dead = OF_DEAD_ARMS * (len(study.learnt) < len(study.arms))
     return [dead, text * bool(again and decided), written]
@@ -732,7 +734,7 @@ def _per_arm(study: Analysis, name: str) -> Table:
 
 def _layers(study: Analysis) -> Table:
     """The layers of the first arm's networks, and how many parameters each network has."""
-    frame = pd.DataFrame(networks.layers(study.config))
+    frame = pd.DataFrame(layers(study.config))
     totals = frame.groupby("network", sort=False)["parameters"].sum()
     below = [[f"{name} in all", rounded(total, 0)] for name, total in totals.items()]
     return _table(study, "layers", frame, metrics=[], below=below)

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "dcgan": "dcgan",
     "dcgan.cli": "",
     "dcgan.config": "",
+    "dcgan.layers": "dcgan.config",
     "dcgan.rundir": "dcgan.cli dcgan.config",
     "eval": "dcgan eval",
     "experiments": "dcgan eval experiments",
@@ -32,13 +33,14 @@ MAY_IMPORT = {
     "experiments.reproduce": "dcgan experiments.grid experiments.signals experiments.tracking",
     "experiments.status": "dcgan.cli dcgan.rundir eval.metrics experiments.grid",
     "experiments.tracking": "dcgan.cli dcgan.config dcgan.rundir eval.metrics experiments.grid",
-    "reports": "dcgan.cli dcgan.config dcgan.rundir eval.metrics experiments.grid reports",
+    "reports": "dcgan.cli dcgan.config dcgan.layers dcgan.rundir eval.metrics experiments.grid "
+    "reports",
     "reports.from_wandb": "dcgan.cli dcgan.rundir experiments.grid experiments.tracking reports",
 }
 
 # What reads records works without PyTorch, and so on any laptop in seconds.
 WITHOUT_TORCH = (
-    *("dcgan.cli", "dcgan.config", "dcgan.rundir", "eval.metrics", "reports"),
+    *("dcgan.cli", "dcgan.config", "dcgan.layers", "dcgan.rundir", "eval.metrics", "reports"),
     *("experiments.grid", "experiments.reproduce", "experiments.status"),
 )
 

@@ -1,6 +1,7 @@
 """Verdicts on simulated studies whose truth is known, and what the ledger refuses."""
 
 import dataclasses
+import hashlib
 import itertools
 import math
 from pathlib import Path
@@ -608,3 +609,21 @@ def test_the_ledger_says_what_is_decided():
     other = dataclasses.replace(study, info=study.info | {"claims": frozen})
     note = next(x for x in tables.ledger(other, []).notes if "1e72eec, 2026-11-25" in x)
     assert note.endswith("the verdicts use another one.")
+
+
+def test_claims_may_be_added_at_the_end_and_no_others_changed(tmp_path, monkeypatch):
+    first, last = "B1-bound", "P10"
+    whole = claims.LEDGER.read_bytes()
+    end = whole.index(f"\n{last}:".encode()) + 1
+    frozen = hashlib.sha256(whole[:end]).hexdigest()
+    assert claims.added_since(frozen) == [*LEDGER][[*LEDGER].index(last) :]
+    assert claims.added_since(hashlib.sha256(whole).hexdigest()) == []
+
+    changed = tmp_path / "claims.yaml"
+    changed.write_bytes(whole.replace(f"{first}:".encode(), b"B1-limit:"))
+    assert claims.added_since(frozen, changed) is None
+    info = {"claims": {"commit": "1e72eec", "date": "2026-11-25", "sha256": frozen}}
+    study = simulate(GRID)
+    other = dataclasses.replace(study, info=study.info | info)
+    note = next(x for x in tables.ledger(other, []).notes if "1e72eec" in x)
+    assert note.endswith("that file, at whose end P10, G1 and G2 came later.")

@@ -1,4 +1,4 @@
-"""The layers of G and D by arithmetic: sizes and parameters, without torch."""
+"""The layers of G and D of dcgan.models in words and numbers, without torch, for the report."""
 
 import itertools
 
@@ -6,6 +6,7 @@ from dcgan.config import Config
 
 KERNEL = 4 * 4  # weights that a pair of channels has in every convolution
 MAP = 4  # pixels a side of the smallest feature map
+ACTIVATIONS = {"relu": "ReLU", "leaky": "LeakyReLU 0.2"}
 UP, DOWN = "transposed convolution 4×4, stride 2", "convolution 4×4, stride 2"
 
 
@@ -25,7 +26,7 @@ def layers(config: Config) -> list[dict[str, object]]:
         rows.append(_row("G", UP, channels, larger, normed, "ReLU"))
     rows.append(_row("G", UP, config.width, maps[0], config.norm_g == "all", "tanh", biased=False))
 
-    act, normed = {"leaky": "LeakyReLU 0.2", "relu": "ReLU"}[config.act_d], config.norm_d != "none"
+    act, normed = ACTIVATIONS[config.act_d], config.norm_d != "none"
     rows.append(_row("D", DOWN, 3, maps[1], config.norm_d == "all", act, biased=False))
     for (channels, _), smaller in pairs:
         rows.append(_row("D", DOWN, channels, smaller, normed, act))
