@@ -60,6 +60,11 @@ def levels(name: str) -> str:
     return ",".join(part.partition("=")[2] for part in arm.split(",")) + space + seed
 
 
+def factors(arm: str) -> str:
+    """What an arm's name is made of: `norm,head,batch`."""
+    return ",".join(part.partition("=")[0] for part in arm.split(","))
+
+
 def names(kind: str) -> list[str]:
     """All "studies" or "scales"."""
     return sorted(path.stem for path in (HERE / kind).glob("*.yaml"))

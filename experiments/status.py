@@ -127,7 +127,8 @@ def to_text(status: Status) -> str:
         epochs = f"{sum(run.epoch for run in runs)}/{sum(run.epochs for run in runs)}"
         states = [counts[state] or "" for state in status.states]
         rows.append([grid.levels(arm), *states, epochs, _mean_score(runs, "fd_cifar")])
-    lines += ["", aligned(["arm", *status.states, "epochs", "fd_cifar"], rows)]
+    factors = grid.factors(status.runs[0].arm)
+    lines += ["", aligned([factors, *status.states, "epochs", "fd_cifar"], rows)]
     unusual = [run for run in status.runs if run.note or run.state not in ("done", "missing")]
     lines += [""] if unusual else []
     for run in sorted(unusual, key=lambda run: STATES.index(run.state)):
@@ -140,8 +141,8 @@ def scores_to_text(folder: Path) -> str:
     """The latest scores of every arm, and those of the calibration; "" without any."""
     from eval.metrics import CALIBRATION  # and with it NumPy
 
-    rows = {}
-    for arm, runs in _by_arm(look(folder)).items():
+    rows, arms = {}, _by_arm(look(folder))
+    for arm, runs in arms.items():
         names = dict.fromkeys(name for run in runs for name in run.scores)
         rows[grid.levels(arm)] = {name: _mean_score(runs, name) for name in names}
     with suppress(rundir.Damaged, LookupError):
@@ -150,7 +151,8 @@ def scores_to_text(folder: Path) -> str:
     metrics = [*dict.fromkeys(name for scores in rows.values() for name in scores)][:MOST_METRICS]
     if not metrics:
         return ""
-    table = aligned(["", *metrics], [[x, *map(y.get, metrics)] for x, y in rows.items()])
+    heads = [grid.factors(next(iter(arms))), *metrics]
+    table = aligned(heads, [[x, *map(y.get, metrics)] for x, y in rows.items()])
     return f"\nMeans at the last epoch, and what images that no training made score:\n{table}"
 
 

@@ -68,9 +68,21 @@ class Analysis(Study):
         return {name: int(number) for name, number in epochs.items() if number}
 
     @cached_property
+    def configs(self) -> list[Config]:
+        """What the first run of each arm is made with."""
+        study = grid.stored(self.info)
+        return [run.config for run in grid.runs(replace(study, seeds=study.seeds[:1]))]
+
+    @property
     def config(self) -> Config:
-        """What the first run of the first arm is made with."""
-        return grid.runs(grid.stored(self.info))[0].config
+        """That of the first arm."""
+        return self.configs[0]
+
+    @cached_property
+    def values(self) -> dict[str, list]:
+        """Field of Config -> its values in the arms, each once and in their order."""
+        dumped = [config.model_dump() for config in self.configs]
+        return {field: [*dict.fromkeys(x[field] for x in dumped)] for field in Config.model_fields}
 
     def rows_of_arms(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
         """The levels of each arm by factor, and its rows of a table."""

@@ -40,8 +40,10 @@ WIDTH, PANEL = 7.0, 2.0  # of a figure, and the height of a panel: inches
 LEFT, RIGHT, BELOW, NAMES = 0.8, 0.2, 0.5, 1.5  # margins: numbers, nothing, an axis, names
 ACROSS, DOWN = 0.3, 0.45  # between panels, without and with a title
 ENTRIES, ENTRY = 4, 0.2  # of the legend: in a row, and the height of one
-LETTER = 0.085  # inches, of a name beside an axis: at most on average
+LETTER = 0.085  # inches, of a name or a number beside an axis: at most on average
+LABEL = 0.4  # inches, of an axis' label
 PIXELS, GAP, LINE = 1120, 64, 27  # of pictures: width, between two columns, height of a line
+SMALL = 8.5  # points, of the names right of an axis
 MARKED = 16  # epochs; beyond these a marker on each would hide the line
 DASHED = (
     "Grey, dashed: sets of images for comparison, see the table of scores at the last epoch; an "
@@ -102,7 +104,7 @@ def metric_by_epoch(study: Analysis, metric: str) -> tuple[Figure, str]:
     if LOWER_IS_BETTER[metric] and 0 < 4 * values.min() < values.max():
         axes[0, 0].set_yscale("log")
         _plain(axes[0, 0].yaxis, values)
-    _calibrate(axes, known)
+    _fit_margins(figure, axes[0, 0], _calibrate(axes, known))
     better = "lower" if LOWER_IS_BETTER[metric] else "higher"
     number, whole = study.measured[metric], study.frame["epoch"].nunique()
     when = "each epoch" if number == whole else f"the {number} epochs at which it was measured"
@@ -121,6 +123,7 @@ def losses(study: Analysis) -> tuple[Figure, str]:
         axis.axhline(LN2, color=GREY, linewidth=1.2, linestyle=":", zorder=3)
         end = axis.get_yaxis_transform()
         axis.text(1, LN2, "ln 2", transform=end, ha="right", va="top", fontsize=10)
+    _fit_margins(figure, axes[0, 0], [])
     bound = "Dotted: ln 2, below which D's loss cannot fall with output BatchNorm. " * bounded
     text = f"The losses of both networks, means over the steps of each epoch. {bound}"
     return figure, f"{text}{_seeds(study)} {_channels(study)}"
@@ -194,14 +197,25 @@ def _panels_of(study: Analysis) -> dict[str, pd.DataFrame]:
     return {", ".join(map(tables.prose, apart, key)): rows for key, rows in frame.groupby(apart)}
 
 
-def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
+def _fit_margins(figure: Figure, axis: Axes, names: Sequence[str]) -> None:
+    """Wider margins, where long numbers left of an axis or long names right of it need them."""
+    marks = axis.yaxis.get_major_formatter().format_ticks(axis.yaxis.get_majorticklocs())
+    left = max(LEFT, LABEL + LETTER * max(map(len, marks)))
+    figure.subplots_adjust(left=left / WIDTH)
+    if names:
+        right = max(NAMES, LABEL + LETTER * SMALL / 10 * max(map(len, names)))
+        figure.subplots_adjust(right=1 - right / WIDTH)
+
+
+def _calibrate(axes: np.ndarray, known: pd.Series) -> list[str]:
     """Faint lines at the scores of images that no training made, named right of the last column.
 
-    `known`: set -> score. One beyond the axis has no line: its name has its score.
+    `known`: set -> score. One beyond the axis has no line: its name has its score. Returns the
+    names.
     """
     first, gap = axes[0, 0], 10 / (72 * PANEL)  # a line of text, in heights of a panel
     low, high = first.get_ylim()
-    free = 1.0
+    free, names = 1.0, []
     for name, value in known.sort_values(ascending=False, kind="stable").items():
         beyond = "↓" if value < low else "↑" if value > high else ""
         height = (first.transScale + first.transLimits).transform((0, value))[1]
@@ -209,10 +223,12 @@ def _calibrate(axes: np.ndarray, known: pd.Series) -> None:
         free = height - gap
         text = CALIBRATION.get(name, name) + f" {tables.significant(value)} {beyond}" * bool(beyond)
         for axis in axes[:, -1]:
-            axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=8.5)
+            axis.text(1.02, height, text, transform=axis.transAxes, va="center", fontsize=SMALL)
         for axis in axes.flat if not beyond else []:
             look = {"color": GREY, "linewidth": 0.7, "linestyle": (0, (5, 4)), "alpha": 0.7}
             axis.axhline(value, zorder=1, **look)
+        names.append(text)
+    return names
 
 
 def _plain(axis: Axis, values: pd.Series | np.ndarray) -> None:
@@ -335,7 +351,9 @@ def samples(study: Analysis) -> dict[str, tuple[Image.Image, str]]:
     if not seeds:
         return {}
     chosen = ", ".join(map(str, seeds))
-    runs = f"n = 1 run of each arm, seed {chosen}, the same noise for every arm"
+    same = all(len(study.values[field]) == 1 for field in ("latent", "latent_size"))
+    noise = ", the same noise for every arm" * same
+    runs = f"n = 1 run of each arm, seed {chosen}{noise}"
     panels = []
     for arm, (_, text, image) in last.items():
         first, *others = map(tables.prose, study.factors, arm)

@@ -276,7 +276,7 @@ def _shares(study: Analysis) -> str:
 def _ranks(study: Analysis) -> str:
     """Whether the losses tell which epoch is good."""
     runs = study.learners.ranks
-    if not enough(study.learners):
+    if not enough(study.learners) or runs[[*tables.LOSSES]].isna().all(axis=None):
         return ""
     scale = tables.SCALES["correlation"]
     means = {name: _mean(runs, loss, scale, 2) for loss, name in tables.LOSSES.items()}

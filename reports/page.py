@@ -4,6 +4,7 @@ import base64
 import fnmatch
 import io
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def render(
         **both,
         **LITERATURE,
         cite=cite,
+        values=partial(values, study),
         study=study,
         primary=PRIMARY,
         machines=machines,
@@ -214,6 +216,12 @@ def cite(key: str) -> str:
     names = [author.partition(",")[0] for author in reference["author"].split(" and ")]
     who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
     return f"{who}, {reference['year']}"
+
+
+def values(study: Analysis, field: str, names: dict[str, str] | None = None) -> str:
+    """`0.0001 and 0.0002`: what a field of Config is in the arms; `names`: of its levels."""
+    texts = [f"{x:g}" if isinstance(x, float) else str(x) for x in study.values[field]]
+    return tables.join([(names or {}).get(text, text) for text in texts])
 
 
 def limits(study: Analysis) -> str:

@@ -10,12 +10,14 @@ from conftest import tables_of
 from dcgan import rundir
 from reports import claims, figures, findings, page, records, tables
 from reports.analysis import analyse
+from reports.tables import DASH
 
 ARMS = {
     "baseline": {},
     "plain-gan": {"model": "mlp", "batch": 512},
     "relu-d": {"act_d": "relu"},
 }
+NOISE = {"latent", "latent_size"}  # that decide what z is
 TINY = {"resolution": 16, "points": 2, "epochs": 4, "arms": ARMS}
 
 
@@ -139,4 +141,9 @@ def test_other_factors_are_reported_like_the_ablations(make_study, tmp_path, see
     for name, levels in factors.items():
         assert f"{name}={levels[0]}" in text
         assert f"{name}=" in names or name == "norm"
+        assert page.values(study, name) == tables.join([*map(str, levels)])
+        assert page.values(study, name) in text or name not in NOISE | {"norm"}
+    assert page.values(study, "lr_d") == "0.0002"
+    assert ("same noise" in drawn["samples"][1]) == ({*factors}.isdisjoint(NOISE))
+    assert DASH not in " ".join(result.all)  # no number stands for what was not measured
     assert ("BatchNorm on D's output" in names) == ("norm" in factors)

@@ -223,6 +223,19 @@ def test_nothing_is_cut_off(drawn):
         assert all(axis.get_tightbbox().y1 < legend for axis in figure.axes)
 
 
+def test_long_numbers_and_names_are_not_cut_off(make_study, calibrate_study, tmp_path):
+    folder = make_study(tmp_path, **TINY)
+    calibrate_study(folder)
+    study = analyse(records.load(folder))
+    close = 98.76543 + study.frame["fd_cifar"].rank() / 1e5
+    study = dataclasses.replace(study, frame=study.frame.assign(fd_cifar=close))
+    figure = figures.draw(study)["fd_cifar"][0]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.get_tightbbox(canvas.get_renderer())
+    assert -0.02 < box.x0 < box.x1 < figures.WIDTH + 0.02
+
+
 def test_the_picture_of_an_analysis_is_that_of_the_lowest_seed_that_has_one(make_study, tmp_path):
     folder = make_study(tmp_path, seeds=range(4), factors=ONE, **TINY)
     for seed in range(4):

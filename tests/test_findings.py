@@ -95,6 +95,14 @@ def test_six_seeds_give_intervals(grid):
     assert findings.how_sure(grid).startswith("6 seeds of each of 8 arms, paired by seed; ")
 
 
+def test_what_two_epochs_cannot_say_is_not_said(make_study, tmp_path):
+    tiny = {"epochs": 2, "resolution": 16, "points": 2}
+    study = analyse(records.load(make_study(tmp_path, seeds=range(6), **tiny)))
+    text = " ".join(findings.findings(study).all)
+    assert "rank correlation" not in text
+    assert tables.DASH not in text
+
+
 def test_of_epochs_and_losses_only_arms_that_have_learnt_are_told(grid):
     """All runs with output BatchNorm end above 150 here, and the others below."""
     known = pd.DataFrame({"fd_cifar": {"untrained": 150 / 0.8}})

@@ -130,8 +130,17 @@ def test_the_text_has_an_arm_a_row_and_a_line_for_what_is_not_well(study, monkey
     text = status.to_text(status.look(study))
     assert "3 of 8 runs done, 18 of 32 epochs" in text
     lines = text.splitlines()
-    (heads,) = (line.split() for line in lines if line.startswith("arm "))
-    assert heads == ["arm", "done", "failed", "damaged", "stopped", "missing", "epochs", "fd_cifar"]
+    (heads,) = (line.split() for line in lines if line.startswith("norm,"))
+    assert heads == [
+        "norm,head,batch",
+        "done",
+        "failed",
+        "damaged",
+        "stopped",
+        "missing",
+        "epochs",
+        "fd_cifar",
+    ]
     for arm in (GOOD, BAD):
         (row,) = (line for line in lines if line.startswith(f"{grid.levels(arm)} "))
         assert re.search(r"/16 +\d+\.\d+$", row)
