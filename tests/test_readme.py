@@ -90,11 +90,15 @@ def test_what_is_quoted_is_in_the_report(name):
     assert set(quoted) <= set((REPORT / "README.md").read_text().splitlines())
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/results.md"])
-def test_the_number_of_seeds_is_that_of_the_archives(name):
-    text = (ROOT / name).read_text()
-    (done,) = re.findall(r"(\d) of 8\s+seeds|8 个种子中已完成 (\d) 个", text)
-    assert int("".join(done)) == len([*REPORT.parent.glob("seed-*.zip")])
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_the_seeds_and_the_verdicts_are_counted_as_in_the_report(name):
+    text, report = (
+        " ".join(path.read_text().split()) for path in (ROOT / name, REPORT / "README.md")
+    )
+    archives = len([*REPORT.parent.glob("seed-*.zip")])
+    assert {*re.findall(r"(\d+) seeds of each", text)} == {str(archives)}
+    (counted,) = re.findall(r"Of \d+ confirmatory claims [^.;]*", text)
+    assert counted in report
 
 
 def test_what_is_said_in_our_own_words_follows_from_the_tables():
@@ -112,6 +116,19 @@ def test_what_is_said_in_our_own_words_follows_from_the_tables():
     assert 0.9 < head["ratio_low"] < head["ratio_high"] < 1.1
     assert ledger["low"]["B4-epochs-30"] > 1
     assert ledger["high"]["B4-updates-20"] < 1 < ledger["high"]["B4-updates-28"]
+    assert 1 / 1.05 < ledger["low"]["B3"] < ledger["high"]["B3"] < 1.05
+    assert 1 / 1.1 < ledger["low"]["B1-gain-128"] < ledger["low"]["B1-gain-512"]
+    assert (ledger["estimate"][["B6-choice-d", "B6-choice-g"]] > 1).all()
+    assert abs(ledger["estimate"]["B5-literal"]) < 1e-9
+    verdicts = {
+        "supported": ["B1-128", "B1-512", "B4-story", "B5", "B6", "B6-g"],
+        "refuted": ["B4-epochs-30", "B4-start", "B5-share"],
+        "equivalent": ["B3", "B4-updates-28"],
+        "inconclusive": ["B1-gain-128", "B1-gain-512", "B2-1", "B4-updates-20"],
+    }
+    assert {word: [*set(ledger["verdict"][ids])] for word, ids in verdicts.items()} == {
+        word: [word] for word in verdicts
+    }
     assert (epochs["fd_cifar_30"] < epochs["fd_cifar_20"]).all()
     assert round(ledger["estimate"]["B5"]) == 5
     assert ledger["low"]["B5"] > 1.3
