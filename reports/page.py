@@ -43,7 +43,7 @@ SECTIONS = {  # of the page: its figures and tables in the order in which they a
 }
 OPENED = {  # all else is folded
     "figures": ["fid", PRIMARY, "samples", "effects", "fluctuation", "losses"],
-    "tables": ["last", "agreement", "arms", "effects", "ledger"],
+    "tables": ["last", "agreement", "arms", "ledger"],
 }
 DEMONSTRATIONS = ("smoke", "small")  # scales
 TITLES = {

@@ -671,6 +671,7 @@ def _claim_details(verdict: Verdict) -> dict[str, str]:
         "hypothesis": claim.hypothesis,
         "smallest effect of interest": f"{claim.smallest:g}{unit}. {claim.reason}",
         "why this verdict": verdict.why,
+        "p": _claim_p(verdict).strip(DASH),
         "seeds": str(verdict.n or ""),
     }
     return {heading: text for heading, text in details.items() if text}

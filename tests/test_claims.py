@@ -599,6 +599,8 @@ def test_the_ledger_says_what_is_decided():
     interval = f"1.50 ({ends[0]:.2f} to {ends[1]:.2f}) times"
     assert rows["B1-128"][2:] == ["confirmatory", "supported", interval, "< 0.0001"]
     assert details["B1-128"]["why this verdict"].startswith("higher, as claimed; ")
+    assert details["B1-128"]["p"] == "< 0.0001"
+    assert "p" not in details["B1-interaction"]
 
     # Seeds that agree have neither interval nor p there.
     assert rows["B1-interaction"][4:] == ["1.00 times", tables.DASH]
