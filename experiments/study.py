@@ -64,8 +64,7 @@ def train(
     with waiting("Measuring how long an epoch takes"):
         max_parallel, execute, where = choose_engine(device, threads, **engine)
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
-        job = made.jobs[0]
-        held = held_out(images, test_images, job.config, job.side)
+        held = held_out(images, test_images, made.jobs[0].config, made.jobs[0].side)
     free = shutil.disk_usage(existing(made.folder)).free
     mode, seen = tracking.describe(to, made.folder), held.seen if made.missing else 0
     for line in plan.say(made, images, where, mode, free, seen):
