@@ -94,6 +94,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="trials whose name has this in it")
     options = parser.parse_args()
     tallies = [Tally(row) for row in ROWS if options.only in row.trial.__name__]
+    if not tallies:
+        names = ", ".join(row.trial.__name__ for row in ROWS)
+        parser.error(f"--only {options.only}: no trial has this in its name: {names}")
     scratch_dir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="chaos-")
     make_trials(tallies, Random(options.seed), time.monotonic() + 60 * options.minutes)
     print(as_table(tallies))
