@@ -618,7 +618,8 @@ def test_claims_may_be_added_at_the_end_and_no_others_changed(tmp_path, monkeypa
     whole = claims.LEDGER.read_bytes()
     end = whole.index(f"\n{last}:".encode()) + 1
     frozen = hashlib.sha256(whole[:end]).hexdigest()
-    assert claims.added_since(frozen) == [*LEDGER][[*LEDGER].index(last) :]
+    later = [*LEDGER][[*LEDGER].index(last) :]
+    assert claims.added_since(frozen) == later
     assert claims.added_since(hashlib.sha256(whole).hexdigest()) == []
 
     changed = tmp_path / "claims.yaml"
@@ -628,4 +629,4 @@ def test_claims_may_be_added_at_the_end_and_no_others_changed(tmp_path, monkeypa
     study = simulate(GRID)
     other = dataclasses.replace(study, info=study.info | info)
     note = next(x for x in tables.ledger(other, []).notes if "1e72eec" in x)
-    assert note.endswith("that file, at whose end P10, G1 and G2 came later.")
+    assert note.endswith(f"that file, at whose end {tables.join(later)} came later.")
