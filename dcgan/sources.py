@@ -132,7 +132,7 @@ def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
     elif kind == "zip":
         try:
             with zipfile.ZipFile(path) as archive:
-                files = [x for x in archive.infolist() if not x.filename.endswith(("/", "\\"))]
+                files = [x for x in archive.infolist() if not x.filename.endswith("/")]
                 entries = {entry.filename.replace("\\", "/"): entry for entry in files}
                 if len(entries) < len(files):
                     raise BadData(f"{path}: {len(files) - len(entries)} names are there twice")

@@ -68,20 +68,21 @@ class Analysis(Study):
         return {name: int(number) for name, number in epochs.items() if number}
 
     @cached_property
-    def configs(self) -> list[Config]:
-        """What the first run of each arm is made with."""
+    def configs(self) -> dict[str, Config]:
+        """Arm, as its folder is named -> what its first run is made with."""
         study = grid.stored(self.info)
-        return [run.config for run in grid.runs(replace(study, seeds=study.seeds[:1]))]
+        runs = grid.runs(replace(study, seeds=study.seeds[:1]))
+        return {run.arm: run.config for run in runs}
 
     @property
     def config(self) -> Config:
         """That of the first arm."""
-        return self.configs[0]
+        return next(iter(self.configs.values()))
 
     @cached_property
     def values(self) -> dict[str, list]:
         """Field of Config -> its values in the arms, each once and in their order."""
-        dumped = [config.model_dump() for config in self.configs]
+        dumped = [config.model_dump() for config in self.configs.values()]
         return {field: [*dict.fromkeys(x[field] for x in dumped)] for field in Config.model_fields}
 
     def rows_of_arms(self, table: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
@@ -276,9 +277,8 @@ class Analysis(Study):
         others = self.calibration.attrs.get("untrained", {})
         known = {classes: scores[PRIMARY] for classes, scores in others.items()}
         known[self.config.classes] = self.untrained
-        kinds = {x.arm: x.config.classes for x in grid.runs(grid.stored(self.info))}
-        arms = {run: run.rpartition("/")[0] for run in self.planned.index}
-        return pd.Series({run: known.get(kinds[arm], math.nan) for run, arm in arms.items()})
+        own = {run: self.configs[run.rpartition("/")[0]].classes for run in self.planned.index}
+        return pd.Series({run: known.get(classes, math.nan) for run, classes in own.items()})
 
     @cached_property
     def learnt(self) -> list[tuple]:

@@ -613,7 +613,7 @@ def test_the_ledger_says_what_is_decided():
     assert note.endswith("the verdicts use another one.")
 
 
-def test_claims_may_be_added_at_the_end_and_no_others_changed(tmp_path, monkeypatch):
+def test_claims_may_be_added_at_the_end_and_no_others_changed(tmp_path):
     first, last = "B1-bound", "P10"
     whole = claims.LEDGER.read_bytes()
     end = whole.index(f"\n{last}:".encode()) + 1
