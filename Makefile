@@ -6,10 +6,10 @@ MINUTES ?= 5
 RUN = .venv/bin/python -m
 
 # A variable that no target reads is refused, before anything is made.
-KNOWN = SCALE SEEDS EPOCHS DATA TEST DEVICE JOBS ENGINE RAY_ADDRESS GPUS_PER_RUN OUT STUDY RUNDIR \
-  ARGS WANDB_% PYTHON SETUP_GB MINUTES OMP_NUM_THREADS INCEPTION_WEIGHTS PIP_% UV_%
+KNOWN = SCALE SEEDS EPOCHS DATA TEST DEVICE JOBS ENGINE RAY_ADDRESS GPUS_PER_RUN OUT STUDY ARGS \
+  WANDB_% PYTHON SETUP_GB MINUTES OMP_NUM_THREADS INCEPTION_WEIGHTS PIP_% UV_%
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
-UNKNOWN = $(firstword $(filter-out $(KNOWN),$(GIVEN)))
+UNKNOWN = $(firstword $(filter-out $(KNOWN) $(if $(filter audit,$(MAKECMDGOALS)),RUNDIR),$(GIVEN)))
 ifneq ($(UNKNOWN),)
 $(error $(UNKNOWN)= is not one of $(KNOWN))
 endif
@@ -37,7 +37,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-11s%s\n", $$1, $$2 }' Makefile
 	@printf '\n%s\n' 'Variables: SCALE= SEEDS= EPOCHS= DATA= TEST= DEVICE= JOBS= ENGINE= OUT= STUDY= WANDB_MODE=' \
-	  'RUNDIR= is for audit; RAY_ADDRESS= and GPUS_PER_RUN= are for ENGINE=ray; INCEPTION_WEIGHTS= for FID' \
+	  'RAY_ADDRESS= and GPUS_PER_RUN= are for ENGINE=ray; INCEPTION_WEIGHTS= for FID' \
 	  'ARGS= is passed on unchanged: make ablation SCALE=small ARGS="head=avgpool norm=none"'
 
 setup: $(STALE) ## build .venv from requirements.lock, once
@@ -65,9 +65,11 @@ resample: setup ## score finished runs of the newest study, or of STUDY, on more
 	@$(RUN) experiments resample $(PLACE) $(call option,device,$(DEVICE)) \
 	  $(call option,jobs,$(JOBS)) $(ARGS)
 
-.PHONY: banks
+.PHONY: banks audit
 banks:
 	@$(STOP) "this is called make resample now"
+audit:
+	@$(STOP) "this is gone: the report says how far to trust scores, make resample adds evaluation sets"
 
 ##@ Results
 report: setup ## build the report of every study in OUT again, or of STUDY
@@ -93,11 +95,6 @@ publish: setup ## pack complete seeds of the newest study, or of STUDY, into rep
 	@$(RUN) experiments publish $(PLACE) $(ARGS)
 
 ##@ Measure
-audit: setup ## can the scores be trusted? RUNDIR= a run, DATA= its images, TEST= held-out ones
-	@test -n "$(RUNDIR)" || $(STOP) "name a run with RUNDIR=runs/STUDY/ARM/seed=0"
-	@$(RUN) eval audit $(call quote,$(RUNDIR)) $(call option,data,$(DATA)) \
-	  $(call option,test,$(TEST)) $(call option,device,$(DEVICE)) $(ARGS)
-
 bench: setup ## how fast is this machine? ARGS="--only training scoring" measures a part
 	@$(RUN) experiments bench $(call option,data,$(DATA)) $(call option,device,$(DEVICE)) \
 	  $(call option,out,$(OUT)) $(ARGS)
@@ -116,7 +113,7 @@ lint: setup ## check style and format
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 
-.PHONY: help setup lock ablation followups precision status resample report samples dashboard sync workspace publish audit bench test test-ray chaos lint build
+.PHONY: help setup lock ablation followups precision status resample report samples dashboard sync workspace publish bench test test-ray chaos lint build
 
 # What set-up needs is checked before anything is made. A .venv with another lock is brought up to
 # date; one without a lock was interrupted and is built anew. uv comes first, by its hash in the

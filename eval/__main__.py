@@ -6,9 +6,9 @@
 RUN is a run or a whole study; TRAIN and TEST are images, as DATA= takes them. CIFAR-10 as TEST, in
 torchvision's form, is its test split.
 
-Each command has its own --help. probe, neighbours, walks, filters, heads, constant and audit
-write RUN/eval/COMMAND.json, and some of them a picture COMMAND.png; a run that already has the
-result for this epoch is skipped.
+Each command has its own --help. probe, neighbours, walks, filters, heads and constant write
+RUN/eval/COMMAND.json, and some of them a picture COMMAND.png; a run that already has the result for
+this epoch is skipped.
 """
 
 import sys
@@ -21,7 +21,10 @@ import click
 from dcgan import cli
 from dcgan.cli import PATH, Result, options
 
-eval_group = cli.Group("eval", __doc__)
+REPLACED = {
+    "audit": "is gone: the report says how far to trust scores, resample adds evaluation sets"
+}
+eval_group = cli.Group("eval", __doc__, REPLACED)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -180,21 +183,6 @@ def constant(**chosen: Any) -> Result:
         python -m eval constant runs/ablation-small
     """
     return analyse("constant", "generator", {}, **chosen)
-
-
-@eval_group.command()
-@options(RUN, DEVICE, AGAIN, EPOCH, THREADS, DATA, TEST, CACHE)
-@count("--n", 5_000, "generated images for each number", least=100)
-def audit(n: int, **chosen: Any) -> Result:
-    """Find out whether the scores can be trusted, with a generator and real held-out images.
-
-    How much depends on where G's BatchNorm gets its statistics, and on how floats become pixels?
-    What would the metrics be with infinitely many images (arXiv 1911.07023)? Does the Fréchet
-    distance rise as real images get worse? A run takes about five minutes on a CPU core.
-
-        python -m eval audit RUN --data TRAIN --test TEST
-    """
-    return analyse("audit", "generator", {"n": n}, **chosen)
 
 
 @eval_group.command()

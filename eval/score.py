@@ -24,11 +24,6 @@ from eval.finished import FinishedRun
 from eval.metrics import Moments, Sample
 
 REESTIMATED = "_reestimated"  # end of a score's name whose images G made so, see `reestimated`
-BATCHNORM = {  # where the statistics of G's BatchNorm come from when it makes images
-    "running": "averages that training kept, which lag behind the weights",
-    "batch": "each batch's own, as in training",
-    "re-estimated": "averages over new noise, at these weights",
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,10 @@ def see(images: Tensor, reference: Reference) -> Sample:
 def identities(
     reference: Reference, generated: int, resolution: int, batchnorm: str = "running"
 ) -> dict[str, dict[str, str | int]]:
-    """What each metric of so many images is a measure of; `batchnorm`: a key of BATCHNORM."""
+    """What each metric of so many images is a measure of.
+
+    `batchnorm`: whose statistics G had, "running" (training's averages) or "re-estimated".
+    """
     network = reference.extractor
     generated = min(generated, network.most or generated)
     known = len(reference.features)

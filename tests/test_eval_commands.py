@@ -14,7 +14,7 @@ from dcgan.config import Config
 from dcgan.data import keep, load, resize, shapes
 from dcgan.models import dump_generator, load_generator
 from dcgan.train import draw_latent, dump_state, generate, start, train_epoch
-from eval import audit, walks
+from eval import walks
 from eval.__main__ import main
 from eval.extractors import classifier
 from eval.score import identities, reference, score
@@ -27,7 +27,6 @@ WORDS = {  # of each analysis that leaves a result in a run, to be quick
     "filters": ("--data", "train", "--images", 9),
     "constant": (),
     "heads": ("--pairs", 2),
-    "audit": ("--data", "train", "--test", "test", "--n", 100),
 }
 PROBE = WORDS["probe"][:4]
 PICTURED = ("neighbours", "walks", "filters")
@@ -36,12 +35,11 @@ SEED_0 = "norm=none/seed=0"
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory, write_images):
-    """Drawings, a folder a class: `train`, `test`; and `plain` and `few` without classes."""
+    """Drawings, a folder a class: `train`, `test`; and `plain` without classes."""
     drawn, out = shapes(230), tmp_path_factory.mktemp("sources")
     write_images(out / "train", drawn.pixels[:120], drawn.labels[:120])
     write_images(out / "test", drawn.pixels[120:], drawn.labels[120:])
     write_images(out / "plain", drawn.pixels[:110], ["."] * 110)
-    write_images(out / "few", drawn.pixels[:20], ["."] * 20)
     return out
 
 
@@ -74,7 +72,6 @@ def run_eval(sources, run_command, monkeypatch):
     monkeypatch.chdir(sources)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(walks, "CANDIDATES", 60)
-    monkeypatch.setattr(audit, "POINTS", 3)
     threads = torch.get_num_threads()
 
     yield lambda *words: run_command(main, *words, "--device", "cpu")
@@ -186,7 +183,6 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
         (("probe", "STUDY", *PROBE[:3], "plain"), "110 of its images have no label"),
         (("probe", "STUDY", *PROBE, "--labels", 25), "--labels 25: not equally many of each of 10"),
         (("neighbours", "STUDY", *PROBE, "--n", 111), "110 images of classes=all, --n is 111"),
-        (("audit", "STUDY", *PROBE[:3], "few"), "--test few: 20 images, 100 are needed"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(words, reason, study, run_eval):

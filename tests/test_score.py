@@ -12,11 +12,10 @@ from dcgan.data import to_signed
 from dcgan.models import build
 from dcgan.train import draw_latent, generate, matmul_precision
 from eval import metrics
-from eval.audit import signed_images
 from eval.extractors import INCEPTION, INCEPTION_SHA256, classifier, resize
 from eval.filters import respond
 from eval.probe import discriminator_features
-from eval.score import Reference, identities, reference, score
+from eval.score import Reference, identities, reestimated, reference, score
 
 STEMS = ["fd", "cs", "kd", "precision", "recall", "density", "coverage"]
 INCEPTIONS = {"metrics": metrics.OF_INCEPTION, "splits": 10}
@@ -45,7 +44,7 @@ def counting(network):
     return replace(network, forward=forward), seen
 
 
-def test_images_are_made_and_seen_in_float32(finished_run):
+def test_images_are_made_and_seen_in_float32():
     kinds, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), set()
     (G, D), z = build(CONFIG), draw_latent(CONFIG, "test", 0, 20)
     network, images = classifier(), pictures(20, 16, 0)
@@ -55,11 +54,40 @@ def test_images_are_made_and_seen_in_float32(finished_run):
     with hook, matmul_precision("tf32"):
         generate(G, z)
         network.extract(as_tensor(images))
-        signed_images(finished_run(CONFIG), G, z)
+        reestimated(G, CONFIG, 20)
         discriminator_features(D)(images)
         respond(D, to_signed(as_tensor(images)))
     assert {nn.Conv2d, nn.ConvTranspose2d} < {kind for kind, *_ in seen}
     assert {tuple(precisions) for _, *precisions in seen} == {("ieee", "ieee")}
+
+
+def test_re_estimated_statistics_are_averages_over_new_noise(make_generator):
+    G, z = make_generator(CONFIG), draw_latent(CONFIG, "test", 0, 40)
+    state = {name: value.clone() for name, value in G.state_dict().items()}
+    random, result = torch.get_rng_state(), reestimated(G, CONFIG, 40)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not any(m.training for m in (*G.modules(), *result.modules()))
+    assert all(torch.equal(value, state[name]) for name, value in G.state_dict().items())
+
+    # By hand: each layer gets the mean, and the mean of the variances, of its input in ten batches.
+    means, variances = {}, {}
+
+    def keep(layer, inputs):
+        means.setdefault(layer, []).append(inputs[0].mean(dim=(0, 2, 3)))
+        variances.setdefault(layer, []).append(inputs[0].transpose(0, 1).flatten(1).var(dim=1))
+
+    layers = [m for m in G.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    with torch.no_grad():
+        for part in draw_latent(CONFIG, "statistics", 0, 10 * CONFIG.batch).split(CONFIG.batch):
+            G.train()(part)
+        for layer, hook in zip(layers, hooks, strict=True):
+            hook.remove()
+            layer.running_mean.copy_(torch.stack(means[layer]).mean(dim=0))
+            layer.running_var.copy_(torch.stack(variances[layer]).mean(dim=0))
+        expected = G.eval()(z)
+        torch.testing.assert_close(result(z), expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.05
 
 
 def test_reference_is_computed_once_for_one_content(colours, tmp_path):
