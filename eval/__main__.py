@@ -89,8 +89,7 @@ def score(n: int, extractor: str, weights: Path | None, **chosen: Any) -> Result
         network = classifier(device, weights or WEIGHTS)
     for number, run in enumerate(runs, 1):
         rows.append(rescore(run, network, n))
-        line = f"scored {number} of {len(runs)}: {run.folder}, epoch {run.epoch}"
-        print(line, file=sys.stderr)
+        print(f"scored {number} of {len(runs)}: {run.folder}, epoch {run.epoch}", file=sys.stderr)
     print(to_text(rows))
     return 0, {"runs": rows}
 

@@ -183,8 +183,7 @@ def measure(
             measured, done = _analyse(run, name, needs, settings), "measured"
             result = results.write(run.folder, name, run.epoch, measured)
         kept[str(run.folder)] = result
-        line = f"{done} {number} of {len(runs)}: {run.folder}, epoch {run.epoch}"
-        print(line, file=sys.stderr)
+        print(f"{done} {number} of {len(runs)}: {run.folder}, epoch {run.epoch}", file=sys.stderr)
     print(results.to_text(kept))
     return 0, {"runs": [{"run": run} | result for run, result in kept.items()]}
 

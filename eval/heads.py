@@ -1,9 +1,8 @@
 """How much work a step of training is with either head of D, and how fast it is done.
 
-Operations are everything that dcgan.train.train_epoch computes in convolutions and matrix products,
-as PyTorch's counter has it. Speed is measured in pairs: both heads on the same random pixels, from
-the initial weights, the convolutional head first in one pair and second in the next, so that what
-slows the machine for a while slows both.
+Operations are those that PyTorch's counter sees in dcgan.train.train_epoch. Speed is measured in
+pairs: both heads on the same random pixels, from the initial weights, the convolutional head first
+in one pair and second in the next, so that what slows the machine for a while slows both.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Does the generator repeat its training images? Distances to the nearest of them.
 
 Generated images are compared with held-out ones, which are as new to the training images as an
-image of that kind can be: a generator that memorised comes nearer. Near is meant in the features of
-the network that scores every epoch (Euclidean) and in pixels (root mean square, grey levels).
+image of that kind can be: a generator that memorised comes nearer. Distances are Euclidean, in the
+features of the network that scores every epoch and in pixels.
 """
 
 import numpy as np

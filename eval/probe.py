@@ -62,10 +62,10 @@ def analyse(run: FinishedRun, labels: int, draws: int) -> Result:
     train, test, network = run.data, run.test_data, run.classifier()
     drawn = draw_labelled(train, test, labels, draws)
     sized = [resize(images, run.config.resolution) for images in (train, test)]
-    measured = dict(controls(network, train, test, labels, draws))
     networks = {"trained": run.discriminator(), "untrained": start(run.config, run.device).D}
-    for kind, D in networks.items():
-        measured[kind] = solve(discriminator_features(D, run.device), *sized, drawn)
+    features = {kind: discriminator_features(D, run.device) for kind, D in networks.items()}
+    measured = {kind: solve(seen, *sized, drawn) for kind, seen in features.items()}
+    measured |= controls(network, train, test, labels, draws)
     result = to_result(measured, labels)
     result.about.update(test_images=len(test.labels), classifier_sha256=network.sha256)
     return result
@@ -184,7 +184,6 @@ def machine(
 def to_result(measured: dict[str, Accuracy], count: int) -> Result:
     """The result of a run from what was measured for each of KINDS with so many labels."""
     values, titles = {}, {}
-    measured = {kind: measured[kind] for kind in KINDS}
     rates = {kind: accuracy.rates for kind, accuracy in measured.items()}
     rates["gain"] = rates["trained"] - rates["untrained"]
     for kind, of_draws in rates.items():

@@ -46,10 +46,9 @@ def stored(run: Path, name: str, epoch: int) -> dict[str, Any] | None:
     """What `write` wrote after this epoch; None where there is nothing of it, or it is damaged."""
     try:
         content = json.loads((run / rundir.ANALYSES / f"{name}.json").read_bytes())
-        whole = {"values", "titles", "notes"} <= content.keys() and content["epoch"] == epoch
-    except (FileNotFoundError, ValueError, AttributeError, KeyError):
+    except (FileNotFoundError, ValueError):
         return None
-    return content if whole else None
+    return content if content["epoch"] == epoch else None
 
 
 def to_text(results: dict[str, dict[str, Any]]) -> str:

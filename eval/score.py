@@ -60,9 +60,8 @@ def reference(
     # The file is named after all that it depends on: images, network, the machine's arithmetic.
     count, resolution = pixels.shape[:2]
     content = hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
-    chip = extractor.device
-    if chip.startswith("cuda"):
-        chip = torch.cuda.get_device_name(chip)
+    device = extractor.device
+    chip = device if device == "cpu" else torch.cuda.get_device_name(device)
     key = [extractor.sha256, content, count, resolution, metrics.IMPLEMENTATION, torch.__version__]
     key += [chip, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
@@ -147,12 +146,11 @@ def identities(
 
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
-    config, images = run.config, None
-    with suppress(FloatingPointError):
-        images = generate(run.generator(), run.noise("rescore", count))  # which chose no epoch
-    real = run.train(run.side)
+    config, real, scores = run.config, run.train(run.side), dict.fromkeys(network.metrics)
     against = reference(network, real.pixels, real.sha256, run.cache, split_of(config.classes))
-    scores = dict.fromkeys(network.metrics) if images is None else score(images, [against])
+    with suppress(FloatingPointError):
+        z = run.noise("rescore", count)  # which chose no epoch
+        scores = score(generate(run.generator(), z), [against])
     about = identities(against, count, config.resolution)
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
 

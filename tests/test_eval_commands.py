@@ -200,12 +200,3 @@ def test_the_classifier_is_not_trained_on_what_is_not_there(refusal, tmp_path, m
     monkeypatch.chdir(tmp_path)
     said = refusal(main, "train-extractor", "--train", "a.zip", "--test", "b")
     assert said == "eval: a.zip: no such file or folder\n"
-
-
-def test_the_plain_gan_has_no_convolutions_to_look_at(study, run_eval, trained):
-    run = study / "norm=none" / "seed=0"
-    plain = trained[0].model_copy(update={"model": "mlp"})
-    rundir.replace(run / "run.json", rundir.seal({"config": plain.model_dump()}))
-    for name in ("probe", "filters", "heads"):
-        said = run_eval(name, study, *WORDS[name])[2]
-        assert f"left out, model=mlp has no convolutions: {run}" in said

@@ -1,5 +1,7 @@
 """Finished runs: their networks as they were committed, or refused by name."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -51,12 +53,18 @@ def test_runs_are_chosen_by_what_an_analysis_needs(folder, tmp_path, capsys):
     rundir.replace(begun / "run.json", (folder / "run.json").read_bytes())
     rundir.commit(begun, 1, {rundir.GENERATOR: b"of one epoch"})
     (begun / "epochs" / ".0002").mkdir()
-    assert opened(study, "generator") == [("seed=0", 3), ("seed=1", 1)]
-    assert opened(study, "generator", epoch="1") == [("seed=0", 1), ("seed=1", 1)]
+    plain = shutil.copytree(folder, folder.with_name("seed=2"))
+    config = CONFIG.model_copy(update={"model": "mlp"}).model_dump()
+    rundir.replace(plain / "run.json", rundir.seal({"config": config}))
+    assert opened(study, "generator") == [("seed=0", 3), ("seed=1", 1), ("seed=2", 3)]
+    assert opened(study, "generator", epoch="1") == [(f"seed={i}", 1) for i in range(3)]
     assert capsys.readouterr().err == ""
-    assert opened(study, "state") == [("seed=0", 3)]
-    assert capsys.readouterr().err == f"left out, 1 of 3 epochs: {begun}\n"
+    left_out = (
+        f"left out, 1 of 3 epochs: {begun}\nleft out, model=mlp has no convolutions: {plain}\n"
+    )
+    for needs, epoch in (("state", 3), ("config", 0)):
+        assert opened(study, needs) == [("seed=0", epoch)]
+        assert capsys.readouterr().err == left_out
     assert opened(folder, "state", epoch="2") == [("seed=0", 2)]
-    assert opened(folder, "config") == [("seed=0", 0)]
     (run,) = open_runs(folder, "generator")
     assert (run.kept(), run.threads) == ([1, 3], 1)

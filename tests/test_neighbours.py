@@ -13,15 +13,6 @@ from eval.neighbours import compare, examine, nearest, see
 from eval.score import Reference
 
 
-def test_the_nearest_row_is_found():
-    rng = np.random.default_rng(0)
-    queries, known = rng.normal(size=(20, 5)), rng.normal(size=(15, 5))
-    every = np.sqrt(np.square(queries[:, None] - known).sum(axis=2))
-    distances, index = nearest(queries, known)
-    np.testing.assert_array_equal(index, every.argmin(axis=1))
-    np.testing.assert_allclose(distances, every.min(axis=1), rtol=1e-12)
-
-
 def test_copies_are_exactly_nothing_apart_and_pixels_do_not_overflow():
     rng = np.random.default_rng(0)
     known = (1e6 + rng.normal(size=(9, 200))).astype(np.float32)
@@ -52,11 +43,8 @@ def drawn(colours):
     """Drawings: 200 training images and 200 others."""
     pixels = shapes(400).pixels
     real = Reference(colours, pixels, metrics.Moments(0, 0), 32, "0" * 64, "train")
-    return [see(as_tensor(pixels[start::2]), real) for start in (0, 1)]
-
-
-def as_tensor(pixels):
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return [see(images[start::2], real) for start in (0, 1)]
 
 
 def test_a_generator_that_memorised_is_found_out(drawn):
