@@ -38,7 +38,7 @@ def count(name: str, default: int | None, text: str, least: int = 1) -> Callable
     return click.option(name, metavar="N", type=kind, default=default, help=text)
 
 
-RUN = click.argument("where", metavar="RUN", type=PATH)
+RUN = click.argument("where", metavar="RUN", type=click.Path(exists=True, path_type=Path))
 DEVICE = click.option(
     "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the first GPU, if any, or cpu"
 )

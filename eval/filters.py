@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcgan.data import to_signed, to_uint8
+from dcgan.data import resize, to_signed, to_uint8
 from dcgan.models import build
 from dcgan.train import matmul_precision
 from eval.finished import FinishedRun
@@ -39,7 +39,7 @@ NOTES = [
 
 def analyse(run: FinishedRun, images: int) -> Result:
     """How concentrated the responses of a run's D are to the first images it was trained on."""
-    real = run.train(run.config.resolution).pixels[: run.config.images][:images]
+    real = resize(run.train(), run.config.resolution).pixels[: run.config.images][:images]
     pixels = torch.from_numpy(real).permute(0, 3, 1, 2)
     networks = {"trained": run.discriminator(), "untrained": build(run.config)[1].to(run.device)}
     values: dict[str, float] = {}

@@ -66,14 +66,14 @@ class FinishedRun:
         """Pixels a side at which its images are scored."""
         return min(self.native, self.config.resolution)
 
-    def train(self, side: int) -> Images:
+    def train(self) -> Images:
         """The real images of its classes that it could be trained on, in the canonical order."""
-        images = self.data or _cached(self.cache, self.config.data_sha256, side)
-        return _chosen(images, self.config.classes, side)
+        images = self.data or _cached(self.cache, self.config.data_sha256, self.side)
+        return _chosen(images, self.config.classes, self.side)
 
-    def test(self, side: int) -> Images:
+    def test(self) -> Images:
         """Held-out images of its classes; BadInput where there are none."""
-        return _chosen(self.test_data, self.config.classes, side)
+        return _chosen(self.test_data, self.config.classes, self.side)
 
     def noise(self, stream: str, count: int) -> Tensor:
         """z (count, latent_size) of a stream of its own, for this epoch's G, on the device."""
@@ -116,10 +116,7 @@ def open_runs(
     `needs`: "generator", which any run may have kept; or "state" or "config" (as epoch 0) of a
     finished run with convolutions, others being named on stderr. `epoch`: a number, or `last`.
     """
-    study, runs = find_study(where), []
-    native = rundir.unseal(study / "study.json")["data"]["resolution"]
-    cache = cache or study.parent / "cache"
-    device = cli.choose_device(device, torch.cuda.device_count())
+    runs, device = [], cli.choose_device(device, torch.cuda.device_count())
     for folder in sorted(path.parent for path in where.rglob("run.json")):
         config, done = rundir.read_config(folder), max(rundir.kept(folder), default=0)
         lacks = f"{done} of {config.epochs} epochs" if done < config.epochs else ""
@@ -129,12 +126,16 @@ def open_runs(
             print(f"left out, {lacks}: {folder}", file=sys.stderr)
             continue
         kept = [0] if needs == "config" else rundir.kept(folder, FILES[needs])
-        if kept and epoch not in ("last", *map(str, kept)):
+        if not kept:
+            continue
+        if epoch not in ("last", *map(str, kept)):
             known = ", ".join(map(str, kept))
             raise BadInput(f"{folder}: epoch {epoch} kept no {needs}, only {known} did")
-        if kept:
-            chosen = kept[-1] if epoch == "last" else int(epoch)
-            runs.append(FinishedRun(folder, config, chosen, native, cache, device))
+        chosen = kept[-1] if epoch == "last" else int(epoch)
+        study = folder.resolve().parents[1]
+        native = rundir.unseal(study / "study.json")["data"]["resolution"]
+        cache = cache or study.parent / "cache"
+        runs.append(FinishedRun(folder, config, chosen, native, cache, device))
     if not runs:
         kind = "finished run" if needs == "config" else f"run that kept its {needs}"
         raise BadInput(f"{where}: no {kind} in this folder")
@@ -145,20 +146,11 @@ def open_runs(
         here, its = images.sha256[:12], min(other)[:12]
         raise BadInput(f"--data {data}: its SHA-256 is {here}..., that of the run's is {its}...")
     others = load(test, cache, "test") if test else None
-    if others and (side := others.pixels.shape[1]) != native:
-        raise BadInput(f"--test {test}: {side} pixels a side, not {native}")
+    if others and (side := others.pixels.shape[1]) != runs[0].native:
+        raise BadInput(f"--test {test}: {side} pixels a side, not {runs[0].native}")
     if others and others.sha256 in trained:
         raise BadInput(f"--test {test}: these are the images of --data, none is held out")
     return [replace(run, data=images, test_data=others) for run in runs]
-
-
-def find_study(where: Path) -> Path:
-    """The study's folder: the nearest one here or above with a study.json."""
-    where = where.resolve()
-    for folder in (where, *where.parents):
-        if (folder / "study.json").is_file():
-            return folder
-    raise BadInput(f"{where}: {'no study here or above' if where.is_dir() else 'no such folder'}")
 
 
 def measure(

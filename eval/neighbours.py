@@ -47,21 +47,20 @@ Seen = dict[str, np.ndarray]
 
 def analyse(run: FinishedRun, n: int) -> Result:
     """What is measured of `n` generated images, and the picture; BadInput on fewer to compare."""
-    config, side, network = run.config, run.side, run.classifier()
-    train, test = run.train(side), run.test(side)
+    config, network, train, test = run.config, run.classifier(), run.train(), run.test()
     if (few := len(test.pixels)) < n:
         line = f"{few} images of classes={config.classes}, --n is {n}"
         raise BadInput(f"--test {run.test_data.name}: {line}")
 
     pixels = train.pixels[: config.images]
     real = reference(network, pixels, train.sha256, run.cache)
-    held_out = reference(network, test.pixels, test.sha256, run.cache, "test")
+    held_out = reference(network, test.pixels, test.sha256, run.cache)
     values, picture = examine(
         see(generate(run.generator(), run.noise("neighbours", n)), real),
         {"features": real.features, "pixels": pixels},
         {"features": held_out.features, "pixels": test.pixels},
     )
-    about = {"training": len(pixels), "side": side}
+    about = {"training": len(pixels), "side": run.side}
     about |= {"network": network.name, "network_sha256": network.sha256}
     return Result(values, TITLES, about, NOTES, picture)
 

@@ -146,11 +146,12 @@ def identities(
 
 def rescore(run: FinishedRun, network: Extractor, count: int) -> dict[str, Any]:
     """The scores of `count` new images of a run and their identities; None where not finite."""
-    config, real, scores = run.config, run.train(run.side), dict.fromkeys(network.metrics)
-    against = reference(network, real.pixels, real.sha256, run.cache, split_of(config.classes))
+    config, images = run.config, None
     with suppress(FloatingPointError):
-        z = run.noise("rescore", count)  # which chose no epoch
-        scores = score(generate(run.generator(), z), [against])
+        images = generate(run.generator(), run.noise("rescore", count))  # which chose no epoch
+    real = run.train()
+    against = reference(network, real.pixels, real.sha256, run.cache, split_of(config.classes))
+    scores = dict.fromkeys(network.metrics) if images is None else score(images, [against])
     about = identities(against, count, config.resolution)
     return {"run": str(run.folder), "epoch": run.epoch, "scores": scores, "identities": about}
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from dcgan.config import Config
 from dcgan.models import build
-from eval.constant import NOTES, THRESHOLD, analyse, layers, nearly_constant, spreads
+from eval.constant import THRESHOLD, analyse, layers, nearly_constant, spreads
 
 CONFIG = Config(resolution=32, width=8, latent_size=8, images=40, batch=20)
 WIDTHS = {"stem": 32, "up0": 16, "up1": 8}
@@ -51,13 +51,6 @@ def test_first_and_last_are_the_epochs_that_are_given(measured):
     result = measured({epoch: with_dead(counts) for epoch, counts in dead.items()})
     assert (result.values["share_first"], result.values["share_last"]) == (0, 14 / 56)
     assert result.values["share_up0_5"] == 8 / 16
-    assert list(result.values) == [
-        "share_first",
-        "share_last",
-        *(f"share_{name}_{epoch}" for name in WIDTHS for epoch in (1, 5, 30)),
-    ]
-    assert result.values.keys() == result.titles.keys()
-    assert result.notes == NOTES
 
 
 def hidden(scales):

@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import contents
@@ -49,9 +48,9 @@ def trained(sources, tmp_path_factory):
     train = load(str(sources / "train"), tmp_path_factory.mktemp("cache"))
     config = CONFIG.model_copy(update={"data_sha256": train.sha256})
     state, epochs = start(config), []
-    pixels = train.pixels[:100].reshape(100, 16, 2, 16, 2, 3).mean(axis=(2, 4)).astype(np.uint8)
+    pixels = torch.from_numpy(resize(train, 16).pixels[:100])
     for _ in range(2):
-        train_epoch(state, config, torch.from_numpy(pixels))
+        train_epoch(state, config, pixels)
         files = {rundir.STATE: dump_state(state)}
         epochs.append(files | {rundir.GENERATOR: dump_generator(state.G, config)})
     return config, epochs
@@ -173,7 +172,7 @@ def test_what_is_not_finite_has_no_numbers(name, study, run_eval, trained):
         (("score",), "Missing argument 'RUN'"),
         (("score", "STUDY", "--weights", "."), "cifar10-resnet.json: No such file"),
         (("score", "STUDY", "--n", 20, "--cache", "new"), "give the study's command again"),
-        (("walks", "nowhere"), "nowhere: no such folder"),
+        (("walks", "nowhere"), "Path 'nowhere' does not exist"),
         (("walks", "STUDY/norm=none/seed=1"), "seed=1: no run that kept its generator in"),
         (("heads", "STUDY/norm=none/seed=1"), "no finished run in this folder"),
         (("filters", "STUDY", "--data", "none"), "none: no such file or folder"),

@@ -97,6 +97,13 @@ def test_a_variable_that_nothing_reads_is_refused():
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", [["banks"], ["audit"], ["audit", "RUNDIR=runs/x"]])
+def test_a_target_that_is_gone_says_what_took_its_place(words):
+    result = make(ROOT, *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "make resample" in result.stderr.splitlines()[0]
+
+
 def write_script(path, text):
     write_files(path.parent, {path.name: f"#!/bin/sh\n{text}\n".encode()})
     path.chmod(0o755)

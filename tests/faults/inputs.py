@@ -288,7 +288,7 @@ def refusals(folder: Path) -> list[Refusal]:
         score("epoch 2 kept no generator, only 1 did", "--epoch", "2", torch=True),
         score("not a generator of this study", "--device", "cpu", torch=True),
         score("9 is not in the range x>=10", "--n", "9"),
-        Refusal(["eval", "score", str(folder / "few")], "no study here or above", torch=True),
+        Refusal(["eval", "score", str(folder / "few")], "few: no run that kept its", torch=True),
     ]
 
 
