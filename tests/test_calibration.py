@@ -163,56 +163,42 @@ def test_a_stored_calibration_is_current_while_nothing_better_is_known(made, com
         assert not calibration.is_current(stored, references, source, others)
 
 
-def test_other_classes_have_scores_of_an_untrained_generator(tmp_path, monkeypatch):
+def test_a_study_is_calibrated_again_for_a_test_split_and_other_classes(
+    write_images, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr("experiments.study.report", lambda study: 0)
     monkeypatch.setattr(grid, "HERE", tmp_path)
     shutil.copytree(Path(grid.__file__).parent / "scales", tmp_path / "scales")
     (tmp_path / "studies").mkdir()
-    study = 'arms:\n  all: {}\n  squares: {classes: "1"}\n'
-    (tmp_path / "studies" / "kinds.yaml").write_text(study)
+    arms = 'arms:\n  all: {}\n  squares: {classes: "1"}\n'
+    (tmp_path / "studies" / "kinds.yaml").write_text(arms)
     words = ["kinds", "images=128", "reference_images=128", "epochs=1"]
     words += ["--scale", "smoke", "--seeds", "1", "--data", "shapes", "--out", str(tmp_path)]
+    folder = tmp_path / "kinds-smoke-shapes"
 
-    # The first arm alone, then both: what its images score stays.
-    path = tmp_path / "kinds-smoke-shapes" / rundir.CALIBRATION
+    # The first arm alone, with the second half held out.
     assert command.main([*words, "arm=all"]) == 0
-    alone = rundir.unseal(path)
+    alone = rundir.unseal(folder / rundir.CALIBRATION)
     assert alone["untrained"] == {}
-    assert command.main(words) == 0
-    both = rundir.unseal(path)
-    assert both["rows"] == alone["rows"]
+    known = records.load(folder).calibration
+    assert [*known.index] == [*CALIBRATION]
+    assert known.notna().all(axis=None)
+    assert known.attrs["held_out"] == HALF
 
-    of_one, of_all = both["untrained"]["1"], both["rows"]["untrained"]
-    assert of_one["fd_cifar"] != pytest.approx(of_all["fd_cifar"], rel=0.05)
-    known = analyse(records.load(path.parent)).untrained_of
-    assert known.to_dict() == {
-        "arm=all/seed=0": of_all["fd_cifar"],
-        "arm=squares/seed=0": of_one["fd_cifar"],
-    }
-
-
-def test_a_study_is_calibrated_once(write_images, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr("experiments.study.report", lambda study: 0)
-    words = ["ablation", "head=conv", "batch=512", "norm=none", "images=512", "epochs=1"]
-    words += ["--scale", "smoke", "--data", "shapes", "--out", str(tmp_path)]
-    assert command.main(words) == 0
-    folder = tmp_path / "ablation-smoke-shapes"
-    path = folder / rundir.CALIBRATION
-    study = records.load(folder)
-    assert [*study.calibration.index] == [*CALIBRATION]
-    assert study.calibration.notna().all(axis=None)
-    assert study.calibration.attrs["held_out"] == HALF
-
-    # A test split that is named later takes the place of the second half.
+    # Both arms, and a test split, which takes the place of the second half; the rest stays.
     place = write_images(tmp_path / "new", shapes(400).pixels[-40:], ["."] * 40)
-    other = [word.replace("head=conv", "head=avgpool") for word in words]
-    assert command.main([*other, "--test", place]) == 0
-    stored = rundir.unseal(path)
-    assert (stored["held_out"], stored["held_out_images"], stored["images"]) == (TEST, 40, 200)
+    assert command.main([*words, "--test", place]) == 0
+    both = rundir.unseal(folder / rundir.CALIBRATION)
+    assert (both["held_out"], both["held_out_images"], both["images"]) == (TEST, 40, 200)
     for name in ("gaussian", "flat", "untrained"):
-        assert stored["rows"][name]["fd_cifar"] == study.calibration.loc[name, "fd_cifar"]
+        assert both["rows"][name] == alone["rows"][name]
+
+    # The untrained generator is compared with the images of each arm.
+    of_all, of_one = both["rows"]["untrained"]["fd_cifar"], both["untrained"]["1"]["fd_cifar"]
+    assert of_one != pytest.approx(of_all, rel=0.05)
+    known = analyse(records.load(folder)).untrained_of
+    assert known.to_dict() == {"arm=all/seed=0": of_all, "arm=squares/seed=0": of_one}
 
 
 def test_records_take_the_metrics_that_were_measured_alike(make_study, calibrate_study, tmp_path):
