@@ -95,7 +95,7 @@ publish: setup ## pack complete seeds of the newest study, or of STUDY, into rep
 	@$(RUN) experiments publish $(PLACE) $(ARGS)
 
 ##@ Measure
-bench: setup ## how fast is this machine? ARGS="--only training scoring" measures a part
+bench: setup ## how fast is this machine? ARGS="--only epoch" measures a part
 	@$(RUN) experiments bench $(call option,data,$(DATA)) $(call option,device,$(DEVICE)) \
 	  $(call option,out,$(OUT)) $(ARGS)
 

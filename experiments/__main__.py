@@ -101,7 +101,7 @@ JOBS = option("--jobs", "N", AT_A_TIME, type=POSITIVE)
 SCALES = f"{', '.join(grid.names('scales'))}; default: small, or cifar32 on a GPU"
 FILE = click.Path(dir_okay=False, path_type=Path)
 ARCHIVE = click.Path(exists=True, dir_okay=False, path_type=Path)
-PARTS = click.Choice(["training", "scoring", "epoch", "commands"])  # of bench
+PARTS = click.Choice(["training", "epoch", "commands"])  # of bench
 ENGINES = click.Choice(["local", "ray"])
 
 
@@ -228,7 +228,6 @@ def bench_machine(
 
       training   images per second at each scale, and of the tutorials' loop on
                  the same networks
-      scoring    from images to scores
       epoch      where the time of an epoch goes
       commands   what help, status, a plan and a report cost
 

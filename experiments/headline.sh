@@ -27,7 +27,7 @@ OUT=${OUT:-$RUNS/records}     # where the archives go
 FROM=${FROM:-$OUT}            # where those of earlier slices lie
 MINUTES=${MINUTES:-9}
 SETTINGS=${SETTINGS:-}        # key=value words for every run
-BENCH=${BENCH:-training scoring epoch}
+BENCH=${BENCH:-training epoch}
 
 began=$(date +%s)
 longest=0
@@ -106,7 +106,7 @@ dry)
     export DEVICE=cpu JOBS=8 DATA=shapes RUNS="$RUNS/dry" OUT="$OUT/dry" FROM="$OUT/dry"
     export SETTINGS="width=4 images=600 epochs=2 score_images=200 reference_images=400"
     SETTINGS="$SETTINGS inception=never"
-    BENCH="scoring --quick" sh experiments/headline.sh bench
+    BENCH="training --quick" sh experiments/headline.sh bench
     for study in cifar32 blog64 precision; do sh experiments/headline.sh "$study" 0; done
     ;;
 *) usage ;;

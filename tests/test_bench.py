@@ -158,7 +158,6 @@ def test_the_page_of_speeds_says_what_the_published_record_does():
     share = {row["part"]: 100 * row["share"] for row in parts["epoch"]}
     taken = {row["command"]: row["s"] for row in parts["commands"]}
     said = [f"{speeds['small']['images/s']:,.0f} at small, {speeds['cifar32']['images/s']:.0f} at"]
-    said.append(f"{parts['scoring'][0]['images/s']:,.0f} images are scored")
     said += [f"`help` takes {taken['help']:.2f} s", f"drawn first, {taken['plan']:.2f} s"]
     said += [f"`status` takes {taken['status']:.2f} s", f"the report {taken['report']:.2f} s"]
     for row in speeds["blog64"], speeds["paper, 64x64"]:
