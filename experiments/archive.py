@@ -6,7 +6,6 @@ study.json, calibration.json
                         of an arm, or for all
 <run>/banks/            scores.json, SHA256SUMS: scores on further evaluation sets
 <run>/eval/             results of python -m eval, and pictures that show no image of the data set
-generators.sha256       of the last generator of each finished run, as coreutils has it
 SHA256SUMS              of all of the above
 
 States, generators and whatever shows an image of the data set stay behind: an imported run is read
@@ -30,8 +29,6 @@ from dcgan.cli import BadInput
 from dcgan.rundir import ANALYSES, EVAL_SETS, RECORD, SUMS, Damaged, Differs
 from experiments import grid
 
-GENERATORS = "generators.sha256"
-
 
 @dataclass(frozen=True)
 class Merged:
@@ -53,24 +50,19 @@ def pack(
     """
     info = rundir.unseal(study / "study.json")
     info["seeds"] = info["seeds"] if seed is None else [seed]
-    paths, generators, pictured = [study / rundir.CALIBRATION], {}, set()
+    paths, pictured = [study / rundir.CALIBRATION], set()
     for run in runs_in(study, grid.stored(info)):
         folder = study / run.folder
-        epochs, planned = rundir.committed(folder), rundir.read_config(folder).epochs
+        rundir.read_config(folder)  # or Damaged
+        epochs = rundir.committed(folder)
         wanted = epochs if pictures is None else pictures
         paths += _files_of(folder, epochs, () if run.arm in pictured else wanted)
         pictured |= {run.arm} if epochs else set()
         if (folder / EVAL_SETS).exists():
             rundir.read(folder / EVAL_SETS, rundir.EVAL_SCORES)  # compares it with its sum
-        if len(epochs) >= planned:
-            last = rundir.epoch_folder(folder, epochs[-1]) / rundir.GENERATOR
-            if digest := rundir.read_sums(last.parent).get(last.name):
-                generators[last.relative_to(study).as_posix()] = digest
 
     content = {x.relative_to(study).as_posix(): x.read_bytes() for x in paths if x.exists()}
     content["study.json"] = rundir.seal(info)
-    if generators:
-        content[GENERATORS] = rundir.to_lines(dict(sorted(generators.items())))
     content = dict(sorted(content.items()))
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     buffer = io.BytesIO()

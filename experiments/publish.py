@@ -4,7 +4,7 @@
 <study>/generators/    <arm>,seed=<n>.safetensors and SHA256SUMS, of GENERATORS at the lowest seed
 <study>/report/        made from the archives alone
 
-An archive is written once: a later seed adds one, and changes no other.
+All but the report is written once: a later seed adds an archive, and changes nothing else.
 """
 
 import shutil
@@ -40,13 +40,12 @@ def publish(study: Path) -> Result:
         lacks = "of each, runs are not finished or lack evaluation sets (make resample)"
         raise BadInput(f"{study}: has no complete seed: {lacks}")
     length = rundir.unseal(study / "study.json")["settings"]["epochs"]
-    generators = _generators(study, target / "generators", min(seeds))
+    generators = _last_generators(study, min(seeds))
     for seed in sorted(seeds - known.keys()):
         path = target / f"seed-{seed}.zip"
         archive.pack(study, path, seed, (*PICTURED, length) if seed == min(seeds) else ())
         print(f"wrote {path}")
-    if generators:
-        shutil.rmtree(target / "generators", ignore_errors=True)
+    if generators and not (target / "generators").exists():
         rundir.place(target / "generators", generators)
     return build(target)
 
@@ -70,9 +69,9 @@ def _check_same(path: Path, study: Path) -> None:
                 raise rundir.Differs(f"{study / run}: {more}; remove that")
 
 
-def _generators(study: Path, folder: Path, seed: int) -> dict[str, bytes]:
-    """The generators that a folder has, and the last ones that a study kept of a seed."""
-    generators = {file.name: file.read_bytes() for file in sorted(folder.glob("*.safetensors"))}
+def _last_generators(study: Path, seed: int) -> dict[str, bytes]:
+    """The last generators that a study kept of GENERATORS at a seed, by their published names."""
+    generators = {}
     for arm in GENERATORS:
         run = study / arm / f"seed={seed}"
         if kept := rundir.kept(run, rundir.GENERATOR):
