@@ -176,10 +176,10 @@ def show_status(study: Path) -> Result:
 def reproduce_run(**given: Any) -> Result:
     """Train one run again, and compare every epoch with the original, byte by byte.
 
-    RUN is a run's folder or, for a study in OUT, its name as W&B and the page show it, or its W&B
-    id. Prints the one command that makes the run, and what it was made with: data, machine,
-    packages, commit. Then runs that command in a folder of its own, without W&B, and names the
-    first column of each epoch that differs.
+    RUN is a run's folder or, for a study in OUT, its name as W&B and the page show it. Prints the
+    one command that makes the run, and what it was made with: data, machine, packages, commit. Then
+    runs that command in a folder of its own, without W&B, and names the first column of each epoch
+    that differs.
 
     The same processor, threads and PyTorch give the same bytes. Elsewhere the result is "not bit
     for bit", with what differs there and the largest relative difference of a score.

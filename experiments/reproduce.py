@@ -7,7 +7,7 @@ from typing import Any
 
 from dcgan import rundir
 from dcgan.cli import BadInput, Result
-from experiments import grid, signals, tracking
+from experiments import grid, signals
 
 UNKNOWN = "DATA"  # stands for images that only the reader can name
 
@@ -53,19 +53,14 @@ def make_again(run: str, data: str | None, to: Path, out: Path, print_only: bool
 
 
 def find(name: str, out: Path) -> Path:
-    """The folder of a run: itself, or by its name or W&B's id in the studies of `out`."""
+    """The folder of a run: itself, or the one of its name in the studies of `out`."""
     if (Path(name) / "run.json").is_file():
         return Path(name)
-    matching = []
-    for path in out.glob("*/*/seed=*/run.json"):
-        arm, seed = path.parts[-3:-1]
-        wandb_id = tracking.run_id(_study_of(path.parent), rundir.unseal(path)["config"])
-        if name in (f"{arm}/{seed}", f"{arm} {seed}", wandb_id):
-            matching.append(path.parent)
+    matching = sorted(out.glob(f"*/{name.replace(' ', '/')}/run.json"))
     if len(matching) != 1:
-        known = f"the name or id of {len(matching)} runs in {out}"
-        raise BadInput(f"{name}: no folder of a run, and {known} {sorted(map(str, matching))}")
-    return matching[0]
+        known = f"the name of {len(matching)} runs in {out}"
+        raise BadInput(f"{name}: no folder of a run, and {known} {[*map(str, matching)]}")
+    return matching[0].parent
 
 
 def recipe(run: Path) -> list[str]:

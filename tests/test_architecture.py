@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "experiments.archive": "dcgan.cli dcgan.config dcgan.rundir experiments.grid",
     "experiments.grid": "dcgan.cli dcgan.config",
     "experiments.progress": "dcgan.cli experiments.grid",
-    "experiments.reproduce": "dcgan experiments.grid experiments.signals experiments.tracking",
+    "experiments.reproduce": "dcgan experiments.grid experiments.signals",
     "experiments.status": "dcgan.cli dcgan.rundir eval.metrics experiments.grid",
     "experiments.tracking": "dcgan.cli dcgan.config dcgan.rundir eval.metrics experiments.grid",
     "reports": "dcgan.cli dcgan.config dcgan.layers dcgan.rundir eval.metrics experiments.grid "
