@@ -137,18 +137,13 @@ def runs(study: Study) -> list[Run]:
     made = []
     for seed, *levels in itertools.product(study.seeds, *study.factors.values()):
         cell = dict(zip(study.factors, levels, strict=True))
-        own = study.settings | fields(cell, study.arms) | {"seed": seed}
+        set_here = study.arms[cell["arm"]] if study.arms else cell
         try:
-            config = Config.model_validate(own)
+            config = Config.model_validate(study.settings | set_here | {"seed": seed})
         except ValidationError as error:
             raise BadStudy(fault(error)) from error
         made.append(Run(config, ",".join(f"{factor}={level}" for factor, level in cell.items())))
     return made
-
-
-def fields(cell: dict[str, Any], arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The fields of Config that the levels of a cell set."""
-    return arms[cell["arm"]] if arms else cell
 
 
 def merge(stored: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
