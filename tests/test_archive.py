@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import recommit, write_zip
+from conftest import contents, recommit, write_zip
 
 from dcgan import rundir
 from dcgan.cli import BadInput
@@ -20,12 +20,6 @@ from reports import records
 FACTORS = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}
 NONE, BATCH = "norm=none,head=conv,batch=128", "norm=batch,head=conv,batch=128"
 GIVEN = {"factors": FACTORS, "epochs": 3, "resolution": 16, "points": 2}
-
-
-def contents(folder):
-    """Every file below a folder, locks apart."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def entries(path):
@@ -192,10 +186,10 @@ def test_a_run_that_goes_on_here_is_not_lengthened_by_records(make_study, packed
     begun = make_study(tmp_path / "out", seeds=(2,), **GIVEN, committed={f"{NONE}/seed=2": 1})
     run = begun / NONE / "seed=2"
     (rundir.epoch_folder(run, 1) / rundir.STATE).write_bytes(b"state")
-    before = contents(begun)
+    before = contents(run)
     with pytest.raises(Differs, match=r"epochs=1 are stored, with the state .* epochs=3 are in"):
         archive.merge(packed, tmp_path / "out")
-    assert contents(begun) == before
+    assert contents(run) == before
 
     # Without its state it is lengthened.
     (rundir.epoch_folder(run, 1) / rundir.STATE).unlink()

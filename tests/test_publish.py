@@ -4,7 +4,7 @@ import shutil
 import zipfile
 
 import pytest
-from conftest import encode, recommit
+from conftest import contents, encode, recommit
 from PIL import Image
 
 from dcgan import rundir
@@ -24,8 +24,7 @@ def publish(tmp_path, monkeypatch):
     def run(study, code=0):
         assert command.main(["publish", str(study)]) == code
         folder = tmp_path / "published" / study.name
-        files = (path for path in folder.rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        return {name: data for name, data in contents(folder).items() if data is not None}
 
     return run
 

@@ -2,15 +2,14 @@
 
 import math
 import shutil
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, contents
 
 from dcgan import rundir
 from experiments import archive, publish
 from reports import claims, records
 
-ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = rundir.PUBLISHED
 STUDIES = sorted({path.parent for path in PUBLISHED.glob("*/seed-*.zip")})
 HEADLINE = PUBLISHED / "ablation-cpu32"
@@ -24,11 +23,6 @@ def headline(tmp_path_factory):
     return records.load(merged[0].study)
 
 
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_the_report_rebuilds_byte_for_byte_from_the_archives(study, tmp_path):
     for path in study.glob("seed-*.zip"):
@@ -37,7 +31,7 @@ def test_the_report_rebuilds_byte_for_byte_from_the_archives(study, tmp_path):
     built, kept = contents(tmp_path / "report"), contents(study / "report")
     assert built.keys() == kept.keys()
     top = {"index.html", "README.md", "records.csv", "records.parquet"}
-    top |= {"eval_sets.csv", "calibration.csv"}
+    top |= {"eval_sets.csv", "calibration.csv", "tables", "figures"}
     assert {name for name in kept if "/" not in name} == top
     assert {"tables/tables.tex", "tables/ledger.csv", "figures/samples.png"} < kept.keys()
     assert [name for name in kept if built[name] != kept[name]] == []
