@@ -6,14 +6,12 @@ study.json, calibration.json
                         of an arm, or for all
 <run>/banks/            scores.json, SHA256SUMS: scores on further evaluation sets
 <run>/eval/             results of python -m eval, and pictures that show no image of the data set
-SHA256SUMS              of all of the above
 
 States, generators and whatever shows an image of the data set stay behind: an imported run is read
 like any other, and cannot be continued. An archive that is damaged (by its epochs' own sums, else
 by zip's) or contradicts what is here is refused before anything is written.
 """
 
-import hashlib
 import io
 import shutil
 import tempfile
@@ -63,11 +61,9 @@ def pack(
 
     content = {x.relative_to(study).as_posix(): x.read_bytes() for x in paths if x.exists()}
     content["study.json"] = rundir.seal(info)
-    content = dict(sorted(content.items()))
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in (content | {SUMS: rundir.to_lines(sums)}).items():
+        for name, data in sorted(content.items()):
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED)

@@ -50,8 +50,9 @@ def stored(study, name=RUNS[0]):
     return json.loads((study / name / "banks" / "scores.json").read_bytes())
 
 
-def give(job, epoch, data):
-    """Give an epoch another generator and that one's scores, as if it had been committed so."""
+def give(job, epoch, source, number):
+    """Give an epoch the generator of another and its scores, as if it had been committed so."""
+    data = (rundir.epoch_folder(source.folder, number) / rundir.GENERATOR).read_bytes()
     recommit(job.folder, epoch, {rundir.GENERATOR: data})
     rescore(job, epoch, own_scores(job, epoch))
 
@@ -67,10 +68,6 @@ def own_scores(job, epoch):
     return measure(load_kept(job, epoch), job.config, epoch, references(job)[0])
 
 
-def kept_bytes(job, epoch):
-    return (rundir.epoch_folder(job.folder, epoch) / rundir.GENERATOR).read_bytes()
-
-
 def damage(path):
     """Flip a bit in the last byte of a file; returns what it was."""
     whole = path.read_bytes()
@@ -81,7 +78,7 @@ def damage(path):
 def test_every_set_and_every_epoch_has_noise_of_its_own(study):
     # The same generator at both epochs: the scores differ by their noise alone.
     job = plan(study)[0][RUNS[0]]
-    give(job, 1, kept_bytes(job, 2))
+    give(job, 1, job, 2)
     score_run(job, 4)
     scored = stored(study)
     assert (scored["banks"], [*scored["epochs"]]) == (4, ["1", "2"])
@@ -96,7 +93,7 @@ def test_arms_of_a_seed_share_the_noise_of_every_set(study):
     # With the generator of the other arm, a run has the other arm's scores.
     one, other = (plan(study)[0][name] for name in RUNS)
     for epoch in (1, 2):
-        give(other, epoch, kept_bytes(one, epoch))
+        give(other, epoch, one, epoch)
     for job in (one, other):
         score_run(job, 3)
     assert stored(study, RUNS[0]) == stored(study, RUNS[1])
@@ -104,7 +101,7 @@ def test_arms_of_a_seed_share_the_noise_of_every_set(study):
     # Another seed has other noise.
     seeded = replace(other, config=other.config.model_copy(update={"seed": 1}))
     for epoch in (1, 2):
-        give(seeded, epoch, kept_bytes(one, epoch))
+        give(seeded, epoch, one, epoch)
     score_run(seeded, 3)
     one, two = (stored(study, name)["epochs"]["1"][0]["fd_cifar"] for name in RUNS)
     assert one != two
