@@ -82,10 +82,7 @@ def compare(old: Path, new: Path) -> dict[str, Any]:
     what bits depend on, `made_with` for commit and packages. `largest`: the largest relative
     difference of a score.
     """
-    made, epochs = (len(rundir.committed(run)) for run in (new, old))
-    if made < epochs:
-        raise rundir.Damaged(f"{new}: has {made} epochs, {old} has {epochs}")
-    differences, largest = [], 0.0
+    epochs, differences, largest = len(rundir.committed(old)), [], 0.0
     for epoch in range(1, epochs + 1):
         was, now = (_columns(run, epoch) for run in (old, new))
         if changed := _changes(was, now):

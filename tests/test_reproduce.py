@@ -146,5 +146,5 @@ def test_another_machine_is_named_and_excuses_other_bytes(two):
 def test_a_run_that_stopped_early_is_no_reproduction(two):
     old, new = two
     shutil.rmtree(rundir.epoch_folder(new, 8))
-    with pytest.raises(rundir.Damaged, match=r"has 7 epochs, .* has 8$"):
+    with pytest.raises(rundir.Damaged, match=f"{new}/epochs/0008/"):
         reproduce.compare(old, new)
