@@ -15,7 +15,7 @@
     scores.json             committed likewise, see experiments.resample
 
 What is damaged or missing is computed again. What cannot be read just now (EIO, EACCES, EMFILE) is
-an OSError that names the file: no committed epoch is given up because of it.
+an OSError: no committed epoch is given up because of it.
 """
 
 import fcntl
@@ -143,28 +143,25 @@ def check(run: Path, description: dict[str, dict[str, Any]]) -> None:
     """Raise Differs where a stored run.json says something else, with the keys and both values.
 
     Configs are compared with their defaults and without `epochs`, fingerprints in what both say,
-    identities in the metrics that are stored.
+    identities in the metrics that are stored. Raises Damaged where run.json cannot tell.
     """
     if not (run / "run.json").exists() and not epoch_folder(run, 1).exists():
         return  # there is no run
-    differences = []
     try:
         stored = unseal(run / "run.json")
-        for part, wanted in description.items():
-            was = stored.get(part, {})
-            if part == "config":
-                both = (Config.model_validate(x) for x in (was, wanted))
-                was, wanted = (config.model_dump(exclude={"epochs"}) for config in both)
-            differences += [
-                f"{key}={value} is stored, {key}={wanted.get(key)} is asked for"
-                for key, value in sorted(was.items())
-                if value != wanted.get(key) and (part != "fingerprint" or key in wanted)
-            ]
-    except ValidationError as error:
-        differences = [f"run.json: {fault(error)}"]
-    except Damaged:
-        state = "damaged" if (run / "run.json").exists() else "missing"
-        differences = [f"run.json is {state}; remove the run to make it again"]
+    except Damaged as error:
+        raise Damaged(f"{error}; remove the run to make it again") from error
+    differences = []
+    for part, wanted in description.items():
+        was = stored.get(part, {})
+        if part == "config":
+            both = read_config(run), Config.model_validate(wanted)
+            was, wanted = (config.model_dump(exclude={"epochs"}) for config in both)
+        differences += [
+            f"{key}={value} is stored, {key}={wanted.get(key)} is asked for"
+            for key, value in sorted(was.items())
+            if value != wanted.get(key) and (part != "fingerprint" or key in wanted)
+        ]
     if differences:
         raise Differs(f"{run}: {'; '.join(differences)}")
 
@@ -176,15 +173,7 @@ def read(folder: Path, name: str) -> bytes:
 
 def read_json(run: Path, epoch: int, name: str) -> Any:
     """The content of one committed JSON file; raises Damaged."""
-    folder = epoch_folder(run, epoch)
-    return _parsed(folder / name, read(folder, name))
-
-
-def _parsed(path: Path, data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise Damaged(f"{path}: {error}") from error
+    return json.loads(read(epoch_folder(run, epoch), name))
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -204,8 +193,7 @@ def to_lines(sums: dict[str, str]) -> bytes:
 
 def kept(run: Path, name: str = SUMS) -> list[int]:
     """The committed epochs that still have a file; nothing is read."""
-    folders = (path.parent.name for path in run.glob(f"epochs/[0-9]*/{name}"))
-    return sorted(int(name) for name in folders if name.isdecimal())
+    return sorted(int(path.parent.name) for path in run.glob(f"epochs/[0-9]*/{name}"))
 
 
 def committed(run: Path) -> list[int]:
@@ -224,16 +212,15 @@ def all_committed(run: Path) -> list[int]:
 
 def records(run: Path) -> Iterator[tuple[Any, Any]]:
     """Record and timing of the epochs 1, 2, ...; Damaged at one that is not as it was committed."""
-    for epoch, files in _checked_epochs(run):
-        folder = epoch_folder(run, epoch)
-        yield tuple(_parsed(folder / name, files[name]) for name in (RECORD, TIMING))
+    for _, files in _checked_epochs(run):
+        yield json.loads(files[RECORD]), json.loads(files[TIMING])
 
 
 def _checked_epochs(run: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
     """The epochs 1, 2, ... and their files; Damaged at one that is not as it was committed."""
     may_lack = (*PRUNABLE, SAMPLES) if has_records_only(run) else PRUNABLE  # imported: no pictures
-    names = (path.name for path in run.glob("epochs/[0-9]*"))
-    for epoch in range(1, max(map(int, filter(str.isdecimal, names)), default=0) + 1):
+    last = max((int(path.name) for path in run.glob("epochs/[0-9]*")), default=0)
+    for epoch in range(1, last + 1):
         folder = epoch_folder(run, epoch)
         sums, files = read_sums(folder), {}
         for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
@@ -261,10 +248,9 @@ def is_without_state(run: Path, epochs: int) -> bool:
 
 
 def rewind(run: Path, epoch: int) -> None:
-    """Forget what was staged and every epoch after this one: they will be computed again."""
-    for folder in sorted((run / "epochs").glob("*"), reverse=True):
-        later = folder.name.isdecimal() and int(folder.name) > epoch
-        if folder.is_dir() and (later or folder.name.startswith(".")):
+    """Forget every epoch after this one, the last one first: they will be computed again."""
+    for folder in sorted(run.glob("epochs/[0-9]*"), reverse=True):
+        if int(folder.name) > epoch:
             shutil.rmtree(folder)
 
 
@@ -296,8 +282,7 @@ def owned(folder: Path) -> Iterator[None]:
             raise Busy(f"{folder} is in use by {_last_owner(folder) or 'another process'}")
 
         # One write, over the whole of an earlier name.
-        with _named(path):
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}".ljust(300).encode())
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}".ljust(300).encode())
         yield
 
 
@@ -327,8 +312,7 @@ def _last_owner(folder: Path) -> str:
 def _read(path: Path) -> bytes:
     """The bytes of a file; raises Damaged where it is missing, OSError where it is unreadable."""
     try:
-        with _named(path), open(path, "rb") as file:
-            return file.read()
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damaged(f"{path}: {error.strerror}") from error
 
@@ -342,7 +326,7 @@ def _read_checked(path: Path, sums: dict[str, str]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with _named(path), open(path, "wb") as file:
+    with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -353,26 +337,12 @@ def _make_folder(folder: Path) -> None:
     if not folder.exists():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return  # a folder above the study that may be passed through, but not read
-    try:
-        with _named(folder):
-            os.fsync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the disk name the file, which those of reading and writing do not by themselves."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise

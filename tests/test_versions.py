@@ -108,7 +108,7 @@ def test_fields_of_a_later_version_are_refused_by_name(make_study, tmp_path):
     run = study / NONE
     restate(run, colour="rgb", shape=3)
     line = "'colour', 'shape': unknown to this version"
-    with pytest.raises(Differs, match=f"{NONE}: run.json: {line}$"):
+    with pytest.raises(Damaged, match=f"{NONE}/run.json: {line}$"):
         rundir.check(run, {"config": {}})
     for read, folder in ((records.load, study), (reproduce.recipe, run)):
         with pytest.raises(Damaged, match=f"{NONE}/run.json: {line}$"):

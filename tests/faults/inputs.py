@@ -127,7 +127,7 @@ def hostile_files(rng: Random, folder: Path) -> int:
     doors: list[tuple[Callable[[], object], tuple[type[Exception], ...], str]] = [
         (lambda: load_generator(str(epoch / rundir.GENERATOR)), (BadInput,), rundir.GENERATOR),
         (lambda: load_state(bait, TINY), (ValueError, SafetensorError), ""),
-        (lambda: rundir.read_json(places, 1, rundir.RECORD), (rundir.Damaged,), rundir.RECORD),
+        (lambda: rundir.read_json(places, 1, rundir.RECORD), (ValueError,), ""),
         (lambda: rundir.unseal(places / "run.json"), (rundir.Damaged,), "run.json"),
         (lambda: classifier(folder=places), (NoWeights,), f"{NAME}.safetensors"),
         (lambda: inception(places / "w.pth", "cpu", places), (NoWeights,), "not 6726825d0af5"),
