@@ -9,7 +9,6 @@ Each command has its own --help.
 
 import math
 import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -62,8 +61,7 @@ def sample(
     GENERATOR is a generator.safetensors, the folder of a run, whose last kept generator is used, or
     any part of a published generator's name that no other has. If there is a SHA256SUMS next to the
     file, it has to match. G runs in eval mode, and its values are rounded to the nearest of 256
-    levels. The same command gives the same bytes on one machine. Either all images are written or
-    none, and no existing file is overwritten.
+    levels. The same command gives the same bytes on one machine. No existing file is overwritten.
 
         python -m dcgan sample batch=128 -n 64 --grid samples.png
     """
@@ -74,7 +72,10 @@ def sample(
         with new_file(grid) as file:
             file.write(png_grid(images, columns=math.ceil(math.sqrt(n))))
     else:
-        write_folder(out, images)
+        out.mkdir(parents=True, exist_ok=True)
+        digits = max(4, len(str(n - 1)))
+        for number, image in enumerate(images):
+            (out / f"{number:0{digits}d}.png").write_bytes(encode(image))
     side, place = images.shape[1], grid or out
     print(f"wrote {n} images of {side}x{side} to {place}")
     return 0, {"images": n, "side": side, "path": place}
@@ -148,18 +149,6 @@ def draw(path: Path, count: int, seed: int, device: str = "cpu") -> np.ndarray:
         return generate(G.to(device), z).permute(0, 2, 3, 1).numpy()
     except FloatingPointError as error:
         raise BadInput(f"{path}: {error}") from error
-
-
-def write_folder(target: Path, images: np.ndarray) -> None:
-    """A PNG of each image, in a folder that appears by one rename."""
-    target, digits = target.resolve(), max(4, len(str(len(images) - 1)))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staged:
-        folder = Path(staged, target.name)
-        folder.mkdir()
-        for number, image in enumerate(images):
-            (folder / f"{number:0{digits}d}.png").write_bytes(encode(image))
-        folder.replace(target)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ folders  linked ones are followed; a folder that is reached twice is refused. Of
 labels   of NVlabs' dataset.json, where there is one; else the first folder below the root is the
          class, as in torchvision's ImageFolder. A folder that everything lies in is the root. -1
          for an image outside of any folder, and for all where dataset.json says null
-zip      a backslash in a name is a slash; no name is empty or there twice. Nothing is unpacked, and
-         every damaged byte of an image is refused: a zip has a checksum of each file
+zip      a backslash in a name is a slash; no name is there twice. Nothing is unpacked, and every
+         damaged byte of an image is refused: a zip has a checksum of each file
 """
 
 import hashlib
@@ -136,8 +136,6 @@ def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
                 entries = {entry.filename.replace("\\", "/"): entry for entry in files}
                 if len(entries) < len(files):
                     raise BadData(f"{path}: {len(files) - len(entries)} names are there twice")
-                if "" in entries:
-                    raise BadData(f"{path}: a file in it has no name")
                 yield _list(path, [*entries], lambda name: archive.read(entries[name]))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise BadData(f"{path}: not a whole zip: {error}") from error
@@ -263,9 +261,6 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
         path.parent.mkdir(parents=True, exist_ok=True)
         staged.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # which a full disk does not say
-        raise
     finally:
         staged.unlink(missing_ok=True)
 
