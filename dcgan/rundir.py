@@ -123,7 +123,7 @@ def describe(run: Path, description: dict[str, dict[str, Any]]) -> None:
     merged = stored | {part: said | stored.get(part, {}) for part, said in description.items()}
 
     # A stored config keeps the fields that it was stored with: its W&B id rests on them.
-    if stored and "config" in description:
+    if stored:
         was, now = (Config.model_validate(x["config"]).epochs for x in (stored, description))
         merged["config"] = stored["config"] | ({"epochs": now} if now > was else {})
     if merged != stored:

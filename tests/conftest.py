@@ -71,12 +71,6 @@ def recommit(run: Path, epoch: int, files: dict[str, bytes]) -> None:
 
 
 @pytest.fixture(scope="session")
-def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default study, finished: eight arms, one seed, eight epochs. Read only."""
-    return write_study(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="session")
 def pair(make_study, tmp_path_factory):
     """Two arms, two seeds, four epochs of known fd_cifar. Read only."""
     arms = {"norm": ["none", "batch"], "head": ["conv"], "batch": [128]}

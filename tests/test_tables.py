@@ -103,8 +103,10 @@ def test_diverged_unfinished_and_missing_are_told_apart(make_study, tmp_path):
     assert any("4 of 12 runs diverged" in sentence for sentence in findings.findings(study).all)
 
 
-def test_the_caption_says_that_images_are_made_up_and_what_was_not_measured(study_folder):
-    data, study, *_, identity, absent, code = tables.caption(analyse(records.load(study_folder)))
+def test_the_caption_says_that_images_are_made_up_and_what_was_not_measured(make_study, tmp_path):
+    data, study, *_, identity, absent, code = tables.caption(
+        analyse(records.load(make_study(tmp_path)))
+    )
     assert "shapes, images drawn by the code itself, not photographs" in data
     assert "8 arms, 1 seed (0), 8 epochs; 8 of 8 runs finished" in study
     assert identity.startswith("fd_cifar, cs_cifar, kd_cifar, precision_cifar")
