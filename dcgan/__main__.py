@@ -118,7 +118,7 @@ def find(generator: Path) -> Path:
     path = rundir.epoch_folder(generator, kept[-1]) / rundir.GENERATOR if kept else generator
     if not path.is_file():
         path = published(str(generator))
-    if rundir.PUBLISHED in path.parents or path.with_name(rundir.SUMS).is_file():
+    if path.with_name(rundir.SUMS).is_file():
         rundir.read(path.parent, path.name)
     return path
 

@@ -287,19 +287,13 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def owner_of(folder: Path) -> str | None:
-    """The process that owns a folder, by name; one of another machine may not be seen."""
+    """The process that owns a folder, by name, on any machine that sees the same file locks."""
     with suppress(OSError), open(folder / "lock", "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return _last_owner(folder)
     return None
-
-
-def owner_elsewhere(folder: Path) -> str | None:
-    """The last owner of a folder if another machine had it, which alone knows whether it lives."""
-    name = _last_owner(folder)
-    return name if name and name.rpartition(" on ")[2] != socket.gethostname() else None
 
 
 def _last_owner(folder: Path) -> str:

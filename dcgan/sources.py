@@ -92,9 +92,8 @@ def find(source: Source, downloads: Path) -> tuple[str, Path | None]:
         raise BadData(f"{path}: no such file or folder")
     if known := _identify(path):
         return known
-    if path.is_dir():
-        raise BadData(f"{path}: no images ({' '.join(ENDINGS)}) in this folder")
-    raise BadData(f"{path}: neither a folder, nor a zip of images, nor {ARCHIVE}")
+    pictures = f"a folder of images ({' '.join(ENDINGS)})"
+    raise BadData(f"{path}: neither {pictures}, nor a zip of one, nor {ARCHIVE}")
 
 
 def _identify(path: Path) -> tuple[str, Path] | None:
@@ -151,10 +150,9 @@ def _walk(root: Path) -> Iterator[str]:
 
     seen = set()
     for here, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        about = os.stat(here)
-        if (about.st_dev, about.st_ino) in seen:
+        if (real := os.path.realpath(here)) in seen:
             raise BadData(f"{here}: a link to a folder that is read already")
-        seen.add((about.st_dev, about.st_ino))
+        seen.add(real)
         folders.sort()
         below = Path(here).relative_to(root)
         yield from ((below / name).as_posix() for name in files)
@@ -170,8 +168,7 @@ def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listi
     """Tell pictures from other files, and find their labels; raises BadData."""
     names = sorted(filter(_is_picture, files))
     if not names:
-        where = "folder" if source.is_dir() else "zip"
-        raise BadData(f"{source}: no images ({' '.join(ENDINGS)}) in this {where}")
+        raise BadData(f"{source}: no images in it ({' '.join(ENDINGS)})")
 
     # dataset.json goes before folders, and of train/ beside test/ only train/ is read.
     root, labelled = "", _find_dataset_json(files, names)

@@ -148,13 +148,12 @@ for _name in grid.names("studies"):
 def show_status(study: Path) -> Result:
     """Show how far a study has got. Only reads: works at any time, in any terminal.
 
-      done       every epoch is committed
-      running    a process on this machine is working on it
-      elsewhere  a process on another machine was the last to work on it
-      failed     its error.txt, whose last line is shown, says why
-      damaged    its last epoch or run.json is not as it was written
-      stopped    half-done: the study's own command continues it
-      missing    planned, but without an epoch so far
+      done     every epoch is committed
+      running  a process is working on it
+      failed   its error.txt, whose last line is shown, says why
+      damaged  its last epoch or run.json is not as it was written
+      stopped  half-done: the study's own command continues it
+      missing  planned, but without an epoch so far
 
     Runs that diverged go on, and are listed. The time left is that of the remaining epochs, at the
     speed of each arm's latest ones.

@@ -11,7 +11,7 @@ from dcgan import rundir
 from dcgan.cli import aligned, left
 from experiments import grid
 
-STATES = ("done", "running", "elsewhere", "failed", "damaged", "stopped", "missing")
+STATES = ("done", "running", "failed", "damaged", "stopped", "missing")
 MOST_METRICS = 5  # at most, in the order of the records: what 80 columns take
 
 
@@ -91,8 +91,6 @@ def _state(
         return "failed", path.read_text(errors="replace").strip().rpartition("\n")[2]
     if done >= planned:
         return "done", ""
-    if elsewhere := rundir.owner_elsewhere(folder):
-        return "elsewhere", f"last at work: {elsewhere}"
     return ("stopped" if done else "missing"), ""
 
 

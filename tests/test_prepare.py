@@ -145,7 +145,6 @@ PALETTE = Image.fromarray(GREY % 16)
 PALETTE.putpalette(RGB[0].tobytes())
 INKS = Image.fromarray(np.full((16, 16, 4), (10, 50, 200, 30), np.uint8), "CMYK")
 PICTURES = {
-    "bmp": (encode(RGB, "BMP"), RGB),
     "grey": (encode(GREY), grey(GREY)),
     "16-bit grey": (png(16, 0, wide(DEEP[..., 0])), grey(UPPER[..., 0])),
     "16-bit rgb": (png(16, 2, wide(DEEP[..., :3])), UPPER[..., :3]),
@@ -253,7 +252,7 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(refused, tmp_path
         (good, "-o", tmp_path / "none"): f"-o {tmp_path / 'none'}: is there already",
         (good, *out, "--side", 32): f"'a.png' in {good}: 16x16 pixels, fewer than 32 a side",
         (tmp_path / "no\nwhere", *out): f"{tmp_path}/no\\nwhere: no such file or folder",
-        (tmp_path / "none", *out): f"{tmp_path / 'none'}: no images (.png",
+        (tmp_path / "none", *out): f"{tmp_path / 'none'}: no images in it (.png",
         (torn, *out): f"{torn}: not a whole zip",
         (bad, *out, "--skip"): f"{bad}: no picture is left, the first was refused: 'a.png' in",
     }

@@ -65,16 +65,6 @@ def test_a_run_is_at_work_while_its_lock_is_held_and_looking_changes_nothing(stu
     assert status.look(study).owner is None
 
 
-def test_a_run_that_another_machine_had_may_be_at_work_there(study):
-    for run in (study / GOOD / "seed=1", study / GOOD / "seed=3"):
-        (run / "lock").write_text("process 7 on node-2")
-    result = status.look(study)
-    assert states(result)[GOOD, 1] == ("elsewhere", 2)
-    assert states(result)[GOOD, 3] == ("done", 4)
-    (note,) = (run.note for run in result.runs if run.state == "elsewhere")
-    assert note == "last at work: process 7 on node-2"
-
-
 def test_the_time_left_is_that_of_the_speed_of_run_arm_or_study(study):
     for path in study.glob(f"*/seed=*/epochs/*/{rundir.SUMS}"):
         seconds = {GOOD: 2.0, BAD: 10.0}[path.parents[3].name]

@@ -263,10 +263,10 @@ def refusals(folder: Path) -> list[Refusal]:
     return [
         train("absent: no such file or folder", "absent"),
         train(r"two\nlines: no such file", "two\nlines"),
-        train("empty: no images", "empty"),
+        train("empty: neither a folder of images", "empty"),
         train("text.zip: not a whole zip", "text.zip", torch=True),
-        train("none.zip: no images", "none.zip", torch=True),
-        train("file: neither a folder, nor a zip", "file"),
+        train("none.zip: no images in it", "none.zip", torch=True),
+        train("file: neither a folder of images", "file"),
         train("one has 1 images: images=1", "one", torch=True),
         train("few has 20 images: batch=128 is larger", "few", torch=True),
         train("few has 20 images: batch=128", "few.zip", torch=True),
