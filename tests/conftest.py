@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,7 +26,6 @@ from reports import records, tables
 from reports.analysis import Analysis, analyse
 
 ROOT = Path(__file__).resolve().parents[1]
-LN2 = float(np.log(2))
 FACTORS = {"norm": ["none", "batch"], "head": ["conv", "avgpool"], "batch": [128, 512]}
 
 
@@ -380,18 +380,15 @@ def sample_grid(rng: np.random.Generator, resolution: int, quality: float) -> by
 def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: int) -> None:
     """Invent the numbers of one run: worse with norm=batch, never below ln 2 there."""
     rng = _random(config.norm, config.head, config.batch, config.seed)
-    broken = config.norm == "batch"
-    steps = -(-config.images // config.batch)
-
+    broken, ln2 = config.norm == "batch", math.log(2)
+    best, rate = 0.15 if broken else 0.9, 0.5 if config.batch < 256 else 0.3
     for epoch in range(1, epochs + 1):
-        quality = (0.15 if broken else 0.9) * (
-            1 - np.exp(-epoch * (0.5 if config.batch < 256 else 0.3))
-        )
+        quality = best * (1 - np.exp(-epoch * rate))
         fd = 20 + 200 * (1 - quality) * np.exp(rng.normal(0, 0.12))
-        d_curve = (LN2 + 0.07 if broken else 0.45) * np.exp(rng.normal(0, 0.02, points))
+        d_curve = (ln2 + 0.07 if broken else 0.45) * np.exp(rng.normal(0, 0.02, points))
         g_curve = (0.75 if broken else 1.5 + 0.1 * epoch) * np.exp(rng.normal(0, 0.1, points))
         if broken:
-            d_curve = np.maximum(d_curve, LN2 + 0.004)
+            d_curve = np.maximum(d_curve, ln2 + 0.004)
         losses = {"d_loss": d_curve.mean(), "g_loss": g_curve.mean()}
         losses["d_loss_min"] = d_curve.min() - (0.002 if broken else 0.1)
         losses |= {"d_real": 0.5, "d_fake": 0.5} if broken else {"d_real": 0.7, "d_fake": 0.3}
@@ -401,28 +398,28 @@ def _commit_run(run: Path, config: Config, epochs: int, diverged: int, points: i
         if config.inception == "epoch" or (config.inception == "milestone" and is_milestone(epoch)):
             scores |= {"fid": 3 * fd, "is": 1 + 6 * quality, "kid": fd / 1000}
         position = (epoch - 1 + np.arange(1, points + 1) / points) * config.images
-        curve = [
-            {"images": round(x), "d_loss": float(d), "g_loss": float(g)}
-            for x, d, g in zip(position, d_curve, g_curve, strict=True)
-        ]
-        ok = epoch < diverged
+        rows = zip(position.round(), d_curve, g_curve, strict=True)
+        curve = [{"images": int(x), "d_loss": d, "g_loss": g} for x, d, g in rows]
+        if epoch >= diverged:
+            losses, scores = dict.fromkeys(losses), dict.fromkeys(scores)
+            curve = [point | {"d_loss": None, "g_loss": None} for point in curve]
         speed = (820 if config.head == "conv" else 860) * rng.uniform(0.97, 1.03)
         record = {
             "epoch": epoch,
             "images": epoch * config.images,
-            "steps": epoch * steps,
-            "status": "ok" if ok else "diverged",
-            "losses": {key: float(value) if ok else None for key, value in losses.items()},
-            "curve": curve if ok else [point | {"d_loss": None, "g_loss": None} for point in curve],
-            "scores": {key: float(value) if ok else None for key, value in scores.items()},
+            "steps": epoch * -(-config.images // config.batch),
+            "status": "ok" if epoch < diverged else "diverged",
+            "losses": losses,
+            "curve": curve,
+            "scores": scores,
         }
         timing = {"train_seconds": config.images / speed, "score_seconds": 1.9}
-        timing["images_per_second"] = float(speed)
+        timing["images_per_second"] = speed
         noise = np.random.default_rng(config.seed)  # the same for every arm and epoch
         files = {
             rundir.RECORD: rundir.to_json(record),
             rundir.TIMING: rundir.to_json(timing),
-            rundir.SAMPLES: sample_grid(noise, config.resolution, float(quality)),
+            rundir.SAMPLES: sample_grid(noise, config.resolution, quality),
         }
         rundir.commit(run, epoch, files)
 
