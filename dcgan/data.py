@@ -21,8 +21,7 @@ from torch.nn.functional import interpolate
 
 from dcgan import pictures, sources
 from dcgan import shapes as drawing
-from dcgan.cli import shown
-from dcgan.pictures import BadData
+from dcgan.cli import BadInput, shown
 from dcgan.sources import Listing
 
 SHAPES = 12_000  # images that `load` draws
@@ -53,7 +52,7 @@ class Images:
 
 
 def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
-    """The images of a source, or of a split of CIFAR-10; raises BadData, NoCifar10.
+    """The images of a source, or of a split of CIFAR-10; raises BadInput, NoCifar10.
 
     Read from `cache` where they are in it; only a download of CIFAR-10 is written there.
     """
@@ -65,14 +64,14 @@ def load(source: sources.Source, cache: Path, split: str = "train") -> Images:
             try:
                 known = json.loads((cache / "sources" / f"{key}.json").read_text())
                 images = load_cached(cache, *known)
-            except (OSError, ValueError, TypeError, BadData):  # it is not there, or not whole
+            except (OSError, ValueError, TypeError, BadInput):  # it is not there, or not whole
                 images = _read(kind, path, split, listing)
         about = {"name": _name(kind, path, images.sha256), "kind": kind, "key": key}
         if listing:
             about |= {"labels_from": listing.labels_from, "left_out": tuple(listing.left_out)}
         return dataclasses.replace(images, **about)
     except OSError as error:
-        raise BadData(f"{error.filename or source}: {error.strerror or error}") from error
+        raise BadInput(f"{error.filename or source}: {error.strerror or error}") from error
 
 
 def describe(images: Images) -> str:
@@ -92,7 +91,7 @@ def describe(images: Images) -> str:
 
 
 def _read(kind: str, path: Path | None, split: str, listing: Listing | None) -> Images:
-    """Decode a source; BadData where the sides of its images differ."""
+    """Decode a source; BadInput where the sides of its images differ."""
     if kind == "shapes":
         return shapes(SHAPES)
     if listing is None:
@@ -103,7 +102,7 @@ def _read(kind: str, path: Path | None, split: str, listing: Listing | None) -> 
             images.append(pictures.decode(listing.read(name)))
             side, first = len(images[-1]), len(images[0])
             if side != first:
-                raise BadData(f"{side}x{side} pixels, but {listing.names[0]!r} {first}x{first}")
+                raise BadInput(f"{side}x{side} pixels, but {listing.names[0]!r} {first}x{first}")
     return canonical("", np.stack(images), listing.labels, kind)
 
 
@@ -157,7 +156,7 @@ def keep(images: Images, cache: Path, resolution: int) -> None:
     for side in {native, resolution}:
         try:
             load_cached(cache, images.sha256, side)
-        except BadData:
+        except BadInput:
             pixels, labels = resize(images, side).pixels, images.labels
             about = {"name": images.name, "kind": images.kind, "sha256": images.sha256}
             about |= {"array": _sha256(pixels, labels), "labels": labels.tolist()}
@@ -172,7 +171,7 @@ def keep(images: Images, cache: Path, resolution: int) -> None:
 
 
 def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
-    """What `keep` put into the cache, in memory that all share; BadData where it is not whole."""
+    """What `keep` put into the cache, in memory that all share; BadInput where it is not whole."""
     path = cache / f"{sha256}-{resolution}.npy"
     try:
         about = json.loads(path.with_suffix(".json").read_text())
@@ -180,21 +179,21 @@ def load_cached(cache: Path, sha256: str, resolution: int) -> Images:
         labels = np.array(about["labels"], dtype=np.int64)
         whole = about["sha256"] == sha256 and about["array"] == _sha256(pixels, labels)
     except (OSError, EOFError, ValueError, KeyError) as error:
-        raise BadData(f"{path}: not in the cache; give the study's command again") from error
+        raise BadInput(f"{path}: not in the cache; give the study's command again") from error
     if not whole:
-        raise BadData(f"{path}: damaged; give the study's command again")
+        raise BadInput(f"{path}: damaged; give the study's command again")
     return Images(about["name"], about["kind"], pixels, labels, sha256)
 
 
 def of_classes(images: Images, classes: str, count: int | None = None) -> Images:
-    """The first `count` images of a class (number or CIFAR-10's name), or of `all`; or BadData."""
+    """The first `count` images of a class (number or CIFAR-10's name), or of `all`; or BadInput."""
     rows: slice | np.ndarray = slice(count)
     if classes != "all":
         known = CIFAR10 if images.sha256 in NAMES else []
         label = str(known.index(classes)) if classes in known else classes
         rows = np.flatnonzero(images.labels.astype(str) == label)[:count]
         if not len(rows):
-            raise BadData(f"{images.name}: has no images of classes={classes}")
+            raise BadInput(f"{images.name}: has no images of classes={classes}")
     return dataclasses.replace(images, pixels=images.pixels[rows], labels=images.labels[rows])
 
 

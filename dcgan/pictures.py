@@ -30,23 +30,19 @@ ENDINGS = (".png", ".bmp", ".webp", ".jpg", ".jpeg", ".jpe", ".jfif")
 SIDES = range(8, 1025)  # pixels
 
 
-class BadData(BadInput):
-    """A picture or a source of images that cannot be used, in one line."""
-
-
 @contextmanager
 def error_context(name: str, source: Path) -> Iterator[None]:
-    """Make whatever goes wrong with a picture BadData, in one line with its name."""
+    """Make whatever goes wrong with a picture BadInput, in one line with its name."""
     where = f"{name!r} in {source}"
     try:
         with warnings.catch_warnings(action="ignore"):  # it is read, or refused, not warned of
             yield
     except UnidentifiedImageError as error:
-        raise BadData(f"{where}: not a PNG, BMP, WebP or JPEG image") from error
-    except BadData as error:
-        raise BadData(f"{where}: {error}") from error
+        raise BadInput(f"{where}: not a PNG, BMP, WebP or JPEG image") from error
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
     except Exception as error:  # decoders raise anything on foreign bytes
-        raise BadData(f"{where}: cannot be decoded: {one_line(error)}") from error
+        raise BadInput(f"{where}: cannot be decoded: {one_line(error)}") from error
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -56,10 +52,10 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, upright and on white; raises BadData, and whatever Pillow raises."""
+    """RGB, upright and on white; raises BadInput, and whatever Pillow raises."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
-        raise BadData(f"an animation of {frames} frames")
+        raise BadInput(f"an animation of {frames} frames")
 
     # Of 16 bits a channel Pillow keeps the upper 8 in RGB, and all in grey.
     image = ImageOps.exif_transpose(image)
@@ -77,7 +73,7 @@ def decode(data: bytes) -> np.ndarray:
     width, height = image.size
     if width != height or width not in SIDES:
         square = f"a square of {SIDES.start} to {SIDES.stop - 1} a side"
-        raise BadData(f"{width}x{height} pixels, not {square}; python -m dcgan prepare cuts it")
+        raise BadInput(f"{width}x{height} pixels, not {square}; python -m dcgan prepare cuts it")
     return np.asarray(to_rgb(image))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dcgan import pictures, sources
-from dcgan.pictures import BadData
+from dcgan.cli import BadInput
 from dcgan.sources import Listing
 
 
@@ -29,10 +29,10 @@ def prepare(
     """Put all pictures of a folder or a zip into a new zip, with `skip` but those that are refused.
 
     Returns what was read, the labels of the pictures in the zip, and what was refused, and why.
-    Raises BadData, and nothing is written then.
+    Raises BadInput, and nothing is written then.
     """
     if not source.exists():
-        raise BadData(f"{source}: no such file or folder")
+        raise BadInput(f"{source}: no such file or folder")
     pairs, skipped = [], []
     with (
         sources.opened("folder" if source.is_dir() else "zip", source) as listing,
@@ -43,10 +43,10 @@ def prepare(
             try:
                 with pictures.error_context(name, source):
                     if listing.labels_from and label < 0:
-                        raise BadData("lies outside of the class folders")
+                        raise BadInput("lies outside of the class folders")
                     image = pictures.to_rgb(pictures.open_picture(listing.read(name)))
                     png = pictures.encode(np.asarray(square(image, side, enlarge)))
-            except BadData as error:
+            except BadInput as error:
                 if not skip:
                     raise
                 skipped.append(str(error))
@@ -54,7 +54,7 @@ def prepare(
                 pairs.append((f"img{len(pairs):08d}.png", label))
                 _add(archive, pairs[-1][0], png)
         if not pairs:
-            raise BadData(f"{source}: no picture is left, the first was refused: {skipped[0]}")
+            raise BadInput(f"{source}: no picture is left, the first was refused: {skipped[0]}")
         content = {"labels": pairs if listing.labels_from else None}
         _add(archive, "dataset.json", json.dumps(content).encode())
     return listing, [label for _, label in pairs], skipped
@@ -67,10 +67,10 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def square(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
-    """The square in the middle of a picture, at a side of so many pixels; raises BadData."""
+    """The square in the middle of a picture, at a side of so many pixels; raises BadInput."""
     width, height = image.size
     if (shorter := min(width, height)) < side and not enlarge:
-        raise BadData(f"{width}x{height} pixels, fewer than {side} a side; --enlarge takes it")
+        raise BadInput(f"{width}x{height} pixels, fewer than {side} a side; --enlarge takes it")
     left, top = (width - shorter) // 2, (height - shorter) // 2
 
     # Cut first: the filter would otherwise look beyond the edges.

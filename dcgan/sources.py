@@ -1,4 +1,4 @@
-"""Where images come from, and what is read of them. Refusals are one line with the name (BadData).
+"""Where images come from, and what is read of them. Refusals are one line with the name (BadInput).
 
 source   CIFAR-10 by its name or as torchvision's folder or archive (its pickles are opened after
          the MD5 check only), a folder of images, a zip of images, or "shapes"
@@ -33,9 +33,9 @@ from typing import IO, Annotated
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from dcgan.cli import one_line
+from dcgan.cli import BadInput, one_line
 from dcgan.config import fault
-from dcgan.pictures import ENDINGS, BadData, error_context
+from dcgan.pictures import ENDINGS, error_context
 
 HELD_OUT = {"test", "val", "valid", "validation"}  # folders beside train/
 ARCHIVE, TREE = "cifar-10-python.tar.gz", "cifar-10-batches-py"
@@ -52,7 +52,7 @@ class DatasetJson(BaseModel):
     labels: list[tuple[str, Annotated[int, Field(ge=0, lt=1 << 31, strict=True)]]] | None
 
 
-class NoCifar10(BadData):
+class NoCifar10(BadInput):
     """CIFAR-10 is neither here nor can be downloaded."""
 
 
@@ -72,7 +72,7 @@ def find(source: Source, downloads: Path) -> tuple[str, Path | None]:
 
     None is what lies in data/, or else cifar10: torchvision's folder or archive in data/ or
     `downloads`, where it is downloaded to otherwise. "./shapes" is a folder.
-    Raises BadData, or NoCifar10.
+    Raises BadInput, or NoCifar10.
     """
     if source == "shapes":
         return "shapes", None
@@ -83,17 +83,17 @@ def find(source: Source, downloads: Path) -> tuple[str, Path | None]:
             return "cifar10", here
         try:
             download(URL, downloads / ARCHIVE, "md5", MD5)
-        except BadData as error:
+        except BadInput as error:
             raise NoCifar10(f"CIFAR-10 is not in data/, and {error}") from error
         return "cifar10", downloads / ARCHIVE
 
     path = Path(os.path.expanduser(source))
     if not path.exists():
-        raise BadData(f"{path}: no such file or folder")
+        raise BadInput(f"{path}: no such file or folder")
     if known := _identify(path):
         return known
     pictures = f"a folder of images ({' '.join(ENDINGS)})"
-    raise BadData(f"{path}: neither {pictures}, nor a zip of one, nor {ARCHIVE}")
+    raise BadInput(f"{path}: neither {pictures}, nor a zip of one, nor {ARCHIVE}")
 
 
 def _identify(path: Path) -> tuple[str, Path] | None:
@@ -111,7 +111,7 @@ def _identify(path: Path) -> tuple[str, Path] | None:
         return "folder", path
     zips = sorted(path.glob("*.zip"))
     if len(zips) > 1:
-        raise BadData(f"{path}: holds {len(zips)} zips, name one of them, such as {zips[0]}")
+        raise BadInput(f"{path}: holds {len(zips)} zips, name one of them, such as {zips[0]}")
     return ("zip", zips[0]) if zips else None
 
 
@@ -125,7 +125,7 @@ def _find_cifar10(folder: Path) -> Path | None:
 
 @contextmanager
 def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
-    """List a folder or a zip, and read from it; None for the other kinds. Raises BadData."""
+    """List a folder or a zip, and read from it; None for the other kinds. Raises BadInput."""
     if kind == "folder":
         yield _list(path, [*_walk(path)], lambda name: (path / name).read_bytes())
     elif kind == "zip":
@@ -134,10 +134,10 @@ def opened(kind: str, path: Path | None) -> Iterator[Listing | None]:
                 files = [x for x in archive.infolist() if not x.filename.endswith("/")]
                 entries = {entry.filename.replace("\\", "/"): entry for entry in files}
                 if len(entries) < len(files):
-                    raise BadData(f"{path}: {len(files) - len(entries)} names are there twice")
+                    raise BadInput(f"{path}: {len(files) - len(entries)} names are there twice")
                 yield _list(path, [*entries], lambda name: archive.read(entries[name]))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise BadData(f"{path}: not a whole zip: {error}") from error
+            raise BadInput(f"{path}: not a whole zip: {error}") from error
     else:
         yield None
 
@@ -151,7 +151,7 @@ def _walk(root: Path) -> Iterator[str]:
     seen = set()
     for here, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         if (real := os.path.realpath(here)) in seen:
-            raise BadData(f"{here}: a link to a folder that is read already")
+            raise BadInput(f"{here}: a link to a folder that is read already")
         seen.add(real)
         folders.sort()
         below = Path(here).relative_to(root)
@@ -165,10 +165,10 @@ def _is_picture(name: str) -> bool:
 
 
 def _list(source: Path, files: list[str], read: Callable[[str], bytes]) -> Listing:
-    """Tell pictures from other files, and find their labels; raises BadData."""
+    """Tell pictures from other files, and find their labels; raises BadInput."""
     names = sorted(filter(_is_picture, files))
     if not names:
-        raise BadData(f"{source}: no images in it ({' '.join(ENDINGS)})")
+        raise BadInput(f"{source}: no images in it ({' '.join(ENDINGS)})")
 
     # dataset.json goes before folders, and of train/ beside test/ only train/ is read.
     root, labelled = "", _find_dataset_json(files, names)
@@ -217,19 +217,19 @@ def _listed_labels(
         try:
             pairs = DatasetJson.model_validate_json(read(file)).labels
         except ValidationError as error:
-            raise BadData(fault(error)) from error
+            raise BadInput(fault(error)) from error
         if pairs is None:
             return np.full(len(names), -1)
         listed = {root + name.replace("\\", "/"): label for name, label in pairs}
         if len(listed) < len(pairs):
-            raise BadData(f"{len(pairs) - len(listed)} images are named twice")
+            raise BadInput(f"{len(pairs) - len(listed)} images are named twice")
         for name in sorted(listed.keys() ^ {*names}):
-            raise BadData(f"{name!r} {'has no label' if name in names else 'is no image there'}")
+            raise BadInput(f"{name!r} {'has no label' if name in names else 'is no image there'}")
     return np.array([listed[name] for name in names], dtype=np.int64)
 
 
 def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 32, 32, 3) uint8 and labels of torchvision's tree or archive; raises BadData."""
+    """Images (N, 32, 32, 3) uint8 and labels of torchvision's tree or archive; raises BadInput."""
     # torchvision compares files with their MD5s before it opens any: a pickle runs what it holds.
     from torchvision.datasets import CIFAR10  # about a second, and only needed here
     from torchvision.datasets.utils import check_integrity
@@ -244,7 +244,7 @@ def read_cifar10(path: Path, split: str = "train") -> tuple[np.ndarray, np.ndarr
             with warnings.catch_warnings(action="ignore"):  # an old numpy wrote them
                 images = CIFAR10(scratch_dir, train=split == "train")
         except RuntimeError as error:
-            raise BadData(f"{path}: not torchvision's CIFAR-10, by its MD5s") from error
+            raise BadInput(f"{path}: not torchvision's CIFAR-10, by its MD5s") from error
     return images.data, np.array(images.targets)
 
 
@@ -263,7 +263,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def download(url: str, target: Path, algorithm: str, expected: str) -> None:
-    """Fetch a file whose hash is known, with its progress on stderr; raises BadData in one line."""
+    """Fetch a file whose hash is known, with its progress on stderr; raises BadInput."""
     from rich.console import Console
     from rich.progress import wrap_file
 
@@ -282,4 +282,4 @@ def download(url: str, target: Path, algorithm: str, expected: str) -> None:
             file.write(data.getbuffer())
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = one_line(getattr(error, "reason", error))
-        raise BadData(f"{target.name} cannot be fetched from {url}: {reason}") from error
+        raise BadInput(f"{target.name} cannot be fetched from {url}: {reason}") from error

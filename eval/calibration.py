@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.data import Images, of_classes, resize, round_to_uint8
 from dcgan.models import build, channels_last, seed_of
-from dcgan.pictures import BadData
 from dcgan.train import draw_latent, generate
 from eval.metrics import CALIBRATION
 from eval.score import Reference, identities, score
@@ -44,7 +44,7 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
     """The first `config.score_images` of `test` that no run sees, at `side` pixels a side.
 
     Without a test split they come from the second half of the data set, in its order, even where a
-    run sees nearly all of that too. BadData for a test split of another size, without these
+    run sees nearly all of that too. BadInput for a test split of another size, without these
     classes, or all of it among the images of the runs.
     """
     own = of_classes(images, config.classes)
@@ -54,7 +54,7 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
         source, chosen, start = TEST, of_classes(test, config.classes), 0
         refused = f"{test.name} is no test split of {images.name}"
         if test.pixels.shape[1:] != images.pixels.shape[1:]:
-            raise BadData(f"{refused}: their sides differ")
+            raise BadInput(f"{refused}: their sides differ")
 
     every = range(start, len(chosen.pixels))
     new = (row for row in every if _digest(chosen.pixels[row]) not in seen)
@@ -62,7 +62,7 @@ def held_out(images: Images, test: Images | None, config: Config, side: int) -> 
     if len(rows) < LEAST:
         if source == TEST:
             few = f"{len(rows)} of its images are not among those of the runs"
-            raise BadData(f"{refused}: {few}, {LEAST} are needed")
+            raise BadInput(f"{refused}: {few}, {LEAST} are needed")
         rows = [*every[: config.score_images]]
     picked = replace(chosen, pixels=np.asarray(chosen.pixels[rows]))
     repeated = sum(_digest(image) in seen for image in picked.pixels)

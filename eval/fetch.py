@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dcgan.cli import BadInput
-from dcgan.sources import BadData, download
+from dcgan.sources import download
 
 # The file of torch-fidelity's release v0.2.0, converted from the TensorFlow graph of 2015-12-05.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -40,7 +40,7 @@ def find_inception(path: Path | None, cache: Path) -> bytes:
 
     try:
         download(URL_INCEPTION_V3, cached, "sha256", INCEPTION_SHA256)
-    except BadData as error:
+    except BadInput as error:
         raise NoWeights(f"INCEPTION_WEIGHTS is not set, and {error}") from error
     return cached.read_bytes()
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dcgan import rundir
+from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.data import canonical, shapes
 from dcgan.models import build
-from dcgan.sources import BadData
 from dcgan.train import draw_latent, generate
 from eval import calibration
 from eval.calibration import HALF, TEST, calibrate, coarse, gaussian, held_out
@@ -90,10 +90,10 @@ def test_a_test_split_gives_what_the_runs_do_not_see(drawn):
 
 
 def test_no_test_split_is_refused_by_its_name(drawn):
-    with pytest.raises(BadData, match="shapes is no test split of shapes: 0 of its images are not"):
+    with pytest.raises(BadInput, match="shapes is no test split of shapes: 0 of its images are"):
         held_out(drawn, calibration.of_classes(drawn, "all", 500), CONFIG, 32)
     small = dataclasses.replace(calibration.resize(drawn, 16), name="small")
-    with pytest.raises(BadData, match="small is no test split of shapes: their sides differ"):
+    with pytest.raises(BadInput, match="small is no test split of shapes: their sides differ"):
         held_out(drawn, small, CONFIG, 16)
 
 

@@ -17,8 +17,8 @@ from torchvision.datasets import CIFAR10
 
 from dcgan import data, pictures, sources
 from dcgan import shapes as drawing
+from dcgan.cli import BadInput
 from dcgan.data import canonical, describe, keep, load, load_cached, resize, shapes
-from dcgan.pictures import BadData
 from experiments.__main__ import main
 
 DRAWN = shapes(40)
@@ -29,7 +29,7 @@ GOOD = encode(DRAWN.pixels[0])
 
 def refusal(source, cache):
     """The one line with which a source is refused; nothing is kept."""
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadInput) as caught:
         load(source, cache)
     assert not cache.exists()
     (line,) = str(caught.value).splitlines()
@@ -343,7 +343,7 @@ def test_a_worker_needs_only_the_hash(kept, cache):
         assert isinstance(images.pixels, np.memmap)
         images.pixels[:] = 0  # which does not reach the file
         assert load_cached(cache, DRAWN.sha256, side).pixels.any()
-    with pytest.raises(BadData, match=f"{DRAWN.sha256}-64.npy: not in the cache"):
+    with pytest.raises(BadInput, match=f"{DRAWN.sha256}-64.npy: not in the cache"):
         load_cached(cache, DRAWN.sha256, 64)
 
 
@@ -358,7 +358,7 @@ def test_a_damaged_cache_is_seen_and_mended(damage, ending, side, kept, cache):
     path.write_bytes(made.get(damage, b""))
     if damage == "gone":
         path.unlink()
-    with pytest.raises(BadData, match="give the study's command again"):
+    with pytest.raises(BadInput, match="give the study's command again"):
         load_cached(cache, DRAWN.sha256, side)
     images = load(kept, cache)
     assert_drawn(images)
@@ -378,10 +378,10 @@ def test_one_class_is_taken_by_number_or_by_cifar10s_name():
     for given, expected in ((("1", 1), [1]), (("all",), [3, 1, 1, 0]), (("all", 3), [3, 1, 1])):
         assert data.of_classes(images, *given).labels.tolist() == expected
     for word in ("2", "dog", "cats", "01"):  # dogs are class 5
-        with pytest.raises(BadData, match=f"cifar10: has no images of classes={word}"):
+        with pytest.raises(BadInput, match=f"cifar10: has no images of classes={word}"):
             data.of_classes(images, word)
     other = dataclasses.replace(images, name="mine", sha256="0" * 64)
-    with pytest.raises(BadData, match="mine: has no images of classes=automobile"):
+    with pytest.raises(BadInput, match="mine: has no images of classes=automobile"):
         data.of_classes(other, "automobile")
 
 

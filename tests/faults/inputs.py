@@ -25,7 +25,6 @@ from PIL import Image
 from dcgan import rundir, sources
 from dcgan.cli import BadInput
 from dcgan.config import Config
-from dcgan.sources import BadData
 from faults import Row
 
 CANARY = "sprung"  # the file that a hostile one would leave
@@ -131,10 +130,10 @@ def hostile_files(rng: Random, folder: Path) -> int:
         (lambda: rundir.unseal(places / "run.json"), (rundir.Damaged,), "run.json"),
         (lambda: classifier(folder=places), (NoWeights,), f"{NAME}.safetensors"),
         (lambda: inception(places / "w.pth", "cpu", places), (NoWeights,), "not 6726825d0af5"),
-        (lambda: load_cached(places, sha256, 16), (BadData,), f"{sha256}-16.npy"),
-        (lambda: load(str(places / "images" / "a"), places), (BadData,), "'a.png' in "),
-        (lambda: load(str(places / "set.zip"), places), (BadData,), "set.zip"),
-        (lambda: sources.read_cifar10(places / "images"), (BadData,), "images: not torchvision's"),
+        (lambda: load_cached(places, sha256, 16), (BadInput,), f"{sha256}-16.npy"),
+        (lambda: load(str(places / "images" / "a"), places), (BadInput,), "'a.png' in "),
+        (lambda: load(str(places / "set.zip"), places), (BadInput,), "set.zip"),
+        (lambda: sources.read_cifar10(places / "images"), (BadInput,), "images: not torchvision's"),
     ]
     for enter, kinds, name in doors:
         with refused(*kinds, names=name):
@@ -174,7 +173,7 @@ def hostile_zips(rng: Random, folder: Path) -> int:
     for reason, content in cases.items():
         path.write_bytes(content)
         before = contents(folder)
-        with refused(BadData, names=reason):
+        with refused(BadInput, names=reason):
             load(str(path), folder / "cache")
         assert contents(folder) == before, reason
     return len(outside) + len(cases)
@@ -209,7 +208,7 @@ def damaged_images(rng: Random, folder: Path) -> int:
         path.write_bytes(damaged := mutated(rng, whole))
         try:
             result = load(str(source), folder)
-        except BadData as error:
+        except BadInput as error:
             check_line(error, path.name)
             continue
         same = np.array_equal(result.pixels, images.pixels)
