@@ -93,8 +93,7 @@ def place(target: Path, files: dict[str, bytes]) -> None:
     """Make a folder of these files, and of their SHA256SUMS, appear by one rename, and last."""
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     staged = target.with_name(f".{target.name}")
-    if staged.exists():
-        shutil.rmtree(staged)
+    shutil.rmtree(staged, ignore_errors=True)
     _make_folder(target.parent)
     staged.mkdir()
 
@@ -269,8 +268,8 @@ def prune(run: Path, epoch: int) -> None:
 def owned(folder: Path) -> Iterator[None]:
     """Own a folder while the block runs; raises Busy with the owner's name."""
     _make_folder(folder)
-    path = folder / "lock"
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as lock:
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    with open(descriptor, "r+b", buffering=0) as lock:
         # A new owner has a moment to write its name, and `owner_of` may have the lock for one.
         for _ in range(ATTEMPTS):
             try:
@@ -279,7 +278,7 @@ def owned(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 time.sleep(0.02)
         else:
-            raise Busy(f"{folder} is in use by {_last_owner(folder) or 'another process'}")
+            raise Busy(f"{folder} is in use by {lock.read().decode().strip()}")
 
         # One write, over the whole of an earlier name.
         lock.write(f"process {os.getpid()} on {socket.gethostname()}".ljust(300).encode())
@@ -292,15 +291,8 @@ def owner_of(folder: Path) -> str | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _last_owner(folder)
+            return lock.read().decode().strip()
     return None
-
-
-def _last_owner(folder: Path) -> str:
-    """The name in a folder's lock; "" where there is none."""
-    with suppress(OSError):
-        return (folder / "lock").read_text(errors="replace").strip()
-    return ""
 
 
 def _read(path: Path) -> bytes:
