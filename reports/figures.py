@@ -370,10 +370,9 @@ def samples(study: Analysis) -> dict[str, tuple[Image.Image, str]]:
 
 def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> tuple[Image.Image, str] | None:
     """Half of the last samples of the best arm, and of each arm that one level sets apart."""
-    means = study.scores("last")[PRIMARY]
-    if means.isna().all() or study.factors == ["arm"] or len(study.arms) == 1:
+    if study.last[PRIMARY].isna().all() or study.factors == ["arm"] or len(study.arms) == 1:
         return None
-    best, panels = study.arms[means.argmin()], []
+    best, panels = study.arms[study.scores("last")[PRIMARY].argmin()], []
     if last[best][2] is None:  # it has no picture
         return None
     for arm in [best, *(arm for arm in study.arms if arm != best)]:

@@ -5,9 +5,7 @@ written as CSV and LaTeX, and shown on the page and in README.md.
 """
 
 import itertools
-import json
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -450,27 +448,23 @@ def missing_lines(study: Study) -> list[str]:
 def identity_lines(study: Study, metrics: Iterable[str] | None = None) -> list[str]:
     """One line for all metrics that share an identity, and one for what was not measured."""
     wanted = dict.fromkeys([*INCEPTION, *study.identities] if metrics is None else metrics)
+    alike: dict[tuple, list[str]] = {}
+    for metric in wanted:
+        if metric in study.frame and metric in study.identities:
+            identity = study.identities[metric].items() - {("metric", metric)}
+            alike.setdefault(tuple(sorted(identity)), []).append(label(metric))
     lines = []
-    for x, alike in identities(study, wanted):
+    for identity, names in alike.items():
+        x = dict(identity)
         network = _network(x, f", SHA-256 {x['reference_sha256'][:12]}")
         lines.append(
-            f"{', '.join(map(label, alike))}: {network}, resizer: {x['resizer']}, quantiser: "
+            f"{', '.join(names)}: {network}, resizer: {x['resizer']}, quantiser: "
             f"{x['quantiser']}, BatchNorm of G: {x['batchnorm']}, {x['implementation']}."
         )
     absent = [INCEPTION[x] for x in wanted if x in INCEPTION and x not in study.frame]
     if absent:
         lines.append(f"{', '.join(absent)}: not measured (without Inception's published weights).")
     return lines
-
-
-def identities(study: Study, metrics: Iterable[str]) -> list[tuple[dict, list[str]]]:
-    """The identities of the metrics that were measured, each with all that share it."""
-    alike: dict[str, list[str]] = {}
-    for metric in metrics:
-        if metric in study.frame and metric in study.identities:
-            fields = {key: x for key, x in study.identities[metric].items() if key != "metric"}
-            alike.setdefault(json.dumps(fields), []).append(metric)
-    return [(json.loads(identity), names) for identity, names in alike.items()]
 
 
 def short_identity(study: Study, metric: str) -> str:
@@ -549,14 +543,16 @@ def _scores(study: Analysis) -> list[Table]:
     last, best = study.scores("last"), study.scores("best")
     named = {name: [x for x in study.measured if table_of(x) == name] for name in SCORES}
     every = [x for x in named["last"] if study.measured[x] == study.measured.get(PRIMARY)]
-    epochs = Column("epoch", lambda row: row["epochs"].replace(" ", ", ") or DASH)
-    fixed = {epoch: study.scores(epoch) for epoch in study.fixed_epochs}
+    dates = Column("epoch", lambda row: row["epochs"].replace(" ", ", ") or DASH)
     moving = [x for x in ("fid", PRIMARY) if study.measured.get(x, 0) > 1]
+    epochs, fixed = study.fixed_epochs, last[study.factors]
+    for epoch in epochs if moving else []:
+        fixed = fixed.join(study.scores(epoch).drop(columns=study.factors).add_suffix(f"_{epoch}"))
     return [
-        _by_metric(study, "last", last, named["last"]),
-        _by_metric(study, "best", best, every, [epochs]),
-        *(_fixed_epochs(study, metric, fixed) for metric in moving),
-        *(_by_metric(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
+        _score_table(study, "last", last, named["last"]),
+        _score_table(study, "best", best, every, [dates]),
+        *(_score_table(study, f"epochs-{x}", fixed, [x], epochs=epochs) for x in moving),
+        *(_score_table(study, x, last, named[x]) for x in SCORES[1:] if named[x]),
     ]
 
 
@@ -566,61 +562,56 @@ def _agreement(study: Analysis) -> Table:
     return _table(study, "agreement", frame, metrics=[PRIMARY, *judges])
 
 
-def _by_metric(
-    study: Analysis, name: str, rows: pd.DataFrame, metrics: list[str], more: Sequence[Column] = ()
+def _score_table(
+    study: Analysis,
+    name: str,
+    scores: pd.DataFrame,
+    metrics: list[str],
+    more: Sequence[Column] = (),
+    epochs: Sequence[int] = (),
 ) -> Table:
-    """A row for each arm, a column for each metric that any of them has."""
-    metrics = [x for x in metrics if rows[x].notna().any()] or [PRIMARY]
-    columns = [*_arm(study), *more, *(_score_column(metric, rows) for metric in metrics)]
-    kept = [*study.factors, "seeds", "diverged", "epochs"]
-    kept += [x + end for x in metrics if x in rows for end in ("", "_sd", "_n")]
-    return _score_table(study, name, rows[kept], columns, metrics)
+    """The metrics that any arm has, a row for each arm; below, images that no training made.
+
+    `epochs`: of which `scores` has columns (`fd_cifar_20`); without them a metric has one.
+    """
+    ends = [f"_{epoch}" for epoch in epochs] or [""]
+    metrics = [x for x in metrics if scores[[x + end for end in ends]].notna().any(axis=None)]
+    metrics = metrics or [PRIMARY]
+    own = ["seeds", "diverged", *["epochs"] * (not epochs)]
+    own += [metric + moment for metric in metrics for moment in ("", "_sd", "_n")]
+    frame = scores.reindex(columns=[*study.factors, *(x + end for end in ends for x in own)])
+
+    cells = [(metric, end) for metric in metrics for end in ends]
+    decimals = {x: decimals_of(frame[[x + end for end in ends]].stack()) for x in metrics}
+    columns = [*_arm(study, seeds=not epochs), *more]
+    columns += [_score_column(metric, end, decimals[metric]) for metric, end in cells]
+    known = pd.DataFrame({metric: calibrated(study, metric) for metric in metrics})
+    below = [
+        [CALIBRATION[images], *(significant(row[metric]) for metric, _ in cells)]
+        for images, row in known.reindex(CALIBRATION).dropna(how="all").iterrows()
+    ]
+    some = any((frame[f"{x}_n{end}"] < frame[f"seeds{end}"]).any() for x, end in cells)
+    notes = [SPREAD, OF_SOME_SEEDS * some]
+    if below:
+        text = TEXTS["calibration" if name == SCORES[0] else "calibration again"]
+        notes.append(text.format(rows=len(below), **study.calibration.attrs))
+    return _table(study, name, frame, columns, notes, metrics[-1], below=below, metrics=metrics)
 
 
-def _fixed_epochs(study: Analysis, metric: str, fixed: dict[int, pd.DataFrame]) -> Table:
-    """A row for each arm, a column for each of the fixed epochs."""
-    kept = ["seeds", "diverged", metric, f"{metric}_sd", f"{metric}_n"]
-    parts = [rows[kept].add_suffix(f"_{epoch}") for epoch, rows in fixed.items()]
-    frame = pd.concat([pd.DataFrame(study.arms, columns=study.factors), *parts], axis="columns")
-    columns, every = _arm(study, seeds=False), pd.concat(fixed)
-    for epoch in fixed:
-        score = _score_column(metric, every, f"_{epoch}")
-        columns.append(score._replace(heading=f"epoch {epoch}"))
-    return _score_table(study, f"epochs-{metric}", frame, columns, [metric] * len(fixed))
-
-
-def _score_column(metric: str, rows: pd.DataFrame, end: str = "") -> Column:
-    """A number with its spread, or why there is none; rounded as all `rows` of the metric are."""
-    decimals = decimals_of(rows[metric]) if metric in rows else 0
+def _score_column(metric: str, end: str, decimals: int) -> Column:
+    """A number with its spread, or why there is none."""
 
     def cell(row: dict) -> str:
-        finite, seeds = row.get(f"{metric}_n{end}", 0), row[f"seeds{end}"]
-        if finite:
+        finite, seeds = row[f"{metric}_n{end}"], row[f"seeds{end}"]
+        if finite > 0:
             text = spread(row[f"{metric}{end}"], row[f"{metric}_sd{end}"], decimals)
             return text if finite == seeds else f"{text} ({finite} of {seeds})"
         if row[f"diverged{end}"]:
             return "diverged"
         return "not measured" if seeds else "not yet"
 
-    return Column(label(metric).removesuffix("_reestimated"), cell)
-
-
-def _score_table(
-    study: Analysis, name: str, frame: pd.DataFrame, columns: list[Column], metrics: list[str]
-) -> Table:
-    """A table of scores, and below it images that no training made; its last columns: `metrics`."""
-    known = pd.DataFrame({metric: calibrated(study, metric) for metric in metrics})
-    below = [
-        [CALIBRATION[name], *(significant(row[metric]) for metric in metrics)]
-        for name, row in known.reindex(CALIBRATION).dropna(how="all").iterrows()
-    ]
-    counts = [name for name in frame if re.search(r"_n(_\d+)?$", name)]  # of seeds with a number
-    some = any((frame[x] < frame[f"seeds{x.rpartition('_n')[2]}"]).any() for x in counts)
-    notes, metrics = [SPREAD, OF_SOME_SEEDS * some], [*dict.fromkeys(metrics)]
-    if below:
-        text = TEXTS["calibration" if name == SCORES[0] else "calibration again"]
-        notes.append(text.format(rows=len(below), **study.calibration.attrs))
-    return _table(study, name, frame, columns, notes, metrics[-1], below=below, metrics=metrics)
+    heading = f"epoch {end[1:]}" if end else label(metric).removesuffix("_reestimated")
+    return Column(heading, cell)
 
 
 # The tables: claims.

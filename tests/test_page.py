@@ -253,6 +253,7 @@ def test_what_is_missing_is_listed(make_study, tmp_path):
     diverged = film["arms"][broken]
     assert (diverged["best"], diverged["points"]) == (None, {})
     assert diverged["scores"]["3"]["fd_cifar"] == "diverged"
+    assert "strip" not in figures.draw(study)
     assert Outline(text).wrong == []
 
 
