@@ -15,9 +15,8 @@ each time:
     records.csv   every epoch of every run in full precision; records.parquet
     eval_sets.csv, calibration.csv    if there are any
 
-The tables and figures of an earlier report in that folder are removed first. From W&B it is the
-same report, without what W&B does not have: real and generated images, further evaluation sets,
-results of `python -m eval`.
+From W&B it is the same report, without what W&B does not have: real and generated images, further
+evaluation sets, results of `python -m eval`.
 """
 
 import shutil
@@ -64,7 +63,6 @@ def report(
             verdicts, said = claims.judge(loaded), findings.findings(loaded)
             shown = tables.report(loaded, verdicts)
             drawn = figures.draw(loaded)
-            page.remove_files(out)
             files = records.write(loaded, out)
             files += tables.write(loaded, shown, out / "tables")
             offered = {x.name: x.read_bytes() for x in files if x.suffix in (".csv", ".tex")}

@@ -70,10 +70,10 @@ def draw(study: Analysis) -> Drawn:
     return drawn | {name: picture for name, picture in pictures.items() if picture}
 
 
-def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes, str]]:
-    """Write each figure as SVG, on demand as PDF too, and each picture as PNG.
+def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[Path, str]]:
+    """Write each figure as SVG, on demand as PDF too, and each picture as PNG; none has a date.
 
-    Returns the bytes of the SVG or PNG and the caption of each. No file has a date.
+    Returns the path of the SVG or PNG and the caption of each.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved = {}
@@ -87,7 +87,7 @@ def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[bytes
                 figure.savefig(path, metadata={"Date": None, "Creator": None})
                 if pdf:
                     figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
-            saved[name] = path.read_bytes(), caption
+            saved[name] = path, caption
     return saved
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from PIL import Image, WebPImagePlugin  # without the latter Pillow imports all of its formats
 
 from dcgan import rundir
@@ -23,7 +23,6 @@ from reports.records import PRIMARY, Study, calibrated
 from reports.statistics import logarithm
 from reports.tables import Table
 
-PNG = b"\x89PNG"  # its first bytes
 MOST_PICTURES = 12  # of an arm in the film
 READOUT = {PRIMARY: PRIMARY, "fid": "FID"} | tables.LOSSES  # beside the film, where measured
 SECTIONS = {  # of the page: its figures and tables in the order in which they are read
@@ -46,19 +45,22 @@ OPENED = {  # all else is folded
     "tables": ["last", "agreement", "arms", "ledger"],
 }
 DEMONSTRATIONS = ("smoke", "small")  # scales
-TITLES = {
-    "ablation": "What BatchNorm, the head and the batch size do to DCGAN",
-    "followups": "What single changes do to DCGAN",
-    "kinds": "Images of one kind and of ten, and DCGAN",
-    "precision": "The arithmetic that DCGAN is trained in",
-}
-ABOUT_CLAIMS = (
-    "What the blog post (B), the paper (P) and this study (G) claim. A verdict is on the "
-    "hypothesis that was made of a claim before the first run, not on its words: B5, for one, asks "
-    "whether quality fluctuates, not whether longer training helps."
+TEXTS, LITERATURE = (
+    yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    for name in ("page.yaml", "literature.yaml")
 )
-LITERATURE = yaml.safe_load(Path(__file__).with_name("literature.yaml").read_text(encoding="utf-8"))
 TARGETS = ("ablation", "followups", "precision")  # studies that make knows by their name
+
+
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=select_autoescape(),  # what ends in .html
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.policies["json.dumps_kwargs"] = {}  # keys in their own order
+ENVIRONMENT.filters |= {"markdown": tables.escape_markdown, "rows": tables.to_markdown}
 
 
 def render(
@@ -66,12 +68,12 @@ def render(
     verdicts: list[Verdict],
     said: Findings,
     shown: list[Table],
-    drawn: dict[str, tuple[bytes, str]],
+    drawn: dict[str, tuple[Path, str]],
     files: dict[str, bytes],
 ) -> tuple[str, str]:
     """The page, and the same for a reader of Markdown, whose figures lie in figures/.
 
-    `drawn`: name -> (SVG or PNG, caption), `files`: what the page offers.
+    `drawn`: name -> (file, caption), `files`: what the page offers.
     """
     named = {table.name: table for table in shown}
     analyses = list(study.analyses)
@@ -92,10 +94,10 @@ def render(
         "numbers": {name: i for i, name in enumerate(order, start=1)},
         "command": command(study),
         "limits": limits(study),
-        "about_claims": f"{ABOUT_CLAIMS} {findings.tally(study, verdicts)}",
+        "about_claims": f"{TEXTS['about_claims']} {findings.tally(study, verdicts)}",
     }
     machines = tables.machine_lines(study)
-    html = _template("page.html", escape=True).render(
+    html = ENVIRONMENT.get_template("page.html").render(
         **both,
         **LITERATURE,
         cite=cite,
@@ -106,36 +108,17 @@ def render(
         missing=tables.missing_lines(study),
         film=filmstrip(study),
         headings=tables.FACTORS,
-        figures={name: (inline(data, name), text) for name, (data, text) in drawn.items()},
+        figures={name: (inline(path, name), text) for name, (path, text) in drawn.items()},
         identities=tables.identity_lines(study),
         downloads={name: _data_uri(data, "text/plain") for name, data in files.items()},
     )
-    saved = {x: (_file_name(x, data), caption) for x, (data, caption) in drawn.items()}
-    more = {"about": tables.caption(study) + machines, "bibtex": bibtex(study)}
-    markdown = _template("report.md", escape=False).render(**both, **more, figures=saved)
+    markdown = ENVIRONMENT.get_template("report.md").render(
+        **both,
+        about=tables.caption(study) + machines,
+        bibtex=bibtex(study),
+        figures={x: (f"figures/{path.name}", text) for x, (path, text) in drawn.items()},
+    )
     return html, re.sub(r"\n{3,}", "\n\n", markdown)
-
-
-def _template(name: str, *, escape: bool) -> Template:
-    """A template of this folder; `escape`: for HTML."""
-    options = {"autoescape": escape, "trim_blocks": True, "lstrip_blocks": True}
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
-    environment.policies["json.dumps_kwargs"] = {}  # keys in their own order
-    environment.filters |= {"markdown": tables.escape_markdown, "rows": tables.to_markdown}
-    return environment.get_template(name)
-
-
-def remove_files(out: Path) -> None:
-    """Remove the tables and figures of an earlier report: those that its page names."""
-    page = out / "index.html"
-    html = page.read_text(encoding="utf-8") if page.exists() else ""
-    paths = [f"tables/{name}" for name in re.findall(r'<a download="([\w-]+\.csv)"', html)]
-    paths.append("tables/tables.md")  # of earlier versions
-    figures = re.findall(r'<figure id="figure-([\w-]+)"', html)
-    paths += [f"figures/{name}.{kind}" for name in figures for kind in ("svg", "pdf", "png")]
-    for path in paths:
-        (out / path).unlink(missing_ok=True)
 
 
 def _chosen(names: dict[str, Any], patterns: list[str]) -> list[str]:
@@ -144,31 +127,26 @@ def _chosen(names: dict[str, Any], patterns: list[str]) -> list[str]:
 
 
 def title(study: Study) -> str:
-    return TITLES.get(study.info["study"], f"DCGAN: {study.info['study']}")
+    return TEXTS["titles"].get(study.info["study"], f"DCGAN: {study.info['study']}")
 
 
 def scale(study: Analysis) -> str:
     """The second line of the page: how much D has seen, and whether that can say anything."""
-    images, scale = study.config.images * int(study.planned.max()), study.info["scale"]
-    text = f"Scale {scale}: each D sees {images:,} images."
-    if scale in DEMONSTRATIONS:
-        text += " A demonstration; the study itself is at cpu32, where it sees 1,500,000."
-    return text
+    shown = study.config.images * int(study.planned.max())
+    text = TEXTS["scale"].format(study=study, shown=shown)
+    return " ".join([text, *[TEXTS["demonstration"]] * (study.info["scale"] in DEMONSTRATIONS)])
 
 
 def on_what(study: Analysis) -> str:
     """The images, and what the primary metric is."""
-    config, identity = study.config, study.identities.get(PRIMARY)
+    config, metric = study.config, study.identities.get(PRIMARY)
+    epochs = tables.count(study.planned.max(), "epoch")
     size = f"{config.resolution}×{config.resolution}"
-    text = f"{study.info['data']['name']}, {config.images:,} images at {size}; "
-    text += f"{tables.count(study.planned.max(), 'epoch')}, each scored."
-    if not identity:
-        return text
-    return (
-        f"{text} {PRIMARY}: Fréchet distance in {identity['network']}, "
-        f"{identity['generated']:,} generated against {identity['reference']:,} real images; "
-        f"lower is better{'' if 'fid' in study.frame else '; it is not FID'}."
-    )
+    text = TEXTS["data"].format(study=study, config=config, size=size, epochs=epochs)
+    if not metric:
+        return f"{text}."
+    not_fid = "" if "fid" in study.frame else "; it is not FID"
+    return f"{text}. {TEXTS['metric'].format(primary=PRIMARY, metric=metric)}{not_fid}."
 
 
 def command(study: Study) -> str:
@@ -226,23 +204,12 @@ def values(study: Analysis, field: str, names: dict[str, str] | None = None) -> 
 
 def limits(study: Analysis) -> str:
     """What this study cannot say."""
-    config, blog = study.config, grid.define("ablation", "blog64").settings
-    text = (
-        f"The networks have {config.width} channels in the layer next to the image, the blog's "
-        f"{blog['width']}; images are {config.resolution}×{config.resolution}, the blog's "
-        f"{blog['resolution']}×{blog['resolution']}; a run has {study.planned.max()} epochs, the "
-        f"blog's {blog['epochs']}. There is one data set, and the learning rate was not tuned "
-        f"again for any arm or batch size. {PRIMARY} is computed on the features of a classifier "
-        "that was trained on CIFAR-10, and responds only to what tells its ten classes apart."
-    )
     gaussian, coarse = calibrated(study, PRIMARY).reindex(["gaussian", "8x8"])
-    if gaussian < coarse:
-        text += f" It ranks a Gaussian fitted to the pixels ({gaussian:.1f}) above real images "
-        text += f"reduced to 8×8 ({coarse:.1f})."
-    if "fid" not in study.frame:
-        text += " Without Inception's weights there is no FID, and no number here can be compared "
-        text += "with a published one."
-    return text
+    said = {"limits": True, "coarse": gaussian < coarse, "no FID": "fid" not in study.frame}
+    facts = {"config": study.config, "epochs": study.planned.max(), "primary": PRIMARY}
+    facts |= {"blog": grid.define("ablation", "blog64").settings}
+    facts |= {"gaussian": gaussian, "coarse": coarse}
+    return " ".join(TEXTS[name].format(**facts) for name, holds in said.items() if holds)
 
 
 def filmstrip(study: Analysis) -> dict[str, Any]:
@@ -310,23 +277,19 @@ def chosen_epochs(epochs: list[int], wanted: set[int | None], most: int) -> list
     return [epoch for epoch in epochs if epoch in evenly | wanted]
 
 
-def inline(data: bytes, name: str) -> str:
+def inline(path: Path, name: str) -> str:
     """A figure as a part of the page: its ids apart from others', its text in the page's colour.
 
     A picture is recompressed; the file beside the page keeps its pixels.
     """
-    if data.startswith(PNG):
-        return f'<img src="{_webp_uri(data)}" alt="">'
-    svg = data.decode()
+    if path.suffix == ".png":
+        return f'<img src="{_webp_uri(path.read_bytes())}" alt="">'
+    svg = path.read_text(encoding="utf-8")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace(figures.GREY, "currentColor")
     for start in (' id="', 'href="#', "url(#"):
         svg = svg.replace(start, f"{start}{name}-")
     return svg
-
-
-def _file_name(name: str, data: bytes) -> str:
-    return f"figures/{name}.{'png' if data.startswith(PNG) else 'svg'}"
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -114,18 +114,6 @@ def test_the_readme_has_the_findings_figures_and_tables(built, study_folder):
     assert "\n\n\n" not in text
 
 
-def test_what_an_earlier_report_had_is_gone_and_nothing_else(tmp_path):
-    links = '<a download="old.csv" href="#">old.csv</a><figure id="figure-old">'
-    (tmp_path / "index.html").write_text(links)
-    own = {tmp_path / name for name in ("tables/old.csv", "figures/old.svg", "figures/old.pdf")}
-    mine = {tmp_path / name for name in ("old.csv", "tables/mine.csv", "figures/mine.png")}
-    for path in own | mine:
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    page.remove_files(tmp_path)
-    assert set(tmp_path.rglob("*.*")) == {*mine, tmp_path / "index.html"}
-
-
 def test_html_is_balanced_and_its_ids_are_unique(html):
     outline = Outline(html)
     assert (outline.wrong, outline.open) == ([], [])
