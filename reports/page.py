@@ -82,42 +82,26 @@ def render(
         for name, (some, x) in (SECTIONS | {"analyses": (analyses, analyses)}).items()
     }
     order = [name for section in sections.values() for name in section["figures"]]
-    both = {
-        "title": title(study),
-        "scale": scale(study),
+    told = (title, scale, on_what, command, limits, bibtex, filmstrip, findings.how_sure)
+    told += (tables.caption, tables.machine_lines, tables.missing_lines, tables.identity_lines)
+    facts = {tell.__name__: tell(study) for tell in told} | {
+        "study": study,
+        "primary": PRIMARY,
         "findings": said,
-        "how_sure": findings.how_sure(study),
         "tally": findings.tally(study, verdicts),
-        "on_what": on_what(study),
+        "about_claims": TEXTS["about_claims"],
         "sections": sections,
         "opened": OPENED,
         "numbers": {name: i for i, name in enumerate(order, start=1)},
-        "command": command(study),
-        "limits": limits(study),
-        "about_claims": f"{TEXTS['about_claims']} {findings.tally(study, verdicts)}",
+        "headings": tables.FACTORS,
+        "cite": cite,
+        "values": partial(values, study),
+        "downloads": {name: _data_uri(data, "text/plain") for name, data in files.items()},
     }
-    machines = tables.machine_lines(study)
-    html = ENVIRONMENT.get_template("page.html").render(
-        **both,
-        **LITERATURE,
-        cite=cite,
-        values=partial(values, study),
-        study=study,
-        primary=PRIMARY,
-        machines=machines,
-        missing=tables.missing_lines(study),
-        film=filmstrip(study),
-        headings=tables.FACTORS,
-        figures={name: (inline(path, name), text) for name, (path, text) in drawn.items()},
-        identities=tables.identity_lines(study),
-        downloads={name: _data_uri(data, "text/plain") for name, data in files.items()},
-    )
-    markdown = ENVIRONMENT.get_template("report.md").render(
-        **both,
-        about=tables.caption(study) + machines,
-        bibtex=bibtex(study),
-        figures={x: (f"figures/{path.name}", text) for x, (path, text) in drawn.items()},
-    )
+    inlined = {name: (inline(path, name), text) for name, (path, text) in drawn.items()}
+    html = ENVIRONMENT.get_template("page.html").render(facts, **LITERATURE, figures=inlined)
+    linked = {name: (f"figures/{path.name}", text) for name, (path, text) in drawn.items()}
+    markdown = ENVIRONMENT.get_template("report.md").render(facts, figures=linked)
     return html, re.sub(r"\n{3,}", "\n\n", markdown)
 
 

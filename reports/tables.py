@@ -43,7 +43,6 @@ OF_DEAD_ARMS = (
     "other factors do; a ratio to them, and an interaction with what kept them from learning, say "
     "how far the other arms have come."
 )
-INTERVALS = "Means over seeds with 95 % t intervals."
 DASH = "–"
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 LINE = 80  # characters of small print on a line of LaTeX
@@ -488,7 +487,7 @@ def _network(x: dict, of_split: str = "") -> str:
 def _named_arms(study: Analysis) -> Table:
     """What each named arm sets."""
     rows = [
-        {"arm": arm, "sets": ", ".join(f"{key}={x}" for key, x in own.items()) or "nothing"}
+        (arm, ", ".join(f"{key}={x}" for key, x in own.items()) or "nothing")
         for arm, own in study.info.get("arms", {}).items()
         if (arm,) in study.arms
     ]
@@ -496,10 +495,10 @@ def _named_arms(study: Analysis) -> Table:
 
 
 def _effects(study: Analysis, metric: str) -> Table:
-    named = effects_by_name(study, metric)
-    rows = [{"where": where} | effect_numbers(effect) for where, effect in named.values()]
-    frame = pd.DataFrame(rows)
-    frame.insert(1, "name", list(named))
+    frame = pd.DataFrame(
+        {"where": where, "name": name} | effect_numbers(effect)
+        for name, (where, effect) in effects_by_name(study, metric).items()
+    )
     name = "effects" if metric == PRIMARY else f"effects-{metric}"
     notes = [*[OF_DEAD_ARMS] * (len(study.learnt) < len(study.arms)), *_seed_notes(frame)]
     return _table(study, name, frame, [], notes, metric)
@@ -619,12 +618,11 @@ def _score_column(metric: str, end: str, decimals: int) -> Column:
 
 def ledger(study: Analysis, verdicts: list[Verdict]) -> Table:
     """Every claim with its verdict."""
-    estimates = {verdict.claim.id: _claim_estimate(verdict) for verdict in verdicts}
+    judged = {verdict.claim.id: verdict for verdict in verdicts}
+    estimate = Column("estimate (95 % interval)", lambda row: _claim_estimate(judged[row["id"]]))
+    p = Column("p", lambda row: _claim_p(judged[row["id"]]))
     columns = [column("id"), column("claim", kind="prose"), column("status"), column("verdict")]
-    columns.append(Column("estimate (95 % interval)", lambda row: estimates[row["id"]]))
-    shown_p = {verdict.claim.id: _claim_p(verdict) for verdict in verdicts}
-    if {*shown_p.values()} != {DASH}:
-        columns.append(Column("p", lambda row: shown_p[row["id"]]))
+    columns += [estimate, p] if any(_claim_p(x) != DASH for x in verdicts) else [estimate]
     details = [_claim_details(verdict) for verdict in verdicts]
     notes = _claims_history(study, verdicts)
     metrics = list(dict.fromkeys(x.claim.metric for x in verdicts if x.identity))
@@ -718,10 +716,7 @@ def _per_arm(study: Analysis, name: str) -> Table:
     """Means over the seeds of each arm with their intervals; what was not measured is left out."""
     runs, means = getattr(study, name), [*TEXTS[name]["columns"]]
     frame = study.by_arm(runs.dropna(subset=means, how="all"), means)
-    seeds = study.plan["seed"].nunique()
-    shown = any(kind == "interval" for _, kind, *_ in TEXTS[name]["columns"].values())
-    notes = [INTERVALS * (shown and seeds > 1), no_verdict(seeds)]
-    return _table(study, name, frame, _arm(study), notes)
+    return _table(study, name, frame, _arm(study), [no_verdict(study.plan["seed"].nunique())])
 
 
 def _layers(study: Analysis) -> Table:
@@ -756,8 +751,7 @@ def _analysis(study: Analysis, name: str) -> Table:
             frame[f"{text} sd"] = rows.std().to_numpy()
             frame[f"{text} n"] = rows.count().to_numpy()
             columns.append(_result(text, len(rows)))
-    seeds = study.plan.set_index("run").loc[list(runs), "seed"].nunique()
-    return Table(name, analysis_title(name), frame, columns, [*[SPREAD] * (seeds > 1), *notes])
+    return Table(name, analysis_title(name), frame, columns, [SPREAD, *notes])
 
 
 def _result(arm: str, runs: int) -> Column:
