@@ -66,8 +66,9 @@ def draw(study: Analysis) -> Drawn:
         if PRIMARY in moving:
             drawn["fluctuation"] = fluctuation(study)
         drawn["losses"] = losses(study)
-    pictures = {name: analysis_picture(study, name) for name in study.analyses}
-    return drawn | {name: picture for name, picture in pictures.items() if picture}
+    for name in study.analyses:
+        drawn |= analysis_picture(study, name)
+    return drawn
 
 
 def save(drawn: Drawn, out: Path, *, pdf: bool = False) -> dict[str, tuple[Path, str]]:
@@ -344,37 +345,35 @@ def _rows(
 # Pictures.
 
 
-def samples(study: Analysis) -> dict[str, tuple[Image.Image, str]]:
+def samples(study: Analysis) -> Drawn:
     """The last samples of every arm, below real images, and a strip of the best arm's."""
     last = {arm: _last_picture(study, arm) for arm in study.arms}
     seeds = sorted({seed for seed, _, image in last.values() if image})
     if not seeds:
         return {}
-    chosen = ", ".join(map(str, seeds))
     same = all(len(study.values[field]) == 1 for field in ("latent", "latent_size"))
     noise = ", the same noise for every arm" * same
-    runs = f"n = 1 run of each arm, seed {chosen}{noise}"
+    runs = f"n = 1 run of each arm, seed {', '.join(map(str, seeds))}{noise}"
     panels = []
     for arm, (_, text, image) in last.items():
         first, *others = map(tables.prose, study.factors, arm)
         panels.append(("\n".join(filter(None, [first, ", ".join(others), text])), image))
-    what, path = "Samples", study.folder / "real.png"
-    if has_real := path.is_file():
+    what, real = "Samples", study.folder / "real.png"
+    if real.is_file():
         what = "Real images, then samples"
-        panels = [("real", _read(path)), ("", None), *panels]  # in a row of their own
+        panels = [("real", _read(real)), ("", None), *panels]  # in a row of their own
     caption = f"{what} of every arm after its last epoch, not selected: {runs}, its score above it."
-    caption += "" if has_real else NO_REAL
-    strip = _strip(study, last, runs)
-    return {"samples": (_contact_sheet(panels, 2), caption)} | ({"strip": strip} if strip else {})
+    caption += "" if real.is_file() else NO_REAL
+    return {"samples": (_contact_sheet(panels, 2), caption)} | _strip(study, last, runs)
 
 
-def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> tuple[Image.Image, str] | None:
+def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> Drawn:
     """Half of the last samples of the best arm, and of each arm that one level sets apart."""
     if study.last[PRIMARY].isna().all() or study.factors == ["arm"] or len(study.arms) == 1:
-        return None
+        return {}
     best, panels = study.arms[study.scores("last")[PRIMARY].argmin()], []
     if last[best][2] is None:  # it has no picture
-        return None
+        return {}
     for arm in [best, *(arm for arm in study.arms if arm != best)]:
         _, text, image = last[arm]
         levels = zip(study.factors, arm, best, strict=True)
@@ -383,11 +382,12 @@ def _strip(study: Analysis, last: dict[tuple, tuple], which: str) -> tuple[Image
             half = image.crop((0, 0, image.width // 2, image.height))
             panels.append((f"{''.join(other) or 'best arm'}\n{text}", half))
     name = ", ".join(map(tables.prose, study.factors, best))
-    return _contact_sheet(panels, 4), (
+    caption = (
         f"Samples of the best arm and its neighbours. Best by mean {PRIMARY}: {name}; the others "
         "differ in the level that is named; the score above each is that of the seed shown. After "
         f"the last epoch, not selected: {which}."
     )
+    return {"strip": (_contact_sheet(panels, 4), caption)}
 
 
 def _last_picture(study: Analysis, arm: tuple) -> tuple[int, str, Image.Image | None]:
@@ -423,19 +423,18 @@ def _contact_sheet(panels: list[tuple[str, Image.Image | None]], columns: int) -
     return sheet
 
 
-def analysis_picture(study: Analysis, analysis: str) -> tuple[Image.Image, str] | None:
+def analysis_picture(study: Analysis, analysis: str) -> Drawn:
     """The picture that an analysis left in the lowest seed that has one, and what it shows."""
-    results = study.analyses[analysis]
-    plan = study.plan[study.plan["run"].isin(results)].sort_values("seed", kind="stable")
-    for row in plan.to_dict("records"):
+    for row in study.plan.sort_values("seed", kind="stable").to_dict("records"):
         path = study.folder / row["run"] / rundir.ANALYSES / f"{analysis}.png"
-        if path.is_file():
+        if row["run"] in study.analyses[analysis] and path.is_file():
             arm = arm_name(study, tuple(row[x] for x in study.factors))
             seen = tables.TEXTS.get(analysis, {}).get("picture", "")
             text = f"{tables.analysis_title(analysis)}, in pictures. {seen} {arm}, seed "
-            epoch = results[row["run"]]["epoch"]
-            return _read(path), f"{text}{row['seed']}, after epoch {epoch}; n = 1 run."
-    return None
+            epoch = study.analyses[analysis][row["run"]]["epoch"]
+            text += f"{row['seed']}, after epoch {epoch}; n = 1 run."
+            return {analysis: (_read(path), text)}
+    return {}
 
 
 def _read(path: Path) -> Image.Image:

@@ -292,11 +292,9 @@ def _lost(study: Analysis) -> str:
 
 
 def _few(study: Analysis) -> str:
-    """Why there is no verdict: too few seeds, or too few of them whole."""
+    """Why there is no verdict, if there is none: too few seeds, or too few of them whole."""
     seeds, whole = study.seeds, study.whole_seeds
-    if enough(study):
-        return ""
-    if seeds < VERDICT_SEEDS:
+    if enough(study) or seeds < VERDICT_SEEDS:
         return no_verdict(whole or seeds)
     have = "a score of every arm at the last epoch."
     if not whole:

@@ -108,12 +108,11 @@ def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[M
     known = sorted(filter(None, by_study))
     if not known:
         raise NoStudy(f"{place}: no run of a study is here")
-    if name is None and len(by_study) > 1:
-        more = f"more than the runs of one study, choose with --study: {', '.join(known)}"
-        raise NoStudy(f"{place}: {more}")
-    if name not in (None, *known):
-        raise NoStudy(f"{place}: --study {name} is not here, but {', '.join(known)}")
-    return by_study[name or known[0]]
+    if name is None and len(by_study) == 1:
+        return mirrors
+    if name not in known:
+        raise NoStudy(f"{place}: choose one of its studies with --study: {', '.join(known)}")
+    return by_study[name]
 
 
 def _study_name(mirror: Mirror) -> str:

@@ -142,9 +142,9 @@ def test_one_study_is_chosen_where_there_are_several(study, mirrors):
     config = mirrors[0].config | {"scale": "cifar32"}
     others = [mirrors[0]._replace(label="p/other", config=config), Mirror("p/foreign", {}, [], {})]
     for runs, name, line in [
-        ([*mirrors, *others], None, f"choose with --study: followups-cifar32-shapes, {NAME}$"),
-        ([*mirrors, others[1]], None, f"choose with --study: {NAME}$"),
-        (mirrors, "nothing", f"--study nothing is not here, but {NAME}$"),
+        ([*mirrors, *others], None, f"with --study: followups-cifar32-shapes, {NAME}$"),
+        ([*mirrors, others[1]], None, f"with --study: {NAME}$"),
+        (mirrors, "nothing", f"with --study: {NAME}$"),
         (others[1:], None, "^p: no run of a study is here$"),
     ]:
         with pytest.raises(records.NoStudy, match=line):
