@@ -216,7 +216,7 @@ def test_the_settings_of_the_user_change_nothing(study, drawn, tmp_path):
 
 def test_nothing_is_cut_off(study, drawn, calibrate_study, tmp_path):
     shutil.copytree(study.folder, tmp_path, dirs_exist_ok=True)
-    calibrate_study(tmp_path, untrained={"fd_cifar": 98.76})
+    calibrate_study(tmp_path, untrained={"fd_cifar": 98.766})
     long = analyse(records.load(tmp_path))  # long numbers left of the axis, long names right of it
     close = 98.76543 + long.frame["fd_cifar"].rank() / 1e5
     long = dataclasses.replace(long, frame=long.frame.assign(fd_cifar=close))
