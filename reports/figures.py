@@ -490,13 +490,11 @@ def _seeds(study: Analysis) -> str:
 
 
 def _channels(study: Analysis) -> str:
-    """What hue, style and lightness stand for; and the factors that share all three."""
+    """What hue, style and lightness stand for; of later factors a panel or a row has the name."""
     if _against_first(study):
         base = tables.prose(study.factors[0], study.levels[study.factors[0]][0])
         return f"Blue: {base}; orange: the arm that is named."
     channels = ["Colour: {}", "line and marker: {}", "lightness: {}, its first level darkest"]
     names = [tables.FACTORS.get(factor, factor) for factor in study.factors]
     parts = [text.format(name) for text, name in zip(channels, names, strict=False)]
-    others = study.factors[3:]
-    shared = f" Arms that differ only in {', '.join(others)} look alike." if others else ""
-    return "; ".join(parts) + "." + shared
+    return "; ".join(parts) + "."

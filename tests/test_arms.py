@@ -128,7 +128,6 @@ def test_other_factors_are_reported_like_the_ablations(make_study, tmp_path, see
     judged, result = claims.judge(study), findings.findings(study)
     drawn = figures.draw(study)
     assert {"fd_cifar", "losses"} < set(drawn)
-    assert "look alike" not in drawn["fd_cifar"][1]
     looks = {figures.look_of(study, arm) for arm in study.arms}
     assert len(looks) == (2 if len(study.arms) == 5 else len(study.arms))
 
