@@ -59,7 +59,7 @@ def report(
         try:
             loaded = analyse(_load([kind, *more], to, study))
             if loaded.frame.empty:
-                raise records.NoStudy(f"{loaded.folder}: no epoch has been committed yet")
+                raise BadInput(f"{loaded.folder}: no epoch has been committed yet")
             verdicts, said = claims.judge(loaded), findings.findings(loaded)
             shown = tables.report(loaded, verdicts)
             drawn = figures.draw(loaded)

@@ -361,8 +361,6 @@ class Analysis(Study):
         """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""
         logs = self._settled_set_logs
         epochs, seeds = sorted(set(logs.index.get_level_values("epoch"))), set(self.plan["seed"])
-        if logs.shape[1] < 2 or not epochs:
-            return np.empty((len(self.arms), 0, 0, 0))
         runs = self.plan.set_index([*self.factors, "seed"])["run"].to_dict()
         cells = [
             (runs.get((*arm, x)), y) for arm in self.arms for x in sorted(seeds) for y in epochs
@@ -409,11 +407,11 @@ class Analysis(Study):
         rows = {}
         for run in self.last["run"]:
             trace = self.settled[run]
-            logs = trace["log"].to_numpy()
+            logs = trace["log"]
             rows[run] = {
-                "last": logs[-1],
-                "best": _where_least(trace["log"], logs),
-                "random": logs.mean(),
+                "last": logs.iloc[-1],
+                "best": logs.min(),
+                "random": logs.mean(skipna=False),
                 "d_loss": _where_least(-trace["d_loss"], logs),
                 "g_loss": _where_least(trace["g_loss"], logs),
             }
@@ -469,7 +467,7 @@ class Analysis(Study):
             for row, runs in self.rows_of_arms(self.last):
                 part = times.reindex(runs["run"])
                 row |= {"threshold": threshold, "runs": len(part)}
-                row["reached"] = int(part["images"].notna().sum())
+                row["reached"] = part["images"].count()
                 rows.append(row | dict(np.exp(part.apply(logarithm).mean(skipna=False))))
         table = pd.DataFrame(rows)
         return table[table["reached"] > 0].reset_index(drop=True)
@@ -558,10 +556,9 @@ def no_verdict(seeds: int) -> str:
     )
 
 
-def _where_least(values: pd.Series, logs: np.ndarray) -> float:
+def _where_least(values: pd.Series, logs: pd.Series) -> float:
     """The logarithm at the epoch whose value is lowest; NaN where none is known."""
-    known = np.where(np.isfinite(values), values, math.inf)
-    return float(logs[known.argmin()]) if np.isfinite(known).any() else math.nan
+    return logs[values.idxmin()] if values.notna().any() else math.nan
 
 
 def _rank_correlations(rows: pd.DataFrame, by: str) -> pd.Series:

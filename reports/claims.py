@@ -255,21 +255,21 @@ def judge(study: Analysis, ledger: list[Claim] | None = None) -> list[Verdict]:
     return _decide_all([_evidence(study, x) for x in (load() if ledger is None else ledger)])
 
 
-def without_seed(study: Analysis, verdicts: list[Verdict], seed: int = PILOT) -> list[Verdict]:
-    """The verdicts without a seed, of the claims that have been run.
+def without_pilot(study: Analysis, verdicts: list[Verdict]) -> list[Verdict]:
+    """The verdicts without the pilot's seed, of the claims that have been run.
 
     The seeds that a claim asks for are one fewer then. None of them where the study has not both
     this seed and others.
     """
     seeds = study.plan["seed"]
-    if seed not in set(seeds) or seeds.nunique() < 2:
+    if PILOT not in set(seeds) or seeds.nunique() < 2:
         return []
-    return _decide_all([_without(x, seed) for x in verdicts if x.verdict != "not yet run"])
+    return _decide_all([_without_pilot(x) for x in verdicts if x.verdict != "not yet run"])
 
 
-def _without(verdict: Verdict, seed: int) -> Verdict:
-    """The evidence without that of a seed; "inconclusive" until it is tested."""
-    values, steps = (x.drop(seed, errors="ignore") for x in (verdict.values, verdict.steps))
+def _without_pilot(verdict: Verdict) -> Verdict:
+    """The evidence without that of the pilot's seed; "inconclusive" until it is tested."""
+    values, steps = (x.drop(PILOT, errors="ignore") for x in (verdict.values, verdict.steps))
     word = verdict.verdict if verdict.verdict == "not testable" else "inconclusive"
     claim = verdict.claim.model_copy(update={"seeds": verdict.claim.seeds - 1})
     return replace(verdict, claim=claim, verdict=word, values=values, steps=steps)
@@ -491,19 +491,16 @@ def _decide_same(verdict: Verdict, p: np.ndarray, x: Estimate, tost: int) -> Dec
     """Of a claim of no effect."""
     margin = verdict.scale.margin(verdict.claim.smallest)
     either = f"{verdict.scale.shown(-margin):.3g} to {verdict.scale.text(margin)}"
-    if -margin < x.low and x.high < margin:
-        if p[tost] < ALPHA:
-            return "supported", f"the whole interval lies within {either}", tost
-        why = f"the interval lies within {either}, {_unsure(verdict, p[tost])}"
-    elif x.low <= margin and x.high >= -margin:
-        why = f"the interval lies neither within nor outside of {either}"
-    elif p[NONE] < ALPHA:
-        side = "higher" if x.value > 0 else "lower"
-        return "refuted", f"{side}: the whole interval lies outside of {either}", NONE
-    else:
-        why = f"the interval lies outside of {either}, {_unsure(verdict, p[NONE])}"
-        return "inconclusive", why, NONE
-    return "inconclusive", why, tost
+    inside = -margin < x.low and x.high < margin
+    if not inside and x.low <= margin and x.high >= -margin:
+        return "inconclusive", f"the interval lies neither within nor outside of {either}", tost
+    test, where = (tost, f"within {either}") if inside else (NONE, f"outside of {either}")
+    if p[test] >= ALPHA:
+        return "inconclusive", f"the interval lies {where}, {_unsure(verdict, p[test])}", test
+    if inside:
+        return "supported", f"the whole interval lies {where}", test
+    side = "higher" if x.value > 0 else "lower"
+    return "refuted", f"{side}: the whole interval lies {where}", test
 
 
 def _decide_effect(verdict: Verdict, p: np.ndarray, x: Estimate, tost: int) -> Decision:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcgan import rundir
-from dcgan.cli import one_line
+from dcgan.cli import BadInput, one_line
 from dcgan.rundir import Damaged
 from experiments import grid, tracking
 from reports import records
-from reports.records import Mixed, NoStudy, Study
+from reports.records import Study
 
 CUT_SHORT = "reached the end of an incomplete .wandb file"  # of a run that goes on, or was killed
 
@@ -34,12 +34,12 @@ class Mirror(NamedTuple):
 
 
 def offline(folder: Path) -> Iterator[Mirror]:
-    """The offline runs in a folder, oldest first, by W&B's own reader; raises NoStudy, Damaged."""
+    """The offline runs in a folder, oldest first, by W&B's own reader; raises BadInput."""
     from wandb.util import get_core_path  # takes about a second
 
     paths = sorted(folder.glob("offline-run-*/run-*.wandb"))
     if not paths:
-        raise NoStudy(f"{folder}: no offline runs of W&B here (offline-run-*)")
+        raise BadInput(f"{folder}: no offline runs of W&B here (offline-run-*)")
     for path in paths:
         command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
         command += ["--run-file", str(path.absolute()), str(folder.absolute())]
@@ -56,9 +56,9 @@ def offline(folder: Path) -> Iterator[Mirror]:
 
 
 def online(project: str) -> Iterator[Mirror]:
-    """The runs of ENTITY/PROJECT on W&B's server, oldest first; raises NoStudy."""
+    """The runs of ENTITY/PROJECT on W&B's server, oldest first; raises BadInput."""
     if project.count("/") != 1:
-        raise NoStudy(f"{project} is not ENTITY/PROJECT")
+        raise BadInput(f"{project} is not ENTITY/PROJECT")
     try:
         to = tracking.destination(WANDB_MODE="online")
         if not to.url:
@@ -73,19 +73,19 @@ def online(project: str) -> Iterator[Mirror]:
                 rows = list(run.scan_history(use_cache=False))
                 yield Mirror(f"{project}/{run.id}", run.config, rows, files)
     except Exception as error:  # of W&B's service and of the network, which are of no common kind
-        raise NoStudy(f"{project}: W&B: {one_line(error)}") from error
+        raise BadInput(f"{project}: W&B: {one_line(error)}") from error
 
 
 def load(mirrors: Iterable[Mirror], place: str, name: str | None = None) -> Study:
     """The study that all of these runs are of, or those of them that are of the named one.
 
-    Raises NoStudy, Mixed or Damaged with one line.
+    Raises BadInput with one line.
     """
     runs: dict[str, Mirror] = {}
     for mirror in _of_one_study(list(mirrors), place, name):
-        twin = runs.setdefault(mirror.config["run"], mirror)
-        if twin is not mirror:
-            raise Mixed(f"{mirror.config['run']} is there twice: {twin.label} and {mirror.label}")
+        run = mirror.config["run"]
+        if (twin := runs.setdefault(run, mirror)) is not mirror:
+            raise BadInput(f"{run} is there twice: {twin.label} and {mirror.label}")
 
     # Each run knows the plan as it was when the run began; all of them together know it whole.
     try:
@@ -107,11 +107,11 @@ def _of_one_study(mirrors: list[Mirror], place: str, name: str | None) -> list[M
         by_study.setdefault(_study_name(mirror), []).append(mirror)
     known = sorted(filter(None, by_study))
     if not known:
-        raise NoStudy(f"{place}: no run of a study is here")
+        raise BadInput(f"{place}: no run of a study is here")
     if name is None and len(by_study) == 1:
         return mirrors
     if name not in known:
-        raise NoStudy(f"{place}: choose one of its studies with --study: {', '.join(known)}")
+        raise BadInput(f"{place}: choose one of its studies with --study: {', '.join(known)}")
     return by_study[name]
 
 

@@ -32,14 +32,6 @@ ALIKE = ("network_sha256", "reference_sha256", "reference", "generated", "implem
 Results = dict[str, dict[str, dict[str, Any]]]  # analysis -> run -> what it left there
 
 
-class NoStudy(BadInput):
-    """The folder holds no study."""
-
-
-class Mixed(BadInput):
-    """Two runs measured the same metric in different ways."""
-
-
 @dataclass(frozen=True)
 class Study:
     """All committed epochs of one study, in frames whose rows begin with `run`, factors, `seed`.
@@ -79,9 +71,9 @@ class Study:
 
 
 def load(folder: Path) -> Study:
-    """Read a study folder; raises NoStudy, Mixed or Damaged with one line that says where."""
+    """Read a study folder; raises BadInput with one line that says where."""
     if not (folder / "study.json").is_file():
-        raise NoStudy(f"{folder}: no study here (study.json is missing)")
+        raise BadInput(f"{folder}: no study here (study.json is missing)")
     info = rundir.unseal(folder / "study.json")
     runs = sorted(path.parent for path in folder.glob("*/*/run.json"))
     begun = {run.relative_to(folder).as_posix(): rundir.unseal(run / "run.json") for run in runs}
@@ -210,8 +202,8 @@ def calibrated(study: Study, metric: str) -> pd.Series:
 
     One with re-estimated statistics of BatchNorm is compared with the usual one.
     """
-    known = study.calibration.reindex(columns=[metric.removesuffix("_reestimated")])
-    return known.iloc[:, 0].dropna()
+    known = study.calibration.get(metric.removesuffix("_reestimated"), pd.Series(dtype=float))
+    return known.dropna()
 
 
 def _analyses(study: Study) -> Results:
@@ -243,7 +235,7 @@ def _lacking(path: Path) -> Iterator[None]:
 
 
 def _one_identity_each(begun: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The identity of each metric; raises Mixed where two runs disagree on one.
+    """The identity of each metric; raises BadInput where two runs disagree on one.
 
     Where runs are of different classes, each is compared with images of its own.
     """
@@ -258,9 +250,9 @@ def _one_identity_each(begun: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
                 one, other = known.get(key), identity.get(key)
                 if one != other:
                     differ = f"{key} is {one!r} in {seen} and {other!r} in {name}"
-                    raise Mixed(f"{metric} is not one number: {differ}")
-    order = dict.fromkeys([*LOWER_IS_BETTER, *first])
-    return {metric: first[metric][1] for metric in order if metric in first}
+                    raise BadInput(f"{metric} is not one number: {differ}")
+    ordered = sorted(first, key=[*LOWER_IS_BETTER, *first].index)
+    return {metric: first[metric][1] for metric in ordered}
 
 
 def _factors(configs: Collection[dict[str, Any]], planned: dict[str, list]) -> list[str]:

@@ -686,7 +686,7 @@ def _claim_p(verdict: Verdict) -> str:
 
 def _claims_history(study: Analysis, verdicts: list[Verdict]) -> list[str]:
     """Whether the verdicts need the pilot's seed, and whether the claims are still those."""
-    before, again = {x.claim.id: x.verdict for x in verdicts}, claims.without_seed(study, verdicts)
+    before, again = {x.claim.id: x.verdict for x in verdicts}, claims.without_pilot(study, verdicts)
     changed = [x for x in again if x.verdict != before[x.claim.id]]
     text = f"Without seed {claims.PILOT}, which had been looked at, the verdict is the same for "
     text += f"{len(again) - len(changed)} of the {len(again)} claims that were run."

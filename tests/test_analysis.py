@@ -94,9 +94,6 @@ def test_the_epoch_is_chosen_on_with_noise_and_reported_on_another(waves):
     assert np.exp(result["optimism"]) == pytest.approx(33 / 30, rel=1e-12)
     assert np.exp(result["gain"]) == pytest.approx(44 / 33, rel=1e-12)
 
-    one_set = dataclasses.replace(waves, eval_sets=eval_sets[eval_sets["eval_set"] == 0])
-    assert len(one_set.selection) == len(one_set.shares) == 0
-
 
 def test_rank_correlation_of_the_changes_of_the_losses(waves):
     """Both losses follow the metric but for a trend of their own and the first epoch."""

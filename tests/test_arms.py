@@ -8,6 +8,7 @@ import pytest
 from conftest import tables_of
 
 from dcgan import rundir
+from dcgan.cli import BadInput
 from reports import claims, figures, findings, page, records, tables
 from reports.analysis import analyse
 from reports.tables import DASH
@@ -109,7 +110,7 @@ def test_runs_of_different_classes_are_scored_against_their_own(make_study, tmp_
     for identity in stored["identities"].values():
         identity["generated"] += 1
     rundir.replace(run, rundir.seal(stored))
-    with pytest.raises(records.Mixed, match="generated is 2000"):
+    with pytest.raises(BadInput, match="generated is 2000"):
         records.load(folder)
 
 

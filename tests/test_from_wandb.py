@@ -14,6 +14,7 @@ import pytest
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from dcgan import rundir
+from dcgan.cli import BadInput
 from experiments import tracking
 from reports import __main__ as command
 from reports import from_wandb, records
@@ -99,7 +100,7 @@ def test_a_damaged_file_is_refused_by_name(study, tmp_path):
 
 def test_a_copy_of_a_run_is_refused(mirrors):
     twin = mirrors[0]._replace(label="copy")
-    with pytest.raises(records.Mixed, match=r"is there twice: .*/offline-run.* and copy$"):
+    with pytest.raises(BadInput, match=r"is there twice: .*/offline-run.* and copy$"):
         from_wandb.load([*mirrors, twin], "here")
 
 
@@ -147,7 +148,7 @@ def test_one_study_is_chosen_where_there_are_several(study, mirrors):
         (mirrors, "nothing", f"with --study: {NAME}$"),
         (others[1:], None, "^p: no run of a study is here$"),
     ]:
-        with pytest.raises(records.NoStudy, match=line):
+        with pytest.raises(BadInput, match=line):
             from_wandb.load(runs, "p", name)
     check_same(from_wandb.load([*mirrors, *others], "p", NAME), records.load(study))
 
@@ -188,7 +189,7 @@ def test_the_online_runs_are_the_records(study, mirrors, runs):
 
 def test_what_wandb_says_is_one_line(runs):
     runs.side_effect = WandbApiFailedError("Could not find\n  e/p")
-    with pytest.raises(records.NoStudy, match=r"^e/p: W&B: Could not find e/p$"):
+    with pytest.raises(BadInput, match=r"^e/p: W&B: Could not find e/p$"):
         list(from_wandb.online("e/p"))
 
 

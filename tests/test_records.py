@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from dcgan import rundir
+from dcgan.cli import BadInput
 from reports import records
 from reports.analysis import analyse
 
@@ -97,7 +98,7 @@ def test_two_identities_of_one_metric_are_refused(make_study, tmp_path):
     run["identities"]["fd_cifar"]["generated"] = 500
     (folder / BATCH / "run.json").write_bytes(rundir.seal(run))
 
-    with pytest.raises(records.Mixed) as error:
+    with pytest.raises(BadInput) as error:
         records.load(folder)
     for word in ("fd_cifar", "generated", "2000", "500", NONE, BATCH):
         assert word in str(error.value)
