@@ -41,7 +41,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,6 @@ Word = Literal[
 ]  # fmt: skip
 DECIDED = ("supported", "refuted", "equivalent")
 Decision = tuple[Word, str, int]  # the verdict, why, and the test that it stands on
-Text = Annotated[str, Field(min_length=1)]
 Level = StrictInt | StrictFloat | StrictStr
 Levels = dict[StrictStr, Level]  # factor or field of Config -> level
 
@@ -130,12 +129,12 @@ class Claim(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """One claim and how it is tested; `smallest` and all estimates are in the measure's unit."""
 
     id: str = Field("", max_length=0)  # the key of the claim in the file, set by `load`
-    place: Text  # in the blog post or in the paper
-    claim: Text  # paraphrased
-    hypothesis: Text
+    place: str  # in the blog post or in the paper
+    claim: str  # paraphrased
+    hypothesis: str
     status: Literal["confirmatory", "exploratory"]
     seeds: int = Field(ge=statistics.VERDICT_SEEDS)  # the least for a verdict
-    needs: Text  # the study that has its arms, or what is to be measured first
+    needs: str  # the study that has its arms, or what is to be measured first
 
     measure: Literal[*MEASURES]
     metric: str  # of the records, or a result of `eval`: `probe/accuracy_trained`
@@ -147,14 +146,12 @@ class Claim(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     clock: Literal["images", "steps"] | None = None  # in which the time to it is measured
     arms: Levels
     against: Levels = {}
-    across: dict[StrictStr, Annotated[list[Level], Field(min_length=2, max_length=2)]] = Field(
-        {}, max_length=1
-    )
+    across: dict[StrictStr, tuple[Level, Level]] = Field({}, max_length=1)
     learner: Levels = {}  # the arm that has to have learnt, where the claim is that its own do not
     images: int = Field(1_500_000, ge=0)  # shown to D at the least, for a verdict on quality
     expect: Literal["higher", "lower", "same"]
     smallest: float = Field(gt=0)  # effect of interest; ratios: above 1
-    reason: Text  # for the smallest effect
+    reason: str  # for the smallest effect
 
     @property
     def sign(self) -> int:

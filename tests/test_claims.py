@@ -39,13 +39,13 @@ UNTRAINED = 1e9  # fd_cifar, so that everything has learnt
 
 
 def simulate(
-    factors=GRID, seeds=8, epochs=2, eval_sets=3, arms=None, log_fd=None, shown=1_000_000,
-    untrained=UNTRAINED, **columns,
+    factors=GRID, seeds=8, epochs=2, eval_sets=3, arms=None, log_fd=None, untrained=UNTRAINED,
+    **columns,
 ):  # fmt: skip
     """A study in memory; `log_fd`, `curve` and the columns are given by (arm, seed, epoch).
 
     `log_fd`: the logarithm of fd_cifar, or a row of them for the sets; `curve`: the points of D's
-    loss within an epoch; `shown`: images an epoch; `untrained`: fd_cifar before training, if known.
+    loss within an epoch; `untrained`: fd_cifar before training, if known.
     """
     arms = list(itertools.product(*factors.values())) if arms is None else arms
     curve = columns.pop("curve", lambda *_: [0.6, 0.7])
@@ -58,7 +58,12 @@ def simulate(
         for epoch in range(1, epochs + 1):
             logs = np.broadcast_to(log_fd(levels, seed, epoch) if log_fd else 4.0, eval_sets)
             steps = epoch * -(-10_000 // levels.get("batch", 128))
-            row = key | {"epoch": epoch, "images": epoch * shown, "steps": steps, "status": "ok"}
+            row = key | {
+                "epoch": epoch,
+                "images": epoch * 1_000_000,
+                "steps": steps,
+                "status": "ok",
+            }
             row |= {"d_loss": 0.7, "g_loss": 1.0, "d_loss_min": 0.7, "fd_cifar": np.exp(logs[0])}
             frame.append(row | {x: of(levels, seed, epoch) for x, of in columns.items()})
             points = curve(levels, seed, epoch)
@@ -390,10 +395,10 @@ def test_of_a_study_in_which_nothing_is_learnt_no_quality_is_judged():
     assert next(x for x in verdicts if x.claim.id == "B1-bound").verdict == "supported"
     assert all(math.isnan(x.p_holm) for x in verdicts)  # nothing else was tested
 
-    short = simulate(PAIR, shown=10_000)
-    result = judge(short, "B1")
-    assert result.why == "D is shown 20,000 images, and the claim asks for 1,500,000"
-    assert judge(short, "B1", images=20_000).verdict == "equivalent"
+    study = simulate(PAIR)
+    result = judge(study, "B1", images=2_000_001)
+    assert result.why == "D is shown 2,000,000 images, and the claim asks for 2,000,001"
+    assert judge(study, "B1", images=2_000_000).verdict == "equivalent"
     bare = judge(simulate(PAIR, untrained=None), "B1")
     assert (bare.verdict, bare.why[:14]) == ("not testable", "no calibration")
 
