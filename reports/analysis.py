@@ -361,10 +361,7 @@ class Analysis(Study):
         """log metric (arms, seeds, epochs, sets) after burn-in, of the seeds that have all."""
         logs = self._settled_set_logs
         epochs, seeds = sorted(set(logs.index.get_level_values("epoch"))), set(self.plan["seed"])
-        runs = self.plan.set_index([*self.factors, "seed"])["run"].to_dict()
-        cells = [
-            (runs.get((*arm, x)), y) for arm in self.arms for x in sorted(seeds) for y in epochs
-        ]
+        cells = [(run, x) for arm in self.arms for run in self.runs_of[arm] for x in epochs]
         cube = logs.reindex(cells).to_numpy()
         cube = cube.reshape(len(self.arms), len(seeds), len(epochs), logs.shape[1])
         return cube[:, np.isfinite(cube).all(axis=(0, 2, 3))]

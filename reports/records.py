@@ -53,7 +53,7 @@ class Study:
     calibration: pd.DataFrame
     identities: dict[str, dict[str, Any]]  # metric -> how it was measured
     factors: list[str]  # columns that tell the arms apart, in the order of the study
-    arms: list[tuple]  # the levels of these, of every arm that was begun or planned
+    arms: list[tuple]  # the levels of these, of every planned arm
     plan: pd.DataFrame  # a row per run: `planned`, `committed`, `status`
     machines: pd.DataFrame  # run -> its fingerprint, a text a key
     analyses: Results = field(default_factory=dict)
@@ -94,10 +94,10 @@ def assemble(
 
     `records`: a run's folder -> record and timing of each committed epoch. Raises as `load` does.
     """
-    # Every run that is there or should be, in the order of the plan.
+    # What is planned, and what was begun of it, in the order of the plan.
     with _lacking(folder / "study.json or a run.json"):
         planned = _planned(info)
-        begun = {name: begun[name] for name in [*planned, *sorted(begun)] if name in begun}
+        begun = {name: begun[name] for name in planned if name in begun}
         stored = {name: _config(folder / name, run) for name, run in begun.items()}
         factors = ["arm"] if info.get("arms") else _factors(stored.values(), info["factors"])
         identities = _one_identity_each(begun)

@@ -83,15 +83,6 @@ def test_no_missing_run_vanishes(make_study, tmp_path):
     assert study.frame.loc[study.frame["status"] == "diverged", "fd_cifar"].isna().all()
 
 
-def test_runs_outside_the_plan_are_read_too(make_study, tmp_path):
-    folder = make_study(tmp_path, **SMALL)
-    info = json.loads((folder / "study.json").read_text())
-    info["factors"]["norm"] = ["none"]
-    (folder / "study.json").write_bytes(rundir.seal(info))
-
-    assert set(records.load(folder).frame["norm"]) == {"none", "batch"}
-
-
 def test_two_identities_of_one_metric_are_refused(make_study, tmp_path):
     folder = make_study(tmp_path, **SMALL)
     run = json.loads((folder / BATCH / "run.json").read_text())
