@@ -278,7 +278,7 @@ class Analysis(Study):
         known = {classes: scores[PRIMARY] for classes, scores in others.items()}
         known[self.config.classes] = self.untrained
         own = {run: self.configs[run.rpartition("/")[0]].classes for run in self.planned.index}
-        return pd.Series({run: known.get(classes, math.nan) for run, classes in own.items()})
+        return pd.Series(own).map(known)
 
     @cached_property
     def learnt(self) -> list[tuple]:

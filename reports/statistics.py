@@ -177,10 +177,10 @@ def fluctuation(series: ArrayLike) -> dict[str, float]:
     present = _finite(x)
     changes = _finite(np.diff(x))
     n = len(changes)
-    squares = ((changes - changes.mean()) ** 2).sum() if n > 1 else math.nan
+    variance = ((changes - changes.mean()) ** 2).sum() / (n - 1 / n) if n > 1 else math.nan
     rises = present - np.minimum.accumulate(present)
     return {
-        "with_noise": float(squares / (n - 1 / n) / 2) if n > 1 else math.nan,
+        "with_noise": float(variance / 2),
         "drawdown": float(rises.max()) if len(present) else math.nan,
         "regret": float(x[-1] - present.min()) if len(present) else math.nan,
         "autocorrelation": _autocorrelation(x),
