@@ -153,17 +153,8 @@ def attempt(job: Job) -> dict[str, str]:
     except BaseException as error:
         with suppress(OSError):  # the disk may be full
             job.folder.mkdir(parents=True, exist_ok=True)
-            complaint.write_text(_without_folders(traceback.format_exc(), job))
+            complaint.write_text(traceback.format_exc())
         return {"failed": first_line(error)}
-
-
-def _without_folders(text: str, job: Job) -> str:
-    """A traceback that can be passed on: it names no folder that only this machine has."""
-    folders = {str(job.study.parent.absolute()): "OUT", str(ROOT): ".", str(Path.home()): "~"}
-    folders |= dict.fromkeys([sys.prefix, sys.base_prefix], "PYTHON")
-    for folder in sorted(folders.keys() - {"/"}, key=len, reverse=True):
-        text = text.replace(folder, folders[folder])
-    return text
 
 
 def execute(plan: Plan, console: Console) -> dict[str, str]:
