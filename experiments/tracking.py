@@ -28,12 +28,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
 from dcgan import rundir
 from dcgan.cli import BadInput, one_line
-from dcgan.config import Config
+from dcgan.config import Config, fault
 from experiments import grid
 
-FORMER_MODES = {"run": "online", "dryrun": "offline"}  # which W&B still takes
 PROJECT = "dcgan-study"  # unless W&B's settings name one
 PATIENCE = 30.0  # seconds that a finished run waits for its mirror
 ANSWER_SECONDS = 10.0  # for W&B's server to answer
@@ -48,7 +49,6 @@ PRIVATE = {"DISABLE_GIT": "true", "HOST": "", "LABEL_DISABLE": "true", "X_DISABL
 PRIVATE |= {"X_DISABLE_STATS": "true", "X_SAVE_REQUIREMENTS": "false"}
 ALWAYS = {"PROGRAM": "experiments", "SILENT": "true", "SYMLINK": "false"}
 ALWAYS |= {"CONSOLE": "off", "SAVE_CODE": "false", "X_TRANSACTION_LOG_FLUSH_INTERVAL": "1"}
-IGNORED = ("ARTIFACTS", "CONSOLE", "DIR", "RESUME", "RUN_ID", "SAVE_CODE")  # in vain set by a user
 
 # The fields of Config when ids were defined.
 AT_FIRST = (
@@ -112,13 +112,10 @@ def destination(**environ: str) -> Destination:
 
 
 def describe(to: Destination, study: Path) -> str:
-    """Where the runs of a study go, for its plan, and what of the environment changes nothing."""
+    """Where the runs of a study go, for its plan."""
     text = to.mode + (f", {to.url}" if to.url else "") + (f" ({to.why})" if to.why else "")
     if to.mode == "offline":
         text += f"; to upload: python -m experiments sync {shlex.quote(str(study))}"
-    ignored = [f"WANDB_{name}" for name in IGNORED if os.environ.get(f"WANDB_{name}")]
-    if ignored and to.mode != "disabled":
-        text += f"\n        not read here: {', '.join(ignored)}"
     return text
 
 
@@ -134,14 +131,8 @@ def become_wandb(study: Path, *arguments: str) -> NoReturn:
     home = study.absolute() / "wandb"
     if not any(home.glob("*run-*")):
         raise BadInput(f"{study} has no W&B runs")
-    environ = os.environ | environment(study)
-    if arguments[0] == "sync":
-        to = destination(WANDB_MODE="online")
-        if not to.url:
-            raise BadInput(f"sync: {to.why}")
-        environ |= to.environ
     command = [sys.executable, "-m", "wandb", *arguments, str(home)]
-    os.execve(sys.executable, command, environ)
+    os.execve(sys.executable, command, os.environ | environment(study))
 
 
 def run_id(info: dict, config: dict) -> str:
@@ -203,11 +194,9 @@ def _answer() -> None:
 
         try:
             settings = wandb.setup().settings
-        except ValueError as error:
-            fault = error.errors()[0]  # it is pydantic's
-            name = f"WANDB_{fault['loc'][0]}".upper()
-            raise ValueError(f"{name}={fault['input']}: {fault['msg']}") from error
-        mode, why, url = FORMER_MODES.get(settings.mode, settings.mode), "", ""
+        except ValidationError as error:
+            raise ValueError(f"W&B's settings: {fault(error)}") from error
+        mode, why, url = settings.mode, "", ""
         settings.project = settings.project or PROJECT
         if mode == "online":
             asked = ThreadPoolExecutor(1).submit(lambda: wandb.Api().default_entity)
@@ -304,7 +293,7 @@ def _follow(wandb_run: Any, run: Path) -> int:
     """Log the committed epochs, then up to the one in each line of stdin; returns the last one."""
     # Go on where W&B's server is: for an offline run at the beginning.
     images, epoch = (wandb_run.summary.get(key) or 0 for key in ("images", "epoch"))
-    measured: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    measured: dict[str, dict[int, float]] = defaultdict(dict)
     last, seconds = 0, 0.0
     for line in chain([str(len(rundir.committed(run)))], map(str.strip, sys.stdin)):
         if line == "finish":
@@ -344,20 +333,21 @@ def _samples(run: Path, record: dict) -> Any:
     return wandb.Image(str(path), caption=f"epoch {record['epoch']}, {caption}")
 
 
-def _summary(measured: dict[str, list[tuple[float, int]]], record: dict) -> dict[str, dict]:
+def _summary(measured: dict[str, dict[int, float]], record: dict) -> dict[str, dict]:
     """The best of each score, its epoch, and the last; W&B's own summary forgets on a resume.
 
-    `measured`: name -> (score, epoch) of earlier epochs; those of this record are added.
+    `measured`: name -> epoch -> score; those of this record are added.
     """
     from eval.metrics import lower_is_better
 
     summary = {}
     for name, value in record["scores"].items():
         if value is not None:
-            best = min if lower_is_better(name) else max
-            measured[name].append((value, record["epoch"]))
-            score, epoch = best(measured[name], key=lambda pair: pair[0])
-            summary[f"eval/{name}"] = {best.__name__: score, "best_epoch": epoch, "last": value}
+            best, known = min if lower_is_better(name) else max, measured[name]
+            known[record["epoch"]] = value
+            epoch = best(known, key=known.get)
+            kept = {best.__name__: known[epoch], "best_epoch": epoch, "last": value}
+            summary[f"eval/{name}"] = kept
     return summary
 
 

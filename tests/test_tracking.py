@@ -195,14 +195,6 @@ def test_names_come_from_the_environment(launch, mirrored, tmp_path):
     assert len(entries["history"]) == len(mirrored.history)
 
 
-def test_the_plan_says_what_is_ignored(monkeypatch):
-    monkeypatch.setenv("WANDB_RUN_ID", "x")
-    to = tracking.Destination("online", "", "https://example.org/e/p", {})
-    first, second = tracking.describe(to, Path("study")).splitlines()
-    assert first == "online, https://example.org/e/p"
-    assert second.strip() == "not read here: WANDB_RUN_ID"
-
-
 class Server(http.server.BaseHTTPRequestHandler):
     """An imitation of W&B's: it knows one key, and says who that is."""
 
@@ -285,10 +277,9 @@ def test_a_host_that_is_silent_for_ten_seconds_is_offline(home, monkeypatch):
 def test_the_environment_is_read_as_wandb_reads_it(home, monkeypatch):
     to = tracking.destination()
     assert (to.mode, "No API key configured" in to.why) == ("offline", True)
-    for word, mode in {"dryrun": "offline", "disabled": "disabled"}.items():
-        monkeypatch.setenv("WANDB_MODE", word)
-        to = tracking.destination()
-        assert (to.mode, to.why) == (mode, "")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    to = tracking.destination()
+    assert (to.mode, to.why) == ("offline", "")
 
 
 def test_the_id_is_a_function_of_study_scale_and_config():

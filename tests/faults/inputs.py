@@ -279,7 +279,7 @@ def refusals(folder: Path) -> list[Refusal]:
         setting("epochs=0", "--epochs", "0"),
         setting("99999999999 is not in the range", "--seeds", "99999999999"),
         setting("--device tpu", "--device", "tpu", torch=True),
-        setting("WANDB_MODE=of-line", environ={"WANDB_MODE": "of-line"}, torch=True),
+        setting("W&B's settings: mode='of-line'", environ={"WANDB_MODE": "of-line"}, torch=True),
         setting("need --engine ray", "--gpus-per-run", "0.5", torch=True),
         setting("file is not a folder", "--out", str(folder / "file/x")),
         score("INCEPTION_WEIGHTS=", *inception, environ=absent, torch=True),
@@ -327,8 +327,8 @@ def poor_inputs(rng: Random, folder: Path) -> int:
 
 
 def secrets(rng: Random, folder: Path) -> int:
-    """secrets in the environment, argv, git remote; home paths: in no file of a study, W&B's and
-    error.txt included, and not printed.
+    """secrets in the environment, argv, git remote; home paths: in no file of a study, W&B's
+    included, and not printed.
     """
 
     def secret(length: int = 20) -> str:
@@ -352,23 +352,19 @@ def secrets(rng: Random, folder: Path) -> int:
     environ = {name: secret(40) for name in names}
     place = {"HOME": str(home), "PYTHONPATH": str(checkout), "WANDB_MODE": "offline"}
 
-    # One of the two runs fails at its commit, and leaves a traceback.
     out = home / "out"
-    run = out / "ablation-smoke-faces/norm=none,head=avgpool,batch=128/seed=0"
-    write_files(run, {"epochs": b""})
     typed = rng.choice(["out", str(out)])
-    words = ["norm=none", "batch=128", "epochs=1", "score_images=20", "--scale", "smoke"]
-    words += ["--data", str(data), "--out", typed, "--jobs", "1"]
+    words = ["norm=none", "head=conv", "batch=128", "epochs=1", "score_images=20"]
+    words += ["--scale", "smoke", "--data", str(data), "--out", typed]
     command = [sys.executable, "-m", "experiments", "ablation", *words]
     done = capture(command, cwd=home, env=clean_environ() | environ | place)
-    assert done.returncode == 1, done.stderr
-    assert "1 of 2 runs are done" in done.stdout
+    assert done.returncode == 0, done.stderr
 
     # A path that was typed may be seen on the terminal. Nothing else is anywhere.
     printed = (done.stdout + done.stderr).replace(typed, "")
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     kinds = {path.suffix for path in files} | {path.name for path in files}
-    assert {".wandb", ".html", ".parquet", "error.txt", "study.json", "run.json"} <= kinds
+    assert {".wandb", ".html", ".parquet", "study.json", "run.json"} <= kinds
     for canary in canaries:
         assert canary not in printed, f"{canary} was printed"
         result = [str(p.relative_to(out)) for p, data in files.items() if canary.encode() in data]
