@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -23,7 +22,7 @@ from types import FrameType
 
 STOPPED = "Stopped. Committed epochs stay: the same command goes on from them.\n"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 5.0  # seconds that the workers have to end
+END_SECONDS = 5.0  # that a killed worker has to be gone
 
 endings: list[Callable[[], object]] = []  # end what works for this process, its workers apart
 
@@ -74,13 +73,11 @@ def signals_blocked() -> Iterator[None]:
 
 
 def end_all(workers: Collection[BaseProcess]) -> None:
-    """End workers that began with signals_blocked, and wait for them."""
+    """Kill workers, which may end anywhere, and wait until they are gone."""
     for worker in workers:
-        worker.terminate()
-    end = time.monotonic() + GRACE
-    for worker in workers:
-        worker.join(max(0, end - time.monotonic()))
         worker.kill()
+    for worker in workers:
+        worker.join(END_SECONDS)
 
 
 def follow() -> None:
