@@ -1,6 +1,5 @@
 """What a person sees while a study runs: on a terminal a row for each run at work, else lines."""
 
-import math
 import os
 import time
 from typing import Any
@@ -11,8 +10,6 @@ from rich.progress import Progress as Rows
 
 from dcgan.cli import left
 from experiments.grid import levels
-
-MOST_LINES = 200  # about as many does a study of any size print where there is no terminal
 
 
 class Progress:
@@ -37,11 +34,9 @@ class Progress:
         self.tasks[run] = self.rows.add_task(levels(run), total=epochs, completed=epoch, numbers="")
 
     def commit(self, run: str, epoch: int, epochs: int, numbers: str) -> None:
-        """A run has committed an epoch; of lines the first, the last, and every nth."""
+        """A run has committed an epoch."""
         self.done += 1
-        nth = math.ceil(self.epochs / MOST_LINES)
-        at_an_end = self.done in (self.before + 1, self.epochs)
-        if self.rows.disable and (at_an_end or self.done % nth == 0):
+        if self.rows.disable:
             self._say(run, f"epoch {epoch}/{epochs}  {numbers}")
         self.rows.update(self.tasks[run], completed=epoch, numbers=numbers)
         self.rows.update(self.total, completed=self.done, numbers=left(self.seconds_left()))

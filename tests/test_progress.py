@@ -68,21 +68,6 @@ def test_a_terminal_gets_a_row_for_all_and_for_each_run_at_work(monkeypatch):
         assert part in text
 
 
-@pytest.mark.parametrize(("runs", "epochs"), [(64, 80), (1, 1)])
-def test_a_log_names_the_first_and_the_last_epoch_and_is_of_sensible_length(runs, epochs):
-    out = io.StringIO()
-    shown = Progress(progress.console(file=out), runs * epochs, 0)
-    for run in map(str, range(runs)):
-        shown.begin(run, 0, epochs)
-        for epoch in range(1, epochs + 1):
-            shown.commit(run, epoch, epochs, "")
-        shown.end(run)
-    lines = out.getvalue().splitlines()
-    assert f"[1/{runs * epochs} epochs" in lines[0]
-    assert f"[{runs * epochs}/{runs * epochs} epochs" in lines[-1]
-    assert min(runs * epochs, 100) <= len(lines) <= 202
-
-
 def test_a_log_names_every_failure():
     out = io.StringIO()
     shown = Progress(progress.console(file=out), 5120, 7)
