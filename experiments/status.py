@@ -71,8 +71,6 @@ def _look_at_run(folder: Path, run: grid.Run) -> RunStatus:
             scores, lost = record["scores"], record["status"] != "ok"
     except rundir.Damaged as error:
         damage, epoch = str(error).removeprefix(f"{folder}/"), max(epoch - 1, 0)
-    except OSError as error:
-        damage = f"{error.filename or folder}: {error.strerror}"
     state, note = _state(folder, owner, epoch, planned, damage)
     note = note or "diverged" * lost
     done = min(epoch, planned)
