@@ -156,7 +156,7 @@ def show_status(study: Path) -> Result:
       missing  planned, but without an epoch so far
 
     Runs that diverged go on, and are listed. The time left is that of the remaining epochs, at the
-    speed of each arm's latest ones.
+    mean speed of the latest ones.
 
         python -m experiments status
         python -m experiments status runs/ablation-small --json

@@ -1,6 +1,5 @@
 """Where a study stands: what is done, at work, failed or missing, read from its folder alone."""
 
-import math
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,17 +92,10 @@ def _state(
 
 
 def _seconds_left(runs: list[RunStatus], max_parallel: int) -> float | None:
-    """Of the remaining epochs, at the speed of their arm, else of the study."""
-    speeds = [(run.arm, run.seconds) for run in runs if run.seconds is not None]
-    if not speeds:
-        return None
-    left = []
-    for run in runs:
-        own = [seconds for arm, seconds in speeds if arm == run.arm]
-        left.append((run.epochs - run.epoch) * fmean(own or [seconds for _, seconds in speeds]))
-
-    # However many runs go on at a time, the longest one takes its own time.
-    return max(math.fsum(left) / max_parallel, *left)
+    """Of the remaining epochs, at the mean speed; the longest run takes its own time."""
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    left = [run.epochs - run.epoch for run in runs]
+    return fmean(seconds) * max(sum(left) / max_parallel, *left) if seconds else None
 
 
 def to_text(status: Status) -> str:
