@@ -207,9 +207,9 @@ def _answer() -> None:
             except Exception as error:  # of W&B's service and of the network, of no common kind
                 said = one_line(error) or f"no answer within {ANSWER_SECONDS:g} s"
                 mode, why = "offline", f"{settings.base_url}: {said}"
-        environ = {"MODE": mode, "BASE_URL": settings.base_url, "PROJECT": settings.project}
-        environ |= {"ENTITY": settings.entity} if settings.entity else {}
-        environ = {f"WANDB_{key}": value for key, value in environ.items()}
+        chosen = {"MODE": mode, "BASE_URL": settings.base_url}
+        chosen |= {"PROJECT": settings.project, "ENTITY": settings.entity}
+        environ = {f"WANDB_{key}": value for key, value in chosen.items() if value}
         print(json.dumps({"mode": mode, "why": why, "url": url, "environ": environ}), flush=True)
 
 
@@ -301,7 +301,7 @@ def _follow(wandb_run: Any, run: Path) -> int:
         for number in range(last + 1, int(line) + 1):
             record = rundir.read_json(run, number, rundir.RECORD)
             timing = rundir.read_json(run, number, rundir.TIMING)
-            seconds += sum(value for key, value in timing.items() if key.endswith("_seconds"))
+            seconds += timing["train_seconds"] + timing["score_seconds"]
             *points, row = _rows(record, timing | {"elapsed_seconds": seconds})
             for point in points:
                 if point["images"] > images:

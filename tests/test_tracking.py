@@ -237,12 +237,16 @@ def say(*words):
     assert capture([Path(sys.executable).with_name("wandb"), *words]).returncode == 0
 
 
-def test_the_mode_is_the_one_that_wandb_was_told(home):
+def test_the_mode_is_the_one_that_wandb_was_told(home, monkeypatch):
+    to = tracking.destination()
+    assert (to.mode, "No API key configured" in to.why) == ("offline", True)
     say("login", "--no-verify", KEY)
     for word in ("offline", "disabled"):
         say(word)
         to = tracking.destination()
         assert (to.mode, to.why, to.environ["WANDB_MODE"]) == (word, "", word)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert tracking.destination().mode == "offline"
 
 
 def test_the_host_and_the_key_are_those_of_the_login(home, server):
@@ -272,14 +276,6 @@ def test_a_host_that_is_silent_for_ten_seconds_is_offline(home, monkeypatch):
         to = tracking.destination()
     assert time.monotonic() - began < 10 + 20  # with W&B's import
     assert (to.mode, to.why.partition(": ")[0]) == ("offline", url)
-
-
-def test_the_environment_is_read_as_wandb_reads_it(home, monkeypatch):
-    to = tracking.destination()
-    assert (to.mode, "No API key configured" in to.why) == ("offline", True)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    to = tracking.destination()
-    assert (to.mode, to.why) == ("offline", "")
 
 
 def test_the_id_is_a_function_of_study_scale_and_config():
