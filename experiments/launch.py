@@ -110,11 +110,7 @@ def run_all(
             while waiting and len(at_work) < plan.max_parallel:
                 job = waiting.pop()
                 shown.begin(job.name, seen[job.name], job.config.epochs)
-                try:
-                    at_work[start(job)] = job
-                except (OSError, EOFError) as error:  # there is no memory for it, or no server
-                    failed[job.name] = f"could not be started: {first_line(error)}"
-                    shown.end(job.name, failed[job.name])
+                at_work[start(job)] = job
 
             # Show what is committed; then hear from the tasks that have ended.
             ended = wait_for(list(at_work)) if at_work else []

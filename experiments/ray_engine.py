@@ -22,7 +22,7 @@ from experiments.plan import Plan
 from experiments.run import Job
 
 RETRIES = 3  # of a run whose node or worker is lost
-OWNER_SECONDS = 180.0  # for the lock of a lost node: an NFS server keeps it for 90 s
+OWNER_SECONDS = 180  # for the lock of a lost node: an NFS server keeps it for 90 s
 CONNECT_SECONDS = 5.0  # for the head of a cluster to answer
 STORE_BYTES = 75 << 20  # the least that Ray accepts: nothing large passes through it
 BITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
@@ -80,11 +80,8 @@ def _outcome(task: Any) -> dict[str, str]:
 
     try:
         return ray.get(task)
-    except ray.exceptions.RayTaskError as error:  # it could not begin: an import failed, say
-        return {"failed": first_line(error.cause)}
-    except ray.exceptions.RayError as error:
-        lost = f"its node or worker was lost {RETRIES + 1} times"
-        return {"failed": f"{lost}: {first_line(error)}"}
+    except ray.exceptions.RayError as error:  # an import failed, or its node was lost too often
+        return {"failed": first_line(getattr(error, "cause", error))}
 
 
 def _work(job: Job, environ: dict[str, str]) -> dict[str, str]:
@@ -93,11 +90,10 @@ def _work(job: Job, environ: dict[str, str]) -> dict[str, str]:
     os.environ.update(environ)
 
     # The lock of a lost node's process gets time to go; the run names one that stays.
-    end = time.monotonic() + OWNER_SECONDS
-    while time.monotonic() < end:
+    for _ in range(OWNER_SECONDS):
         with suppress(rundir.Busy), rundir.owned(job.folder):
             break
-        time.sleep(1)
+        time.sleep(0.5)  # beside the half second that `owned` takes
     return launch.attempt(job)
 
 
