@@ -326,10 +326,9 @@ def sync(study: Path) -> NoReturn:
 @experiments_group.command("workspace")
 @of_study
 def workspace(study: Path) -> Result:
-    """Build a workspace on W&B; without an account, only as a file.
+    """Build a workspace on W&B; needs an account.
 
-    Panels of scores, fluctuation, losses, samples and runs; also written as JSON to the study's
-    folder `wandb`.
+    It has panels of scores, fluctuation, losses, samples and runs.
 
         python -m experiments workspace runs/ablation-small
     """

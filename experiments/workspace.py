@@ -1,4 +1,4 @@
-"""A study's panels on W&B: a workspace, built here without an account, which saving it needs."""
+"""A study's panels on W&B."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from wandb_workspaces import expr, workspaces
 from wandb_workspaces.reports import v2 as reports
 
 from dcgan import rundir
-from dcgan.cli import BadInput, one_line
+from dcgan.cli import BadInput, Result, one_line
 from eval.metrics import lower_is_better
 from experiments import tracking
 
@@ -15,23 +15,18 @@ NAMES = {"fd_cifar": "FD (CIFAR classifier)", "fid": "FID"}  # of the scores tha
 BY_ARM = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
 
-def make(study: Path, to: tracking.Destination) -> tuple[int, dict[str, Any]]:
-    """Build the workspace, write it beside the study's runs, and save it if W&B is online."""
-    project = to.environ.get("WANDB_PROJECT", tracking.PROJECT)
-    workspace = build(study, to.environ.get("WANDB_ENTITY", ""), project)
-    path, url = study / "wandb" / "workspace.json", None
-    text = workspace._to_model().model_dump_json(indent=1, by_alias=True, exclude_none=True)
-    rundir.replace(path, text.encode())
-    print(f"wrote {path}")
-    if to.mode == "online":
-        try:
-            url = workspace.save().url
-        except Exception as error:  # of W&B's service and of the network, of no common kind
-            raise BadInput(f"W&B: {one_line(error)}") from error
-        print(f"workspace {url}")
-    else:
-        print(f"W&B is {to.mode}: online, the same command saves it. {to.why}".rstrip())
-    return 0, {"file": path, "workspace": url}
+def make(study: Path, to: tracking.Destination) -> Result:
+    """Build the workspace on W&B; raises BadInput."""
+    if to.mode != "online":
+        raise BadInput(f"workspace needs W&B online: it is {to.mode}. {to.why}".rstrip())
+    entity = to.environ.get("WANDB_ENTITY", "")
+    workspace = build(study, entity, to.environ["WANDB_PROJECT"])
+    try:
+        url = workspace.save().url
+    except Exception as error:  # of W&B's service and of the network, of no common kind
+        raise BadInput(f"W&B: {one_line(error)}") from error
+    print(f"workspace {url}")
+    return 0, {"workspace": url}
 
 
 def build(study: Path, entity: str, project: str) -> workspaces.Workspace:
