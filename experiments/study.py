@@ -66,7 +66,7 @@ def train(
         made = plan.make_plan(study, images, out, device, max_parallel, threads, to.mode)
         held = held_out(images, test_images, made.jobs[0].config, made.jobs[0].side)
     free = shutil.disk_usage(existing(made.folder)).free
-    mode, seen = tracking.describe(to, made.folder), held.seen if made.missing else 0
+    mode, seen = tracking.describe(to), held.seen if made.missing else 0
     for line in plan.say(made, images, where, mode, free, seen):
         console.print(line)
     done = {"folder": made.folder, "plan": plan.as_data(made, images, to.mode)}

@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -111,12 +110,9 @@ def destination(**environ: str) -> Destination:
     return Destination(**json.loads(answer))
 
 
-def describe(to: Destination, study: Path) -> str:
+def describe(to: Destination) -> str:
     """Where the runs of a study go, for its plan."""
-    text = to.mode + (f", {to.url}" if to.url else "") + (f" ({to.why})" if to.why else "")
-    if to.mode == "offline":
-        text += f"; to upload: python -m experiments sync {shlex.quote(str(study))}"
-    return text
+    return to.mode + (f", {to.url}" if to.url else "") + (f" ({to.why})" if to.why else "")
 
 
 def environment(study: Path) -> dict[str, str]:
