@@ -103,7 +103,7 @@ def run_all(
     shown = progress.Progress(console, plan.epochs, plan.epochs_done)
     seen = {job.name: epochs for job, epochs in plan.committed.items()}
     at_work: dict[Any, Job] = {}
-    failed, unmirrored = {}, []
+    outcomes: dict[str, dict[str, str]] = {}
     with shown.rows:
         while waiting or at_work:
             # Start as many runs as there may be at a time.
@@ -113,20 +113,19 @@ def run_all(
                 at_work[start(job)] = job
 
             # Show what is committed; then hear from the tasks that have ended.
-            ended = wait_for(list(at_work)) if at_work else []
+            ended = wait_for(list(at_work))
             for job in at_work.values():
                 _show_epochs(shown, job, seen)
             for task in ended:
                 job, said = at_work.pop(task), outcome(task)
                 shown.end(job.name, said.get("failed"))
-                failed |= {job.name: said["failed"]} if "failed" in said else {}
-                if "unmirrored" in said:
-                    unmirrored.append(f"{job.name}: {said['unmirrored']}")
+                outcomes[job.name] = said
+    unmirrored = [f"{name}: {x['unmirrored']}" for name, x in outcomes.items() if "unmirrored" in x]
     if unmirrored:
         line = f"W&B: {len(unmirrored)} of {len(plan.jobs)} runs went on without a mirror, "
         line += f"which the same command makes: {unmirrored[0]}"
         print(line, file=sys.stderr, flush=True)
-    return failed
+    return {name: x["failed"] for name, x in outcomes.items() if "failed" in x}
 
 
 def _show_epochs(shown: progress.Progress, job: Job, seen: dict[str, int]) -> None:
