@@ -175,8 +175,7 @@ def _spawn(what: str, environ: dict[str, str], stdout: int) -> subprocess.Popen:
 
 
 def _last_line(text: bytes) -> str:
-    lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else ""
+    return text.decode(errors="replace").strip().rpartition("\n")[2][:300]
 
 
 # --- In a process of its own ----------------------------------------------------------------------
