@@ -37,7 +37,6 @@ from experiments import grid
 PROJECT = "dcgan-study"  # unless W&B's settings name one
 PATIENCE = 30.0  # seconds that a finished run waits for its mirror
 ANSWER_SECONDS = 10.0  # for W&B's server to answer
-END_SECONDS = 5.0  # that its process gets to tidy up once nobody waits for it
 FILES = ("study.json", "run.json", rundir.CALIBRATION)  # of a run, as W&B has them
 UNNAMED = "a processor that W&B is not told"
 MIRRORS = "wandb/mirrors"  # of a study: a folder for each mirror's lock, receipt, temporary files
@@ -89,10 +88,6 @@ class Mirror:
             code = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.terminate()  # it leaves nothing that names folders of this machine
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(END_SECONDS)
-            process.kill()
-            process.wait()
             return f"no answer within {PATIENCE:g} s"
         os.set_blocking(process.stderr.fileno(), False)  # W&B's service may have it open
         said = _last_line(process.stderr.read() or b"")
