@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from dcgan.models import Generator
 from dcgan.rundir import GENERATOR
 from dcgan.train import draw_latent, matmul_precision
-from eval.finished import FinishedRun
-from eval.results import Result
+from eval.finished import FinishedRun, Result
 
 SAMPLES = 1_000
 BATCH = 100  # images at a time

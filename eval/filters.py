@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from dcgan.data import resize, to_signed, to_uint8
 from dcgan.models import build
 from dcgan.train import matmul_precision
-from eval.finished import FinishedRun
-from eval.results import Result, draw
+from eval.finished import FinishedRun, Result, draw
 
 BATCH = 100  # images that D sees at a time
 TOP = 4  # images a feature

@@ -1,27 +1,48 @@
-"""Finished runs: what an analysis can ask of one, and the loop over all runs of a study."""
+"""Finished runs: what an analysis can ask of one, what it leaves there, and the loop over all.
+
+<run>/eval/<analysis>.json    the Result, after `tool` (the analysis) and `epoch`
+<run>/eval/<analysis>.png     its picture, if it has one
+"""
 
 import functools
 import importlib
+import json
+import math
+import shutil
 import sys
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dcgan import cli, rundir
-from dcgan.cli import BadInput
+from dcgan.cli import BadInput, aligned
 from dcgan.config import Config
 from dcgan.data import Images, load, load_cached, of_classes, resize
 from dcgan.models import load_generator
+from dcgan.pictures import png_grid
 from dcgan.rundir import GENERATOR, STATE
 from dcgan.train import draw_latent, load_state
-from eval import extractors, results
+from eval import extractors
 from eval.extractors import Extractor
-from eval.results import Result
 
 FILES = {"generator": GENERATOR, "state": STATE}  # that an epoch may have kept
+GAP = 2  # pixels between the images of a picture
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an analysis gives."""
+
+    values: dict[str, float | None]  # by flat names; null in the file where not finite or unknown
+    titles: dict[str, str]  # what people read for each name
+    about: dict[str, Any]  # settings, counts, the SHA-256 of networks and data
+    notes: list[str]  # sentences
+    picture: bytes | None = None  # a PNG, in a file of its own
 
 
 @dataclass(frozen=True)
@@ -169,14 +190,14 @@ def measure(
     """
     runs, kept = open_runs(where, needs, **chosen), {}
     for number, run in enumerate(runs, 1):
-        result, done = results.stored(run.folder, name, run.epoch), "kept"
+        result, done = stored(run, name), "kept"
         if again or result is None:
             torch.set_num_threads(threads or run.threads)
             measured, done = _analyse(run, name, needs, settings), "measured"
-            result = results.write(run.folder, name, run.epoch, measured)
+            result = store(run, name, measured)
         kept[str(run.folder)] = result
         print(f"{done} {number} of {len(runs)}: {run.folder}, epoch {run.epoch}", file=sys.stderr)
-    print(results.to_text(kept))
+    print(to_text(kept))
     return 0, {"runs": [{"run": run} | result for run, result in kept.items()]}
 
 
@@ -194,3 +215,46 @@ def _analyse(run: FinishedRun, name: str, needs: str, settings: dict[str, Any]) 
         titles = vars(analysis).get("TITLES", {})
         result = Result(dict.fromkeys(titles), titles, {}, [f"Not measured: {error}."])
     return replace(result, about=about | result.about)
+
+
+def store(run: FinishedRun, name: str, result: Result) -> dict[str, Any]:
+    """Write the picture, if any, and then the numbers; returns the content of the JSON file."""
+    content: dict[str, Any] = {"tool": name, "epoch": run.epoch, **vars(result)}
+    picture = content.pop("picture")
+    content["values"] = {
+        key: None if x is None or not math.isfinite(x) else x for key, x in result.values.items()
+    }
+    path = run.folder / rundir.ANALYSES / f"{name}.json"
+    if picture:
+        rundir.replace(path.with_suffix(".png"), picture)
+    rundir.replace(path, rundir.to_json(content))
+    return content
+
+
+def stored(run: FinishedRun, name: str) -> dict[str, Any] | None:
+    """What `store` wrote after this epoch; None where there is nothing of it, or it is damaged."""
+    try:
+        content = json.loads((run.folder / rundir.ANALYSES / f"{name}.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if content["epoch"] == run.epoch else None
+
+
+def to_text(results: dict[str, dict[str, Any]]) -> str:
+    """The results of runs, as `store` returns them, for a terminal: runs, a table, the notes."""
+    titles = {key: t for result in results.values() for key, t in result["titles"].items()}
+    runs = [f"{i}  {x}, epoch {y['epoch']}" for i, (x, y) in enumerate(results.items(), 1)]
+    values = [result["values"] for result in results.values()]
+    rows = [[title, *(row.get(name) for row in values)] for name, title in titles.items()]
+    table = [aligned(["run", *map(str, range(1, len(runs) + 1))], rows), ""] if rows else []
+    notes = dict.fromkeys(note for result in results.values() for note in result["notes"])
+    wrapped = [textwrap.fill(note, shutil.get_terminal_size().columns) for note in notes]
+    return "\n".join([*runs, "", *table, *wrapped])
+
+
+def draw(rows: list[np.ndarray]) -> bytes:
+    """Rows of uint8 images (K, H, W, 3) of any length, on white -> one PNG."""
+    columns = max(map(len, rows))
+    white = np.full_like(rows[0], 255, shape=(columns, *rows[0].shape[1:]))
+    cells = [part for row in rows for part in (row, white[len(row) :])]
+    return png_grid(np.concatenate(cells), columns, GAP)

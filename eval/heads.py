@@ -16,8 +16,7 @@ from dcgan.cli import processor
 from dcgan.config import Config
 from dcgan.models import seed_of
 from dcgan.train import start, train_epoch
-from eval.finished import FinishedRun
-from eval.results import Result
+from eval.finished import FinishedRun, Result
 
 HEADS = ("conv", "avgpool")
 SECONDS = 0.25  # of one sample, at least

@@ -15,8 +15,7 @@ from dcgan.data import round_to_uint8
 from dcgan.train import generate
 from eval import score
 from eval.extractors import resize
-from eval.finished import FinishedRun
-from eval.results import Result, draw
+from eval.finished import FinishedRun, Result, draw
 from eval.score import Reference, reference
 
 LOW = 0.01  # the quantile of held-out distances below which a generated image is suspicious

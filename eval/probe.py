@@ -25,8 +25,7 @@ from dcgan.data import Images, resize, to_signed
 from dcgan.models import MAP
 from dcgan.train import matmul_precision, start
 from eval.extractors import Extractor
-from eval.finished import FinishedRun
-from eval.results import Result
+from eval.finished import FinishedRun, Result
 
 BATCH = 500  # images whose features are in memory at a time
 COSTS = (0.01, 0.1, 1.0, 10.0)  # C of the SVM; held-out training labels choose one

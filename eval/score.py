@@ -18,7 +18,7 @@ from dcgan.config import Config
 from dcgan.data import round_to_uint8
 from dcgan.sources import new_file
 from dcgan.train import draw_latent, generate, matmul_precision
-from eval import metrics, results
+from eval import finished, metrics
 from eval.extractors import Extractor, resize
 from eval.finished import FinishedRun
 from eval.metrics import Moments, Sample
@@ -164,7 +164,7 @@ def to_text(rows: list[dict[str, Any]]) -> str:
         notes = [", ".join(f"{key} {x}" for key, x in identity.items()) for identity in known_as]
         about = {"titles": {name: name for name in row["scores"]}, "notes": notes}
         shown[row["run"]] = {"epoch": row["epoch"], "values": row["scores"]} | about
-    return results.to_text(shown)
+    return finished.to_text(shown)
 
 
 def _meeting_side(reference: Reference, resolution: int) -> int:

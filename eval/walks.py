@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from dcgan.data import to_signed, to_uint8
 from dcgan.models import seed_of
 from dcgan.train import generate
-from eval.finished import FinishedRun
-from eval.results import Result, draw
+from eval.finished import FinishedRun, Result, draw
 
 CANDIDATES = 3_000  # images among which exemplars are looked for
 CONFIDENT = 0.5  # probability

@@ -13,7 +13,7 @@ from dcgan.config import Config
 from dcgan.data import canonical
 from dcgan.models import build
 from eval.filters import BATCH, TOP, analyse, concentration, guided, respond
-from eval.results import GAP
+from eval.finished import GAP
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=6, batch=3, epochs=2)
 

@@ -1,6 +1,8 @@
-"""Finished runs: their networks as they were committed, or refused by name."""
+"""Finished runs: their networks as they were committed, and what analyses leave there."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ from dcgan.cli import BadInput
 from dcgan.config import Config
 from dcgan.models import dump_generator
 from dcgan.train import dump_state, load_state, start
-from eval.finished import FinishedRun, open_runs
+from eval.finished import FinishedRun, Result, open_runs, store, stored, to_text
 
 CONFIG = Config(resolution=16, width=2, latent_size=4, images=24, batch=8, epochs=3)
+TITLES = {"near": "how near", "far": "how far"}
+RESULT = Result({"near": 0.1234567890123, "far": 3}, TITLES, {"images": 5}, ["A sentence."])
 
 
 @pytest.fixture
@@ -68,3 +72,45 @@ def test_runs_are_chosen_by_what_an_analysis_needs(folder, tmp_path, capsys):
     assert opened(folder, "state", epoch="2") == [("seed=0", 2)]
     (run,) = open_runs(folder, "generator")
     assert (run.kept(), run.threads) == ([1, 3], 1)
+
+
+def test_what_is_written_is_read_again_with_all_digits_or_null(tmp_path):
+    run = FinishedRun(tmp_path, CONFIG, 2, 32, tmp_path)
+    assert stored(run, "near") is None
+    content = store(run, "near", RESULT)
+    assert stored(run, "near") == content
+    assert (content["tool"], content["values"]) == ("near", RESULT.values)
+    assert stored(replace(run, epoch=1), "near") is None
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["near.json"]
+    store(run, "near", replace(RESULT, picture=b"a picture"))
+    assert (tmp_path / "eval" / "near.png").read_bytes() == b"a picture"
+    values = {"near": float("nan"), "far": float("inf"), "other": None, "zero": 0.0}
+    content = store(run, "near", replace(RESULT, values=values))
+    assert stored(run, "near") == content
+    assert content["values"] == {"near": None, "far": None, "other": None, "zero": 0}
+
+    # What is damaged is no result.
+    path = tmp_path / "eval" / "near.json"
+    whole = path.read_bytes()
+    assert list(json.loads(whole)) == ["tool", "epoch", "values", "titles", "about", "notes"]
+    for damaged in (b"", whole[:-5]):
+        path.write_bytes(damaged)
+        assert stored(run, "near") is None
+
+
+def test_the_table_has_a_column_for_each_run_and_each_note_once(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "24")
+    first = {"epoch": 2, **vars(RESULT)}
+    other = first | {"epoch": 10, "values": {"near": None}, "notes": ["A sentence.", "B."]}
+    assert to_text({"runs/a": first, "b": other}).splitlines() == [
+        "1  runs/a, epoch 2",
+        "2  b, epoch 10",
+        "",
+        "run            1  2",
+        "how near  0.1235  –",
+        "how far        3  –",
+        "",
+        "A sentence.",
+        "B.",
+    ]
+    assert "\n\nrun            3\n" in to_text({"a" * 9: first, "b": first, "c": first})

@@ -14,7 +14,7 @@ from dcgan.config import Config
 from dcgan.train import generate
 from eval import walks
 from eval.extractors import Extractor
-from eval.results import GAP
+from eval.finished import GAP
 
 CONFIG = Config(resolution=16, width=4, latent_size=8, images=40, batch=20, latent="uniform")
 BLOCKS = 12  # of an image, 64 values each
