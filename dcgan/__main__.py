@@ -25,7 +25,6 @@ dcgan_group = cli.Group("dcgan", __doc__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; see dcgan.cli.run."""
     return cli.run(dcgan_group, arguments)
 
 

@@ -125,7 +125,6 @@ def duration(seconds: float) -> str:
 
 
 def left(seconds: float | None) -> str:
-    """The time left, for people."""
     return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
 
 
@@ -161,7 +160,6 @@ def choose_device(wanted: str | None, gpus: int) -> str:
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))

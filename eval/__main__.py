@@ -28,7 +28,6 @@ eval_group = cli.Group("eval", __doc__, REPLACED)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; see dcgan.cli.run."""
     return cli.run(eval_group, arguments)
 
 

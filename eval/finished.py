@@ -101,7 +101,6 @@ class FinishedRun:
         return draw_latent(self.config, stream, self.epoch, count).to(self.device)
 
     def classifier(self) -> Extractor:
-        """The bundled classifier on the device."""
         return _classifier(self.device)
 
 

@@ -125,7 +125,6 @@ def discriminator_features(D: nn.Module, device: str = "cpu") -> Features:
 
 
 def pixel_features(pixels: np.ndarray) -> np.ndarray:
-    """The pixels, flattened."""
     return pixels.reshape(len(pixels), -1).astype(np.float32)
 
 

@@ -190,7 +190,6 @@ def max_parallel(device: str, threads: int) -> int:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -34,7 +34,6 @@ class Progress:
         self.tasks[run] = self.rows.add_task(levels(run), total=epochs, completed=epoch, numbers="")
 
     def commit(self, run: str, epoch: int, epochs: int, numbers: str) -> None:
-        """A run has committed an epoch."""
         self.done += 1
         if self.rows.disable:
             self._say(run, f"epoch {epoch}/{epochs}  {numbers}")

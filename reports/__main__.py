@@ -86,7 +86,6 @@ def report(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build one report; see dcgan.cli.run."""
     return cli.run(report, arguments)
 
 

@@ -517,7 +517,6 @@ class Analysis(Study):
 
 
 def analyse(study: Study) -> Analysis:
-    """The analysis of a study."""
     return Analysis(**{field.name: getattr(study, field.name) for field in fields(study)})
 
 

@@ -36,7 +36,6 @@ class Findings(NamedTuple):
 
 
 def findings(study: Analysis) -> Findings:
-    """The sentences of a study."""
     if PRIMARY not in study.measured:
         return Findings([f"No epoch with a finite {PRIMARY} has been committed yet."], [], [])
     headline = [*_effects(study), f"{_fluctuation(study)} {_selection(study)}".strip()]
