@@ -57,9 +57,10 @@ def find(name: str, out: Path) -> Path:
     if (Path(name) / "run.json").is_file():
         return Path(name)
     matching = sorted(out.glob(f"*/{name.replace(' ', '/')}/run.json"))
-    if len(matching) != 1:
-        known = f"the name of {len(matching)} runs in {out}"
-        raise BadInput(f"{name}: no folder of a run, and {known} {[*map(str, matching)]}")
+    if not matching:
+        raise BadInput(f"{name}: neither the folder of a run nor the name of one in {out}")
+    if len(matching) > 1:
+        raise BadInput(f"{name}: the name of several runs, {', '.join(map(str, matching))}")
     return matching[0].parent
 
 

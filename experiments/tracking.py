@@ -122,8 +122,14 @@ def become_wandb(study: Path, *arguments: str) -> NoReturn:
     home = study.absolute() / "wandb"
     if not any(home.glob("*run-*")):
         raise BadInput(f"{study} has no W&B runs")
+    environ = os.environ | environment(study)
+    if arguments[0] == "sync":  # for a key W&B would ask at a prompt, for a server wait forever
+        to = destination(WANDB_MODE="online")
+        if not to.url:
+            raise BadInput(f"sync: {to.why}")
+        environ |= to.environ
     command = [sys.executable, "-m", "wandb", *arguments, str(home)]
-    os.execve(sys.executable, command, os.environ | environment(study))
+    os.execve(sys.executable, command, environ)
 
 
 def run_id(info: dict, config: dict) -> str:

@@ -19,6 +19,7 @@ from conftest import ROOT, capture, clean_environ, rows_of_records, run_wandb
 from faults.processes import until
 
 from dcgan import rundir
+from dcgan.cli import BadInput
 from dcgan.config import Config
 from experiments import tracking
 
@@ -276,6 +277,12 @@ def test_a_host_that_is_silent_for_ten_seconds_is_offline(home, monkeypatch):
         to = tracking.destination()
     assert time.monotonic() - began < 10 + 20  # with W&B's import
     assert (to.mode, to.why.partition(": ")[0]) == ("offline", url)
+
+
+def test_an_upload_without_a_key_is_refused_and_no_key_is_asked_for(home):
+    (home / "wandb" / "offline-run-1").mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"^sync: .*No API key configured"):
+        tracking.become_wandb(home, "sync", "--yes")
 
 
 def test_the_id_is_a_function_of_study_scale_and_config():
