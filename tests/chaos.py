@@ -1,4 +1,4 @@
-"""Every promise of the table to its long figure: the table on stdout, each trial on stderr.
+"""Every promise of the table to its long figure: trials in two processes, the table on stdout.
 
     python tests/chaos.py --minutes 5          the same as `make chaos`
     python tests/chaos.py --minutes 2 --only race
@@ -8,13 +8,15 @@ the folders of such trials are kept.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import time
 import traceback
-from contextlib import redirect_stdout
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
@@ -24,6 +26,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 from faults import Row, inputs, processes  # noqa: E402
 
 ROWS = [*inputs.ROWS, *processes.ROWS]
+WORKERS = 2
 
 
 @dataclass
@@ -40,9 +43,9 @@ class Tally:
         return 1 if self.broken else self.cases / self.row.long
 
 
-def make_trial(row: Row, seed: int, scratch_dir: str) -> tuple[int, str]:
+def make_trial(row: Row, seed: int) -> tuple[int, str]:
     """One trial of a row: its cases, and what broke."""
-    folder = Path(tempfile.mkdtemp(dir=scratch_dir))
+    folder = Path(tempfile.mkdtemp())
     try:
         cases = row.trial(Random(seed), folder)
     except Exception:
@@ -51,16 +54,27 @@ def make_trial(row: Row, seed: int, scratch_dir: str) -> tuple[int, str]:
     return cases, ""
 
 
-def make_trials(tallies: list[Tally], rng: Random, end: float, scratch_dir: str) -> None:
+def make_trials(tallies: list[Tally], rng: Random, end: float) -> None:
     """Make trials until every row has its figure or the time is up."""
-    while time.monotonic() < end and any(tally.share < 1 for tally in tallies):
-        tally = min(tallies, key=lambda tally: (tally.share, rng.random()))
-        cases, broken = make_trial(tally.row, rng.getrandbits(32), scratch_dir)
-        tally.cases += cases
-        print(f"{tally.cases:>6} {tally.row.title[0]}", flush=True)
-        if broken:
-            tally.broken.append(broken)
-            print(f"BROKEN: {broken}", flush=True)
+    at_work: dict[Future, Tally] = {}
+
+    # What a trial prints goes to stderr, where it is not in the table.
+    options = {"initializer": os.dup2, "initargs": (2, 1)}
+    with ProcessPoolExecutor(WORKERS, get_context("spawn"), **options) as pool:
+        while True:
+            left = [tally for tally in tallies if tally.share < 1 and time.monotonic() < end]
+            while left and len(at_work) < WORKERS:
+                tally = min(left, key=lambda tally: (tally.share, rng.random()))
+                at_work[pool.submit(make_trial, tally.row, rng.getrandbits(32))] = tally
+            if not at_work:
+                return
+            for future in wait(at_work, return_when=FIRST_COMPLETED).done:
+                tally, (cases, broken) = at_work.pop(future), future.result()
+                tally.cases += cases
+                print(f"{tally.cases:>6} {tally.row.title[0]}", file=sys.stderr, flush=True)
+                if broken:
+                    tally.broken.append(broken)
+                    print(f"BROKEN: {broken}", file=sys.stderr, flush=True)
 
 
 def as_table(tallies: list[Tally]) -> str:
@@ -83,9 +97,8 @@ def main() -> int:
     if not tallies:
         names = ", ".join(row.trial.__name__ for row in ROWS)
         parser.error(f"--only {options.only}: no trial has this in its name: {names}")
-    end, scratch_dir = time.monotonic() + 60 * options.minutes, tempfile.mkdtemp(prefix="chaos-")
-    with redirect_stdout(sys.stderr):
-        make_trials(tallies, Random(options.seed), end, scratch_dir)
+    scratch_dir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="chaos-")
+    make_trials(tallies, Random(options.seed), time.monotonic() + 60 * options.minutes)
     print(as_table(tallies))
     if any(tally.broken for tally in tallies):
         return 1
