@@ -192,7 +192,12 @@ def to_lines(sums: dict[str, str]) -> bytes:
 
 def kept(run: Path, name: str = SUMS) -> list[int]:
     """The committed epochs that still have a file; nothing is read."""
-    return sorted(int(path.parent.name) for path in run.glob(f"epochs/[0-9]*/{name}"))
+    return [epoch for epoch in _numbers(run) if (epoch_folder(run, epoch) / name).exists()]
+
+
+def _numbers(run: Path) -> list[int]:
+    """The epochs that have a folder; what else lies there, such as a copy, is no epoch."""
+    return sorted(int(path.name) for path in run.glob("epochs/*") if path.name.isdecimal())
 
 
 def committed(run: Path) -> list[int]:
@@ -218,8 +223,7 @@ def records(run: Path) -> Iterator[tuple[Any, Any]]:
 def _checked_epochs(run: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
     """The epochs 1, 2, ... and their files; Damaged at one that is not as it was committed."""
     may_lack = (*PRUNABLE, SAMPLES) if has_records_only(run) else PRUNABLE  # imported: no pictures
-    last = max((int(path.name) for path in run.glob("epochs/[0-9]*")), default=0)
-    for epoch in range(1, last + 1):
+    for epoch in range(1, max(_numbers(run), default=0) + 1):
         folder = epoch_folder(run, epoch)
         sums, files = read_sums(folder), {}
         for name in {**sums, RECORD: "", TIMING: "", SAMPLES: ""}:
@@ -248,20 +252,18 @@ def is_without_state(run: Path, epochs: int) -> bool:
 
 def rewind(run: Path, epoch: int) -> None:
     """Forget every epoch after this one, the last one first: they will be computed again."""
-    for folder in sorted(run.glob("epochs/[0-9]*"), reverse=True):
-        if int(folder.name) > epoch:
-            shutil.rmtree(folder)
+    for later in reversed(_numbers(run)):
+        if later > epoch:
+            shutil.rmtree(epoch_folder(run, later))
 
 
 def prune(run: Path, epoch: int) -> None:
     """Drop the states and generators that the last epochs have made superfluous."""
-    for path in (run / "epochs").glob("[0-9]*/*.safetensors"):
-        made = int(path.parent.name)
-        kept = made >= epoch or is_milestone(made)
-        if path.name == STATE:
-            kept = made > epoch - STATES_KEPT
-        if not kept:
-            path.unlink()
+    for made in _numbers(run):
+        if made <= epoch - STATES_KEPT:
+            (epoch_folder(run, made) / STATE).unlink(missing_ok=True)
+        if made < epoch and not is_milestone(made):
+            (epoch_folder(run, made) / GENERATOR).unlink(missing_ok=True)
 
 
 @contextmanager

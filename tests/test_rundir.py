@@ -74,6 +74,16 @@ def test_another_config_is_an_error_that_names_the_key(tmp_path):
     assert rundir.unseal(tmp_path / "run.json") == stored
 
 
+def test_a_copy_beside_the_epochs_is_no_epoch_and_stays(tmp_path):
+    for epoch in (1, 2, 3):
+        rundir.commit(tmp_path, epoch, content(epoch))
+    shutil.copytree(rundir.epoch_folder(tmp_path, 3), copy := tmp_path / "epochs" / "0003 (copy)")
+    rundir.rewind(tmp_path, 2)
+    rundir.prune(tmp_path, 2)
+    assert rundir.kept(tmp_path) == committed(tmp_path) == [1, 2]
+    assert contents(copy).keys() == {*content(3), rundir.SUMS}
+
+
 def test_how_long_a_run_goes_on_is_no_difference_and_the_longest_is_kept(tmp_path):
     stored = []
     for epochs in (4, 8, 3):
